@@ -1,0 +1,1 @@
+"""Stage one: images become diffusion latents and their statistics, once."""

@@ -1,0 +1,1 @@
+"""Stage two: cached latents become attributions, scores and reports."""

@@ -1,0 +1,1 @@
+"""Open-set detectors, one file each: `fit`, then `score_samples`, higher = more like the known."""

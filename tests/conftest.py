@@ -1,0 +1,24 @@
+"""Shapes are checked while the tests run; the shared bench is optional."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+_HOOK = install_import_hook(["leakcache", "leaknet"], "beartype.beartype")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real weights and images, where this machine has it."""
+    if not (SHARED / "weights" / "taesd.safetensors").is_file():
+        pytest.skip(f"{SHARED} is not on this machine")
+    return SHARED
