@@ -1,0 +1,212 @@
+"""Training crops for the bundled autoencoder: freely licensed pictures, bent until they are varied.
+
+A crop is a pure function of (seed, index): the same call gives the same pixels in every worker and
+on every run. Three quarters are cut from photographs and portraits under strong augmentation; the
+rest is synthetic (dead leaves, coloured noise with gradients, text), so that the student also sees
+the edges, textures and lettering that two hundred portraits lack.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
+
+# Photographs inside installed wheels. Their licences are listed in the model card.
+PACKAGE_PHOTOGRAPHS = {
+    "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
+    "matplotlib": ("mpl-data/sample_data/grace_hopper.jpg",),
+    "skimage": tuple(
+        f"data/{name}"
+        for name in (
+            "astronaut.png",
+            "brick.png",
+            "camera.png",
+            "chelsea.png",
+            "coffee.png",
+            "grass.png",
+            "gravel.png",
+            "hubble_deep_field.jpg",
+            "retina.jpg",
+            "rocket.jpg",
+        )
+    ),
+}
+# How often a picture of each source is drawn, against the number of pictures it has.
+PHOTOGRAPH_SHARE = 0.45
+RESAMPLERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+
+
+@dataclass(frozen=True)
+class Sources:
+    """RGB pictures to cut crops from: the folders' and, apart, the packages' photographs."""
+
+    folders: tuple[Image.Image, ...]
+    photographs: tuple[Image.Image, ...]
+
+
+def load_sources(folders: list[Path]) -> Sources:
+    """Read every picture of `folders` and the photographs of the installed packages."""
+    paths = [p for folder in folders for p in sorted(folder.iterdir()) if p.suffix in SUFFIXES]
+    return Sources(
+        tuple(_read(path) for path in paths),
+        tuple(_read(path) for path in package_photographs()),
+    )
+
+
+def package_photographs() -> list[Path]:
+    """Paths of the photographs that are there; a package that is not installed gives none."""
+    found: list[Path] = []
+    for package, names in PACKAGE_PHOTOGRAPHS.items():
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.origin is not None:
+            found += [Path(spec.origin).parent / name for name in names]
+    return [path for path in found if path.is_file()]
+
+
+def crop(sources: Sources, seed: int, index: int, size: int) -> NDArray[np.uint8]:
+    """The training crop of this seed and index, uint8, (size, size, 3)."""
+    rng = np.random.default_rng((seed, index))
+    kind = rng.choice(4, p=(0.75, 0.13, 0.06, 0.06))
+    if kind == 0:
+        image = _cut(_pick(sources, rng), rng, size)
+    elif kind == 1:
+        image = _dead_leaves(rng, size)
+    elif kind == 2:
+        image = _coloured_noise(rng, size)
+    else:
+        image = _text(rng, size)
+    return np.asarray(_degrade(_recolour(image, rng), rng), dtype=np.uint8)
+
+
+def _read(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+def _pick(sources: Sources, rng: np.random.Generator) -> Image.Image:
+    use_photograph = sources.photographs and rng.random() < PHOTOGRAPH_SHARE
+    pool = sources.photographs if use_photograph or not sources.folders else sources.folders
+    return pool[rng.integers(len(pool))]
+
+
+def _cut(image: Image.Image, rng: np.random.Generator, size: int) -> Image.Image:
+    """A square window of random scale, side and turn, resized to `size`."""
+    if rng.random() < 0.15:
+        image = image.rotate(rng.uniform(-30, 30), Image.Resampling.BICUBIC)
+    shorter = min(image.size)
+    smallest = min(shorter, 0.6 * size)
+    side = np.exp(rng.uniform(np.log(smallest), np.log(min(shorter, 4.5 * size))))
+    left, top = rng.uniform(0, image.width - side), rng.uniform(0, image.height - side)
+    box = (left, top, left + side, top + side)
+    piece = image.resize((size, size), RESAMPLERS[rng.integers(len(RESAMPLERS))], box=box)
+    if rng.random() < 0.5:
+        piece = ImageOps.mirror(piece)
+    if rng.random() < 0.2:
+        piece = piece.rotate(90 * int(rng.integers(1, 4)))
+    return piece
+
+
+def _recolour(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Random hue turn, saturation, white balance, contrast, brightness and gamma."""
+    pixels = np.asarray(image, dtype=np.float32) / 255
+    if rng.random() < 0.7:
+        pixels = pixels @ _hue_matrix(rng).T
+    if rng.random() < 0.5:
+        pixels = pixels * rng.uniform(0.75, 1.25, 3).astype(np.float32)
+    if rng.random() < 0.6:
+        contrast, shift = np.exp(rng.normal(0, 0.3)), rng.normal(0, 0.1)
+        pixels = (pixels - 0.5) * np.float32(contrast) + np.float32(0.5 + shift)
+    pixels = pixels.clip(0, 1)
+    if rng.random() < 0.5:
+        pixels = pixels ** np.float32(np.exp(rng.normal(0, 0.35)))
+    if rng.random() < 0.03:
+        pixels = 1 - pixels
+    return Image.fromarray((pixels * 255 + 0.5).astype(np.uint8))
+
+
+def _hue_matrix(rng: np.random.Generator) -> NDArray[np.float32]:
+    """Turn about the grey axis, with a random saturation; now and then none at all (grey)."""
+    angle = rng.uniform(-np.pi, np.pi) if rng.random() < 0.4 else rng.normal(0, 0.25)
+    saturation = 0.0 if rng.random() < 0.05 else np.exp(rng.normal(0.05, 0.35))
+    grey = np.full((3, 3), 1 / 3)
+    turn = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
+    rotation = grey + (np.eye(3) - grey) * np.cos(angle) + turn * np.sin(angle)
+    return np.asarray(grey + saturation * (rotation - grey), dtype=np.float32)
+
+
+def _degrade(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Blur, sharpening, sensor-like noise and JPEG, each now and then."""
+    if rng.random() < 0.12:
+        image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 2.5)))
+    if rng.random() < 0.25:
+        image = ImageEnhance.Sharpness(image).enhance(rng.uniform(1.2, 4.0))
+    if rng.random() < 0.08:
+        noise = rng.normal(0, rng.uniform(2, 15), (*image.size[::-1], 3))
+        noisy = np.asarray(image, dtype=np.float32) + noise
+        image = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+    if rng.random() < 0.3:
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=int(rng.integers(40, 96)))
+        image = Image.open(buffer).convert("RGB")
+    return image
+
+
+def _colour(rng: np.random.Generator) -> tuple[int, int, int]:
+    red, green, blue = (int(value) for value in rng.integers(0, 256, 3))
+    return red, green, blue
+
+
+def _dead_leaves(rng: np.random.Generator, size: int) -> Image.Image:
+    """Overlapping ellipses, boxes and triangles whose radii follow a power law."""
+    canvas = _coloured_noise(rng, 2 * size) if rng.random() < 0.5 else None
+    image = canvas or Image.new("RGB", (2 * size, 2 * size), _colour(rng))
+    draw = ImageDraw.Draw(image)
+    for _ in range(int(rng.integers(20, 220))):
+        radius = min(6 / np.sqrt(rng.uniform(0.0004, 1)), size)
+        x, y = rng.uniform(0, 2 * size, 2)
+        shape = rng.integers(3)
+        spread = radius * rng.uniform(0.3, 1, 2)
+        box = (x - spread[0], y - spread[1], x + spread[0], y + spread[1])
+        if shape == 0:
+            draw.ellipse(box, fill=_colour(rng))
+        elif shape == 1:
+            draw.rectangle(box, fill=_colour(rng))
+        else:
+            corners = rng.uniform(-radius, radius, (3, 2)) + (x, y)
+            draw.polygon([(float(a), float(b)) for a, b in corners], fill=_colour(rng))
+    return image.resize((size, size), Image.Resampling.BOX)
+
+
+def _coloured_noise(rng: np.random.Generator, size: int) -> Image.Image:
+    """Noise of spectrum 1/f^a with correlated colours over a linear gradient."""
+    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
+    frequency[0, 0] = 1
+    white = np.fft.rfft2(rng.normal(size=(3, size, size)))
+    field = np.fft.irfft2(white / frequency ** rng.uniform(0.6, 2.2), s=(size, size))
+    field /= field.std() + 1e-9
+    mixed = np.einsum("oc,chw->hwo", rng.normal(size=(3, 3)) * rng.uniform(5, 40), field)
+    ramp = np.linspace(0, 1, size)
+    slope = rng.normal(0, 60, (2, 3))
+    gradient = ramp[:, None, None] * slope[0] + ramp[None, :, None] * slope[1]
+    pixels = rng.uniform(30, 225, 3) + mixed + gradient
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def _text(rng: np.random.Generator, size: int) -> Image.Image:
+    """Lines of random characters in random sizes and colours."""
+    plain = rng.random() < 0.6
+    image = Image.new("RGB", (size, size), _colour(rng)) if plain else _coloured_noise(rng, size)
+    draw = ImageDraw.Draw(image)
+    for _ in range(int(rng.integers(2, 12))):
+        letters = "".join(chr(code) for code in rng.integers(33, 127, int(rng.integers(2, 16))))
+        place = (float(rng.uniform(-size / 4, size)), float(rng.uniform(-10, size)))
+        font = ImageFont.load_default(float(rng.uniform(7, size / 2.5)))
+        draw.text(place, letters, fill=_colour(rng), font=font)
+    return image
