@@ -119,13 +119,16 @@ def load_config(path: Path) -> RunConfig:
 def config_from_table(table: Mapping[str, Any], source: str) -> RunConfig:
     """Build a configuration from a parsed TOML table; `source` is named in errors.
 
+    A table [record], which a run's own config.toml has, is skipped.
+
     Raises:
         ConfigError: a key is unknown, or a value is of the wrong type or out of range.
     """
     start = table.get("preset", "paper")
     if not isinstance(start, str):
         raise ConfigError(f"{source}: preset = {start!r} must be a name, in quotes")
-    return _apply(preset(start), table, source)
+    settings = {key: value for key, value in table.items() if key != "record"}
+    return _apply(preset(start), settings, source)
 
 
 def config_to_table(config: RunConfig) -> dict[str, Any]:

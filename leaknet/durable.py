@@ -1,0 +1,72 @@
+"""Files that are whole or absent: written aside, flushed to the disk, then renamed.
+
+Tensors go to safetensors, never to a pickle. All metadata lies under one key, because the
+format does not fix the order of several, and equal content must give equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from leakcache.errors import RunError
+
+_KEY = "leaknet"
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a file beside `path`, and rename it only once it is on the disk."""
+    partial = path.with_name(f".{path.name}.partial")
+    write(partial)
+    _flush(partial)
+    partial.replace(path)
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    replace_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Write named tensors and JSON-able metadata, whole or not at all."""
+    # A copy in the default memory format: channels-last weights have the same bytes in it.
+    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header = {_KEY: json.dumps(metadata or {}, sort_keys=True)}
+    replace_file(path, lambda partial: save_file(ready, partial, metadata=header))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors, on the CPU, and metadata of a file that `save_tensors` wrote.
+
+    Raises:
+        RunError: the file is missing, damaged or another program's.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata: dict[str, Any] = json.loads((file.metadata() or {})[_KEY])
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing: run `leak train` again into this folder") from None
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise RunError(
+            f"{path} is damaged or was not written by leak ({error}): train again"
+        ) from error
+    return tensors, metadata
