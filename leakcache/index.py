@@ -41,13 +41,13 @@ def read_index(root: Path, *, seed: int = 0, open_set: bool = False) -> DatasetI
     if root.is_file():
         if root.suffix.lower() not in SUFFIXES:
             raise DataError(
-                f"{root} is neither a folder nor a CSV or Parquet file: give {EXPECTED}"
+                f"{root} is neither a folder nor a CSV or Parquet file: --data takes {EXPECTED}"
             )
         return _read_table(root, seed, open_set)
     step = step_of(root.name)
     if step and root.parent.is_dir():
         return _read_folder(root.parent, step, seed, open_set)
-    raise DataError(f"{root} does not exist: give --data {EXPECTED}")
+    raise DataError(f"{root} does not exist: --data takes {EXPECTED}")
 
 
 def _read_folder(root: Path, step: str | None, seed: int, open_set: bool) -> DatasetIndex:
