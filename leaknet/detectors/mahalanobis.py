@@ -1,0 +1,173 @@
+"""Mahalanobis distances to the classes' training embeddings, three ways.
+
+`DiagonalMahalanobis` is the paper's closed-set score (Eq. 13) with the shrinkage and the floor
+of the authors' code; its maximum over classes is the open-set score. `TiedMahalanobis` shares
+one full covariance (Lee et al. 2018), `RelativeMahalanobis` subtracts the distance to the
+Gaussian of all known images together (Ren et al. 2021). All see embeddings after a global
+z-score, and all scores are negative squared distances.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float64, Int
+from sklearn.covariance import ledoit_wolf
+
+from leaknet.detectors.closed_set import Standardiser, require_closed
+from leaknet.detectors.protocol import Learned
+from leaknet.embeddings import Embeddings
+
+FLOOR = 1e-3
+SHRINKAGE = 0.05
+
+
+class DiagonalMahalanobis(Learned):
+    """Nearest class under its own diagonal covariance.
+
+    `shrinkage` moves each variance of a class towards the median of that class's variances;
+    `floor` is the least variance allowed, in z-scored units.
+    """
+
+    name: ClassVar[str] = "mahalanobis"
+    mean_: Float64[np.ndarray, "dimension"]
+    scale_: Float64[np.ndarray, "dimension"]
+    centres_: Float64[np.ndarray, "class dimension"]
+    variances_: Float64[np.ndarray, "class dimension"]
+
+    def __init__(self, shrinkage: float = SHRINKAGE, floor: float = FLOOR) -> None:
+        self.shrinkage = shrinkage
+        self.floor = floor
+
+    def fit(self, train: Embeddings, val: Embeddings) -> DiagonalMahalanobis:
+        """Means and (1/n) variances of each class of `train`; `val` chooses nothing here."""
+        require_closed(train, val)
+        z = Standardiser.of(train)
+        vectors, targets = z(train.vectors), train.targets
+        members = [vectors[targets == c] for c in range(len(train.classes))]
+        variances = np.stack([m.var(axis=0) for m in members])
+        median = np.median(variances, axis=1, keepdims=True)
+        shrunk = (1 - self.shrinkage) * variances + self.shrinkage * median
+        self.mean_, self.scale_ = z.mean, z.scale
+        self.centres_ = np.stack([m.mean(axis=0) for m in members])
+        self.variances_ = np.maximum(shrunk, self.floor)
+        return self
+
+    def class_scores(self, e: Embeddings) -> Float64[np.ndarray, "n class"]:
+        """Eq. 13: minus the sum over dimensions of (x - mean)² / variance, for each class."""
+        self.require_fit()
+        x = Standardiser(self.mean_, self.scale_)(e.vectors)
+        columns = [
+            -(np.square(x - centre) / variance).sum(axis=1)
+            for centre, variance in zip(self.centres_, self.variances_, strict=True)
+        ]
+        return np.stack(columns, axis=1)
+
+    def score_samples(self, e: Embeddings) -> Float64[np.ndarray, "n"]:
+        """Score of the nearest class."""
+        nearest: Float64[np.ndarray, "n"] = self.class_scores(e).max(axis=1)
+        return nearest
+
+
+class TiedMahalanobis(Learned):
+    """Nearest class under one covariance: that within the classes, pooled (`whiten`)."""
+
+    name: ClassVar[str] = "mahalanobis_tied"
+    mean_: Float64[np.ndarray, "dimension"]
+    scale_: Float64[np.ndarray, "dimension"]
+    centres_: Float64[np.ndarray, "class dimension"]
+    whitener_: Float64[np.ndarray, "dimension dimension"]
+
+    def fit(self, train: Embeddings, val: Embeddings) -> TiedMahalanobis:
+        """Class means and the pooled covariance of `train`; `val` chooses nothing here."""
+        require_closed(train, val)
+        z = Standardiser.of(train)
+        vectors, targets = z(train.vectors), train.targets
+        self.mean_, self.scale_ = z.mean, z.scale
+        self.centres_ = class_means(vectors, targets, len(train.classes))
+        self.whitener_ = whitener(vectors - self.centres_[targets])
+        return self
+
+    def class_scores(self, e: Embeddings) -> Float64[np.ndarray, "n class"]:
+        """Minus (x - mean)ᵀ Σ⁻¹ (x - mean), for each class."""
+        self.require_fit()
+        x = Standardiser(self.mean_, self.scale_)(e.vectors)
+        columns = [-squared_norms((x - centre) @ self.whitener_) for centre in self.centres_]
+        return np.stack(columns, axis=1)
+
+    def score_samples(self, e: Embeddings) -> Float64[np.ndarray, "n"]:
+        """Score of the nearest class."""
+        nearest: Float64[np.ndarray, "n"] = self.class_scores(e).max(axis=1)
+        return nearest
+
+
+class RelativeMahalanobis(Learned):
+    """Tied Mahalanobis, less what all known images have in common.
+
+    The distance to the Gaussian of all training images, classes ignored, is subtracted, so
+    that directions which tell no class from another count for nothing.
+    """
+
+    name: ClassVar[str] = "mahalanobis_relative"
+    mean_: Float64[np.ndarray, "dimension"]
+    scale_: Float64[np.ndarray, "dimension"]
+    centres_: Float64[np.ndarray, "class dimension"]
+    whitener_: Float64[np.ndarray, "dimension dimension"]
+    background_: Float64[np.ndarray, "dimension dimension"]
+
+    def fit(self, train: Embeddings, val: Embeddings) -> RelativeMahalanobis:
+        """Class means, pooled and total covariance of `train`; `val` chooses nothing here."""
+        require_closed(train, val)
+        z = Standardiser.of(train)
+        vectors, targets = z(train.vectors), train.targets
+        self.mean_, self.scale_ = z.mean, z.scale
+        self.centres_ = class_means(vectors, targets, len(train.classes))
+        self.whitener_ = whitener(vectors - self.centres_[targets])
+        self.background_ = whitener(vectors)
+        return self
+
+    def class_scores(self, e: Embeddings) -> Float64[np.ndarray, "n class"]:
+        """Background distance minus class distance, squared, for each class."""
+        self.require_fit()
+        x = Standardiser(self.mean_, self.scale_)(e.vectors)
+        common = squared_norms(x @ self.background_)
+        columns = [
+            common - squared_norms((x - centre) @ self.whitener_) for centre in self.centres_
+        ]
+        return np.stack(columns, axis=1)
+
+    def score_samples(self, e: Embeddings) -> Float64[np.ndarray, "n"]:
+        """Score of the best class."""
+        best: Float64[np.ndarray, "n"] = self.class_scores(e).max(axis=1)
+        return best
+
+
+def class_means(
+    vectors: Float64[np.ndarray, "n dimension"], targets: Int[np.ndarray, "n"], classes: int
+) -> Float64[np.ndarray, "class dimension"]:
+    """Mean of each class; every class must have a row."""
+    return np.stack([vectors[targets == c].mean(axis=0) for c in range(classes)])
+
+
+def whitener(
+    residuals: Float64[np.ndarray, "n dimension"],
+) -> Float64[np.ndarray, "dimension dimension"]:
+    """W such that |rW|² = rᵀ Σ⁻¹ r, for the covariance Σ of residuals that have mean 0.
+
+    Σ is shrunk towards a multiple of the identity by Ledoit and Wolf's rule, which looks at the
+    residuals alone, and its eigenvalues are kept above `FLOOR`, so that it can be inverted
+    with fewer images than dimensions.
+    """
+    covariance, _ = ledoit_wolf(residuals, assume_centered=True)
+    values, directions = np.linalg.eigh(covariance)
+    root: Float64[np.ndarray, "dimension dimension"] = directions / np.sqrt(
+        np.maximum(values, FLOOR)
+    )
+    return root
+
+
+def squared_norms(rows: Float64[np.ndarray, "n dimension"]) -> Float64[np.ndarray, "n"]:
+    """Squared Euclidean length of each row."""
+    norms: Float64[np.ndarray, "n"] = np.einsum("nd,nd->n", rows, rows)
+    return norms

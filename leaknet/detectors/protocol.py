@@ -1,0 +1,82 @@
+"""What every detector is: closed embeddings in, one score per image out, nothing hidden.
+
+A detector learns from closed training and validation images alone. Its score is higher the
+more an image is like the known generators; no detector turns the sign. What it has learned
+are arrays whose names end in "_", declared on its class, so that a run can keep them as
+tensors and never as code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Float64
+
+from leakcache.errors import ScoringError
+from leaknet.embeddings import Embeddings
+
+_L = TypeVar("_L", bound="Learned")
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """The calls that scoring relies on; `name` is the column's name in tables and JSON."""
+
+    name: ClassVar[str]
+
+    def fit(self, train: Embeddings, val: Embeddings) -> Detector:
+        """Learn from closed images; settings are chosen on `val`. ScoringError if it can't."""
+
+    def score_samples(self, e: Embeddings) -> Float64[np.ndarray, "n"]:
+        """One score per image; higher = more like the known."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What has been learned, by name; ScoringError before `fit`."""
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray]) -> Detector:
+        """A fitted detector from what `state` gave."""
+
+
+@runtime_checkable
+class ClassScorer(Detector, Protocol):
+    """A detector that also scores every class, so that it can attribute as well as detect."""
+
+    def class_scores(self, e: Embeddings) -> Float[np.ndarray, "n class"]:
+        """One score per image and closed class; higher = more like that class."""
+
+
+class Learned:
+    """Keeps and restores the learned arrays that a detector's class declares."""
+
+    name: ClassVar[str]
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The learned arrays by name, without the underscore; ScoringError before `fit`."""
+        self.require_fit()
+        return {name.removesuffix("_"): getattr(self, name) for name in self._learned()}
+
+    @classmethod
+    def from_state(cls: type[_L], state: Mapping[str, np.ndarray]) -> _L:
+        """A fitted detector from what `state` gave; ScoringError where arrays are missing."""
+        detector = cls()
+        expected = {name.removesuffix("_") for name in cls._learned()}
+        if state.keys() != expected:
+            raise ScoringError(
+                f"the saved state of the detector {cls.name} holds {sorted(state)} "
+                f"where {sorted(expected)} belong: fit it again with `leak score`"
+            )
+        for name, array in state.items():
+            setattr(detector, name + "_", np.asarray(array))
+        return detector
+
+    def require_fit(self) -> None:
+        """Raise ScoringError before `fit`."""
+        if not all(hasattr(self, name) for name in self._learned()):
+            raise ScoringError(f"the detector {self.name} has not been fitted: call fit first")
+
+    @classmethod
+    def _learned(cls) -> list[str]:
+        return [name for name in cls.__annotations__ if name.endswith("_")]

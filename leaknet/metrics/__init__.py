@@ -1,0 +1,32 @@
+"""Figures of merit, as pure functions of scores: closed set, open set, calibration.
+
+Every metric takes optional weights per image, with leading axes for resamples, so that the
+bootstrap of `leaknet.intervals` evaluates the very code that gives the point estimate.
+"""
+
+from leaknet.metrics.calibration import expected_calibration_error
+from leaknet.metrics.closed import ClosedScores, closed_scores, closed_values
+from leaknet.metrics.openset import (
+    OpenReport,
+    OpenScores,
+    auroc,
+    open_report,
+    open_scores,
+    open_values,
+)
+from leaknet.metrics.roc import Roc, roc
+
+__all__ = [
+    "ClosedScores",
+    "OpenReport",
+    "OpenScores",
+    "Roc",
+    "auroc",
+    "closed_scores",
+    "closed_values",
+    "expected_calibration_error",
+    "open_report",
+    "open_scores",
+    "open_values",
+    "roc",
+]
