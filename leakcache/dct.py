@@ -17,7 +17,8 @@ from torch import Tensor
 def _cosines(length: int) -> Float[Tensor, "frequency position"]:
     frequency = torch.arange(length, dtype=torch.float64)[:, None]
     position = torch.arange(length, dtype=torch.float64)[None, :]
-    basis = torch.cos(torch.pi * (position + 0.5) * frequency / length) * (2 / length) ** 0.5
+    angle = torch.pi * (position + 0.5) * frequency / length
+    basis: Tensor = torch.cos(angle) * (2 / length) ** 0.5
     basis[0] /= 2**0.5
     return basis
 

@@ -1,0 +1,88 @@
+"""The `leak` command: finds the command that is asked for and turns errors into one line.
+
+Nothing heavy is imported here, so that `leak --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from leakcache.errors import LeakError
+from leaknet.commands.settings import Settings, read_settings
+
+COMMANDS = {
+    "demo": "Run everything on the bundled sample: cache, train, score, report.",
+    "data": "Understand a data set: which images, generators, folds.",
+    "cache": "Build, inspect, check and export latent caches.",
+    "train": "Train the prototype model on a cache.",
+    "score": "Score the test fold, an open set, or your own images.",
+    "report": "Write a run's report as one HTML page.",
+    "bench-speed": "Measure on this machine what is claimed about speed.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called, one module each."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of a first day's work."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of a command; `bench-speed` lives in `bench_speed`."""
+        if cmd_name not in COMMANDS:
+            return None
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(importlib.import_module(f"leaknet.commands.{name}"), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="leaknet", prog_name="leak")
+@click.option("--caches", default="caches", show_default=True, help="Where caches are kept.")
+@click.option("--runs", default="runs", show_default=True, help="Where runs are kept.")
+@click.pass_context
+def leak(ctx: click.Context, caches: str, runs: str) -> None:
+    r"""Which generator made this image, and is it one we have never seen?
+
+    Every option of every command can also stand in a `leak.toml` in the working directory:
+    at its top level for all commands, under [train], [cache.build], ... for one.
+
+    \b
+    Example:
+      leak demo
+      leak cache build --split closed && leak train && leak score --kde
+    """
+    settings = ctx.find_object(Settings) or Settings({})
+    ctx.obj = settings.with_places(ctx, caches, runs)
+
+
+def main() -> None:
+    """Run `leak`; exit 0 on success, 1 on a refusal or an interruption, 2 on wrong usage."""
+    try:
+        code = leak.main(prog_name="leak", standalone_mode=False, obj=read_settings())
+    except LeakError as error:
+        click.echo(f"error: {error}", err=True)
+        code = 1
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted: the same command goes on where this one stopped", err=True)
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,295 @@
+"""`leak cache`: build, inspect, check and export latent caches."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from leaknet.commands.options import (
+    cache_option,
+    data_option,
+    device_option,
+    emit,
+    json_option,
+    vae_option,
+)
+from leaknet.commands.places import cache_folder, data_root, name_cache, remember
+from leaknet.commands.settings import LeakCommand, Settings
+
+if TYPE_CHECKING:
+    from leakcache.build import BuildReport
+    from leakcache.index import Split
+    from leakcache.store import LatentCache
+
+SHOWN = 20
+"""Rejects printed one by one; `leak cache info --json` lists them all."""
+
+
+@click.group()
+def cache() -> None:
+    """Build, inspect, check and export latent caches."""
+
+
+@cache.command(cls=LeakCommand)
+@data_option
+@click.option(
+    "--split",
+    type=click.Choice(["closed", "open", "all"]),
+    default="closed",
+    show_default=True,
+    help="Known generators, unknown ones, or both (two caches side by side).",
+)
+@cache_option
+@vae_option
+@click.option(
+    "--view",
+    type=click.Choice(["resize", "crop"]),
+    default="resize",
+    show_default=True,
+    help="Shorter side to --size and centre crop, or crops at native resolution.",
+)
+@click.option("--size", default=256, show_default=True, help="Side of a view in pixels.")
+@click.option("--views", default=1, show_default=True, help="Crops per image (with --view crop).")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Arithmetic of the encoder; its latent error is measured and printed.",
+)
+@click.option(
+    "--store",
+    type=click.Choice(["float16", "float32"]),
+    default="float16",
+    show_default=True,
+    help="Type of the stored latents.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of the fold cut where none is given.")
+@device_option
+@click.option(
+    "--max-rejects",
+    default=1.0,
+    show_default=True,
+    metavar="PERCENT",
+    help="Exit with 1 when more images than this were refused.",
+)
+@click.option("--fresh", is_flag=True, help="Throw away what is in the cache folder.")
+@click.option("--repair", is_flag=True, help="Check the shards and encode again what is damaged.")
+@json_option
+@click.pass_obj
+def build(settings: Settings, /, **options: Any) -> None:
+    r"""Encode every image once. Run it again to resume, or after adding images.
+
+    \b
+    Example:
+      leak cache build --split closed
+      leak cache build --data photos/ --vae taesd.safetensors --precision bf16
+    """
+    from leakcache.autoencoder import Encoder
+    from leakcache.build import build_cache
+    from leakcache.device import resolve_device
+    from leakcache.images import Preprocessing
+    from leakcache.index import read_index
+
+    root = data_root(options["data"])
+    preprocessing = Preprocessing(options["view"], options["size"], options["views"])
+    words = f"{preprocessing.name}{preprocessing.size}"
+    words += f"x{preprocessing.views}" if preprocessing.views > 1 else ""
+    name = name_cache(root, options["vae"], words, options["precision"])
+    folder = Path(options["cache"] or settings.caches / name)
+    index = read_index(root, seed=options["seed"])
+    encoder = Encoder.load(
+        options["vae"], options["precision"], str(resolve_device(options["device"]))
+    )
+    chosen = options["split"]
+    splits: tuple[Split, ...] = ("closed", "open") if chosen == "all" else (chosen,)
+    reports = {}
+    for split in splits:
+        reports[split] = build_cache(
+            index,
+            encoder,
+            folder / split,
+            split=split,
+            preprocessing=preprocessing,
+            stored=options["store"],
+            fresh=options["fresh"],
+            repair=options["repair"],
+        )
+    remember(settings.caches, folder)
+    if options["as_json"]:
+        emit({"cache": str(folder), **{s: _built(r) for s, r in reports.items()}})
+    else:
+        for split, report in reports.items():
+            _print_built(split, report)
+    _refuse_too_many_rejects(list(reports.values()), options["max_rejects"])
+
+
+def _built(report: BuildReport) -> dict[str, Any]:
+    manifest = report.cache.manifest
+    return {
+        "path": str(report.cache.path),
+        "fingerprint": manifest.fingerprint,
+        "images": manifest.images,
+        "encoded": report.encoded,
+        "reused": report.reused,
+        "resumed": report.resumed,
+        "changes": str(report.changes),
+        "relative_latent_error": manifest.facts["relative_latent_error"],
+        "rejects": [{"path": path, "reason": reason} for path, reason in manifest.rejects],
+        "seconds": round(report.seconds, 3),
+    }
+
+
+def _print_built(split: str, report: BuildReport) -> None:
+    manifest = report.cache.manifest
+    if report.changes:
+        click.echo(f"{split}: since the last build, {report.changes}")
+    click.echo(
+        f"{split}: {manifest.images} images in {report.cache.path} "
+        f"({report.encoded} encoded, {report.reused} reused, {report.resumed} already done, "
+        f"{report.seconds:.1f} s)"
+    )
+    error = manifest.facts["relative_latent_error"]
+    if error is not None:
+        click.echo(
+            f"{split}: {manifest.encoding.precision} latents differ from fp32 by {error:.2%} RMS"
+        )
+    _print_rejects(manifest.rejects)
+
+
+def _print_rejects(rejects: tuple[tuple[str, str], ...]) -> None:
+    if rejects:
+        click.echo(f"{len(rejects)} left out:")
+    for path, reason in rejects[:SHOWN]:
+        click.echo(f"  {path}: {reason}")
+    if len(rejects) > SHOWN:
+        click.echo(f"  … and {len(rejects) - SHOWN} more (`leak cache info --json` lists them)")
+
+
+def _refuse_too_many_rejects(reports: list[BuildReport], percent: float) -> None:
+    refused = sum(len(report.cache.manifest.rejects) for report in reports)
+    total = refused + sum(report.cache.manifest.images for report in reports)
+    if refused > total * percent / 100:
+        click.echo(
+            f"error: {refused} of {total} files were left out, more than --max-rejects "
+            f"{percent:g} %; the cache holds the rest and can be used",
+            err=True,
+        )
+        sys.exit(1)
+
+
+def open_caches(folder: Path) -> dict[str, LatentCache]:
+    """The finished caches in a folder, `closed` first.
+
+    Raises:
+        CacheIncomplete: there is none.
+    """
+    from leakcache.store import LatentCache
+
+    found = {
+        path.parent.name: LatentCache.open(path.parent)
+        for path in sorted(folder.glob("*/manifest.json"))
+    }
+    return found or {"closed": LatentCache.open(folder / "closed")}
+
+
+@cache.command(cls=LeakCommand)
+@cache_option
+@json_option
+@click.pass_obj
+def info(settings: Settings, cache: str | None, as_json: bool) -> None:
+    r"""What a cache is, how big, how complete, and which images were left out and why.
+
+    \b
+    Example:
+      leak cache info
+    """
+    from leakcache.describe import describe
+
+    folder = cache_folder(cache, settings.caches)
+    facts = {name: describe(found) for name, found in open_caches(folder).items()}
+    unfinished = sorted(path.parent.name for path in folder.glob("*/building"))
+    if as_json:
+        emit({"cache": str(folder), "unfinished": unfinished, **facts})
+        return
+    for name, fact in facts.items():
+        rejects = tuple((reject["path"], reject["reason"]) for reject in fact.pop("rejects"))
+        click.echo(f"{folder / name}")
+        for key, value in fact.items():
+            click.echo(f"  {key:<14} {value}")
+        _print_rejects(rejects)
+    for name in unfinished:
+        click.echo(f"{folder / name}: a build is unfinished; the same command resumes it")
+
+
+@cache.command(cls=LeakCommand)
+@cache_option
+@click.option("--vae", default=None, help="Autoencoder for the spot check. [default: as built]")
+@click.option("--spot", default=8, show_default=True, help="Images to encode again; 0 for none.")
+@device_option
+@json_option
+@click.pass_obj
+def verify(
+    settings: Settings, cache: str | None, vae: str | None, spot: int, device: str, as_json: bool
+) -> None:
+    r"""Check checksums and counts, and encode a few images again.
+
+    \b
+    Example:
+      leak cache verify --spot 20
+    """
+    from leakcache.autoencoder import Encoder
+    from leakcache.device import resolve_device
+    from leakcache.verify import verify as check
+
+    folder = cache_folder(cache, settings.caches)
+    results = {}
+    for name, found in open_caches(folder).items():
+        encoding = found.manifest.encoding
+        spec = vae or encoding.autoencoder.spec
+        encoder = (
+            Encoder.load(spec, encoding.precision, str(resolve_device(device))) if spot else None
+        )
+        results[name] = check(found, encoder, spot)
+    if as_json:
+        emit({name: {"ok": result.ok, **vars(result)} for name, result in results.items()})
+    for name, result in results.items() if not as_json else ():
+        click.echo(
+            f"{folder / name}: {result.shards} shards read, {len(result.damaged)} damaged; "
+            f"{result.reencoded} images encoded again, largest difference {result.worst:.2%}"
+        )
+        for line in (*result.damaged, *result.differing):
+            click.echo(f"  {line}")
+    if not all(result.ok for result in results.values()):
+        sys.exit(1)
+
+
+@cache.command(cls=LeakCommand)
+@cache_option
+@click.option("--to", "form", type=click.Choice(["h5"]), default="h5", show_default=True)
+@click.option("--out", metavar="FILE", help="File to write. [default: beside the cache]")
+@click.option("--split", default="closed", show_default=True, help="Which of the caches in it.")
+@json_option
+@click.pass_obj
+def export(
+    settings: Settings, cache: str | None, form: str, out: str | None, split: str, as_json: bool
+) -> None:
+    r"""Write a cache as one file for other tools.
+
+    \b
+    Example:
+      leak cache export --to h5 --out latents.h5
+    """
+    from leakcache.export import export_h5
+    from leakcache.store import LatentCache
+
+    folder = cache_folder(cache, settings.caches)
+    found = LatentCache.open(folder / split)
+    target = export_h5(found, Path(out) if out else folder / f"{split}.{form}")
+    if as_json:
+        emit({"file": str(target), "images": len(found), "bytes": target.stat().st_size})
+    else:
+        click.echo(f"{target}: {len(found)} images, {target.stat().st_size / 1e6:.1f} MB")

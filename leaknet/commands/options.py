@@ -1,0 +1,77 @@
+"""Options that several commands share, and how results are printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def json_option(command: Command) -> Command:
+    """`--json`: one JSON object on stdout, nothing else there."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else."
+    )(command)
+
+
+def data_option(command: Command) -> Command:
+    """`--data`: the data root or index file."""
+    return click.option(
+        "--data",
+        metavar="ROOT",
+        help="Folder of class folders, WILD, or a CSV/Parquet index. [default: data/]",
+    )(command)
+
+
+def cache_option(command: Command) -> Command:
+    """`--cache`: the folder of one cache."""
+    return click.option(
+        "--cache", metavar="DIR", help="Folder of the cache. [default: the one built last]"
+    )(command)
+
+
+def run_option(command: Command) -> Command:
+    """`--run`: the folder of one run."""
+    return click.option(
+        "--run", metavar="DIR", help="Folder of the run. [default: the one trained last]"
+    )(command)
+
+
+def device_option(command: Command) -> Command:
+    """`--device`: where torch computes."""
+    return click.option(
+        "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
+    )(command)
+
+
+def vae_option(command: Command) -> Command:
+    """`--vae`: the autoencoder."""
+    return click.option(
+        "--vae",
+        default="bundled",
+        show_default=True,
+        metavar="NAME|PATH|ID",
+        help="bundled, sd21, sd15, sdxl, sd3, flux, taesd, taesdxl; a folder, a .safetensors "
+        "file or a hub id.",
+    )(command)
+
+
+def emit(result: dict[str, Any]) -> None:
+    """Print one JSON object on stdout; NaN, which JSON does not know, becomes null."""
+    click.echo(json.dumps(_plain(result), indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        return None
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

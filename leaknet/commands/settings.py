@@ -1,0 +1,98 @@
+"""`leak.toml` in the working directory: defaults for the options of all commands or of one."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from leakcache.errors import ConfigError
+
+FILE = Path("leak.toml")
+COMMON = ("data", "caches", "runs", "cache", "run", "vae", "open", "preset", "seed", "device")
+"""Options that may stand at the top level, for every command that has them."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `leak.toml` says, and where caches and runs are kept.
+
+    Attributes:
+        content: the parsed file.
+        caches: folder of caches.
+        runs: folder of runs.
+    """
+
+    content: dict[str, Any]
+    caches: Path = field(default=Path("caches"))
+    runs: Path = field(default=Path("runs"))
+
+    def with_places(self, ctx: click.Context, caches: str, runs: str) -> Settings:
+        """Settings with the folders of the root options; a flag goes before the file."""
+
+        def chosen(name: str, given: str) -> Path:
+            flag = ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+            return Path(given if flag else self.content.get(name, given))
+
+        return Settings(self.content, chosen("caches", caches), chosen("runs", runs))
+
+
+class LeakCommand(click.Command):
+    """A command whose options take their defaults from `leak.toml`."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Look the defaults up: common ones first, then those of the command's own table.
+
+        Raises:
+            ConfigError: the table names an option that the command does not have.
+        """
+        settings = parent.find_object(Settings) if parent else None
+        if parent and settings:
+            words = [*parent.command_path.split()[1:], info_name or ""]
+            extra["default_map"] = self._defaults(settings.content, words)
+        return super().make_context(info_name, args, parent, **extra)
+
+    def _defaults(self, content: dict[str, Any], words: list[str]) -> dict[str, Any]:
+        known = {parameter.name for parameter in self.params}
+        defaults = {key: content[key] for key in COMMON if key in content and key in known}
+        table: Any = content
+        for word in words:
+            table = table.get(word, {})
+        for key, value in table.items():
+            if key not in known:
+                raise ConfigError(
+                    f"{FILE}: [{'.'.join(words)}] has no option {key}; "
+                    f"see `leak {' '.join(words)} -h`"
+                )
+            defaults[key] = value
+        return defaults
+
+
+def read_settings() -> Settings:
+    """Read `leak.toml` if there is one.
+
+    Raises:
+        ConfigError: it is not TOML, or names an unknown common option.
+    """
+    if not FILE.is_file():
+        return Settings({})
+    try:
+        content = tomllib.loads(FILE.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{FILE}: not readable as TOML ({error})") from error
+    for key, value in content.items():
+        if not isinstance(value, dict) and key not in COMMON:
+            raise ConfigError(
+                f"{FILE}: {key} is not known at the top level; take one of {', '.join(COMMON)}, "
+                "or put it into the table of its command"
+            )
+    return Settings(content)
