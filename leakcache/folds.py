@@ -13,6 +13,7 @@ FRACTIONS = {"train": 0.5, "val": 0.2, "test": 0.3}
 # Ties go to the larger fold, so that a class of one or two groups can at least be trained on.
 _BY_SIZE = tuple(sorted(CUT_FOLDS, key=lambda fold: -FRACTIONS[fold]))
 _FEWEST = len(CUT_FOLDS)
+_MOST_MOVES = 100
 
 
 def cut_folds(images: Iterable[tuple[str, str]], seed: int = 0) -> dict[str, str]:
@@ -21,14 +22,13 @@ def cut_folds(images: Iterable[tuple[str, str]], seed: int = 0) -> dict[str, str
     Groups are dealt one at a time, the largest first and otherwise in an order drawn from the
     seed, to the fold in which they bring every class closest to half training, a fifth
     validation and three tenths test: the fall of Σ over classes and folds of (images there −
-    images due)² / (images of the class)². A class of three groups or more then gets all three
-    folds wherever moving or swapping groups can give them without robbing another class.
+    images due)² / (images of the class)². Groups are then moved until every class of three or
+    more has all three folds, as far as the classes that share them allow.
     """
     deal = _Deal(_label_counts(images))
     for group in sorted(deal.labels, key=lambda g: (-deal.labels[g].total(), _draw(g, seed))):
         deal.put(group, min(_BY_SIZE, key=lambda fold: deal.cost(group, fold)))
-    for label, fold in deal.missing():
-        _fill(deal, label, fold)
+    _repair(deal)
     return {group: deal.folds[group] for group in sorted(deal.folds)}
 
 
@@ -90,30 +90,39 @@ class _Deal:
         ]
 
 
-def _fill(deal: _Deal, label: str, fold: str) -> None:
-    """Bring a group of the class into the fold by the first move, else swap, that helps."""
-    if deal.groups[label, fold]:
+def _repair(deal: _Deal) -> None:
+    """Give lacking classes their folds: the best move at a time, each group once, keep the best.
+
+    A move may rob another class, which a later one makes good: so swaps and rings are found.
+    """
+    fewest = len(deal.missing())
+    if not fewest:
         return
-    movable = [group for group in deal.members[label] if deal.folds[group] != fold]
-    movable.sort(key=lambda group: deal.cost(group, fold) - deal.cost(group, deal.folds[group]))
-    if any(_helps(deal, {group: fold}) for group in movable):
-        return
-    for group in movable:
-        origin = deal.folds[group]
-        related = sorted({g for name in deal.labels[group] for g in deal.members[name]})
-        partners = (other for other in related if deal.folds[other] == fold)
-        if any(_helps(deal, {group: fold, other: origin}) for other in partners):
-            return
+    moved: set[str] = set()
+    best = dict(deal.folds)
+    while fewest:
+        moves = [
+            (group, fold)
+            for label, fold in deal.missing()
+            for group in deal.members[label]
+            if group not in moved
+        ]
+        if not moves or len(moved) == _MOST_MOVES:
+            break
+        group, fold = min(moves, key=lambda move: _after(deal, *move))
+        deal.put(group, fold)
+        moved.add(group)
+        if len(deal.missing()) < fewest:
+            best, fewest = dict(deal.folds), len(deal.missing())
+    for group, fold in best.items():
+        deal.put(group, fold)
 
 
-def _helps(deal: _Deal, moves: dict[str, str]) -> bool:
-    """Make the moves; take them back unless fewer classes now lack a fold."""
-    before = {group: deal.folds[group] for group in moves}
-    short = len(deal.missing())
-    for group, fold in moves.items():
-        deal.put(group, fold)
-    if len(deal.missing()) < short:
-        return True
-    for group, fold in before.items():
-        deal.put(group, fold)
-    return False
+def _after(deal: _Deal, group: str, fold: str) -> tuple[int, float]:
+    """Pairs still missing and change of the objective if the group moved; nothing is moved."""
+    origin = deal.folds[group]
+    change = deal.cost(group, fold) - deal.cost(group, origin)
+    deal.put(group, fold)
+    missing = len(deal.missing())
+    deal.put(group, origin)
+    return missing, change

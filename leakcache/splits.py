@@ -160,7 +160,7 @@ def _named(
             if found:
                 yield found
             else:
-                rejects.append(_absent(f"{names.folder}/{entry}", path))
+                rejects.append(_absent(names.folder, entry, path))
 
 
 def _flat(
@@ -177,7 +177,7 @@ def _flat(
         hits = [found for names in _meant(entry, known) if (found := names[0].find(names[1]))]
         yield from hits
         if not hits:
-            rejects.append(_absent(str(entry), path))
+            rejects.append(_absent("", entry, path))
 
 
 def _meant(entry: int | str, known: Mapping[str, _Names]) -> list[tuple[_Names, int | str]]:
@@ -192,7 +192,7 @@ def _below(entry: int | str, label: str) -> int | str:
     """A file name without the folders down to its class: Closed_Set/<Class>/a.png is a.png."""
     if isinstance(entry, int):
         return entry
-    parts = [part for part in entry.replace("\\", "/").split("/") if part not in ("", ".")]
+    parts = [part for part in entry.split("/") if part not in ("", ".")]
     folders = [part.casefold() for part in parts[:-1]]
     start = folders.index(label.casefold()) + 1 if label.casefold() in folders else 0
     return "/".join(parts[start:])
@@ -203,9 +203,11 @@ def _entries(path: Path, entries: object) -> list[int | str]:
     if isinstance(entries, list) and all(type(entry) is int for entry in entries):
         return entries
     if isinstance(entries, list) and all(isinstance(entry, str) for entry in entries):
-        return entries
+        return [entry.replace("\\", "/") for entry in entries]
     raise DataError(f"{path} must list file names or positions, not {str(entries)[:40]!r}: mend it")
 
 
-def _absent(name: str, path: Path) -> Reject:
-    return Reject(name, f"named in {path.name}, not on disk")
+def _absent(folder: str, entry: int | str, path: Path) -> Reject:
+    if isinstance(entry, int):
+        return Reject(folder or ".", f"position {entry}, named in {path.name}, has no image")
+    return Reject(f"{folder}/{entry}".lstrip("/"), f"named in {path.name}, not on disk")
