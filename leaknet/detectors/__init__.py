@@ -1,1 +1,52 @@
 """Open-set detectors, one file each: `fit`, then `score_samples`, higher = more like the known."""
+
+from leaknet.detectors.energy import Energy
+from leaknet.detectors.gmm import ClassMixture
+from leaknet.detectors.kde import ClassKDE, GlobalKDE
+from leaknet.detectors.knn import NearestNeighbour
+from leaknet.detectors.llr import LikelihoodRatio
+from leaknet.detectors.logit import MaxLogit
+from leaknet.detectors.mahalanobis import (
+    DiagonalMahalanobis,
+    RelativeMahalanobis,
+    TiedMahalanobis,
+)
+from leaknet.detectors.protocol import ClassScorer, Detector
+from leaknet.detectors.prototype import PrototypeDistance
+from leaknet.detectors.softmax import MaxSoftmax
+from leaknet.detectors.vim import VirtualLogit
+
+DETECTORS: tuple[type[Detector], ...] = (
+    PrototypeDistance,
+    MaxSoftmax,
+    MaxLogit,
+    Energy,
+    DiagonalMahalanobis,
+    TiedMahalanobis,
+    RelativeMahalanobis,
+    GlobalKDE,
+    ClassKDE,
+    NearestNeighbour,
+    ClassMixture,
+    LikelihoodRatio,
+    VirtualLogit,
+)
+
+__all__ = [
+    "DETECTORS",
+    "ClassKDE",
+    "ClassMixture",
+    "ClassScorer",
+    "Detector",
+    "DiagonalMahalanobis",
+    "Energy",
+    "GlobalKDE",
+    "LikelihoodRatio",
+    "MaxLogit",
+    "MaxSoftmax",
+    "NearestNeighbour",
+    "PrototypeDistance",
+    "RelativeMahalanobis",
+    "TiedMahalanobis",
+    "VirtualLogit",
+]

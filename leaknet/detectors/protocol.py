@@ -54,9 +54,13 @@ class Learned:
     name: ClassVar[str]
 
     def state(self) -> dict[str, np.ndarray]:
-        """The learned arrays by name, without the underscore; ScoringError before `fit`."""
+        """Copies of the learned arrays by name, without the underscore; ScoringError before `fit`.
+
+        They lie in C order: safetensors writes the memory of an array and forgets its strides.
+        """
         self.require_fit()
-        return {name.removesuffix("_"): getattr(self, name) for name in self._learned()}
+        learned = {name: getattr(self, name) for name in self._learned()}
+        return {name.removesuffix("_"): np.array(a, order="C") for name, a in learned.items()}
 
     @classmethod
     def from_state(cls: type[_L], state: Mapping[str, np.ndarray]) -> _L:
@@ -79,4 +83,5 @@ class Learned:
 
     @classmethod
     def _learned(cls) -> list[str]:
-        return [name for name in cls.__annotations__ if name.endswith("_")]
+        declared = {n for base in cls.__mro__ for n in vars(base).get("__annotations__", ())}
+        return sorted(name for name in declared if name.endswith("_"))

@@ -126,10 +126,14 @@ def log_odds(scores: Float[np.ndarray, "n class"]) -> Float64[np.ndarray, "n cla
     few hundred would make all images equal.
     """
     logits = scores.astype(np.float64)
+    logits -= logits.max(axis=1, keepdims=True)
     if logits.shape[1] == 1:
         return logits
-    rest = [logsumexp(np.delete(logits, c, axis=1), axis=1) for c in range(logits.shape[1])]
-    odds: Float64[np.ndarray, "n class"] = logits - np.stack(rest, axis=1)
+    # Sorted, so that the rounding of the sum can't part images whose scores are permuted.
+    others = [np.sort(np.delete(logits, c, axis=1), axis=1) for c in range(logits.shape[1])]
+    odds: Float64[np.ndarray, "n class"] = logits - np.stack(
+        [logsumexp(rest, axis=1) for rest in others], axis=1
+    )
     return odds
 
 
