@@ -31,7 +31,7 @@ PIXEL_LIMIT = 2**30 // 12
 
 # Formats by content. Left out: those that run programs (EPS), those without a signature
 # (TGA), and containers of something else than a picture's pixels.
-_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 _FOREIGN = {b"ftyphei": "HEIC", b"ftyphev": "HEIC", b"ftypmif1": "HEIF", b"<svg": "SVG"}
 # What Pillow raises on malformed bytes, depending on the format.
 _MALFORMED = (
@@ -69,7 +69,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def decode(data: bytes) -> Image.Image:
-    """The image in a file's bytes as 8-bit RGB, upright, first frame.
+    """The image in a file's bytes as 8-bit RGB, upright, first frame, without metadata.
 
     Raises ImageError with the reason for empty or truncated data, for what is no image or
     none of the formats read here, for more than `PIXEL_LIMIT` pixels (found in the header,
@@ -93,6 +93,7 @@ def decode(data: bytes) -> Image.Image:
     except _MALFORMED as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"cannot be decoded: {reason}") from error
+    rgb.info.clear()
     return rgb.transpose(turn) if turn is not None else rgb
 
 

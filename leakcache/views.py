@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -69,13 +70,39 @@ def preprocess(
 def _window(
     image: Image.Image, scaled: tuple[int, int], corner: tuple[int, int], size: int
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """What lies at `corner` of the image resized to `scaled`, without resizing the rest."""
+    """What lies at `corner` of the image resized to `scaled`, without resizing the rest.
+
+    Rows are resampled before columns in a call of their own: Pillow picks the order by the
+    shape of what it is given, and the order shows in the rounding.
+    """
     left, top = corner
-    across, down = image.width / scaled[0], image.height / scaled[1]
-    right, bottom = (left + size) * across, (top + size) * down
-    # Rounding may carry the far edges a hair beyond the image, which Pillow refuses.
-    box = (left * across, top * down, min(right, image.width), min(bottom, image.height))
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+    if scaled == image.size:
+        return np.asarray(image.crop((left, top, left + size, top + size)))
+    across = _span(left, size, image.width, scaled[0])
+    down = _span(top, size, image.height, scaled[1])
+    part = image.crop((across.first, down.first, across.last, down.last))
+    rows = (across.start, 0, across.stop, part.height)
+    part = part.resize((size, part.height), Image.Resampling.BILINEAR, box=rows)
+    columns = (0, down.start, size, down.stop)
+    return np.asarray(part.resize((size, size), Image.Resampling.BILINEAR, box=columns))
+
+
+class _Span(NamedTuple):
+    """Source pixels `first` to `last` of one axis, and the window in them, from `first` on."""
+
+    first: int
+    last: int
+    start: float
+    stop: float
+
+
+def _span(place: int, size: int, length: int, scaled: int) -> _Span:
+    step = length / scaled
+    # Rounding may carry the far edge a hair beyond the image, which Pillow refuses.
+    start, stop = place * step, min((place + size) * step, length)
+    reach = max(step, 1.0)  # of the triangle filter, in source pixels
+    first, last = max(math.floor(start - reach), 0), min(math.ceil(stop + reach), length)
+    return _Span(first, last, start - first, stop - first)
 
 
 @lru_cache(maxsize=1024)
