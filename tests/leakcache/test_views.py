@@ -17,11 +17,10 @@ from leakcache.errors import ConfigError
 from leakcache.images import Preprocessing, preprocess, to_unit_range
 from leakcache.views import GRID, crop_corners
 
-RNG = np.random.default_rng(3)
-
 
 def noise(width: int, height: int) -> Image.Image:
-    return Image.fromarray(RNG.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    random = np.random.default_rng((width, height))
+    return Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
 sides = st.integers(1, 700)
