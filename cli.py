@@ -54,7 +54,7 @@ class LazyGroup(click.Group):
 @click.option("--runs", default="runs", show_default=True, help="Where runs are kept.")
 @click.pass_context
 def leak(ctx: click.Context, caches: str, runs: str) -> None:
-    r"""Which generator made this image, and is it one we have never seen?
+    """Which generator made this image, and is it one we have never seen?
 
     Every option of every command can also stand in a `leak.toml` in the working directory:
     at its top level for all commands, under [train], [cache.build], ... for one.

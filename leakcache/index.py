@@ -14,11 +14,11 @@ from leakcache.errors import DataError
 from leakcache.folder import step_of
 from leakcache.folds import cut_folds
 from leakcache.layouts import EXPECTED, ClassFolder, find_layout
-from leakcache.records import FOLDS, DatasetIndex, ImageRecord, Reject, canonical
+from leakcache.records import FOLDS, DatasetIndex, ImageRecord, Reject, Split, canonical
 from leakcache.splits import assign, find_split
 from leakcache.tables import SUFFIXES, read_table
 
-__all__ = ["FOLDS", "DatasetIndex", "ImageRecord", "Reject", "read_index"]
+__all__ = ["FOLDS", "DatasetIndex", "ImageRecord", "Reject", "Split", "read_index"]
 
 _STEM_GROUPS = "images of one file stem are one prompt group, in every class"
 

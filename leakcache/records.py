@@ -14,6 +14,9 @@ from typing import Literal
 from leakcache.errors import DataError
 
 FOLDS = ("train", "val", "test", "open")
+
+Split = Literal["closed", "open", "all"]
+"""Known generators, unknown ones, or both."""
 CUT_FOLDS = FOLDS[:3]
 COLUMNS = ("path", "label", "group", "fold")
 
@@ -80,7 +83,7 @@ class DatasetIndex:
                 folds[record.group].add(record.fold)
         return tuple(sorted(group for group, where in folds.items() if len(where) > 1))
 
-    def select(self, which: Literal["closed", "open", "all"]) -> DatasetIndex:
+    def select(self, which: Split) -> DatasetIndex:
         """The same index with the known generators only, the open set only, or all of it."""
         if which == "all":
             return self

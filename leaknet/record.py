@@ -41,16 +41,19 @@ class CacheIdentity:
         fingerprint: of the whole cache.
         training_sha256: hash over the training fold's images, labels and groups.
         encoding: how its images became latents.
+        folder: where it lay then; where it lies is no part of what it is.
     """
 
     fingerprint: str
     training_sha256: str
     encoding: Encoding
+    folder: str
 
     @classmethod
     def of(cls, cache: LatentCache) -> CacheIdentity:
         """The identity of an open cache."""
-        return cls(cache.manifest.fingerprint, training_hash(cache), cache.manifest.encoding)
+        manifest, folder = cache.manifest, str(cache.path.resolve())
+        return cls(manifest.fingerprint, training_hash(cache), manifest.encoding, folder)
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> CacheIdentity:
@@ -65,6 +68,7 @@ class CacheIdentity:
                 precision=encoding["precision"],
                 stored=encoding["stored"],
             ),
+            table["folder"],
         )
 
 

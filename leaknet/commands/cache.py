@@ -81,7 +81,7 @@ def cache() -> None:
 @json_option
 @click.pass_obj
 def build(settings: Settings, /, **options: Any) -> None:
-    r"""Encode every image once. Run it again to resume, or after adding images.
+    """Encode every image once. Run it again to resume, or after adding images.
 
     \b
     Example:
@@ -201,7 +201,7 @@ def open_caches(folder: Path) -> dict[str, LatentCache]:
 @json_option
 @click.pass_obj
 def info(settings: Settings, cache: str | None, as_json: bool) -> None:
-    r"""What a cache is, how big, how complete, and which images were left out and why.
+    """What a cache is, how big, how complete, and which images were left out and why.
 
     \b
     Example:
@@ -235,7 +235,7 @@ def info(settings: Settings, cache: str | None, as_json: bool) -> None:
 def verify(
     settings: Settings, cache: str | None, vae: str | None, spot: int, device: str, as_json: bool
 ) -> None:
-    r"""Check checksums and counts, and encode a few images again.
+    """Check checksums and counts, and encode a few images again.
 
     \b
     Example:
@@ -277,7 +277,7 @@ def verify(
 def export(
     settings: Settings, cache: str | None, form: str, out: str | None, split: str, as_json: bool
 ) -> None:
-    r"""Write a cache as one file for other tools.
+    """Write a cache as one file for other tools.
 
     \b
     Example:

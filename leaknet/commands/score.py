@@ -1,0 +1,148 @@
+"""`leak score`: the test fold and an open set of a run, or images straight from files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from leaknet.commands.options import cache_option, device_option, emit, json_option, run_option
+from leaknet.commands.places import cache_folder, run_folder
+from leaknet.commands.settings import LeakCommand, Settings
+
+if TYPE_CHECKING:
+    from leakcache.store import LatentCache
+    from leaknet.predict import ImageScore
+
+
+@click.command(cls=LeakCommand)
+@click.argument("images", nargs=-1, metavar="[IMAGE|FOLDER]...")
+@run_option
+@cache_option
+@click.option("--kde", is_flag=True, help="Open set: exact Gaussian KDE (the default detector).")
+@click.option(
+    "--detectors",
+    metavar="NAMES",
+    help="Open-set detectors, comma-separated, the reported one first; or all.",
+)
+@click.option(
+    "--open",
+    "open_roots",
+    multiple=True,
+    metavar="ROOT",
+    help="Folder of unknown generators. [default: the open set of the data, if it has one]",
+)
+@click.option(
+    "--alpha",
+    default=0.05,
+    show_default=True,
+    help="Rate at which images of known generators may be called unknown.",
+)
+@click.option("--csv", "csv_file", metavar="FILE", help="Write the scores of IMAGEs as CSV.")
+@device_option
+@json_option
+@click.pass_obj
+def score(settings: Settings, /, **options: Any) -> None:
+    """Score a run, or IMAGEs and FOLDERs with a run.
+
+    Without IMAGE: the closed test fold, and with --kde or --detectors the open set.
+    JSON keys: closed.top1, closed.macro_auc, closed.balanced, closed.per_class_auc,
+    closed.confusion, closed.mahalanobis.*, open.auroc, open.eer, open.fpr95, open.aupr,
+    open.ovl, open.GENERATOR.*, open.mean.*, open.worst.*, detectors.NAME.*; every group has
+    95 % intervals, clustered by prompt group, under `interval`.
+
+    \b
+    Example:
+      leak score --kde
+      leak score --kde --open photos-of-unknown-generators/
+      leak score suspect.png folder/ --csv scores.csv
+    """
+    if not 0 < options["alpha"] < 1:
+        raise click.BadParameter("takes a rate between 0 and 1", param_hint="--alpha")
+    run = run_folder(options["run"], settings.runs)
+    if options["images"]:
+        _score_images(run, options, settings)
+    else:
+        _score_run(run, options, settings)
+
+
+def _names(options: dict[str, Any]) -> list[str]:
+    named = [name.strip() for name in (options["detectors"] or "").split(",") if name.strip()]
+    return (["kde"] if options["kde"] else []) + [
+        n for n in named if n != "kde" or not options["kde"]
+    ]
+
+
+def closed_cache(run: Path, cache: str | None, caches: Path) -> LatentCache:
+    """The cache that a run was trained on: as named, else as the run remembers it.
+
+    Raises:
+        CacheError: it is not there.
+    """
+    from leakcache.store import LatentCache
+    from leaknet.record import RunRecord
+
+    if cache is not None:
+        return LatentCache.open(Path(cache) / "closed")
+    trained_on = RunRecord.read(run).cache
+    if trained_on and Path(trained_on.folder).is_dir():
+        return LatentCache.open(Path(trained_on.folder))
+    return LatentCache.open(cache_folder(None, caches) / "closed")
+
+
+def open_caches(closed: LatentCache, roots: tuple[str, ...], device: str) -> list[LatentCache]:
+    """Caches of the unknown generators, built beside the closed one where they are missing."""
+    from leakcache.device import resolve_device
+    from leakcache.open_set import build_open_caches
+
+    return build_open_caches(closed, [Path(root) for root in roots], str(resolve_device(device)))
+
+
+def _score_run(run: Path, options: dict[str, Any], settings: Settings) -> None:
+    from leakcache.device import resolve_device
+    from leaknet.report.table import print_scores
+    from leaknet.scorers import detectors_named
+    from leaknet.scoring import score_run
+
+    closed = closed_cache(run, options["cache"], settings.caches)
+    names = _names(options) or (["kde"] if options["open_roots"] else [])
+    kinds = detectors_named(names)
+    unknown = open_caches(closed, options["open_roots"], options["device"]) if kinds else []
+    scores = score_run(run, closed, unknown, kinds, resolve_device(options["device"]))
+    if options["as_json"]:
+        emit(scores.as_dict())
+    else:
+        print_scores(scores)
+
+
+def _score_images(run: Path, options: dict[str, Any], settings: Settings) -> None:
+    from leakcache.device import resolve_device
+    from leaknet.embeddings import Embeddings
+    from leaknet.model import ProtoLeakNet
+    from leaknet.predict import find_images, predict
+    from leaknet.report.table import print_images, write_images_csv
+    from leaknet.scorers import detectors_named, load_scorers
+    from leaknet.scoring import EMBEDDINGS, weights_hash
+
+    paths = find_images(options["images"])
+    device = resolve_device(options["device"])
+    model = ProtoLeakNet.from_pretrained(run).to(device)
+    known, digest = Embeddings.load(run / EMBEDDINGS), weights_hash(run)
+    detectors = load_scorers(run, detectors_named(_names(options) or ["kde"]), known, digest)
+    results = predict(
+        model, paths, detectors, known.select("val"), alpha=options["alpha"], device=str(device)
+    )
+    if options["csv_file"]:
+        write_images_csv(results, Path(options["csv_file"]))
+    if options["as_json"]:
+        emit({"run": str(run), "alpha": options["alpha"], "images": [vars(r) for r in results]})
+    else:
+        print_images(results, options["alpha"])
+    _exit_if_none(results)
+
+
+def _exit_if_none(results: list[ImageScore]) -> None:
+    if all(result.reason for result in results):
+        sys.exit(1)

@@ -1,0 +1,1 @@
+"""What a run says, for people: tables on the terminal and one page with figures."""
