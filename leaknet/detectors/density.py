@@ -6,9 +6,10 @@ product per block: with both sides centred on the references and divided by the 
 error of that is about 1e-16 times the squared norm in bandwidths. float32 would not do: at
 128 dimensions and a bandwidth of 0.1 it errs in the second decimal.
 
-Blocks run in one thread each, several at a time: threads that split one small product wait for
-each other, and on a shared machine that costs more than it gains. Memory is that of a few
-blocks, whatever the number of references and queries.
+Each thread works through its own share of the queries, one block at a time in one buffer:
+threads that split a single small product wait for each other, which on a shared machine costs
+more than it gains. Memory beyond the copies of the input is one such buffer a thread, whatever
+the number of references and queries.
 """
 
 from __future__ import annotations
@@ -37,31 +38,44 @@ def log_density(
     x = torch.from_numpy((queries - centre) / bandwidth)
     y = torch.from_numpy((references - centre) / bandwidth)
     half_norms = y.square().sum(dim=1) / 2
-    with _single_threaded_blocks() as workers, ThreadPoolExecutor(workers) as pool:
-        blocks = pool.map(lambda block: _log_sum(block, y, half_norms), torch.split(x, QUERY_BLOCK))
-        sums = torch.cat([x.new_empty(0), *blocks]).numpy()
+    sums = x.new_empty(len(x))
+    with _single_threaded_products() as threads, ThreadPoolExecutor(threads) as pool:
+        shares = zip(x.tensor_split(threads), sums.tensor_split(threads), strict=True)
+        for done in [pool.submit(_log_sums, share, y, half_norms, out) for share, out in shares]:
+            done.result()
     dimension = references.shape[1]
     constant = log(len(references)) + dimension * (log(bandwidth) + log(2 * pi) / 2)
-    density: Float64[np.ndarray, "query"] = sums - constant
+    density: Float64[np.ndarray, "query"] = sums.numpy() - constant
     return density
 
 
-def _log_sum(
-    x: Float[Tensor, "block dimension"],
+def _log_sums(
+    x: Float[Tensor, "query dimension"],
     y: Float[Tensor, "reference dimension"],
     half_norms: Float[Tensor, "reference"],
-) -> Float[Tensor, "block"]:
-    total = x.new_full((len(x),), -torch.inf)
-    for near, norms in zip(
-        torch.split(y, REFERENCE_BLOCK), torch.split(half_norms, REFERENCE_BLOCK), strict=True
-    ):
-        exponents = torch.addmm(norms, x, near.T, beta=-1)
-        total = torch.logaddexp(total, exponents.logsumexp(dim=1))
-    return total - x.square().sum(dim=1) / 2
+    out: Float[Tensor, "query"],
+) -> None:
+    """Log of the sum over references of exp(-|x - y|²/2), written to `out`."""
+    buffer = x.new_empty(QUERY_BLOCK * REFERENCE_BLOCK)
+    for start in range(0, len(x), QUERY_BLOCK):
+        block = x[start : start + QUERY_BLOCK]
+        highest = x.new_full((len(block),), -torch.inf)
+        total = torch.zeros_like(highest)
+        for first in range(0, len(y), REFERENCE_BLOCK):
+            near = y[first : first + REFERENCE_BLOCK]
+            exponents = buffer[: len(block) * len(near)].view(len(block), len(near))
+            torch.addmm(
+                half_norms[first : first + len(near)], block, near.T, beta=-1, out=exponents
+            )
+            top = torch.maximum(highest, exponents.amax(dim=1))
+            inside = exponents.sub_(top[:, None]).exp_().sum(dim=1)
+            total = total * (highest - top).exp_() + inside
+            highest = top
+        out[start : start + len(block)] = highest + total.log() - block.square().sum(dim=1) / 2
 
 
 @contextmanager
-def _single_threaded_blocks() -> Iterator[int]:
+def _single_threaded_products() -> Iterator[int]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

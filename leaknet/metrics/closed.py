@@ -158,8 +158,10 @@ def _mean_of_present(
     values: Float64[np.ndarray, "resample class"],
 ) -> Float64[np.ndarray, "resample"]:
     present = ~np.isnan(values)
+    count = present.sum(axis=1)
     total = np.where(present, values, 0).sum(axis=1)
-    mean: Float64[np.ndarray, "resample"] = total / present.sum(axis=1)
+    mean: Float64[np.ndarray, "resample"] = np.full_like(total, np.nan)
+    np.divide(total, count, out=mean, where=count > 0)
     return mean
 
 
