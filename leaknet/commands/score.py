@@ -120,16 +120,16 @@ def _score_run(run: Path, options: dict[str, Any], settings: Settings) -> None:
 def _score_images(run: Path, options: dict[str, Any], settings: Settings) -> None:
     from leakcache.device import resolve_device
     from leaknet.embeddings import Embeddings
-    from leaknet.model import ProtoLeakNet
     from leaknet.predict import find_images, predict
     from leaknet.report.table import print_images, write_images_csv
+    from leaknet.runfolder import RunFolder
     from leaknet.scorers import detectors_named, load_scorers
-    from leaknet.scoring import EMBEDDINGS, weights_hash
 
     paths = find_images(options["images"])
     device = resolve_device(options["device"])
-    model = ProtoLeakNet.from_pretrained(run).to(device)
-    known, digest = Embeddings.load(run / EMBEDDINGS), weights_hash(run)
+    files = RunFolder(run)
+    model = files.load_model(device)
+    known, digest = Embeddings.load(files.embeddings), files.fingerprint()
     detectors = load_scorers(run, detectors_named(_names(options) or ["kde"]), known, digest)
     results = predict(
         model, paths, detectors, known.select("val"), alpha=options["alpha"], device=str(device)

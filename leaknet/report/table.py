@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from leaknet.judge import ClosedResult, OpenResult
 from leaknet.metrics import OpenScores
 from leaknet.predict import ImageScore
-from leaknet.scoring import ClosedResult, OpenResult, RunScores
+from leaknet.scoring import RunScores
 
 _CLOSED = {"top1": "top-1", "balanced": "balanced", "macro_auc": "macro AUC", "ece": "ECE"}
 _OPEN = {

@@ -1,0 +1,114 @@
+"""`leak train`: fit the prototype model to a cache."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from leaknet.commands.options import cache_option, device_option, emit, json_option, run_option
+from leaknet.commands.places import cache_folder, remember
+from leaknet.commands.settings import LeakCommand, Settings
+
+if TYPE_CHECKING:
+    from leaknet.config import RunConfig
+    from leaknet.history import EpochRecord
+    from leaknet.scoring import ClosedResult
+    from leaknet.train import TrainResult
+
+
+@click.command(cls=LeakCommand)
+@cache_option
+@run_option
+@click.option("--preset", default="best", show_default=True, help="paper, authors or best.")
+@click.option("--config", metavar="FILE", help="TOML settings instead of a preset.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override, e.g. train.epochs=20."
+)
+@click.option("--seed", type=int, help="Same as --set train.seed=N.")
+@click.option("--epochs", type=int, help="Same as --set train.epochs=N.")
+@device_option
+@json_option
+@click.pass_obj
+def train(settings: Settings, /, **options: Any) -> None:
+    """Train on the training fold; the validation fold selects the epoch.
+
+    The run folder stands alone: config.toml, model.safetensors, scorers.safetensors,
+    classes.json, history.jsonl, embeddings.h5. After a kill or Ctrl-C the same command goes on.
+    JSON keys: run, epochs, resumed_after, best.epoch, best.loss, best.val_macro_auc, best.val_top1,
+    validation.top1, validation.macro_auc, ...
+
+    \b
+    Example:
+      leak train
+      leak train --preset paper --seed 1 --set model.prototypes=6
+    """
+    from leakcache.device import resolve_device
+    from leakcache.store import LatentCache
+    from leaknet.scoring import prepare_run
+    from leaknet.train import train as fit
+
+    config = _config(options)
+    folder = cache_folder(options["cache"], settings.caches)
+    cache = LatentCache.open(folder / "closed")
+    run = Path(options["run"] or settings.runs / run_name(folder.name, config))
+    device = resolve_device(options["device"])
+    result = fit(config, cache, run, device=str(device), on_epoch=_print_epoch)
+    validation = prepare_run(run, cache, device)
+    remember(settings.runs, run)
+    if options["as_json"]:
+        emit(_as_dict(result, validation))
+    else:
+        _print_result(result, validation)
+
+
+def _config(options: dict[str, Any]) -> RunConfig:
+    from leaknet.config import load_config, preset
+
+    config = (
+        load_config(Path(options["config"])) if options["config"] else preset(options["preset"])
+    )
+    flags = [
+        f"train.{key}={options[key]}" for key in ("seed", "epochs") if options[key] is not None
+    ]
+    return config.with_overrides([*options["overrides"], *flags])
+
+
+def run_name(cache: str, config: RunConfig) -> str:
+    """Folder name that tells apart runs of other settings: preset, seed, and a hash if changed."""
+    from leaknet.config import dump_config, preset
+
+    name = f"{cache}-{config.preset}-seed{config.train.seed}"
+    plain = preset(config.preset).with_overrides([f"train.seed={config.train.seed}"])
+    if config == plain:
+        return name
+    return f"{name}-{hashlib.sha256(dump_config(config).encode()).hexdigest()[:6]}"
+
+
+def _print_epoch(epoch: EpochRecord) -> None:
+    chosen = " (best so far)" if epoch.best else ""
+    click.echo(
+        f"epoch {epoch.epoch}: loss {epoch.loss:.4f}, validation macro AUC {epoch.val_macro_auc:.4f}, "
+        f"top-1 {epoch.val_top1:.4f}{chosen}",
+        err=True,
+    )
+
+
+def _as_dict(result: TrainResult, validation: ClosedResult) -> dict[str, Any]:
+    return {
+        "run": str(result.run.path),
+        "epochs": len(result.epochs),
+        "resumed_after": result.resumed_after,
+        "best": vars(result.best),
+        "validation": validation.as_dict(),
+    }
+
+
+def _print_result(result: TrainResult, validation: ClosedResult) -> None:
+    scores = validation.scores
+    click.echo(
+        f"{result.run.path}: {len(result.epochs)} epochs, best {result.best.epoch}; "
+        f"validation top-1 {scores.top1:.3f}, macro AUC {scores.macro_auc:.3f}"
+    )
