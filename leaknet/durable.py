@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,23 @@ _KEY = "leaknet"
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, and rename it only once it is on the disk."""
+    """Let `write` fill a file beside `path`, and rename it only once it is on the disk.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written to.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    write(partial)
-    _flush(partial)
-    partial.replace(path)
-    _flush(path.parent)
+    try:
+        write(partial)
+        flush(partial)
+        partial.replace(path)
+        flush(path.parent)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path} cannot be written: {error}") from error
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Wait until a file's or a folder's content is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -59,14 +68,29 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         RunError: the file is missing, damaged or another program's.
     """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, _metadata(file)  # noqa: SIM118
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Metadata alone, without the tensors; raises as `read_tensors`."""
+    with _opened(path) as file:
+        return _metadata(file)
+
+
+def _metadata(file: Any) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((file.metadata() or {})[_KEY])
+    return found
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            metadata: dict[str, Any] = json.loads((file.metadata() or {})[_KEY])
+            yield file
     except FileNotFoundError:
         raise RunError(f"{path} is missing: run `leak train` again into this folder") from None
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise RunError(
             f"{path} is damaged or was not written by leak ({error}): train again"
         ) from error
-    return tensors, metadata

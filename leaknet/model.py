@@ -107,7 +107,9 @@ class ProtoLeakNet(
 
     def attribute(self, features: Float[Tensor, "batch step channel height width"]) -> ModelOutput:
         """Attribute ready feature maps; under autocast only the backbone is in low precision."""
-        maps = features.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        maps = features.flatten(0, 1)
+        if maps.is_cuda:  # on the processor channels-last gains nothing (docs/PERFORMANCE.md)
+            maps = maps.contiguous(memory_format=torch.channels_last)
         h = self.embed(self.backbone(maps)).float().view(*features.shape[:2], -1)
         with torch.autocast(h.device.type, enabled=False):
             pooled, attention = self.pool(h)

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from leakcache.autoencoder import AutoencoderIdentity
 from leakcache.dct import dct_low
+from leakcache.finish import finish
+from leakcache.images import Preprocessing
+from leakcache.index import DatasetIndex, ImageRecord
+from leakcache.manifest import Encoding
 from leakcache.moments import Moments
 from leakcache.statistics import LatentMoments
+from leakcache.store import LatentCache, ShardArrays
+from leakcache.workspace import DoneShard
 from leaknet.config import RunConfig
+from leaknet.latents import SplitLatents
 from leaknet.model import ProtoLeakNet
+from leaknet.record import RunRecord
+from leaknet.train import TrainResult, fit
+from leaknet.training_data import TrainingData
 
 SHAPE = (4, 16, 16)
 CLASSES = ("ada", "bob", "cyd")
@@ -36,11 +50,98 @@ def random_latents(count: int, seed: int = 0) -> torch.Tensor:
 
 
 def moments_of(z0: torch.Tensor) -> LatentMoments:
-    pixels = z0.movedim(1, -1).reshape(-1, z0.shape[1])
-    return LatentMoments(
-        Moments.of(pixels.double().numpy()), Moments.of(dct_low(z0.double(), 16).numpy())
-    )
+    pixels = z0.double().movedim(1, -1).reshape(-1, z0.shape[1])
+    return LatentMoments(Moments.of(pixels.numpy()), Moments.of(dct_low(z0.double(), 16).numpy()))
 
 
 def image_ids(names: Sequence[object]) -> np.ndarray:
     return np.array([hashlib.sha256(str(name).encode()).hexdigest() for name in names])
+
+
+def patterned_latents(count: int, classes: int, seed: int = 0) -> tuple[torch.Tensor, np.ndarray]:
+    """Noise with a faint fixed pattern of its class: learnable, but not from the mean alone."""
+    patterns = torch.randn(classes, *SHAPE, generator=torch.Generator().manual_seed(1234))
+    numbers = np.arange(count) % classes
+    return random_latents(count, seed) + 0.5 * patterns[numbers], numbers
+
+
+def tiny_split(
+    count: int, fold: str, *, classes: int = 3, views: int = 1, seed: int = 0
+) -> SplitLatents:
+    """Images of the first few `CLASSES`, in turn."""
+    z0, numbers = patterned_latents(count, classes, seed)
+    crops = [z0 + 0.1 * random_latents(count, 100 + view) for view in range(views)]
+    names = np.array([f"{fold}/{seed}/{index}" for index in range(count)])
+    labels = np.array(CLASSES)[numbers]
+    return SplitLatents(
+        torch.stack(crops, dim=1).half(),
+        labels,
+        names,
+        np.full(count, fold),
+        image_ids(names),
+        names,
+    )
+
+
+def tiny_data(count: int = 48, **options: int) -> TrainingData:
+    train = tiny_split(count, "train", seed=1, **options)
+    return TrainingData(train, tiny_split(24, "val", seed=2, **options), moments_of(train.flat))
+
+
+def tiny_record(*overrides: str, classes: tuple[str, ...] = CLASSES) -> RunRecord:
+    return RunRecord(tiny_config(*overrides), classes, SHAPE)
+
+
+def tiny_cache(
+    folder: Path, *, views: int = 1, weights: str = "a" * 64, extra: int = 0
+) -> LatentCache:
+    """A finished cache on disk, written by the code that a build uses."""
+    splits = [
+        tiny_split(48 + extra, "train", views=views, seed=1),
+        tiny_split(24, "val", views=views, seed=2),
+        tiny_split(24, "test", views=views, seed=3),
+        tiny_split(12, "open", views=views, seed=4),
+    ]
+    records, hashes, z0 = [], [], []
+    for split in splits:
+        for row, path in enumerate(split.paths.tolist()):
+            label = "eve" if split.folds[row] == "open" else str(split.labels[row])
+            records.append(ImageRecord(path, label, str(split.groups[row]), str(split.folds[row])))
+            hashes.append(str(split.hashes[row]))
+        z0.append(split.z0)
+    latents = torch.cat(z0)
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = ShardArrays.create(folder, len(latents), tuple(latents.shape[1:]), "float16")
+    arrays.write(0, latents.numpy(), dct_low(latents.float(), 16).half().numpy())
+    done = DoneShard(tuple(hashes), (1,) * len(hashes), ("",) * len(hashes))
+    encoding = Encoding(
+        AutoencoderIdentity(
+            name="tiny",
+            spec="tiny",
+            source="here",
+            kind="AutoencoderTiny",
+            weights_sha256=weights,
+            channels=SHAPE[0],
+            scaling_factor=1.0,
+            shift_factor=0.0,
+        ),
+        Preprocessing("resize" if views == 1 else "crop", views=views),
+        "fp32",
+        "float16",
+    )
+    index = DatasetIndex(Path("images"), tuple(records), (), "made up")
+    finish(index, "all", encoding, folder, [done], {}).write(folder)
+    return LatentCache.open(folder)
+
+
+@contextmanager
+def silent(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """Progress that nobody sees."""
+    yield lambda units: None
+
+
+def fit_tiny(
+    folder: Path, *overrides: str, data: TrainingData | None = None, **options: Any
+) -> TrainResult:
+    given = {"device": torch.device("cpu"), "track": silent, **options}
+    return fit(tiny_record(*overrides), data or tiny_data(), folder, **given)

@@ -1,0 +1,75 @@
+"""One fold of a cache in memory: latents on the device, and what is known of each image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, Shaped
+from torch import Tensor
+
+from leakcache.store import LatentCache
+
+
+@dataclass(frozen=True)
+class SplitLatents:
+    """Clean latents of some images, in the cache's order.
+
+    Attributes:
+        z0: in the type they are stored in, on the device they are used on.
+        labels: generator of each image.
+        groups: prompt group of each image.
+        folds: fold of each image.
+        hashes: SHA-256 of each image file, in hexadecimal; decides its evaluation noise.
+        paths: of each image, relative to the data root.
+    """
+
+    z0: Float[Tensor, "image view channel height width"]
+    labels: Shaped[np.ndarray, "image"]
+    groups: Shaped[np.ndarray, "image"]
+    folds: Shaped[np.ndarray, "image"]
+    hashes: Shaped[np.ndarray, "image"]
+    paths: Shaped[np.ndarray, "image"]
+
+    def __len__(self) -> int:
+        return len(self.z0)
+
+    @property
+    def views(self) -> int:
+        """Crops of each image."""
+        return self.z0.shape[1]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one latent: channel, height, width."""
+        channel, height, width = self.z0.shape[2:]
+        return (channel, height, width)
+
+    @cached_property
+    def flat(self) -> Float[Tensor, "crop channel height width"]:
+        """All views one after another: view v of image i is row i · views + v."""
+        return self.z0.flatten(0, 1)
+
+    def targets(self, classes: tuple[str, ...]) -> Int64[Tensor, "image"]:
+        """Class number of each image, on the device; -1 for a generator not among `classes`."""
+        number = {name: index for index, name in enumerate(classes)}
+        known = [number.get(label, -1) for label in self.labels.tolist()]
+        return torch.tensor(known, dtype=torch.int64, device=self.z0.device)
+
+    def to(self, device: torch.device) -> SplitLatents:
+        """The same split with its latents on another device."""
+        return replace(self, z0=self.z0.to(device))
+
+
+def load_split(cache: LatentCache, fold: str, device: torch.device) -> SplitLatents:
+    """Read one fold whole: 8 KiB an image for 4×32×32 in half precision.
+
+    Raises:
+        CacheCorrupt: a shard's bytes do not match their checksum.
+    """
+    rows = cache.rows(fold)
+    z0 = torch.from_numpy(cache.latents(rows)).to(device)
+    columns = (cache.labels, cache.groups, cache.folds, cache.hashes, cache.paths)
+    return SplitLatents(z0, *(column[rows] for column in columns))
