@@ -18,13 +18,13 @@ from sklearn.mixture import GaussianMixture
 
 from leaknet.detectors.closed_set import Standardiser, class_counts, require_closed
 from leaknet.detectors.mahalanobis import FLOOR
-from leaknet.detectors.protocol import Learned
+from leaknet.detectors.protocol import ClassScorer
 from leaknet.embeddings import Embeddings
 
 GRID = (2, 3, 4, 6)
 
 
-class ClassMixture(Learned):
+class ClassMixture(ClassScorer):
     """Highest log-density of one class's mixture, in z-scored units."""
 
     name: ClassVar[str] = "gmm"

@@ -17,7 +17,7 @@ from jaxtyping import Float32, Float64, Int
 
 from leaknet.detectors.closed_set import Standardiser, require_closed
 from leaknet.detectors.density import log_density
-from leaknet.detectors.protocol import Learned
+from leaknet.detectors.protocol import ClassScorer, Detector
 from leaknet.embeddings import Embeddings
 
 GRID = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
@@ -25,7 +25,7 @@ GRID = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
 LEAST, MOST = 1e-3, 1e2
 
 
-class GlobalKDE(Learned):
+class GlobalKDE(Detector):
     """Log-density of all closed training embeddings (in z-scored units, per unit volume)."""
 
     name: ClassVar[str] = "kde"
@@ -51,7 +51,7 @@ class GlobalKDE(Learned):
         return log_density(z(e.vectors), z(self.references_), float(self.bandwidth_))
 
 
-class ClassKDE(Learned):
+class ClassKDE(ClassScorer):
     """Highest of the classes' own log-densities, in the units of `GlobalKDE`."""
 
     name: ClassVar[str] = "kde_class"

@@ -14,14 +14,14 @@ from jaxtyping import Float32, Float64, Int
 from sklearn.neighbors import NearestNeighbors
 
 from leaknet.detectors.closed_set import Standardiser, require_closed
-from leaknet.detectors.protocol import Learned
+from leaknet.detectors.protocol import Detector
 from leaknet.embeddings import Embeddings
 from leaknet.metrics import auroc
 
 GRID = (1, 2, 5, 10, 20, 50)
 
 
-class NearestNeighbour(Learned):
+class NearestNeighbour(Detector):
     """Minus the Euclidean distance, in z-scored units, to the k-th nearest training image."""
 
     name: ClassVar[str] = "knn"

@@ -18,11 +18,11 @@ from jaxtyping import Float64
 from leakcache.errors import ScoringError
 from leaknet.detectors.closed_set import Standardiser, require_closed
 from leaknet.detectors.mahalanobis import class_means, whitener
-from leaknet.detectors.protocol import Learned
+from leaknet.detectors.protocol import ClassScorer
 from leaknet.embeddings import Embeddings
 
 
-class LikelihoodRatio(Learned):
+class LikelihoodRatio(ClassScorer):
     """Highest log-likelihood ratio (natural log) of one class against the others."""
 
     name: ClassVar[str] = "llr"

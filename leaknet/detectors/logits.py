@@ -13,13 +13,13 @@ from jaxtyping import Float64, Int
 
 from leakcache.errors import ScoringError
 from leaknet.detectors.closed_set import require_closed
-from leaknet.detectors.protocol import Learned
+from leaknet.detectors.protocol import Detector
 from leaknet.embeddings import Embeddings
 
 _D = TypeVar("_D", bound="LogitDetector")
 
 
-class LogitDetector(Learned):
+class LogitDetector(Detector):
     """A function of the prototype logits of each image."""
 
     classes_: Int[np.ndarray, ""]

@@ -16,14 +16,14 @@ from jaxtyping import Float64, Int
 from sklearn.covariance import ledoit_wolf
 
 from leaknet.detectors.closed_set import Standardiser, require_closed
-from leaknet.detectors.protocol import Learned
+from leaknet.detectors.protocol import ClassScorer
 from leaknet.embeddings import Embeddings
 
 FLOOR = 1e-3
 SHRINKAGE = 0.05
 
 
-class DiagonalMahalanobis(Learned):
+class DiagonalMahalanobis(ClassScorer):
     """Nearest class under its own diagonal covariance.
 
     `shrinkage` moves each variance of a class towards the median of that class's variances;
@@ -70,7 +70,7 @@ class DiagonalMahalanobis(Learned):
         return nearest
 
 
-class TiedMahalanobis(Learned):
+class TiedMahalanobis(ClassScorer):
     """Nearest class under one covariance: that within the classes, pooled (`whiten`)."""
 
     name: ClassVar[str] = "mahalanobis_tied"
@@ -102,7 +102,7 @@ class TiedMahalanobis(Learned):
         return nearest
 
 
-class RelativeMahalanobis(Learned):
+class RelativeMahalanobis(ClassScorer):
     """Tied Mahalanobis, less what all known images have in common.
 
     The distance to the Gaussian of all training images, classes ignored, is subtracted, so

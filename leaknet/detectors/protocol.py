@@ -8,8 +8,9 @@ tensors and never as code.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import ClassVar, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Float64
@@ -17,41 +18,25 @@ from jaxtyping import Float, Float64
 from leakcache.errors import ScoringError
 from leaknet.embeddings import Embeddings
 
-_L = TypeVar("_L", bound="Learned")
+_D = TypeVar("_D", bound="Detector")
 
 
-@runtime_checkable
-class Detector(Protocol):
-    """The calls that scoring relies on; `name` is the column's name in tables and JSON."""
+class Detector(ABC):
+    """The calls that scoring relies on; keeps and restores the arrays that a detector declares.
+
+    Attributes:
+        name: the column's name in tables and JSON.
+    """
 
     name: ClassVar[str]
 
+    @abstractmethod
     def fit(self, train: Embeddings, val: Embeddings) -> Detector:
         """Learn from closed images; settings are chosen on `val`. ScoringError if it can't."""
 
+    @abstractmethod
     def score_samples(self, e: Embeddings) -> Float64[np.ndarray, "n"]:
         """One score per image; higher = more like the known."""
-
-    def state(self) -> dict[str, np.ndarray]:
-        """What has been learned, by name; ScoringError before `fit`."""
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, np.ndarray]) -> Detector:
-        """A fitted detector from what `state` gave."""
-
-
-@runtime_checkable
-class ClassScorer(Detector, Protocol):
-    """A detector that also scores every class, so that it can attribute as well as detect."""
-
-    def class_scores(self, e: Embeddings) -> Float[np.ndarray, "n class"]:
-        """One score per image and closed class; higher = more like that class."""
-
-
-class Learned:
-    """Keeps and restores the learned arrays that a detector's class declares."""
-
-    name: ClassVar[str]
 
     def state(self) -> dict[str, np.ndarray]:
         """Copies of the learned arrays by name, without the underscore; ScoringError before `fit`.
@@ -63,7 +48,7 @@ class Learned:
         return {name.removesuffix("_"): np.array(a, order="C") for name, a in learned.items()}
 
     @classmethod
-    def from_state(cls: type[_L], state: Mapping[str, np.ndarray]) -> _L:
+    def from_state(cls: type[_D], state: Mapping[str, np.ndarray]) -> _D:
         """A fitted detector from what `state` gave; ScoringError where arrays are missing."""
         detector = cls()
         expected = {name.removesuffix("_") for name in cls._learned()}
@@ -85,3 +70,11 @@ class Learned:
     def _learned(cls) -> list[str]:
         declared = {n for base in cls.__mro__ for n in vars(base).get("__annotations__", ())}
         return sorted(name for name in declared if name.endswith("_"))
+
+
+class ClassScorer(Detector):
+    """A detector that also scores every class, so that it can attribute as well as detect."""
+
+    @abstractmethod
+    def class_scores(self, e: Embeddings) -> Float[np.ndarray, "n class"]:
+        """One score per image and closed class; higher = more like that class."""

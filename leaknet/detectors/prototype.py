@@ -15,13 +15,13 @@ from sklearn.cluster import KMeans
 
 from leaknet.detectors.closed_set import Standardiser, require_closed
 from leaknet.detectors.mahalanobis import squared_norms
-from leaknet.detectors.protocol import Learned
+from leaknet.detectors.protocol import ClassScorer
 from leaknet.embeddings import Embeddings
 
 CENTRES = 4
 
 
-class PrototypeDistance(Learned):
+class PrototypeDistance(ClassScorer):
     """Minus the squared distance, in z-scored units, to the nearest centre.
 
     Every class has 4 centres (the paper's M), or as many as it has different training

@@ -18,13 +18,13 @@ from jaxtyping import Float64
 from scipy.special import logsumexp
 
 from leaknet.detectors.closed_set import Standardiser, require_closed
-from leaknet.detectors.protocol import Learned
+from leaknet.detectors.protocol import Detector
 from leaknet.embeddings import Embeddings
 
 VARIANCE_KEPT = 0.9
 
 
-class VirtualLogit(Learned):
+class VirtualLogit(Detector):
     """Logsumexp of the logits less the scaled length of the residual.
 
     Where the training embeddings leave no residual, the score is the energy alone.
