@@ -27,7 +27,8 @@ def describe(cache: LatentCache) -> dict[str, Any]:
         "autoencoder": f"{autoencoder.name} ({autoencoder.kind})",
         "weights_sha256": autoencoder.weights_sha256,
         "source": autoencoder.source,
-        "preprocessing": f"{cut.name} {cut.size}, {cut.views} view(s)",
+        "preprocessing": f"{cut.name} {cut.size}, {cut.views} view(s)"
+        + f", canonical {cut.canonical_size}" * cut.canonical,
         "precision": f"{encoding.precision}, stored as {encoding.stored}",
         "latent_shape": list(manifest.latent_shape),
         "bytes": sum(path.stat().st_size for path in files),

@@ -45,7 +45,11 @@ class Encoding:
         # The same weights under another name or from another place are the same weights.
         for name in ("name", "spec", "source"):
             del autoencoder[name]
-        return _hash({**asdict(self), "autoencoder": autoencoder})
+        preprocessing = asdict(self.preprocessing)
+        if not self.preprocessing.canonical:
+            # As it was before there was a canonical track: those caches stay what they are.
+            del preprocessing["canonical"], preprocessing["canonical_size"]
+        return _hash({**asdict(self), "autoencoder": autoencoder, "preprocessing": preprocessing})
 
     def difference(self, other: Encoding) -> str:
         """In words, what differs; empty where nothing does."""
@@ -59,7 +63,7 @@ class Encoding:
         elif self.fingerprint != other.fingerprint:
             for name in ("scaling_factor", "shift_factor", "kind"):
                 changes += _change(name, getattr(mine, name), getattr(theirs, name))
-        for name in ("name", "size", "views"):
+        for name in ("name", "size", "views", "canonical", "canonical_size"):
             changes += _change(
                 f"preprocessing {name}",
                 getattr(self.preprocessing, name),

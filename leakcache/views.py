@@ -1,17 +1,21 @@
-"""Pixels to views: resize or crop an image to what the autoencoder reads, in -1..1."""
+"""Pixels to views: resize or crop an image to what the autoencoder reads, in -1..1.
+
+On the canonical track (`leakcache.canonical`) the image is brought to its canonical form first.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
+from leakcache.canonical import SIDE, canonicalise
 from leakcache.errors import ConfigError
+from leakcache.window import central, fitted, window
 
 GRID = 8
 """Crops start on multiples of this many pixels, the JPEG block and the latent stride."""
@@ -23,23 +27,35 @@ class Preprocessing:
 
     "resize": shorter side to `size` by antialiased bilinear reduction, then the centre crop.
     "crop": `views` crops of the native pixels, on multiples of `GRID` from the top left.
-    Raises ConfigError for another name, a size that is not a multiple of 8 in 64..2048, views
-    outside 1..8, or more than one view of a resized image.
+    `canonical`: views are cut from the canonical form of the image, `canonical_size` square.
+    Raises ConfigError for another name, a size or canonical size that is not a multiple of 8
+    in 64..2048, views outside 1..8, more than one view of a resized image or of a canonical
+    image that has room for one only, and a canonical size where nothing is canonical.
     """
 
     name: str = "resize"
     size: int = 256
     views: int = 1
+    canonical: bool = False
+    canonical_size: int = SIDE
 
     def __post_init__(self) -> None:
         if self.name not in ("resize", "crop"):
             raise ConfigError(f"unknown preprocessing {self.name!r}: use resize or crop")
-        if self.size % GRID or not 64 <= self.size <= 2048:
-            raise ConfigError(f"size {self.size} is not a multiple of 8 from 64 to 2048")
+        for what, size in (("size", self.size), ("canonical size", self.canonical_size)):
+            if size % GRID or not 64 <= size <= 2048:
+                raise ConfigError(f"{what} {size} is not a multiple of 8 from 64 to 2048")
         if not 1 <= self.views <= 8:
             raise ConfigError(f"{self.views} views: give 1 to 8")
         if self.name == "resize" and self.views != 1:
             raise ConfigError(f"resize gives one view, not {self.views}: use crop for several")
+        if not self.canonical and self.canonical_size != SIDE:
+            raise ConfigError("a canonical size is for the canonical track: add --canonical")
+        if self.canonical and self.views > 1 and self.canonical_size <= self.size:
+            raise ConfigError(
+                f"{self.views} crops of {self.size} from a canonical image of "
+                f"{self.canonical_size} are one and the same: raise --canonical-size"
+            )
 
 
 def preprocess(
@@ -52,57 +68,17 @@ def preprocess(
     Only the pixels that a view needs are resampled: the cost does not depend on the aspect.
     """
     size = preprocessing.size
-    width, height = image.size
-    short = min(width, height)
-    if preprocessing.name == "crop" and short >= size:
-        scaled = (width, height)
+    if preprocessing.canonical:
+        image = canonicalise(image, preprocessing.canonical_size)
+    if preprocessing.name == "crop" and min(image.size) >= size:
+        scaled = image.size
     else:
-        # As torchvision's Resize: the longer side is rounded down.
-        scaled = (size * width // short, size * height // short)
+        scaled = fitted(*image.size, size)
     if preprocessing.name == "crop":
         corners = crop_corners(*scaled, size, preprocessing.views)
     else:
-        # As torchvision's CenterCrop: halves are rounded to even.
-        corners = ((round((scaled[0] - size) / 2), round((scaled[1] - size) / 2)),)
-    return np.stack([_window(image, scaled, corner, size) for corner in corners])
-
-
-def _window(
-    image: Image.Image, scaled: tuple[int, int], corner: tuple[int, int], size: int
-) -> UInt8[np.ndarray, "size size 3"]:
-    """What lies at `corner` of the image resized to `scaled`, without resizing the rest.
-
-    Rows are resampled before columns in a call of their own: Pillow picks the order by the
-    shape of what it is given, and the order shows in the rounding.
-    """
-    left, top = corner
-    if scaled == image.size:
-        return np.asarray(image.crop((left, top, left + size, top + size)))
-    across = _span(left, size, image.width, scaled[0])
-    down = _span(top, size, image.height, scaled[1])
-    part = image.crop((across.first, down.first, across.last, down.last))
-    rows = (across.start, 0, across.stop, part.height)
-    part = part.resize((size, part.height), Image.Resampling.BILINEAR, box=rows)
-    columns = (0, down.start, size, down.stop)
-    return np.asarray(part.resize((size, size), Image.Resampling.BILINEAR, box=columns))
-
-
-class _Span(NamedTuple):
-    """Source pixels `first` to `last` of one axis, and the window in them, from `first` on."""
-
-    first: int
-    last: int
-    start: float
-    stop: float
-
-
-def _span(place: int, size: int, length: int, scaled: int) -> _Span:
-    step = length / scaled
-    # Rounding may carry the far edge a hair beyond the image, which Pillow refuses.
-    start, stop = place * step, min((place + size) * step, length)
-    reach = max(step, 1.0)  # of the triangle filter, in source pixels
-    first, last = max(math.floor(start - reach), 0), min(math.ceil(stop + reach), length)
-    return _Span(first, last, start - first, stop - first)
+        corners = (central(scaled, size),)
+    return np.stack([window(image, scaled, corner, size) for corner in corners])
 
 
 @lru_cache(maxsize=1024)

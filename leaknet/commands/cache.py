@@ -10,6 +10,7 @@ import click
 
 from leaknet.commands.options import (
     cache_option,
+    canonical_option,
     data_option,
     device_option,
     emit,
@@ -53,6 +54,7 @@ def cache() -> None:
 )
 @click.option("--size", default=256, show_default=True, help="Side of a view in pixels.")
 @click.option("--views", default=1, show_default=True, help="Crops per image (with --view crop).")
+@canonical_option
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "bf16", "fp16"]),
@@ -95,9 +97,16 @@ def build(settings: Settings, /, **options: Any) -> None:
     from leakcache.index import read_index
 
     root = data_root(options["data"])
-    preprocessing = Preprocessing(options["view"], options["size"], options["views"])
+    preprocessing = Preprocessing(
+        options["view"],
+        options["size"],
+        options["views"],
+        options["canonical"],
+        options["canonical_size"],
+    )
     words = f"{preprocessing.name}{preprocessing.size}"
     words += f"x{preprocessing.views}" if preprocessing.views > 1 else ""
+    words += f"-canonical{preprocessing.canonical_size}" if preprocessing.canonical else ""
     name = name_cache(root, options["vae"], words, options["precision"])
     folder = Path(options["cache"] or settings.caches / name)
     index = read_index(root, seed=options["seed"])

@@ -60,6 +60,23 @@ def vae_option(command: Command) -> Command:
     )(command)
 
 
+def canonical_option(command: Command) -> Command:
+    """`--canonical` and `--canonical-size`: the track on which only content can differ."""
+    size = click.option(
+        "--canonical-size",
+        default=256,
+        show_default=True,
+        metavar="PIXELS",
+        help="Side of the canonical form; smaller hides traces of native size better.",
+    )
+    flag = click.option(
+        "--canonical",
+        is_flag=True,
+        help="Bring all images to one size and one re-encode first: only content can differ.",
+    )
+    return flag(size(command))
+
+
 def emit(result: dict[str, Any]) -> None:
     """Print one JSON object on stdout; NaN, which JSON does not know, becomes null."""
     click.echo(json.dumps(_plain(result), indent=1, ensure_ascii=False, allow_nan=False))

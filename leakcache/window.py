@@ -1,0 +1,68 @@
+"""A square window of a resized image, without resizing what lies outside of it."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+
+def fitted(width: int, height: int, size: int) -> tuple[int, int]:
+    """Width and height after the shorter side is brought to `size`.
+
+    The longer side is rounded down, as in torchvision's Resize.
+    """
+    short = min(width, height)
+    return (size * width // short, size * height // short)
+
+
+def central(scaled: tuple[int, int], size: int) -> tuple[int, int]:
+    """(left, top) of the centre crop; halves are rounded to even, as in its CenterCrop."""
+    return (round((scaled[0] - size) / 2), round((scaled[1] - size) / 2))
+
+
+def centre_square(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size 3"]:
+    """Shorter side of an RGB image to `size`, antialiased bilinear, then the centre crop."""
+    scaled = fitted(*image.size, size)
+    return window(image, scaled, central(scaled, size), size)
+
+
+def window(
+    image: Image.Image, scaled: tuple[int, int], corner: tuple[int, int], size: int
+) -> UInt8[np.ndarray, "size size 3"]:
+    """What lies at `corner` of the RGB image resized to `scaled`.
+
+    Rows are resampled before columns in a call of their own: Pillow picks the order by the
+    shape of what it is given, and the order shows in the rounding.
+    """
+    left, top = corner
+    if scaled == image.size:
+        return np.asarray(image.crop((left, top, left + size, top + size)))
+    across = _span(left, size, image.width, scaled[0])
+    down = _span(top, size, image.height, scaled[1])
+    part = image.crop((across.first, down.first, across.last, down.last))
+    rows = (across.start, 0, across.stop, part.height)
+    part = part.resize((size, part.height), Image.Resampling.BILINEAR, box=rows)
+    columns = (0, down.start, size, down.stop)
+    return np.asarray(part.resize((size, size), Image.Resampling.BILINEAR, box=columns))
+
+
+class _Span(NamedTuple):
+    """Source pixels `first` to `last` of one axis, and the window in them, from `first` on."""
+
+    first: int
+    last: int
+    start: float
+    stop: float
+
+
+def _span(place: int, size: int, length: int, scaled: int) -> _Span:
+    step = length / scaled
+    # Rounding may carry the far edge a hair beyond the image, which Pillow refuses.
+    start, stop = place * step, min((place + size) * step, length)
+    reach = max(step, 1.0)  # of the triangle filter, in source pixels
+    first, last = max(math.floor(start - reach), 0), min(math.ceil(stop + reach), length)
+    return _Span(first, last, start - first, stop - first)
