@@ -47,7 +47,7 @@ def check_trainable(data: TrainingData, classes: tuple[str, ...]) -> None:
     empty = sorted(set(classes) - set(data.train.labels.tolist()))
     if empty:
         raise TrainingError(
-            f"no training images of {', '.join(empty)}: give them some, or leave these generators out"
+            f"no training images of {', '.join(empty)}: give them some, or leave them out"
         )
     if len(set(data.val.labels.tolist())) < 2:
         raise TrainingError(

@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import CLASSES, tiny_model, tiny_split
 
 from leakcache.errors import ScoringError
 from leaknet.embed import embed
 from leaknet.embeddings import Embeddings
 from leaknet.latents import SplitLatents
 from leaknet.noise import evaluation_noise
+from tests.leaknet.tiny import CLASSES, tiny_model, tiny_split
 
 
 def rows_of(split: SplitLatents, rows: np.ndarray) -> SplitLatents:

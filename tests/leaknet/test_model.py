@@ -12,12 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tiny import CLASSES, SHAPE, random_latents, tiny_model
 
 from leakcache.errors import ConfigError, RunError, WeightsError
 from leaknet.head import PrototypeHead, TemporalAttention
 from leaknet.model import ModelOutput, ProtoLeakNet
 from leaknet.sections import ModelConfig
+from tests.leaknet.tiny import CLASSES, SHAPE, random_latents, tiny_model
 
 
 def noise(count: int, steps: int = 3, seed: int = 1) -> torch.Tensor:

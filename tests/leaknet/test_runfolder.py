@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import SHAPE, fit_tiny, silent, tiny_cache, tiny_config, tiny_record
 
 from leakcache.errors import ConfigError, RunError
 from leaknet.config import load_config
@@ -17,6 +16,7 @@ from leaknet.history import EpochRecord, append_history, read_history
 from leaknet.record import CacheIdentity, RunRecord
 from leaknet.runfolder import RunFolder
 from leaknet.train import train
+from tests.leaknet.tiny import SHAPE, fit_tiny, silent, tiny_cache, tiny_config, tiny_record
 
 EPOCH = EpochRecord(1, 0.5, 0.6, 0.7, 0.8, True, 1.0, (0.25, 0.75), 2.0, 24.0)
 

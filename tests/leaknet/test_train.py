@@ -15,7 +15,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import entropy
-from tiny import (
+
+from leakcache.errors import RunError, TrainingError
+from leaknet.embed import run_split
+from leaknet.epoch import batch_sizes, train_epoch
+from leaknet.history import EpochRecord
+from leaknet.model import ProtoLeakNet
+from leaknet.runfolder import RunFolder
+from leaknet.stepper import Stepper
+from leaknet.train import fit, train
+from leaknet.training_data import TrainingData
+from tests.leaknet.tiny import (
     CLASSES,
     SHAPE,
     fit_tiny,
@@ -27,16 +37,6 @@ from tiny import (
     tiny_record,
     tiny_split,
 )
-
-from leakcache.errors import RunError, TrainingError
-from leaknet.embed import run_split
-from leaknet.epoch import batch_sizes, train_epoch
-from leaknet.history import EpochRecord
-from leaknet.model import ProtoLeakNet
-from leaknet.runfolder import RunFolder
-from leaknet.stepper import Stepper
-from leaknet.train import fit, train
-from leaknet.training_data import TrainingData
 
 CPU = torch.device("cpu")
 SHORT = ("train.epochs=4", "train.patience=0")
