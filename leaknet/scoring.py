@@ -15,22 +15,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from leakcache.errors import CacheStale, ScoringError
-from leakcache.progress import track
+from leakcache.errors import ScoringError
 from leakcache.store import LatentCache
 from leaknet.detectors import Detector, DiagonalMahalanobis, GlobalKDE
 from leaknet.durable import write_text
-from leaknet.embed import embed
 from leaknet.embeddings import Embeddings
 from leaknet.judge import ClosedResult, OpenResult, concatenate, judge_closed, judge_open
 from leaknet.latents import load_split
 from leaknet.model import ProtoLeakNet
+from leaknet.run_embeddings import (
+    CLOSED_FOLDS,
+    CPU,
+    closed_embeddings,
+    embed_split,
+    open_splits,
+    unknown_embeddings,
+)
 from leaknet.runfolder import RunFolder
 from leaknet.score_table import write_score_table
 from leaknet.scorers import fit_all, save_scorers
-
-CLOSED_FOLDS = ("train", "val", "test")
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ def score_run(
     unknown: Sequence[LatentCache] = (),
     kinds: Sequence[type[Detector]] = (),
     device: torch.device = CPU,
+    *,
+    force: bool = False,
 ) -> RunScores:
     """Embed, fit the detectors, judge; writes embeddings, scorers and metrics into the run.
 
@@ -95,6 +100,7 @@ def score_run(
         unknown: caches of generators that it was not trained on.
         kinds: open-set detectors, the reported one first.
         device: where to embed.
+        force: leave open images out that are also closed ones, instead of refusing.
 
     Raises:
         RunError: the run is incomplete, or was trained on another cache.
@@ -105,15 +111,50 @@ def score_run(
     model = run.load_model(device)
     run.check_cache(closed)
     known = closed_embeddings(run, model, closed)
+    splits = open_splits(unknown, closed)
+    strangers = unknown_embeddings(run, model, splits, known, force=force) if splits else None
+    return judge_run(run, model, known, strangers, fit_run(run, known, kinds))
+
+
+@dataclass(frozen=True)
+class Scorers:
+    """What a run scores with.
+
+    Attributes:
+        detectors: fitted ones for the open set, in the order asked for.
+        naming: names the generator, beside the prototypes.
+    """
+
+    detectors: tuple[Detector, ...]
+    naming: DiagonalMahalanobis
+
+
+def fit_run(run: RunFolder, known: Embeddings, kinds: Sequence[type[Detector]]) -> Scorers:
+    """Fit detectors on the training and validation folds, and keep them in the run folder.
+
+    Raises:
+        ScoringError: the test fold is empty, or a detector cannot be fitted.
+    """
     if len(known.select("test")) == 0:
-        raise ScoringError(f"{closed.path}: has no test fold; see `leak data index`")
-    strangers = open_embeddings(run, model, unknown, known)
-    fitted = fit_all(kinds, known)
+        raise ScoringError(f"{run.path}: its data has no test fold; see `leak data index`")
+    fitted = tuple(fit_all(kinds, known))
     naming = DiagonalMahalanobis().fit(known.select("train"), known.select("val"))
-    save_scorers(folder, [*fitted, naming], known.run)
-    scores = _judge(run, model, known, strangers, fitted, naming)
+    save_scorers(run.path, [*fitted, naming], known.run)
+    return Scorers(fitted, naming)
+
+
+def judge_run(
+    run: RunFolder,
+    model: ProtoLeakNet,
+    known: Embeddings,
+    strangers: Embeddings | None,
+    scorers: Scorers,
+) -> RunScores:
+    """Judge the test fold and the unknown generators; writes metrics.json and scores.csv."""
+    scores = _judge(run, model, known, strangers, scorers)
     rows = known if strangers is None else concatenate([known, strangers])
-    write_score_table(folder, rows, {d.name: d.score_samples(rows) for d in [naming, *fitted]})
+    columns = [scorers.naming, *scorers.detectors]
+    write_score_table(run.path, rows, {d.name: d.score_samples(rows) for d in columns})
     write_text(run.metrics, json.dumps(_finite(scores.as_dict()), indent=1) + "\n")
     return scores
 
@@ -129,55 +170,12 @@ def prepare_run(folder: Path, closed: LatentCache, device: torch.device = CPU) -
     run = RunFolder(folder)
     model = run.load_model(device)
     run.check_cache(closed)
-    parts = [embed_fold(model, closed, fold, run.fingerprint()) for fold in ("train", "val")]
-    known = concatenate(parts)
+    splits = [load_split(closed, fold, CPU) for fold in ("train", "val")]
+    known = concatenate([embed_split(model, split, run.fingerprint()) for split in splits])
     known.save(run.embeddings)
     save_scorers(folder, fit_all([GlobalKDE, DiagonalMahalanobis], known), known.run)
     val = known.select("val")
     return judge_closed(val.logits, val)
-
-
-def closed_embeddings(run: RunFolder, model: ProtoLeakNet, cache: LatentCache) -> Embeddings:
-    """Embeddings of all closed folds, from the run folder where they are of these weights."""
-    digest = run.fingerprint()
-    if run.embeddings.is_file():
-        stored = Embeddings.load(run.embeddings)
-        hashes = np.concatenate([cache.hashes[cache.rows(fold)] for fold in CLOSED_FOLDS])
-        if stored.run == digest and np.array_equal(stored.hashes, hashes):
-            return stored
-    embeddings = concatenate([embed_fold(model, cache, fold, digest) for fold in CLOSED_FOLDS])
-    embeddings.save(run.embeddings)
-    return embeddings
-
-
-def open_embeddings(
-    run: RunFolder, model: ProtoLeakNet, caches: Sequence[LatentCache], known: Embeddings
-) -> Embeddings | None:
-    """Embeddings of unknown generators; None where there is no open cache.
-
-    Raises:
-        CacheStale: a cache was encoded otherwise than the run expects.
-        ScoringError: an image is also a known one.
-    """
-    for cache in caches:
-        expected = model.cache.encoding if model.cache else cache.manifest.encoding
-        if words := expected.difference(cache.manifest.encoding):
-            raise CacheStale(
-                f"{cache.path}: was encoded otherwise than {run.path} expects ({words}); "
-                "build it again"
-            )
-    if not caches:
-        return None
-    strangers = concatenate([embed_fold(model, cache, "open", known.run) for cache in caches])
-    _refuse_known(known, strangers)
-    return strangers
-
-
-def embed_fold(model: ProtoLeakNet, cache: LatentCache, fold: str, digest: str) -> Embeddings:
-    """Embed one fold of a cache; `open` for a cache of unknown generators."""
-    split = load_split(cache, fold, CPU)
-    with track(f"embedding {fold}", len(split), "images") as advance:
-        return embed(model, split, run=digest, advance=advance)
 
 
 def _judge(
@@ -185,15 +183,14 @@ def _judge(
     model: ProtoLeakNet,
     known: Embeddings,
     strangers: Embeddings | None,
-    fitted: Sequence[Detector],
-    naming: DiagonalMahalanobis,
+    scorers: Scorers,
 ) -> RunScores:
     test, val = known.select("test"), known.select("val")
     images = {fold: len(known.select(fold)) for fold in CLOSED_FOLDS}
     opened = {}
     if strangers is not None:
         images["open"] = len(strangers)
-        opened = {d.name: judge_open(d, test, strangers) for d in fitted}
+        opened = {d.name: judge_open(d, test, strangers) for d in scorers.detectors}
     return RunScores(
         run=run.path,
         model=known.run,
@@ -201,26 +198,16 @@ def _judge(
         preset=model.config.preset,
         closed={
             "prototype": judge_closed(test.logits, test),
-            "mahalanobis": judge_closed(naming.class_scores(test), test),
+            "mahalanobis": judge_closed(scorers.naming.class_scores(test), test),
         },
         validation=judge_closed(val.logits, val),
         images=images,
         open=opened,
-        facts={detector.name: _settings(detector) for detector in fitted},
+        facts={detector.name: settings_of(detector) for detector in scorers.detectors},
     )
 
 
-def _refuse_known(known: Embeddings, strangers: Embeddings) -> None:
-    seen = dict(zip(known.hashes.tolist(), known.paths.tolist(), strict=True))
-    for sha256, path in zip(strangers.hashes.tolist(), strangers.paths.tolist(), strict=True):
-        if sha256 in seen:
-            raise ScoringError(
-                f"the open image {path} is also the closed image {seen[sha256]}: "
-                "take it out of the open set"
-            )
-
-
-def _settings(detector: Detector) -> dict[str, Any]:
+def settings_of(detector: Detector) -> dict[str, Any]:
     """What was chosen on closed data: the scalars among the learned state."""
     return {name: array.item() for name, array in detector.state().items() if np.ndim(array) == 0}
 
