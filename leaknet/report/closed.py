@@ -1,0 +1,164 @@
+"""Closed set: which of the known generators made the image, and where that goes wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from leaknet.report.markup import Html, element, join
+from leaknet.report.measures import CLOSED, MISSING, Figure, Measure, percent, plain
+from leaknet.report.parts import (
+    LEGEND,
+    Section,
+    cell,
+    folded,
+    heading,
+    heat_class,
+    measured,
+    paragraph,
+    row_name,
+    strip,
+    table,
+)
+from leaknet.report.scored_run import ScoredRun
+
+_SCORERS = {
+    "prototype": ("Prototypes", "test images"),
+    "mahalanobis": ("Mahalanobis distance", "test images"),
+    "validation": ("Prototypes", "validation images"),
+}
+
+
+def closed_section(run: ScoredRun) -> Section:
+    """Figures of both scorers, the confusion matrix, and each generator by itself."""
+    body = join(
+        paragraph(
+            "Two ways of naming the generator from one embedding: the nearest learned "
+            "prototype, and the diagonal Mahalanobis distance to each generator's training "
+            "images. The epoch was chosen on the validation images, so their figures may "
+            "flatter; the test images had no say in anything."
+        ),
+        _scorers(run),
+        heading("Who is taken for whom"),
+        _confusion_text(),
+        confusion_table(run.closed["prototype"]),
+        folded(
+            "The same matrix for the Mahalanobis distance",
+            confusion_table(run.closed["mahalanobis"]),
+        ),
+        heading("Each generator by itself"),
+        _generators(run),
+    )
+    return Section("closed", "Known generators: which one?", "Known", body)
+
+
+def _scorers(run: ScoredRun) -> Html:
+    headings = ["Scorer", *(_explained(measure) for measure in CLOSED)]
+    rows = []
+    for key, group in run.closed.items():
+        name, images = _SCORERS[key]
+        cells = [measured(m, Figure.of(group, m.key), _chance(run, m)) for m in CLOSED]
+        rows.append([row_name(name, images), *cells])
+    return join(table(headings, rows), LEGEND, _definitions())
+
+
+def _chance(run: ScoredRun, measure: Measure) -> float | None:
+    if measure.key == "top1":
+        return run.chance
+    present = int((np.array(run.closed["prototype"]["confusion"]).sum(axis=1) > 0).sum())
+    return 1 / present if measure.key == "balanced" else measure.chance
+
+
+def _explained(measure: Measure) -> Html:
+    return element("abbr", measure.name, title=measure.meaning)
+
+
+def _definitions() -> Html:
+    items = [join(element("dt", m.name), element("dd", m.meaning)) for m in CLOSED]
+    return folded("What these figures are", element("dl", items))
+
+
+def _confusion_text() -> Html:
+    return paragraph(
+        "Rows: the generator that made the image. Columns: the one that was named. Each cell "
+        "counts test images and is coloured by its share of the row, so that the diagonal shows "
+        "how often each generator is recognised."
+    )
+
+
+def confusion_table(group: dict[str, Any]) -> Html:
+    """Counts by true (row) and named (column) generator, coloured by their share of the row."""
+    classes = group["classes"]
+    counts = np.array(group["confusion"])
+    headings = ["made by ↓ · named →", *(element("span", name, title=name) for name in classes)]
+    rows = []
+    for name, row in zip(classes, counts, strict=True):
+        total = row.sum()
+        shares = row / total if total else np.zeros(len(row))
+        cells = [
+            element(
+                "td",
+                str(count),
+                class_=heat_class(share) if count else "none",
+                title=f"{name} named {other}: {count} of {total}",
+            )
+            for count, share, other in zip(row.tolist(), shares.tolist(), classes, strict=True)
+        ]
+        rows.append([row_name(name), *cells])
+    return table(headings, rows, class_="confusion" + (" dense" if len(classes) > 15 else ""))
+
+
+def _generators(run: ScoredRun) -> Html:
+    group, other = run.closed["prototype"], run.closed["mahalanobis"]
+    counts = np.array(group["confusion"])
+    order = sorted(group["classes"], key=lambda name: -(group["per_class_auc"][name] or 0))
+    rows = []
+    for name in order:
+        place = group["classes"].index(name)
+        area, second = group["per_class_auc"][name], other["per_class_auc"][name]
+        rows.append(
+            [
+                row_name(name),
+                cell(str(counts[place].sum())),
+                element(
+                    "td",
+                    element("span", plain(area), class_="value"),
+                    strip(Figure(area), 0.5),
+                    class_="number",
+                ),
+                cell(plain(second)),
+                cell(_share(counts[place, place], counts[place].sum())),
+                cell(_share(counts[place, place], counts[:, place].sum())),
+                cell(_mistaken_for(counts[place], place, group["classes"]), class_="words"),
+            ]
+        )
+    headings = [
+        "Generator",
+        "Test images",
+        "AUC",
+        "AUC, Mahalanobis",
+        element("abbr", "Recognised", title="Share of its images that are named right."),
+        element("abbr", "Trusted", title="Share of the images given its name that are its own."),
+        "Most often taken for",
+    ]
+    return join(
+        paragraph(
+            "AUC: how well its images are ranked above those of all other known generators "
+            "(0.5 is guessing). Recognised: share of its images that are named right. Trusted: "
+            "of the images given its name, the share that is its own."
+        ),
+        table(headings, rows, class_="compact"),
+    )
+
+
+def _share(part: int, whole: int) -> str:
+    return percent(part / whole) if whole else MISSING
+
+
+def _mistaken_for(row: np.ndarray, own: int, classes: list[str]) -> str:
+    others = row.copy()
+    others[own] = 0
+    if not others.any():
+        return MISSING
+    return f"{classes[int(others.argmax())]} ({others.max()})"

@@ -1,0 +1,147 @@
+"""Everything that a report is made from: the files of one scored run, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leakcache.errors import RunError
+from leaknet.embeddings import Embeddings
+from leaknet.history import EpochRecord, read_history
+from leaknet.record import CONFIG, RunRecord
+from leaknet.runfolder import RunFolder
+from leaknet.score_table import ScoreTable, read_score_table
+
+_SUMMARIES = ("mean", "worst", "interval")
+_NEEDED = ("run", "model", "preset", "seed", "images", "closed", "validation", "facts")
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """A run folder, read.
+
+    Attributes:
+        record: settings, classes and cache.
+        versions: of the software that trained it.
+        metrics: metrics.json.
+        table: the raw scores of every image.
+        history: what was measured after each epoch; empty where it was not kept.
+        embeddings: None where they were not kept.
+    """
+
+    record: RunRecord
+    versions: dict[str, str]
+    metrics: dict[str, Any]
+    table: ScoreTable
+    history: tuple[EpochRecord, ...]
+    embeddings: Embeddings | None
+
+    @classmethod
+    def read(cls, folder: Path) -> ScoredRun:
+        """Read a run.
+
+        Raises:
+            RunError: it is no run, has not been scored, or was trained again since.
+        """
+        record = RunRecord.read(folder)
+        metrics = _read_metrics(folder)
+        table = read_score_table(folder)
+        path = RunFolder(folder).embeddings
+        embeddings = Embeddings.load(path) if path.is_file() else None
+        if embeddings is not None and embeddings.run != metrics["model"]:
+            raise RunError(
+                f"{folder}: its weights changed since it was scored; "
+                f"run `leak score --run {folder}` again"
+            )
+        return cls(
+            record, _versions(folder), metrics, table, tuple(read_history(folder)), embeddings
+        )
+
+    @property
+    def name(self) -> str:
+        """The run's folder at the time of scoring, without what leads to it."""
+        return Path(self.metrics["run"]).name
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The known generators."""
+        return self.record.classes
+
+    @property
+    def closed(self) -> dict[str, dict[str, Any]]:
+        """Metrics of the two scorers on the test fold and of the first on validation."""
+        closed = self.metrics["closed"]
+        return {
+            "prototype": closed,
+            "mahalanobis": closed["mahalanobis"],
+            "validation": self.metrics["validation"],
+        }
+
+    @property
+    def chance(self) -> float:
+        """Top-1 of naming the commonest generator of the test fold every time."""
+        counts = np.array(self.metrics["closed"]["confusion"]).sum(axis=1)
+        return float(counts.max() / counts.sum())
+
+    @property
+    def open(self) -> dict[str, Any] | None:
+        """Metrics of the reported detector; None without an open set."""
+        found: dict[str, Any] | None = self.metrics.get("open")
+        return found
+
+    @property
+    def detector(self) -> str:
+        """Name of the reported detector; empty without an open set."""
+        return str(self.open["detector"]) if self.open else ""
+
+    @property
+    def unknown(self) -> list[str]:
+        """The generators of the open set."""
+        if self.open is None:
+            return []
+        groups = (name for name, value in self.open.items() if isinstance(value, dict))
+        return [name for name in groups if name not in _SUMMARIES]
+
+    def area(self, generator: str) -> float:
+        """AUROC of the reported detector on one unknown generator."""
+        assert self.open is not None
+        return float(self.open[generator]["auroc"])
+
+    def scores(self, detector: str, fold: str, generator: str | None = None) -> np.ndarray:
+        """Raw scores of a fold, or of one generator in it."""
+        rows = self.table.folds == fold
+        if generator is not None:
+            rows &= self.table.labels == generator
+        scores: np.ndarray = self.table.scores[detector][rows]
+        return scores
+
+
+def _read_metrics(folder: Path) -> dict[str, Any]:
+    path = RunFolder(folder).metrics
+    if not path.is_file():
+        raise RunError(f"{folder}: has not been scored; run `leak score --run {folder}` first")
+    try:
+        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        absent = [key for key in _NEEDED if key not in metrics]
+    except (OSError, ValueError) as error:
+        raise _unreadable(folder, str(error)) from error
+    if absent:
+        raise _unreadable(folder, f"no {', '.join(absent)}")
+    return metrics
+
+
+def _unreadable(folder: Path, reason: str) -> RunError:
+    return RunError(
+        f"{RunFolder(folder).metrics}: cannot be read ({reason}); "
+        f"run `leak score --run {folder}` again"
+    )
+
+
+def _versions(folder: Path) -> dict[str, str]:
+    table = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    return {str(name): str(value) for name, value in table["record"].get("versions", {}).items()}
