@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from leakcache.errors import RunError
@@ -28,7 +28,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         RunError: the disk is full or the folder cannot be written to.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_of(path)
     try:
         write(partial)
         flush(partial)
@@ -36,6 +36,11 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         flush(path.parent)
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path} cannot be written: {error}") from error
+
+
+def partial_of(path: Path) -> Path:
+    """Where `replace_file` writes first; what a kill may leave behind."""
+    return path.with_name(f".{path.name}.partial")
 
 
 def flush(path: Path) -> None:
@@ -58,8 +63,8 @@ def save_tensors(
     """Write named tensors and JSON-able metadata, whole or not at all."""
     # A copy in the default memory format: channels-last weights have the same bytes in it.
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = {_KEY: json.dumps(metadata or {}, sort_keys=True)}
-    replace_file(path, lambda partial: save_file(ready, partial, metadata=header))
+    content = save(ready, {_KEY: json.dumps(metadata or {}, sort_keys=True)})
+    replace_file(path, lambda partial: partial.write_bytes(content))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

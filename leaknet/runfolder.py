@@ -18,6 +18,7 @@ import torch
 from leakcache.errors import RunError
 from leakcache.store import LatentCache
 from leaknet.checkpoint import CHECKPOINT
+from leaknet.durable import partial_of
 from leaknet.history import HISTORY, EpochRecord, read_history
 from leaknet.model import WEIGHTS, ProtoLeakNet
 from leaknet.record import CLASSES, CONFIG, RunRecord, training_hash
@@ -73,6 +74,12 @@ class RunFolder:
     def finished(self) -> bool:
         """Whether training has come to its end."""
         return self.weights.is_file() and not self.checkpoint.is_file()
+
+    def close(self) -> None:
+        """Mark training as finished, and clear what a kill may have left."""
+        for path in (self.config, self.classes, self.weights, self.history, self.checkpoint):
+            partial_of(path).unlink(missing_ok=True)
+        self.checkpoint.unlink(missing_ok=True)
 
     def record(self) -> RunRecord:
         """Settings, classes, latent shape and cache; raises as `RunRecord.read`."""

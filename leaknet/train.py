@@ -115,7 +115,7 @@ def fit(
             done_now = _run_epoch(stepper, data, run, epoch, advance)
             if on_epoch is not None:
                 on_epoch(done_now)
-    run.checkpoint.unlink(missing_ok=True)
+    run.close()
     return TrainResult(run, tuple(run.epochs()), resumed)
 
 
