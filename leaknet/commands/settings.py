@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from leakcache.errors import ConfigError
+from leakcache.memory import keep_freed_memory
 
 FILE = Path("leak.toml")
 COMMON = ("data", "caches", "runs", "cache", "run", "vae", "open", "preset", "seed", "device")
@@ -60,6 +61,11 @@ class LeakCommand(click.Command):
             words = [*parent.command_path.split()[1:], info_name or ""]
             extra["default_map"] = self._defaults(settings.content, words)
         return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, with an allocator that suits large tensors."""
+        keep_freed_memory()
+        return super().invoke(ctx)
 
     def _defaults(self, content: dict[str, Any], words: list[str]) -> dict[str, Any]:
         known = {parameter.name for parameter in self.params}

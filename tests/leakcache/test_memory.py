@@ -1,0 +1,36 @@
+"""Large blocks stay with the process, where glibc is the allocator."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+# Touches a fresh 64 MB block ten times over; each new mapping would fault all its pages in again.
+FAULTS = """
+import resource, sys
+from leakcache.memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+def touch():
+    block = bytearray(64 << 20)
+touch()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    touch()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def _faults(mode: str) -> int:
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS, mode], check=True, capture_output=True, text=True
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not glibc")
+def test_pages_are_not_faulted_in_again() -> None:
+    assert _faults("keep") < _faults("leave") / 10
