@@ -112,10 +112,8 @@ def _panels(plane: Plane, test: Embeddings, strangers: Embeddings) -> Html:
 def _panel(
     frame: Frame, name: str, points: np.ndarray, marks: list[Html | None], *, first: bool
 ) -> Html:
-    if first:
-        cloud = frame.dots(points, "cloud", name="cloud")
-    else:
-        cloud = element("use", href="#cloud")
+    again = None if first else element("use", href="#cloud")
+    cloud = again or frame.dots(points, "cloud", name="cloud")
     return frame.draw(f"Embeddings of {name} among all test images", cloud, *marks)
 
 

@@ -91,17 +91,17 @@ def _open(run: ScoredRun) -> Iterator[Html]:
         )
         return
     yield join(
-        strong("Near 0.5 means nothing was learnt. "),
+        strong("Near 0.5 is guessing. "),
         "An AUROC of 0.5, an EER of 50 % or an FPR@95 of 95 % is what a coin toss gets. A "
         "generator whose AUROC has an interval across 0.5 is not told from the known ones here.",
     )
-    missed = [1 - called_unknown(run, "open", name).mean() for name in run.unknown]
-    worst = run.unknown[int(np.argmax(missed))]
+    missed = [1 - float(called_unknown(run, "open", name).mean()) for name in run.unknown]
+    worst = int(np.argmax(missed))
     yield join(
         strong("“Known” is not “made by one of these”. "),
-        "It means that the image is no stranger than the strangest "
-        f"{whole_percent(ALPHA)} of the validation images. Here {percent(float(np.max(missed)))} of the images of {worst}, which was never "
-        "trained on, would be called known all the same.",
+        f"It means: no stranger than the strangest {whole_percent(ALPHA)} of the validation "
+        f"images. Of the images of {run.unknown[worst]}, which was never trained on, "
+        f"{percent(missed[worst])} would be called known all the same.",
     )
     yield join(
         strong("Other strangers may differ. "),
@@ -113,14 +113,22 @@ def _open(run: ScoredRun) -> Iterator[Html]:
 def _prompts(run: ScoredRun) -> Iterator[Html]:
     if run.embeddings is None:
         return
-    seen = set(run.embeddings.select("train").groups.tolist())
-    groups = run.embeddings.select("test").groups
-    shared = int(np.isin(groups, list(seen)).sum())
+    groups = run.embeddings.groups.tolist()
+    trained = set(run.embeddings.select("train").groups.tolist())
+    tested = run.embeddings.select("test").groups.tolist()
+    shared = sum(group in trained for group in tested)
     if shared:
         yield join(
             strong("Prompts cross the folds. "),
-            f"{counted(shared, 'test image')} of {len(groups)} have a prompt that was also "
-            "trained on, so that content may be recognised in place of the generator.",
+            f"{shared:,} of {counted(len(tested), 'test image')} belong to a prompt group that was "
+            "also trained on, so that content may be recognised in place of the generator.",
+        )
+    elif len(set(groups)) == len(groups):
+        yield join(
+            strong("Prompts are not known. "),
+            "Each image counts as a prompt group of its own. Should images of one prompt lie in "
+            "several folds, content may be recognised in place of the generator, and the "
+            "intervals are too narrow.",
         )
     else:
         yield join(

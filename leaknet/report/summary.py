@@ -107,17 +107,17 @@ def _between(measure: Measure, figure: Figure) -> str:
 def _tiles(run: ScoredRun) -> list[Html]:
     closed = run.closed["prototype"]
     tiles = [
-        _tile(_BY_KEY["top1"], Figure.of(closed, "top1"), run.chance, "known, named right"),
-        _tile(_BY_KEY["macro_auc"], Figure.of(closed, "macro_auc"), 0.5, "known, ranking"),
+        _tile(_BY_KEY["top1"], Figure.of(closed, "top1"), run.chance, "named right"),
+        _tile(_BY_KEY["macro_auc"], Figure.of(closed, "macro_auc"), 0.5, "known, ranked right"),
     ]
     if run.open is not None:
         tiles += [
-            _tile(_BY_KEY["auroc"], Figure.of(run.open, "auroc"), 0.5, "unknown, told apart"),
+            _tile(_BY_KEY["auroc"], Figure.of(run.open, "auroc"), 0.5, "unknown told apart"),
             _tile(
                 _BY_KEY["fpr95"],
                 Figure.of(run.open, "fpr95"),
                 0.95,
-                "unknown, let through (less is better)",
+                "let through, low is good",
             ),
         ]
     return tiles

@@ -69,7 +69,7 @@ def _curves(history: tuple[EpochRecord, ...]) -> Html:
         (_title("Loss", c0="training", c1="validation"), loss),
         (
             _title("Validation images", c2="macro AUC", c3="top-1"),
-            _panel(epochs, quality, Axis.share("share"), kept),
+            _panel(epochs, quality, Axis.share("AUC, share"), kept),
         ),
     )
 
