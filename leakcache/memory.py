@@ -1,8 +1,8 @@
 """Keep freed memory instead of handing it back to the system after every layer.
 
-A convolution at 256 × 256 allocates and frees tens of megabytes. glibc maps and unmaps blocks of that
-size, and the kernel then zeroes their pages again and again: on a CPU that is up to half of an
-encoder's time (docs/PERFORMANCE.md).
+A convolution at 256 × 256 allocates and frees tens of megabytes. glibc maps and unmaps blocks of
+that size, and the kernel then zeroes their pages again and again: on a CPU that is up to half of
+an encoder's time (docs/PERFORMANCE.md).
 """
 
 from __future__ import annotations
