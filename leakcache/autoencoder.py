@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -77,7 +77,7 @@ class Encoder:
         self._exact = (
             None
             if precision == "fp32"
-            else Encoder(copy.deepcopy(network), identity, "fp32", "cpu")
+            else Encoder(copy.deepcopy(network), identity, "fp32", device)
         )
         self._network = network.eval().to(self.device, self._dtype)
         self._network.to(memory_format=torch.channels_last)
@@ -91,19 +91,20 @@ class Encoder:
         """
         weights = locate(spec)
         tensors = _encoder_tensors(weights)
-        config = weights.config or _tiny_config(weights, tensors)
-        network = _build(weights, config, tensors)
+        model = _blank_model(weights, weights.config or _tiny_config(weights, tensors))
+        # Of the model, not of the file: what a file leaves out has diffusers' default.
+        config = model.config
         identity = AutoencoderIdentity(
             name=weights.name,
             spec=weights.spec,
             source=weights.source,
-            kind=str(config["_class_name"]),
+            kind=type(model).__name__,
             weights_sha256=_tensors_hash(tensors),
-            channels=int(config.get("latent_channels", 4)),
-            scaling_factor=float(config.get("scaling_factor") or 1.0),
-            shift_factor=float(config.get("shift_factor") or 0.0),
+            channels=int(config.latent_channels),
+            scaling_factor=float(config.scaling_factor),
+            shift_factor=float(config.shift_factor or 0.0),
         )
-        return cls(network, identity, precision, device)
+        return cls(_encoder_half(weights, model, tensors), identity, precision, device)
 
     @torch.inference_mode()
     def encode(
@@ -121,12 +122,20 @@ class Encoder:
         mean: Tensor = self._network(batch).float()
         return (mean - self.identity.shift_factor) * self.identity.scaling_factor
 
-    def relative_error(self, pixels: Float[Tensor, "image 3 height width"]) -> float:
+    def encode_bytes(
+        self, pixels: UInt8[Tensor, "image height width 3"]
+    ) -> Float[Tensor, "image channel height/8 width/8"]:
+        """As `encode`, of RGB as images hold it: 0..255, channels last."""
+        # Four times less to move to the device, and in the layout that the encoder reads.
+        unit = pixels.to(self.device).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+        return self.encode(unit)
+
+    def relative_error(self, pixels: UInt8[Tensor, "image height width 3"]) -> float:
         """RMS difference from full precision on these images, over the latents' own RMS."""
         if self._exact is None:
             return 0.0
-        reference = self._exact.encode(pixels)
-        error = self.encode(pixels).cpu() - reference
+        reference = self._exact.encode_bytes(pixels)
+        error = self.encode_bytes(pixels) - reference
         return float(error.square().mean().sqrt() / reference.square().mean().sqrt())
 
 
@@ -197,26 +206,47 @@ def _last_layer(tensors: Mapping[str, Tensor]) -> int:
     return max(int(match.group(1)) for match in found if match)
 
 
-def _build(weights: Weights, config: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:
+def _blank_model(weights: Weights, config: dict[str, Any]) -> Any:
+    """The autoencoder without its tensors: the decoder costs no memory before it is dropped."""
     kinds = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
     kind = config.get("_class_name")
     if kind not in kinds:
         raise WeightsError(f"{weights.source}: {kind} is not one of {', '.join(kinds)}")
-    # On the meta device the decoder costs no memory before it is dropped.
-    with torch.device("meta"):
-        model = kinds[kind].from_config(config)
-    network: nn.Module = model.encoder
     try:
-        if kind == "AutoencoderKL":
-            network = _PosteriorMean(model.encoder, model.quant_conv)
-            network.load_state_dict(tensors, assign=True)
-        else:
-            stripped = {key.removeprefix("encoder."): value for key, value in tensors.items()}
-            network.load_state_dict(stripped, assign=True)
+        with torch.device("meta"):
+            model = kinds[kind].from_config(config)
+    except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
+        raise WeightsError(
+            f"{weights.source}: config.json does not describe an {kind} ({_one_line(error)})"
+        ) from error
+    shape = model.config
+    stages = shape.get("block_out_channels") or shape["encoder_block_out_channels"]
+    if 2 ** (len(stages) - 1) != Encoder.DOWNSCALE:
+        raise WeightsError(
+            f"{weights.source}: makes latents {2 ** (len(stages) - 1)} times smaller than the "
+            f"image; only autoencoders that make them {Encoder.DOWNSCALE} times smaller are read"
+        )
+    return model
+
+
+def _encoder_half(weights: Weights, model: Any, tensors: dict[str, Tensor]) -> nn.Module:
+    network: nn.Module = model.encoder
+    if isinstance(model, AutoencoderKL):
+        network = _PosteriorMean(model.encoder, model.quant_conv)
+    else:
+        tensors = {key.removeprefix("encoder."): value for key, value in tensors.items()}
+    try:
+        network.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise WeightsError(f"{weights.file}: does not fit its configuration ({reason})") from error
+        raise WeightsError(
+            f"{weights.file}: does not fit its configuration ({_one_line(error)})"
+        ) from error
     return network.requires_grad_(False)
+
+
+def _one_line(error: Exception) -> str:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[-1].strip()
 
 
 def _tensors_hash(tensors: Mapping[str, Tensor]) -> str:

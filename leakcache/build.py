@@ -5,25 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import astuple, dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import diffusers
 import torch
 
 from leakcache.autoencoder import Encoder
-from leakcache.changes import Changes, find_changes
+from leakcache.changes import Changes, find_changes, listed_otherwise
 from leakcache.dct import dct_low
 from leakcache.encode import ShardEncoder
-from leakcache.errors import CacheError, CacheStale, DataError
+from leakcache.errors import CacheCorrupt, CacheIncomplete, CacheStale, DataError
 from leakcache.finish import finish
 from leakcache.images import Preprocessing
 from leakcache.index import DatasetIndex, Split
-from leakcache.loader import hash_file, in_order
+from leakcache.loader import hash_file, in_order, load_image
 from leakcache.manifest import CacheManifest, Encoding
-from leakcache.progress import track
+from leakcache.progress import Advance, track
 from leakcache.reuse import ReusableLatents
-from leakcache.store import SHARD, LatentCache, Latents, dct_side
+from leakcache.shards import Latents, dct_side
+from leakcache.store import LatentCache
 from leakcache.workspace import DoneShard, Task, Workspace
 
 
@@ -94,9 +99,10 @@ def build_cache(
         workspace.recover()
         former = _former_cache(workspace, encoding)
         changes = find_changes(former, chosen)
-        if former and not (changes or repair or workspace.unfinished()):
+        if former and not (changes or repair or _to_be_finished(workspace, former, chosen)):
             return BuildReport(former, 0, 0, 0, changes, time.monotonic() - start)
-        run = _Run(chosen, encoder, encoding, workspace, _reusable(workspace, former, repair))
+        run = _Run(chosen, encoder, encoding, workspace)
+        run.reuse(former, repair)
         done = run.shards()
         facts = run.facts(time.monotonic() - start)
         workspace.publish(finish(chosen, split, encoding, workspace.building, done, facts))
@@ -121,7 +127,7 @@ def _former_cache(workspace: Workspace, encoding: Encoding) -> LatentCache | Non
         )
     try:
         manifest = CacheManifest.read(folder)
-    except CacheError:
+    except CacheIncomplete:
         return None
     if manifest.encoding.fingerprint != encoding.fingerprint:
         raise CacheStale(
@@ -131,54 +137,60 @@ def _former_cache(workspace: Workspace, encoding: Encoding) -> LatentCache | Non
     return LatentCache(folder, manifest)
 
 
-def _reusable(workspace: Workspace, former: LatentCache | None, repair: bool) -> ReusableLatents:
-    reusable = ReusableLatents()
-    reusable.add_set_aside(workspace)
-    if former:
-        reusable.add_cache(former)
-    if repair:
-        reusable.drop_damaged()
-    return reusable
+def _to_be_finished(workspace: Workspace, former: LatentCache, index: DatasetIndex) -> bool:
+    return workspace.unfinished() is not None or listed_otherwise(former, index)
 
 
 class _Run:
     """One run over the shards of a task."""
 
     def __init__(
-        self,
-        index: DatasetIndex,
-        encoder: Encoder,
-        encoding: Encoding,
-        workspace: Workspace,
-        reusable: ReusableLatents,
+        self, index: DatasetIndex, encoder: Encoder, encoding: Encoding, workspace: Workspace
     ) -> None:
         self.resumed = 0
         self._paths = [index.root / record.path for record in index.records]
+        self._encoding = encoding
         self._workspace = workspace
         self._device = str(encoder.device)
+        self._reusable = ReusableLatents()
         shape = latent_shape(encoding)
-        self.encoder = ShardEncoder(
-            encoder, encoding.preprocessing, shape, encoding.stored, reusable
-        )
+        self.encoder = ShardEncoder(encoder, shape, encoding.stored, self._reusable)
         self._arrays = workspace.begin(
             _task(index, encoding), len(self._paths), shape, encoding.stored
         )
 
+    def reuse(self, former: LatentCache | None, repair: bool) -> None:
+        """Take latents from the former cache and from builds that were set aside."""
+        self._reusable.add_set_aside(self._workspace, self._encoding.fingerprint)
+        if former:
+            self._reusable.add_cache(former)
+        if repair:
+            self._reusable.drop_damaged()
+
     def shards(self) -> list[DoneShard]:
         """Finish every shard that is not finished; returns what all of them hold."""
-        found = []
         with track("encoding", len(self._paths), "images") as advance:
-            for shard in range(self._arrays.shards):
-                paths = self._paths[shard * SHARD : (shard + 1) * SHARD]
-                done = self._intact(shard, paths)
-                if done:
-                    self.resumed += len(paths)
-                    advance(len(paths))
-                else:
-                    latents, done = self.encoder.encode(paths, advance)
-                    self._write(shard, latents, done)
-                found.append(done)
-        return found
+            found = self._resume(advance)
+            missing = [shard for shard in range(self._arrays.shards) if shard not in found]
+            paths = (path for shard in missing for path in self._paths_of(shard))
+            load = partial(
+                load_image, preprocessing=self._encoding.preprocessing, known=self._reusable
+            )
+            # One stream over all shards: the next shard is loaded, and the last one written,
+            # while this one is encoded.
+            with closing(in_order(load, paths)) as images, ThreadPoolExecutor(1) as writer:
+                written: Future[None] | None = None
+                for shard in missing:
+                    count = len(self._paths_of(shard))
+                    latents, found[shard] = self.encoder.encode(
+                        islice(images, count), count, advance
+                    )
+                    if written:
+                        written.result()
+                    written = writer.submit(self._write, shard, latents, found[shard])
+                if written:
+                    written.result()
+        return [found[shard] for shard in range(self._arrays.shards)]
 
     def facts(self, seconds: float) -> dict[str, object]:
         """How the build went, for the manifest."""
@@ -192,11 +204,29 @@ class _Run:
             "device": self._device,
         }
 
-    def _intact(self, shard: int, paths: list[Path]) -> DoneShard | None:
+    def _resume(self, advance: Advance) -> dict[int, DoneShard]:
+        found = {}
+        for shard in range(self._arrays.shards):
+            done = self._intact(shard)
+            if done:
+                found[shard] = done
+                self.resumed += len(done.sha256)
+                advance(len(done.sha256))
+        return found
+
+    def _intact(self, shard: int) -> DoneShard | None:
+        """What a finished shard holds, if its bytes are sound and its images unchanged."""
         done = self._workspace.done(shard)
-        if done and tuple(in_order(hash_file, paths)) == done.sha256:
-            return done
-        return None
+        if done is None or tuple(in_order(hash_file, self._paths_of(shard))) != done.sha256:
+            return None
+        try:
+            self._arrays.check(shard)
+        except CacheCorrupt:
+            return None
+        return done
+
+    def _paths_of(self, shard: int) -> list[Path]:
+        return self._paths[self._arrays.rows(shard)]
 
     def _write(self, shard: int, latents: Latents, done: DoneShard) -> None:
         # From the latents as stored, so that a reused latent gives the same coefficients.

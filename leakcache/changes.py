@@ -71,6 +71,14 @@ def find_changes(cache: LatentCache | None, index: DatasetIndex) -> Changes:
     )
 
 
+def listed_otherwise(cache: LatentCache, index: DatasetIndex) -> bool:
+    """Whether the data's place, its layout or what it leaves out is not what the cache says."""
+    manifest, seen = cache.manifest, {record.path for record in index.records}
+    then = {(path, reason) for path, reason in manifest.rejects if path not in seen}
+    now = {(reject.path, reject.reason) for reject in index.rejects if reject.path not in seen}
+    return (manifest.data, manifest.layout, then) != (str(index.root), index.layout, now)
+
+
 def _rows(cache: LatentCache) -> Mapping[str, tuple[str, str, str, str]]:
     table = cache.table()
     columns = (table[name].tolist() for name in ("sha256", "label", "group", "fold"))

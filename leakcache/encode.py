@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from functools import partial
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 
 from leakcache.autoencoder import Encoder
-from leakcache.images import Preprocessing, to_unit_range
-from leakcache.loader import LoadedImage, in_order, load_image
+from leakcache.loader import LoadedImage
 from leakcache.progress import Advance
 from leakcache.reuse import ReusableLatents
-from leakcache.store import Latents
+from leakcache.shards import Latents
 from leakcache.workspace import DoneShard
 
 BATCH = 8
 """Views that go through the encoder at once, and images that wait to be encoded."""
+MEASURED = 2
+"""Views on which the error of reduced precision is measured: full precision is slow."""
 
 
 class ShardEncoder:
@@ -28,13 +29,12 @@ class ShardEncoder:
         encoded: images that went through the encoder.
         reused: images whose latents were found by their content hash.
         relative_error: root mean square error of reduced precision over that of the
-            latents, on the first batch; None at full precision.
+            latents, on the first views; None at full precision.
     """
 
     def __init__(
         self,
         encoder: Encoder,
-        preprocessing: Preprocessing,
         latent_shape: tuple[int, int, int, int],
         stored: str,
         reusable: ReusableLatents,
@@ -42,42 +42,40 @@ class ShardEncoder:
         self.encoded = self.reused = 0
         self.relative_error: float | None = None
         self._encoder = encoder
-        self._preprocessing = preprocessing
         self._shape = latent_shape
         self._stored = stored
         self._reusable = reusable
 
-    def encode(self, paths: list[Path], advance: Advance) -> tuple[Latents, DoneShard]:
-        """Latents of these images, zero where one is refused, and what was found of each."""
-        latents: Latents = np.zeros((len(paths), *self._shape), self._stored)
-        load = partial(load_image, preprocessing=self._preprocessing, known=self._reusable)
-        images: list[LoadedImage] = []
+    def encode(
+        self, images: Iterable[LoadedImage], count: int, advance: Advance
+    ) -> tuple[Latents, DoneShard]:
+        """Latents of `count` images, zero where one is refused, and what was found of each."""
+        latents: Latents = np.zeros((count, *self._shape), self._stored)
+        found: list[LoadedImage] = []
         waiting: dict[int, UInt8[np.ndarray, "view height width 3"]] = {}
-        for row, image in enumerate(in_order(load, paths)):
-            images.append(image)
+        for row, image in enumerate(images):
             if image.pixels is not None:
                 waiting[row] = image.pixels
             elif not image.reason:
                 latents[row] = self._reusable.get(image.sha256)
                 self.reused += 1
+            # Pixels are let go once they are encoded, so memory does not grow with the shard.
+            found.append(replace(image, pixels=None))
             if len(waiting) == BATCH:
                 self._flush(waiting, latents)
             advance(1)
         self._flush(waiting, latents)
-        return latents, _done(images, latents)
+        return latents, _done(found, latents)
 
     def _flush(self, waiting: dict[int, np.ndarray], latents: Latents) -> None:
         if not waiting:
             return
         rows = list(waiting)
-        views = np.concatenate([to_unit_range(waiting[row]) for row in rows])
-        pixels = torch.from_numpy(views)
-        encoded = torch.cat(
-            [self._encoder.encode(part).cpu() for part in torch.split(pixels, BATCH)]
-        )
-        if self.encoded == 0 and self._encoder.precision != "fp32":
-            self.relative_error = self._encoder.relative_error(pixels[:BATCH])
-        latents[rows] = encoded.numpy().reshape(len(rows), *self._shape)
+        views = torch.from_numpy(np.concatenate([waiting[row] for row in rows]))
+        parts = [self._encoder.encode_bytes(part).cpu() for part in torch.split(views, BATCH)]
+        if self.relative_error is None and self._encoder.precision != "fp32":
+            self.relative_error = self._encoder.relative_error(views[:MEASURED])
+        latents[rows] = torch.cat(parts).numpy().reshape(len(rows), *self._shape)
         self.encoded += len(rows)
         waiting.clear()
 

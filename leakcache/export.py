@@ -9,7 +9,8 @@ import numpy as np
 
 from leakcache.manifest import FILE
 from leakcache.progress import track
-from leakcache.store import SHARD, LatentCache
+from leakcache.shards import SHARD
+from leakcache.store import LatentCache
 
 
 def export_h5(cache: LatentCache, target: Path) -> Path:

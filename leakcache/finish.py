@@ -12,8 +12,9 @@ import numpy as np
 from leakcache.errors import DataError
 from leakcache.index import DatasetIndex, ImageRecord
 from leakcache.manifest import CacheManifest, Encoding, images_hash
+from leakcache.shards import ShardArrays
 from leakcache.statistics import Cell, LatentMoments, MomentTable
-from leakcache.store import SHARD, ShardArrays, write_table
+from leakcache.store import write_table
 from leakcache.workspace import DoneShard
 
 
@@ -34,6 +35,7 @@ def finish(
     hashes = [sha256 for shard in done for sha256 in shard.sha256]
     sizes = [size for shard in done for size in shard.sizes]
     reasons = [reason for shard in done for reason in shard.reasons]
+    encoded = [not reason for reason in reasons]
     _refuse_duplicates(records, hashes, reasons)
     accepted = np.array([not reason for reason in reasons])
     if not accepted.any():
@@ -46,7 +48,8 @@ def finish(
         name: [getattr(record, name) for record in records]
         for name in ("path", "label", "group", "fold")
     }
-    columns |= {"sha256": hashes, "bytes": sizes, "accepted": accepted.tolist()}
+    columns |= {"sha256": hashes, "bytes": sizes}
+    columns |= {"encoded": encoded, "accepted": accepted.tolist()}
     write_table(folder, columns, _moments(records, accepted, arrays))
     kept = [row for row in range(len(records)) if accepted[row]]
     refused = [(r.path, why) for r, why in zip(records, reasons, strict=True) if why]
@@ -94,10 +97,10 @@ def _moments(
     total: dict[Cell, LatentMoments] = {}
     for shard in range(arrays.shards):
         latents, coefficients = arrays.read(shard), arrays.read_dct(shard)
-        here = records[shard * SHARD : (shard + 1) * SHARD]
+        rows = arrays.rows(shard)
         members = defaultdict(list)
-        for offset, record in enumerate(here):
-            if accepted[shard * SHARD + offset]:
+        for offset, record in enumerate(records[rows]):
+            if accepted[rows.start + offset]:
                 members[record.label, record.fold].append(offset)
         for cell, offsets in members.items():
             part = LatentMoments.of(latents[offsets], coefficients[offsets])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from leakcache.images import Preprocessing, decode, preprocess
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-THREADS = 2
+THREADS = min(16, os.cpu_count() or 2)
 AHEAD = 32
 """Images in flight: bounds the memory of a build whatever the number of images."""
 
@@ -46,7 +47,7 @@ def load_image(path: Path, preprocessing: Preprocessing, known: Container[str]) 
     try:
         data = path.read_bytes()
     except OSError as error:
-        return LoadedImage("", 0, None, f"cannot be read ({error.strerror})")
+        return LoadedImage("", 0, None, f"cannot be read ({error.strerror or error})")
     sha256 = hashlib.sha256(data).hexdigest()
     if sha256 in known:
         return LoadedImage(sha256, len(data), None, "")
@@ -67,7 +68,7 @@ def hash_file(path: Path) -> str:
 
 def in_order(
     function: Callable[[Item], Result], items: Iterable[Item], ahead: int = AHEAD
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """Map over items on threads, in order, never more than `ahead` results in memory."""
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(THREADS) as executor:

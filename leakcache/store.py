@@ -1,4 +1,4 @@
-"""The latent cache on disk: Zarr v3, sharded, checksummed. The only module that knows zarr."""
+"""A cache on disk: who is in it, their latents and the moments of those."""
 
 from __future__ import annotations
 
@@ -9,126 +9,25 @@ from typing import Any
 
 import numpy as np
 import zarr
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from zarr.codecs import Crc32cCodec
 
 from leakcache.errors import CacheCorrupt
 from leakcache.manifest import CacheManifest
+from leakcache.shards import (
+    ARRAYS,
+    Latents,
+    ShardArrays,
+    dct_side,
+    member,
+    open_group,
+    refuse_missing,
+)
 from leakcache.statistics import LatentMoments, MomentTable
 
-ARRAYS = "latents.zarr"
-SHARD = 256
-"""Images in one shard: the unit of writing, of resuming and of fast reading."""
-CHUNK = 16
-"""Images in one inner chunk: the unit of random reading and of one checksum."""
-DCT_CACHED = 16
-"""Side of the block of DCT coefficients kept; smaller blocks are corners of it."""
-
-Latents = Float[np.ndarray, "image view channel height width"]
+__all__ = ["LatentCache", "ShardArrays", "write_table"]
 
 _TEXT = ("path", "label", "group", "fold", "sha256")
-
-
-def dct_side(latent_shape: tuple[int, ...]) -> int:
-    """Side of the cached block of coefficients for latents of this shape."""
-    return min(DCT_CACHED, *latent_shape[-2:])
-
-
-class ShardArrays:
-    """Latents and coefficients, written one whole shard at a time and read back the same way."""
-
-    def __init__(self, group: zarr.Group, folder: Path) -> None:
-        self._z0: Any = group["z0"]
-        self._dct: Any = group["dct_low"]
-        self._folder = folder
-
-    @classmethod
-    def create(
-        cls, folder: Path, images: int, latent_shape: tuple[int, int, int, int], stored: str
-    ) -> ShardArrays:
-        """Lay out empty arrays in `folder`; nothing but metadata is written yet."""
-        group = zarr.open_group(folder / ARRAYS, mode="w")
-        view, channel, _, _ = latent_shape
-        size = dct_side(latent_shape)
-        _create(group, "z0", (images, *latent_shape), stored)
-        _create(group, "dct_low", (images, view, channel, size, size), stored)
-        return cls(group, folder)
-
-    @classmethod
-    def open(cls, folder: Path, mode: str = "r") -> ShardArrays:
-        """Open existing arrays for reading (`r`) or for writing shards (`r+`)."""
-        return cls(_open_group(folder, mode), folder)
-
-    @property
-    def images(self) -> int:
-        """Number of rows."""
-        return int(self._z0.shape[0])
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int, int]:
-        """View, channel, height, width."""
-        view, channel, height, width = self._z0.shape[1:]
-        return (view, channel, height, width)
-
-    @property
-    def shards(self) -> int:
-        """Number of shards; the last may be partly filled."""
-        return -(-self.images // SHARD)
-
-    def write(self, shard: int, latents: Latents, coefficients: Latents) -> None:
-        """Write one shard whole."""
-        rows = slice(shard * SHARD, shard * SHARD + len(latents))
-        self._z0[rows] = latents
-        self._dct[rows] = coefficients
-
-    def read(self, shard: int) -> Latents:
-        """Latents of one shard.
-
-        Raises:
-            CacheCorrupt: the stored bytes do not match their checksum.
-        """
-        return self._read(self._z0, shard)
-
-    def read_dct(self, shard: int) -> Latents:
-        """Low DCT coefficients of one shard; raises as `read`."""
-        return self._read(self._dct, shard)
-
-    def _read(self, array: Any, shard: int) -> Latents:
-        try:
-            values: Latents = array[shard * SHARD : (shard + 1) * SHARD]
-        except (ValueError, OSError, KeyError) as error:
-            raise CacheCorrupt(
-                f"{self._folder}: shard {shard} of {array.basename} is damaged ({error}); "
-                "`leak cache build --repair` encodes what is lost again"
-            ) from error
-        return values
-
-
-def _as_text(column: np.ndarray) -> np.ndarray:
-    # zarr reads variable-width strings, which numpy does not cast to fixed-width ones.
-    return np.array(column.tolist(), dtype=np.str_)
-
-
-def _create(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: str) -> None:
-    group.create_array(
-        name,
-        shape=shape,
-        dtype=dtype,
-        chunks=(min(CHUNK, SHARD), *shape[1:]),
-        shards=(SHARD, *shape[1:]),
-        # Compression does not pay on latents (docs/PERFORMANCE.md); the checksum does.
-        compressors=(Crc32cCodec(),),
-        fill_value=0,
-    )
-
-
-def _open_group(folder: Path, mode: Any) -> zarr.Group:
-    try:
-        return zarr.open_group(folder / ARRAYS, mode=mode)
-    except (OSError, ValueError, KeyError) as error:
-        raise CacheCorrupt(
-            f"{folder}: no readable {ARRAYS} ({error}); build with --fresh"
-        ) from error
 
 
 def write_table(folder: Path, columns: Mapping[str, list[Any]], moments: MomentTable) -> None:
@@ -136,12 +35,13 @@ def write_table(folder: Path, columns: Mapping[str, list[Any]], moments: MomentT
 
     Args:
         folder: the cache's folder.
-        columns: `path, label, group, fold, sha256` (text), `bytes` (int), `accepted` (bool).
+        columns: `path, label, group, fold, sha256` (text), `bytes` (int), `encoded` and
+            `accepted` (bool: there is a latent; it counts).
         moments: of the accepted images.
     """
     group = zarr.open_group(folder / ARRAYS, mode="r+")
     for name, values in columns.items():
-        dtype: Any = str if name in _TEXT else {"bytes": "int64", "accepted": "bool"}[name]
+        dtype: Any = str if name in _TEXT else "int64" if name == "bytes" else "bool"
         _write_column(
             group, name, np.asarray(values, dtype=object if dtype is str else dtype), dtype
         )
@@ -158,8 +58,14 @@ def _write_column(group: zarr.Group, name: str, values: np.ndarray, dtype: Any) 
         chunks=tuple(max(1, side) for side in values.shape),
         compressors=(Crc32cCodec(),),
         overwrite=True,
+        config={"write_empty_chunks": True},
     )
     array[...] = values
+
+
+def _as_text(column: np.ndarray) -> np.ndarray:
+    # zarr reads variable-width strings, which numpy does not cast to fixed-width ones.
+    return np.array(column.tolist(), dtype=np.str_)
 
 
 class LatentCache:
@@ -177,7 +83,7 @@ class LatentCache:
     def __init__(self, path: Path, manifest: CacheManifest) -> None:
         self.path = path
         self.manifest = manifest
-        self._group = _open_group(path, "r")
+        self._group = open_group(path, "r")
         self._arrays = ShardArrays(self._group, path)
         self._rows = np.flatnonzero(self._column("accepted"))
         self.labels = self._text("label")
@@ -205,10 +111,10 @@ class LatentCache:
     def __len__(self) -> int:
         return len(self._rows)
 
-    @property
-    def accepted_hashes(self) -> frozenset[str]:
-        """Content hashes of the accepted images."""
-        return frozenset(self.hashes.tolist())
+    def encoded_rows(self) -> dict[str, int]:
+        """Row on disk by content hash, of everything that has a latent, accepted or not."""
+        hashes = self._column("sha256")
+        return {str(hashes[row]): int(row) for row in np.flatnonzero(self._column("encoded"))}
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -250,18 +156,19 @@ class LatentCache:
 
     def check_shard(self, shard: int) -> None:
         """Read one shard through its checksums; raises `CacheCorrupt`."""
-        self._arrays.read(shard)
-        self._arrays.read_dct(shard)
+        self._arrays.check(shard)
 
     @cached_property
     def _moment_table(self) -> MomentTable:
-        group: Any = self._group["moments"]
+        group = member(self._group, "moments", self.path)
         cells = tuple((label, fold) for label, fold in group.attrs["cells"])
-        return MomentTable(cells, {name: array[...] for name, array in group.arrays()})
+        names = sorted(group.array_keys())
+        return MomentTable(cells, {name: self._column(f"moments/{name}") for name in names})
 
     def _column(self, name: str) -> np.ndarray:
-        array: Any = self._group[name]
+        array = member(self._group, name, self.path)
         try:
+            refuse_missing(array, 0, self.path)
             values: np.ndarray = array[...]
         except (ValueError, OSError, KeyError) as error:
             raise CacheCorrupt(
@@ -277,7 +184,8 @@ class LatentCache:
     ) -> Latents:
         stored = self._rows[rows]
         gathered = np.empty((len(rows), *shape), self.manifest.encoding.stored)
-        for shard in np.unique(stored // SHARD):
-            here = np.flatnonzero(stored // SHARD == shard)
-            gathered[here] = read(int(shard))[stored[here] - shard * SHARD]
+        shards, offsets = np.divmod(stored, self._arrays.per_shard)
+        for shard in np.unique(shards):
+            here = np.flatnonzero(shards == shard)
+            gathered[here] = read(int(shard))[offsets[here]]
         return gathered

@@ -10,7 +10,6 @@ import torch
 
 from leakcache.autoencoder import Encoder
 from leakcache.errors import CacheCorrupt, CacheStale
-from leakcache.images import to_unit_range
 from leakcache.loader import load_image
 from leakcache.progress import track
 from leakcache.store import LatentCache
@@ -96,7 +95,7 @@ def _difference(cache: LatentCache, encoder: Encoder, row: int) -> float:
         return float("inf")
     if image.sha256 != cache.hashes[row]:
         return float("nan")
-    again = encoder.encode(torch.from_numpy(to_unit_range(image.pixels))).cpu().numpy()
+    again = encoder.encode_bytes(torch.from_numpy(image.pixels)).cpu().numpy()
     stored = cache.latents(np.array([row]))[0].astype(np.float64)
     return float(np.sqrt(np.mean((again - stored) ** 2) / np.mean(stored**2)))
 

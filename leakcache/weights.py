@@ -13,6 +13,7 @@ from urllib.request import getproxies
 from leakcache.errors import WeightsError
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+FILE_ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".json")
 BUNDLED = Path(__file__).parent / "bundled"
 
 
@@ -77,11 +78,19 @@ def locate(spec: str) -> Weights:
         return _from_folder(path, path.resolve().name, str(path.resolve()), str(path))
     if path.is_file():
         return _from_file(path)
-    if spec.count("/") == 1 and not spec.startswith((".", "/", "~")) and "." not in path.suffix:
+    if _may_be_hub_id(spec):
         return _from_hub(HubModel(spec), spec.split("/")[1], spec)
     raise WeightsError(
         f"--vae {spec}: no such folder, .safetensors file or preset; "
         f"take one of {', '.join(['bundled', *PRESETS])}, a path or a hub id"
+    )
+
+
+def _may_be_hub_id(spec: str) -> bool:
+    return (
+        spec.count("/") == 1
+        and not spec.startswith((".", "/", "~"))
+        and not spec.endswith(("/", *FILE_ENDINGS))
     )
 
 
@@ -107,37 +116,57 @@ def _from_file(path: Path) -> Weights:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise WeightsError(f"{path}: not the configuration of a diffusers autoencoder")
     return config
 
 
 def _from_hub(model: HubModel, name: str, spec: str) -> Weights:
     # Only this branch needs the hub client, and importing it takes a noticeable while.
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import constants
 
-    offline = constants.HF_HUB_OFFLINE or not _answers(constants.ENDPOINT)
-
-    def fetch(filename: str) -> Path:
-        folder = model.subfolder or None
-        return Path(
-            hf_hub_download(model.repository, filename, subfolder=folder, local_files_only=offline)
-        )
-
-    try:
-        config = fetch("config.json")
-        file = fetch(WEIGHTS_FILE)
-    # The client raises OSError subclasses for a missing file, a gated repository and a
-    # refused connection alike, and ValueError for an id that cannot be one.
-    except (OSError, ValueError) as error:
-        reason = "the hub cannot be reached" if offline else f"the hub says {type(error).__name__}"
+    # What is on this disk already is taken as it is: no request, no network needed.
+    found = _download(model, local=True)
+    if isinstance(found, OSError | ValueError):
+        reason = "the hub cannot be reached"
+        if not constants.HF_HUB_OFFLINE and _answers(constants.ENDPOINT):
+            found = _download(model, local=False)
+            reason = f"the hub says {type(found).__name__}"
+    if isinstance(found, OSError | ValueError):
+        include = f' --include "{model.subfolder}/*"' if model.subfolder else ""
         raise WeightsError(
             f"autoencoder {name} ({model}) is not on this disk and {reason}: run `hf download "
-            f"{model.repository}` where there is a network and pass the folder as --vae, "
-            "or take --vae bundled"
-        ) from error
+            f"{model.repository}{include} --local-dir DIR` where there is a network and pass DIR "
+            "as --vae, or take --vae bundled"
+        ) from found
+    config, file = found
     return Weights(name, spec, f"hub:{model}", file, _read_config(config))
+
+
+def _download(model: HubModel, local: bool) -> tuple[Path, Path] | OSError | ValueError:
+    """Configuration and weights, or why they cannot be had."""
+    from huggingface_hub import hf_hub_download
+
+    def fetch(filename: str, folder: str) -> Path:
+        return Path(
+            hf_hub_download(
+                model.repository, filename, subfolder=folder or None, local_files_only=local
+            )
+        )
+
+    reason: OSError | ValueError = ValueError("nothing was tried")
+    # A pipeline's repository keeps its autoencoder in `vae`.
+    for folder in (model.subfolder,) if model.subfolder else ("", "vae"):
+        try:
+            return fetch("config.json", folder), fetch(WEIGHTS_FILE, folder)
+        # The client raises OSError subclasses for a missing file, a gated repository and a
+        # refused connection alike, and ValueError for an id that cannot be one.
+        except (OSError, ValueError) as error:
+            reason = error
+    return reason
 
 
 def _answers(endpoint: str) -> bool:

@@ -3,9 +3,13 @@
 DIR/manifest.json        written last: the cache is finished
 DIR/latents.zarr         its arrays
 DIR/building/            the same two, while a build runs or after it was killed
-DIR/building/task.json   what that build is of
+DIR/building/task.json   what that build is of; without it there is no build to resume
 DIR/building/done/7.json shard 7 is on disk, and these were its images
-DIR/superseded/          an older unfinished build, kept for the latents it holds
+DIR/superseded/0, 1, …   older unfinished builds, kept for the latents they hold
+DIR/discarded            on its way out: nothing is read there
+
+A kill may come between any two steps. So a folder leaves in one rename before its files are
+removed, and every state in between is one that the next build mends or resumes.
 """
 
 from __future__ import annotations
@@ -17,10 +21,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from leakcache.errors import CacheError
+from leakcache.errors import CacheCorrupt, CacheError
 from leakcache.manifest import FILE, CacheManifest, write_json
-from leakcache.store import ARRAYS, ShardArrays
+from leakcache.shards import ARRAYS, ShardArrays
+
+_TASK = "task.json"
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,7 @@ class Workspace:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.building = folder / "building"
-        self.superseded = folder / "superseded"
+        self._superseded = folder / "superseded"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -68,7 +75,7 @@ class Workspace:
         with (self.folder / ".lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 raise CacheError(
                     f"{self.folder}: another build is writing here; wait for it or stop it"
                 ) from error
@@ -77,13 +84,12 @@ class Workspace:
     def clear(self) -> None:
         """Forget everything, finished or not."""
         (self.folder / FILE).unlink(missing_ok=True)
-        for path in (self.building, self.superseded, self.folder / ARRAYS):
-            shutil.rmtree(path, ignore_errors=True)
+        for path in (self.building, self._superseded, self.folder / ARRAYS):
+            self._discard(path)
 
     def unfinished(self) -> Task | None:
         """What the unfinished build here is of; None where there is none."""
-        path = self.building / "task.json"
-        return Task(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+        return _read_task(self.building)
 
     def begin(
         self, task: Task, images: int, latent_shape: tuple[int, int, int, int], stored: str
@@ -92,14 +98,15 @@ class Workspace:
 
         An unfinished build of other images is set aside, so that no latent is lost.
         """
-        if self.unfinished() == task:
+        found = self.unfinished()
+        if found == task:
             return ShardArrays.open(self.building, "r+")
-        if self.building.exists():
-            shutil.rmtree(self.superseded, ignore_errors=True)
-            self.building.rename(self.superseded)
+        if found:
+            self._set_aside()
+        self._discard(self.building)
         (self.building / "done").mkdir(parents=True)
         arrays = ShardArrays.create(self.building, images, latent_shape, stored)
-        write_json(self.building / "task.json", asdict(task))
+        write_json(self.building / _TASK, asdict(task))
         return arrays
 
     def mark_done(self, shard: int, done: DoneShard) -> None:
@@ -108,14 +115,20 @@ class Workspace:
 
     def done(self, shard: int) -> DoneShard | None:
         """What a finished shard holds; None where it is not finished."""
-        return _read_done(self.building / "done" / f"{shard}.json")
+        path = self.building / "done" / f"{shard}.json"
+        return _read_done(path) if path.is_file() else None
 
-    def set_aside(self) -> Iterator[tuple[int, DoneShard]]:
-        """Finished shards of the unfinished build that was set aside."""
-        for path in sorted((self.superseded / "done").glob("*.json")):
-            found = _read_done(path)
-            if found:
-                yield int(path.stem), found
+    def set_aside(self, encoding: str) -> Iterator[tuple[Path, int, DoneShard]]:
+        """Folder, number and rows of every finished shard of the builds that were set aside.
+
+        Args:
+            encoding: fingerprint; builds of another are passed over.
+        """
+        for folder in self._set_aside_folders():
+            task = _read_task(folder)
+            if task and task.encoding == encoding:
+                for path in sorted((folder / "done").glob("*.json")):
+                    yield folder, int(path.stem), _read_done(path)
 
     def publish(self, manifest: CacheManifest) -> None:
         """Make the finished build the cache; a kill at any point is mended by `recover`."""
@@ -123,20 +136,55 @@ class Workspace:
         self.recover()
 
     def recover(self) -> None:
-        """Finish a publication that was cut short, if there was one."""
+        """Finish a publication or a removal that was cut short, if there was one."""
+        self._empty_discarded()
         if not (self.building / FILE).is_file():
             return
         if (self.building / ARRAYS).exists():
             (self.folder / FILE).unlink(missing_ok=True)
-            shutil.rmtree(self.folder / ARRAYS, ignore_errors=True)
+            self._discard(self.folder / ARRAYS)
             (self.building / ARRAYS).rename(self.folder / ARRAYS)
+        # Before the manifest leaves: a task without arrays would look like a build to resume.
+        (self.building / _TASK).unlink(missing_ok=True)
+        self._discard(self._superseded)
         (self.building / FILE).replace(self.folder / FILE)
-        shutil.rmtree(self.building)
-        shutil.rmtree(self.superseded, ignore_errors=True)
+        self._discard(self.building)
+
+    def _set_aside(self) -> None:
+        taken = [int(folder.name) for folder in self._set_aside_folders()]
+        self._superseded.mkdir(exist_ok=True)
+        self.building.rename(self._superseded / str(max(taken, default=-1) + 1))
+
+    def _set_aside_folders(self) -> list[Path]:
+        return sorted(self._superseded.iterdir()) if self._superseded.is_dir() else []
+
+    def _discard(self, path: Path) -> None:
+        if path.exists():
+            self._empty_discarded()
+            path.rename(self._discarded)
+            self._empty_discarded()
+
+    def _empty_discarded(self) -> None:
+        if self._discarded.exists():
+            shutil.rmtree(self._discarded)
+
+    @property
+    def _discarded(self) -> Path:
+        return self.folder / "discarded"
 
 
-def _read_done(path: Path) -> DoneShard | None:
-    if not path.is_file():
-        return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return DoneShard(**{name: tuple(values) for name, values in content.items()})
+def _read_task(folder: Path) -> Task | None:
+    path = folder / _TASK
+    return Task(**_read(path)) if path.is_file() else None
+
+
+def _read_done(path: Path) -> DoneShard:
+    return DoneShard(**{name: tuple(values) for name, values in _read(path).items()})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CacheCorrupt(f"{path}: is damaged ({error}); build with --fresh") from error
+    return content
