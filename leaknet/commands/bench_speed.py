@@ -1,0 +1,82 @@
+"""`leak bench-speed`: the claims of docs/PERFORMANCE.md, measured on this machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from leaknet.commands.options import device_option, emit, json_option, vae_option
+from leaknet.commands.settings import LeakCommand
+
+MEANING = {
+    "build.images_per_second": "a cache build, from JPEG files to latents on disk",
+    "build.of_limit": "of the bare encoder's throughput on ready tensors (claimed: at least 0.90)",
+    "build.bf16_error": "relative RMS error of bf16 latents",
+    "train.images_per_second": "a training epoch on cached latents",
+    "train.of_limit": "of the bare forward/backward/step's throughput (claimed: at least 0.90)",
+    "train.over_sd": "times faster than with an SD-sized encoder in the loop (claimed: 100)",
+    "train.over_taesd": "times faster than with a TAESD-sized one (claimed: 10)",
+    "kde.over_sklearn": "times faster than scikit-learn's KernelDensity (claimed: 9)",
+    "kde.over_sklearn_exact": "the same, with scikit-learn set to exact results",
+}
+
+
+@click.command("bench-speed", cls=LeakCommand)
+@vae_option
+@device_option
+@json_option
+def bench_speed(vae: str, device: str, as_json: bool) -> None:
+    """Measure build, training and KDE against their bare limits; about two minutes on two cores.
+
+    JSON keys: build.images_per_second, build.of_limit, build.bf16_error,
+    train.images_per_second, train.of_limit, train.over_sd, train.over_taesd,
+    kde.over_sklearn, kde.over_sklearn_exact.
+
+    \b
+    Example:
+      leak bench-speed --json
+    """
+    from leakcache.device import resolve_device
+
+    where = resolve_device(device)
+    measured = {"build": _build(vae, str(where)), "train": _train(where), "kde": _kde()}
+    if as_json:
+        emit(measured)
+        return
+    for group, values in measured.items():
+        for name, value in values.items():
+            click.echo(f"{group}.{name:<20} {value:10.3f}  {MEANING[f'{group}.{name}']}")
+
+
+def _build(vae: str, device: str) -> dict[str, Any]:
+    from leakcache.speed import measure_build
+
+    speed = measure_build(vae, device)
+    return {
+        "images_per_second": 1 / speed.build,
+        "of_limit": speed.of_limit,
+        "bf16_error": speed.bf16_error,
+    }
+
+
+def _train(device: Any) -> dict[str, Any]:
+    from leaknet.speed import measure_encoder, measure_epoch, sd_encoder, taesd_encoder
+
+    speed = measure_epoch(device)
+    return {
+        "images_per_second": 1 / speed.cached,
+        "of_limit": speed.of_limit,
+        "over_sd": speed.over_encoder(measure_encoder(sd_encoder(), device)),
+        "over_taesd": speed.over_encoder(measure_encoder(taesd_encoder(), device)),
+    }
+
+
+def _kde() -> dict[str, Any]:
+    from leaknet.density_speed import measure_density
+
+    speed = measure_density()
+    return {
+        "over_sklearn": speed.sklearn / speed.ours,
+        "over_sklearn_exact": speed.sklearn_exact / speed.ours,
+    }
