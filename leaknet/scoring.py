@@ -162,18 +162,36 @@ def judge_run(
 def prepare_run(folder: Path, closed: LatentCache, device: torch.device = CPU) -> ClosedResult:
     """After training: embed the training and validation folds, fit what scores single images.
 
-    The test fold is not looked at. Returns the judgement on the validation fold.
+    The test fold is not looked at. metrics.json then holds the judgement on the validation fold,
+    which is returned too; a run that is already prepared or scored stays as it is.
 
     Raises:
         RunError: the run is incomplete, or was trained on another cache.
     """
     run = RunFolder(folder)
-    model = run.load_model(device)
     run.check_cache(closed)
+    if run.embeddings.is_file() and run.scorers.is_file() and run.metrics.is_file():
+        known = Embeddings.load(run.embeddings)
+        if known.run == run.fingerprint():
+            return _judge_validation(known)
+    model = run.load_model(device)
     splits = [load_split(closed, fold, CPU) for fold in ("train", "val")]
     known = concatenate([embed_split(model, split, run.fingerprint()) for split in splits])
     known.save(run.embeddings)
     save_scorers(folder, fit_all([GlobalKDE, DiagonalMahalanobis], known), known.run)
+    validation = _judge_validation(known)
+    metrics = {
+        "run": str(folder),
+        "model": known.run,
+        "preset": model.config.preset,
+        "seed": model.config.train.seed,
+        "validation": validation.as_dict(),
+    }
+    write_text(run.metrics, json.dumps(_finite(metrics), indent=1) + "\n")
+    return validation
+
+
+def _judge_validation(known: Embeddings) -> ClosedResult:
     val = known.select("val")
     return judge_closed(val.logits, val)
 

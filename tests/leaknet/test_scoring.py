@@ -136,6 +136,16 @@ def test_preparing_a_run_does_not_look_at_the_test_fold(run: Path, cache: Latent
     assert result.scores.top1 == score_run(run, cache).validation.scores.top1
 
 
+def test_preparing_again_loses_nothing(run: Path, cache: LatentCache) -> None:
+    prepare_run(run, cache)
+    assert set(json.loads((run / "metrics.json").read_text())) >= {"model", "validation"}
+    score_run(run, cache, [cache], [GlobalKDE])
+    names = ("metrics.json", "scores.csv", "embeddings.h5", SCORERS)
+    before = [(run / name).read_bytes() for name in names]
+    prepare_run(run, cache)
+    assert [(run / name).read_bytes() for name in names] == before
+
+
 def test_detectors_are_fitted_again_only_for_other_weights(run: Path, cache: LatentCache) -> None:
     prepare_run(run, cache)
     known = Embeddings.load(RunFolder(run).embeddings)
