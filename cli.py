@@ -19,6 +19,8 @@ COMMANDS = {
     "cache": "Build, inspect, check and export latent caches.",
     "train": "Train the prototype model on a cache.",
     "score": "Score the test fold, an open set, or your own images.",
+    "evaluate": "Judge a recipe over seeds: closed, open, generators left out, controls.",
+    "compare": "Test whether two runs differ on the same images.",
     "report": "Write a run's report as one HTML page.",
     "bench-speed": "Measure on this machine what is claimed about speed.",
 }

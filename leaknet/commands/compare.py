@@ -1,0 +1,50 @@
+"""`leak compare`: is one run better than another on the same images?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from leaknet.commands.options import emit, json_option
+from leaknet.commands.settings import LeakCommand, Settings
+
+
+@click.command(cls=LeakCommand)
+@click.argument("run_a", metavar="RUN_A")
+@click.argument("run_b", metavar="RUN_B")
+@click.option(
+    "--detector",
+    default="kde",
+    show_default=True,
+    metavar="NAME",
+    help="Detector compared where both runs were scored against the same open set.",
+)
+@json_option
+@click.pass_obj
+def compare(settings: Settings, /, run_a: str, run_b: str, **options: Any) -> None:
+    """Test whether RUN_B differs from RUN_A: paired, on the same images, by prompt group.
+
+    Both must have been scored on the same test images (`leak score` or `leak evaluate`).
+    JSON keys: closed.top1, closed.balanced, closed.macro_auc, closed.ece, open.auroc,
+    open.eer, ..., each with value (B minus A), low, high, p; images, detector.
+
+    \b
+    Example:
+      leak compare runs/paper-seed0 runs/best-seed0
+    """
+    from leaknet.evaluation import compare_runs
+    from leaknet.evaluation.render import print_grids
+    from leaknet.evaluation.tables import comparison_table
+    from leaknet.scorers import detectors_named
+
+    name = options["detector"]
+    if name == "all":
+        raise click.BadParameter("takes one detector", param_hint="--detector")
+    (kind,) = detectors_named([name])
+    result = compare_runs(Path(run_a), Path(run_b), kind)
+    if options["as_json"]:
+        emit(result.as_dict())
+    else:
+        print_grids([comparison_table(result)])

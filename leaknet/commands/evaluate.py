@@ -1,0 +1,136 @@
+"""`leak evaluate`: several seeds, unknown generators, generators left out, controls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from leaknet.commands.options import cache_option, device_option, emit, json_option
+from leaknet.commands.places import cache_folder
+from leaknet.commands.settings import LeakCommand, Settings
+
+if TYPE_CHECKING:
+    from leakcache.store import LatentCache
+    from leaknet.evaluation import Plan
+
+
+@click.command(cls=LeakCommand)
+@cache_option
+@click.option(
+    "--open",
+    "open_roots",
+    multiple=True,
+    metavar="ROOT",
+    help="Folder of unknown generators. [default: the open set of the data, if it has one]",
+)
+@click.option("--preset", default="best", show_default=True, help="paper, authors or best.")
+@click.option("--config", metavar="FILE", help="TOML settings instead of a preset.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override, e.g. train.epochs=20."
+)
+@click.option(
+    "--seeds", type=click.IntRange(1), default=5, show_default=True, help="Trainings a protocol."
+)
+@click.option(
+    "--leave-out",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Generators to leave out of training at once, each equally often; 0 for none.",
+)
+@click.option(
+    "--detectors",
+    default="kde",
+    show_default=True,
+    metavar="NAMES",
+    help="Open-set detectors, comma-separated; or all. KDE is reported where it is among them.",
+)
+@click.option("--table2", is_flag=True, help="The paper's attention modes, with their controls.")
+@click.option("--shuffle-labels", is_flag=True, help="Control: train on permuted labels as well.")
+@click.option("--real", multiple=True, metavar="CLASS", help="A class of photographs.")
+@click.option("--force", is_flag=True, help="Leave out open images that are also closed ones.")
+@click.option(
+    "--out",
+    metavar="DIR",
+    help="Runs, evaluation.json and evaluation.md. [default: under the folder of runs]",
+)
+@device_option
+@json_option
+@click.pass_obj
+def evaluate(settings: Settings, /, **options: Any) -> None:
+    """Judge a recipe: closed set, open sets, generators left out, over several seeds.
+
+    Every figure is a mean over seeds, with its spread and a 95 % interval clustered by prompt
+    group. The same command goes on where it was stopped, and trains nothing twice.
+    JSON keys: closed.top1, closed.balanced, closed.macro_auc, closed.ece, closed.mahalanobis.*,
+    validation.*, open.mean.auroc, open.worst.auroc, open.GENERATOR.*, leave_out.mean.auroc,
+    leave_out.worst.auroc, leave_out.GENERATOR.*, leave_out.folds, detectors.NAME.open.*,
+    detectors.NAME.leave_out.*, table2.MODE.*, real.*, controls.*, seeds.N.*; `sd` and
+    `interval` in each group repeat its layout.
+
+    \b
+    Example:
+      leak evaluate --preset paper --seeds 3 --leave-out 2
+      leak evaluate --open unknown/ --detectors all --table2 --shuffle-labels --out eval/
+    """
+    from leakcache.device import resolve_device
+    from leakcache.store import LatentCache
+    from leaknet.evaluation import evaluate as run_protocols
+    from leaknet.evaluation.render import print_grids, write_evaluation
+    from leaknet.evaluation.tables import evaluation_tables
+
+    plan = _plan(options)
+    folder = cache_folder(options["cache"], settings.caches)
+    closed = LatentCache.open(folder / "closed")
+    unknown = _open_caches(closed, options["open_roots"], options["device"])
+    out = _out_folder(options["out"], settings.runs, folder.name, plan)
+    result = run_protocols(plan, closed, unknown, out, resolve_device(options["device"]))
+    write_evaluation(result, out)
+    if options["as_json"]:
+        emit({**result.as_dict(), "out": str(out)})
+        return
+    print_grids(evaluation_tables(result))
+    click.echo(f"{out}: evaluation.json, evaluation.md and the runs")
+
+
+def _plan(options: dict[str, Any]) -> Plan:
+    from leaknet.config import load_config, preset
+    from leaknet.evaluation import Plan
+    from leaknet.scorers import detectors_named
+
+    file = options["config"]
+    config = load_config(Path(file)) if file else preset(options["preset"])
+    names = [name.strip() for name in options["detectors"].split(",") if name.strip()]
+    if not names:
+        raise click.BadParameter("takes one name or more, or all", param_hint="--detectors")
+    return Plan(
+        config=config.with_overrides(options["overrides"]),
+        seeds=options["seeds"],
+        kinds=detectors_named(names),
+        leave_out=options["leave_out"],
+        real=tuple(options["real"]),
+        modes=options["table2"],
+        shuffle=options["shuffle_labels"],
+        force=options["force"],
+    )
+
+
+def _open_caches(closed: LatentCache, roots: tuple[str, ...], device: str) -> list[LatentCache]:
+    """Caches of the folders named; without any, of the data's own open set if there is one."""
+    from leakcache.index import read_index
+    from leaknet.commands.score import open_caches
+
+    data = Path(closed.manifest.data)
+    if not roots and (not data.exists() or not read_index(data).unknown):
+        return []
+    return open_caches(closed, roots, device)
+
+
+def _out_folder(given: str | None, runs: Path, cache: str, plan: Plan) -> Path:
+    from leaknet.commands.train import run_name
+
+    out = Path(given) if given else runs / f"evaluation-{run_name(cache, plan.config)}"
+    out.mkdir(parents=True, exist_ok=True)
+    return out
