@@ -9,7 +9,7 @@ import click
 
 from leaknet.commands.options import emit, json_option
 from leaknet.commands.places import data_root
-from leaknet.commands.settings import LeakCommand
+from leaknet.commands.settings import LeakCommand, Settings
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,15 +29,20 @@ def data() -> None:
 @click.argument("data", metavar="[ROOT]", required=False)
 @click.option("--open", "open_set", is_flag=True, help="Read every class as an unknown generator.")
 @click.option("--seed", default=0, show_default=True, help="Of the fold cut where none is given.")
-@click.option("--out", metavar="FILE", help="Write path,label,group,fold as a CSV index.")
+@click.option(
+    "--out", metavar="FILE", help="Where to write the index. [default: CACHES/ROOT.index.csv]"
+)
 @json_option
-def index(data: str | None, open_set: bool, seed: int, out: str | None, as_json: bool) -> None:
-    """Print how ROOT is understood: classes, folds, prompt groups, and what is left out.
+@click.pass_context
+def index(
+    ctx: click.Context, data: str | None, open_set: bool, seed: int, out: str | None, as_json: bool
+) -> None:
+    """Print and write how ROOT is understood: classes, folds, prompt groups, rejects.
 
     ROOT is a folder of class folders, WILD as it comes (Closed_Set, Open_Set, Split.json,
     step1 to step3), or a CSV or Parquet file with path,label and, if wished, group,fold.
-    Without a split the folds are cut by prompt group, never by image. The file written by
-    --out can be edited and given as ROOT or --data. [default: data/]
+    Without a split the folds are cut by prompt group, never by image. The CSV that is written
+    (path,label,group,fold) can be edited and given as ROOT or --data. [default: data/]
 
     JSON keys: root, layout, classes, unknown, counts.LABEL.FOLD, groups, crossing_groups,
     rejects (path, reason), out.
@@ -50,13 +55,15 @@ def index(data: str | None, open_set: bool, seed: int, out: str | None, as_json:
     from leakcache.index import read_index
 
     found = read_index(data_root(data), seed=seed, open_set=open_set)
-    if out is not None:
-        found.write_csv(Path(out))
+    caches = (ctx.find_object(Settings) or Settings({})).caches
+    file = Path(out) if out else caches / f"{found.root.name}.index.csv"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    found.write_csv(file)
     if as_json:
-        emit({**_summary(found), "out": out})
+        emit({**_summary(found), "out": str(file)})
         return
     _print(found)
-    click.echo(f"written to {out}" if out else "write it to a file with --out index.csv")
+    click.echo(f"written to {file}")
 
 
 def _summary(found: DatasetIndex) -> dict[str, object]:

@@ -23,6 +23,11 @@ def root(tmp_path):
     return tmp_path / "pics"
 
 
+@pytest.fixture(autouse=True)
+def working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
 def run(*arguments):
     return CliRunner().invoke(data, ["index", *map(str, arguments)], catch_exceptions=False)
 
@@ -54,6 +59,11 @@ def test_the_file_written_is_an_index(root, tmp_path):
     result = run(root, "--out", tmp_path / "index.csv")
     assert f"written to {tmp_path / 'index.csv'}" in result.stdout
     assert read_index(tmp_path / "index.csv").counts() == read_index(root).counts()
+
+
+def test_without_a_name_the_index_lies_beside_the_caches(root, tmp_path):
+    assert "written to caches/pics.index.csv" in run(root).stdout
+    assert read_index(tmp_path / "caches" / "pics.index.csv").counts() == read_index(root).counts()
 
 
 def test_open_reads_all_classes_as_unknown(root):
