@@ -110,36 +110,15 @@ def confusion_table(group: dict[str, Any]) -> Html:
 
 
 def _generators(run: ScoredRun) -> Html:
-    group, other = run.closed["prototype"], run.closed["mahalanobis"]
-    counts = np.array(group["confusion"])
-    order = sorted(group["classes"], key=lambda name: -(group["per_class_auc"][name] or 0))
-    rows = []
-    for name in order:
-        place = group["classes"].index(name)
-        area, second = group["per_class_auc"][name], other["per_class_auc"][name]
-        rows.append(
-            [
-                row_name(name),
-                cell(str(counts[place].sum())),
-                element(
-                    "td",
-                    element("span", plain(area), class_="value"),
-                    strip(Figure(area), 0.5),
-                    class_="number",
-                ),
-                cell(plain(second)),
-                cell(_share(counts[place, place], counts[place].sum())),
-                cell(_share(counts[place, place], counts[:, place].sum())),
-                cell(_mistaken_for(counts[place], place, group["classes"]), class_="words"),
-            ]
-        )
+    areas = run.closed["prototype"]["per_class_auc"]
+    order = sorted(run.closed["prototype"]["classes"], key=lambda name: -(areas[name] or 0))
     headings = [
         "Generator",
         "Test images",
         "AUC",
         "AUC, Mahalanobis",
-        element("abbr", "Recognised", title="Share of its images that are named right."),
-        element("abbr", "Trusted", title="Share of the images given its name that are its own."),
+        "Recognised",
+        "Trusted",
         "Most often taken for",
     ]
     return join(
@@ -148,17 +127,33 @@ def _generators(run: ScoredRun) -> Html:
             "(0.5 is guessing). Recognised: share of its images that are named right. Trusted: "
             "of the images given its name, the share that is its own."
         ),
-        table(headings, rows, class_="compact"),
+        table(headings, [_generator(run, name) for name in order], class_="compact"),
     )
 
 
-def _share(part: int, whole: int) -> str:
-    return percent(part / whole) if whole else MISSING
+def _generator(run: ScoredRun, name: str) -> list[Html]:
+    group = run.closed["prototype"]
+    place = group["classes"].index(name)
+    counts = group["confusion"]
+    own, made, named = counts[place][place], sum(counts[place]), sum(row[place] for row in counts)
+    area = group["per_class_auc"][name]
+    return [
+        row_name(name),
+        cell(str(made)),
+        element(
+            "td",
+            element("span", plain(area), class_="value"),
+            strip(Figure(area), 0.5),
+            class_="number",
+        ),
+        cell(plain(run.closed["mahalanobis"]["per_class_auc"][name])),
+        cell(percent(own / made) if made else MISSING),
+        cell(percent(own / named) if named else MISSING),
+        cell(_mistaken_for(counts[place], place, group["classes"]), class_="words"),
+    ]
 
 
-def _mistaken_for(row: np.ndarray, own: int, classes: list[str]) -> str:
-    others = row.copy()
-    others[own] = 0
-    if not others.any():
-        return MISSING
-    return f"{classes[int(others.argmax())]} ({others.max()})"
+def _mistaken_for(row: list[int], own: int, classes: list[str]) -> str:
+    others = [0 if place == own else count for place, count in enumerate(row)]
+    most = max(others)
+    return f"{classes[others.index(most)]} ({most})" if most else MISSING

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 _VOID = frozenset({"meta", "br", "hr"})
 
 Child = str | Iterable[str] | None
-Attribute = str | float | None
+Attribute = str | float | int | None
 
 
 class Html(str):
@@ -36,7 +36,7 @@ def join(*children: Child) -> Html:
     return Html("".join(_markup(child) for child in children))
 
 
-def number(value: float) -> str:
+def number(value: float | int) -> str:
     """A coordinate or share, short: at most two decimals."""
     return f"{value:.2f}".rstrip("0").rstrip(".") if value % 1 else f"{value:.0f}"
 

@@ -40,7 +40,7 @@ def _histogram(run: ScoredRun, name: str, known: np.ndarray, limit: float | None
     edges = np.linspace(low, high, _BINS + 1)
     shares = [_shares(scores, edges) for scores in (known, unknown)]
     top = max(float(s.max()) for s in shares)
-    frame = Frame(Axis.spanning("score", low, high), Axis.spanning("share of images", 0, top, 3))
+    frame = Frame(Axis.spanning("score", low, high), Axis.spanning("share of images", 0.0, top, 3))
     marks = [
         frame.filled_steps(edges, shares[0], "fill known"),
         frame.filled_steps(edges, shares[1], "fill unknown"),

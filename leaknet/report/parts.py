@@ -79,7 +79,7 @@ def table(
 
 def row_name(text: str, note: str = "") -> Html:
     """The first cell of a row."""
-    small = element("span", note, class_="ends") if note else None
+    small = [" ", element("span", note, class_="ends")] if note else None
     return element("th", text, small, scope="row")
 
 
@@ -94,6 +94,7 @@ def measured(measure: Measure, figure: Figure, chance: float | None = None) -> H
     return element(
         "td",
         element("span", measure.show(figure.value), class_="value"),
+        " ",
         element("span", interval_text(measure, figure), class_="ends"),
         None if chance is None else strip(figure, chance),
         class_="number",

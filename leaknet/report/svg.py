@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from leaknet.report.markup import Html, element, number
 
-Values = Sequence[float] | np.ndarray
+Values = Sequence[float | int] | np.ndarray
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,6 @@
-"""Scores as tables on the terminal, and image scores as CSV."""
+"""The scores of a run as tables on the terminal."""
 
 from __future__ import annotations
-
-import csv
-from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,7 +8,6 @@ from rich.table import Table
 
 from leaknet.judge import ClosedResult, OpenResult
 from leaknet.metrics import OpenScores
-from leaknet.predict import ImageScore
 from leaknet.scoring import RunScores
 
 _CLOSED = {"top1": "top-1", "balanced": "balanced", "macro_auc": "macro AUC", "ece": "ECE"}
@@ -77,43 +72,3 @@ def _open_rows(result: OpenResult) -> list[tuple[str, OpenScores, dict[str, list
 def _with_interval(value: float, ends: list[float] | None) -> str:
     text = f"{value:.3f}"
     return f"{text} [dim]({ends[0]:.2f}-{ends[1]:.2f})[/dim]" if ends else text
-
-
-def print_images(results: Sequence[ImageScore], alpha: float) -> None:
-    """One row an image: verdict, likeliest generator, p-value, raw scores."""
-    console = Console()
-    table = Table()
-    for heading in ("image", "verdict", "most like", "probability", "p", "raw scores"):
-        table.add_column(heading, overflow="fold")
-    for result in results:
-        if result.reason:
-            table.add_row(escape(result.path), "[red]not scored[/red]", escape(result.reason))
-            continue
-        raw = "  ".join(f"{name} {value:.4g}" for name, value in (result.scores or {}).items())
-        table.add_row(
-            escape(result.path),
-            "known generator" if result.known else "[yellow]unknown generator[/yellow]",
-            escape(result.generator),
-            f"{result.probability:.3f}",
-            f"{result.p_value:.3f}",
-            raw,
-        )
-    console.print(table)
-    console.print(
-        f"[dim]unknown: p ≤ {alpha:g}, so that about {alpha:.0%} of images of the known generators "
-        "are called unknown; the probability is among the known generators only[/dim]"
-    )
-
-
-def write_images_csv(results: Sequence[ImageScore], path: Path) -> None:
-    """The same as CSV, one column per raw score."""
-    names = sorted({name for result in results for name in result.scores or {}})
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "known", "generator", "probability", "p_value", *names, "reason"])
-        for r in results:
-            raw = [(r.scores or {}).get(name, "") for name in names]
-            values = (
-                ["", "", "", ""] if r.reason else [r.known, r.generator, r.probability, r.p_value]
-            )
-            writer.writerow([r.path, *values, *raw, r.reason])

@@ -64,7 +64,7 @@ def _curves(history: tuple[EpochRecord, ...]) -> Html:
         "c3": [record.val_top1 for record in history],
     }
     top = max(max(values) for values in losses.values())
-    loss = _panel(epochs, losses, Axis.spanning("cross-entropy", 0, 1.05 * top), kept)
+    loss = _panel(epochs, losses, Axis.spanning("cross-entropy", 0.0, 1.05 * top), kept)
     return charts(
         (_title("Loss", c0="training", c1="validation"), loss),
         (
@@ -84,7 +84,7 @@ def _title(text: str, **keys: str) -> Html:
 
 def _panel(epochs: list[int], lines: dict[str, list[float]], y: Axis, kept: int) -> Html:
     frame = Frame(_epoch_axis(epochs), y)
-    marks: list[Html | None] = [*frame.vertical(kept, "kept", "")] if len(epochs) > 1 else []
+    marks: list[Html | None] = [*frame.vertical(float(kept), "kept", "")] if len(epochs) > 1 else []
     for class_, values in lines.items():
         marks.append(frame.line(epochs, values, class_))
         if len(epochs) <= 30:
