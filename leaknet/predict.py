@@ -1,28 +1,30 @@
-"""Score images straight from files: encode, embed, attribute, and say whether it is known."""
+"""Answer for image files: known: X, unknown generator or unsure, with all raw scores."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from scipy.special import softmax
+from jaxtyping import Bool, Float
 
-from leakcache.autoencoder import Encoder
-from leakcache.errors import DataError, RunError
-from leakcache.images import to_unit_range
-from leakcache.index import read_index
-from leakcache.loader import LoadedImage, in_order, load_image
-from leakcache.manifest import Encoding
-from leakcache.progress import track
+from leaknet.calibration import Calibration, Decision, conformal_p_values, decide, doubt, verbal
 from leaknet.detectors import Detector
 from leaknet.embed import embed
 from leaknet.embeddings import Embeddings
-from leaknet.latents import SplitLatents
+from leaknet.image_files import (
+    as_split,
+    encode_files,
+    encoding_of,
+    find_images,
+    load_encoder,
+)
 from leaknet.model import ProtoLeakNet
+from leaknet.stability import VARIANTS, Stability, stability_of, variants_of
+
+__all__ = ["ImageScore", "conformal_p_values", "find_images", "predict", "score_files"]
 
 
 @dataclass(frozen=True)
@@ -31,147 +33,157 @@ class ImageScore:
 
     Attributes:
         path: the file.
-        reason: why it could not be scored; empty where it was.
-        generator: the likeliest known generator.
-        probability: the softmax of its logit, over the known generators only.
-        scores: raw score by detector, higher = more like the known.
-        p_value: share of closed validation images that look no more like the known ones than
-            this one (the reported detector); small means unlike anything known.
-        known: whether the p-value exceeds the false-alarm rate that was asked for.
+        reason: why it could not be scored; empty where it was, and all below is None where not.
+        verdict: `known`, `unknown` or `unsure`, at the false-alarm rate that was asked for.
+        answer: the same as text: `known: X`, `unknown generator` or `unsure`.
+        explanation: why, in words.
+        generator: the likeliest known generator, whatever the verdict.
+        probability: its calibrated probability, among the known generators only.
+        known: whether the p-value exceeds the false-alarm rate.
+        p_value: that the image comes from a known generator, by the deciding detector; small
+            means unlike anything known.
+        prediction_set: the generators that can't be excluded.
+        verbal: the likelihood ratio of `generator` in words.
+        log10_lr: by generator, log10 of the likelihood ratio against another known one.
+        probabilities: by generator, calibrated.
+        scores: raw score by detector, higher = more like the known; the first decides.
+        stability: answers after mild changes of the image; None where that was not asked for.
     """
 
     path: str
     reason: str = ""
-    generator: str = ""
-    probability: float = float("nan")
-    scores: dict[str, float] | None = None
-    p_value: float = float("nan")
+    verdict: str | None = None
+    answer: str | None = None
+    explanation: str | None = None
+    generator: str | None = None
+    probability: float | None = None
     known: bool | None = None
+    p_value: float | None = None
+    prediction_set: tuple[str, ...] | None = None
+    verbal: str | None = None
+    log10_lr: dict[str, float] | None = None
+    probabilities: dict[str, float] | None = None
+    scores: dict[str, float] | None = None
+    stability: Stability | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        stability = self.stability.as_dict() if self.stability else None
+        return asdict(self) | {"stability": stability}
 
 
-def find_images(arguments: Sequence[str]) -> list[Path]:
-    """Files as named, and every image below folders as named, in order.
+@dataclass(frozen=True)
+class _Judged:
+    """Scores of embedded images, one row each; the deciding detector's p-values."""
 
-    Raises:
-        DataError: something named does not exist, or nothing was found.
-    """
-    paths: list[Path] = []
-    for argument in arguments:
-        path = Path(argument)
-        if path.is_dir():
-            index = read_index(path, open_set=True)
-            paths += [index.root / record.path for record in index.records]
-        elif path.exists():
-            paths.append(path)
-        else:
-            raise DataError(f"{argument}: no such file or folder")
-    if not paths:
-        raise DataError(f"{', '.join(arguments)}: no images found")
-    return paths
+    probabilities: Float[np.ndarray, "image class"]
+    log10_ratios: Float[np.ndarray, "image class"]
+    sets: Bool[np.ndarray, "image class"]
+    p_values: Float[np.ndarray, " image"]
+    scores: dict[str, Float[np.ndarray, " image"]]
 
 
 def predict(
     model: ProtoLeakNet,
     paths: Sequence[Path],
     detectors: Sequence[Detector],
-    validation: Embeddings,
+    calibration: Calibration,
     *,
     alpha: float = 0.05,
+    stability: bool = False,
+    vae: str | None = None,
     device: str = "cpu",
 ) -> list[ImageScore]:
-    """Score files by the same functions that scored the test fold.
+    """Score files by the same functions that scored the test fold; one result a file, in order.
 
     Args:
         model: a trained run's model.
         paths: image files.
-        detectors: fitted ones; the first decides.
-        validation: closed validation embeddings, against which the p-value is taken.
-        alpha: rate at which images of known generators may be called unknown.
+        detectors: the run's; the first decides.
+        calibration: the run's.
+        alpha: rate at which images of known generators may be called unknown, in (0, 1).
+        stability: also score the eight variants of `leaknet.stability`.
+        vae: where the run's autoencoder lies now, if not where it was.
         device: where to encode.
 
     Raises:
         WeightsError: the autoencoder of the run is not on this machine.
         RunError: it is there with other weights.
     """
-    if model.cache is None:
-        raise RunError("the run does not say which autoencoder it was trained with")
-    encoding = model.cache.encoding
-    images, latents = _encode(_load_encoder(encoding, device), encoding, paths)
-    usable = [row for row, image in enumerate(images) if not image.reason]
-    results = [
-        ImageScore(str(path), image.reason) for path, image in zip(paths, images, strict=True)
-    ]
+    encoding = encoding_of(model)
+    changes = variants_of if stability else None
+    files = encode_files(load_encoder(encoding, vae, device), encoding, paths, changes)
+    usable = [row for row, file in enumerate(files) if not file.reason]
+    results = [ImageScore(str(file.path), file.reason) for file in files]
     if not usable:
         return results
-    embedded = embed(model, _split(paths, images, latents, usable))
-    probabilities = softmax(embedded.logits.astype(np.float64), axis=1)
-    scores = {detector.name: detector.score_samples(embedded) for detector in detectors}
-    reference = detectors[0].score_samples(validation)
-    p_values = conformal_p_values(reference, scores[detectors[0].name])
+    embedded = embed(model, as_split([files[row] for row in usable], "open", "?"))
+    judged = _judge(embedded, detectors, calibration, alpha)
+    tried = 1 + (len(VARIANTS) if stability else 0)
     for place, row in enumerate(usable):
-        best = int(embedded.logits[place].argmax())
-        results[row] = ImageScore(
-            path=str(paths[row]),
-            generator=model.classes[best],
-            probability=float(probabilities[place, best]),
-            scores={name: float(values[place]) for name, values in scores.items()},
-            p_value=float(p_values[place]),
-            known=bool(p_values[place] > alpha),
-        )
+        rows = range(place * tried, (place + 1) * tried)
+        results[row] = _result(str(paths[row]), judged, rows, model.classes, alpha)
     return results
 
 
-def conformal_p_values(
-    reference: Float[np.ndarray, "validation"], scores: Float[np.ndarray, "image"]
-) -> Float[np.ndarray, "image"]:
-    """(1 + number of reference scores that are no higher) / (1 + number of references).
-
-    For exchangeable images P(p ≤ α) ≤ α, whatever the detector (Vovk et al. 2005).
-    """
-    ranks = np.searchsorted(np.sort(reference), scores, side="right")
-    p_values: np.ndarray = (1.0 + ranks) / (1.0 + len(reference))
-    return p_values
-
-
-def _load_encoder(encoding: Encoding, device: str) -> Encoder:
-    encoder = Encoder.load(encoding.autoencoder.spec, encoding.precision, device)
-    if encoder.identity.weights_sha256 != encoding.autoencoder.weights_sha256:
-        raise RunError(
-            f"{encoding.autoencoder.spec}: has other weights than when the run was trained; "
-            "restore them, or build the cache and train again"
-        )
-    return encoder
+def score_files(
+    model: ProtoLeakNet,
+    found: Sequence[tuple[Path, str]],
+    detectors: Sequence[Detector],
+    calibration: Calibration,
+    **options: Any,
+) -> list[ImageScore]:
+    """`predict` for what `find_images` found: what can't be an image is listed with its reason."""
+    paths = [path for path, reason in found if not reason]
+    scores = iter(predict(model, paths, detectors, calibration, **options))
+    return [ImageScore(str(p), reason) if reason else next(scores) for p, reason in found]
 
 
-def _encode(
-    encoder: Encoder, encoding: Encoding, paths: Sequence[Path]
-) -> tuple[list[LoadedImage], list[np.ndarray]]:
-    """Files as loaded, without their pixels, and the latents of those that could be."""
-    images, latents = [], []
-    with track("scoring", len(paths), "images") as advance:
-        loaded = in_order(lambda path: load_image(path, encoding.preprocessing, ()), paths)
-        for image in loaded:
-            if image.pixels is not None:
-                z0 = encoder.encode(torch.from_numpy(to_unit_range(image.pixels)))
-                # Rounded as in the cache, so that a file scores as its cached latent does.
-                latents.append(z0.cpu().numpy().astype(encoding.stored))
-            images.append(LoadedImage(image.sha256, image.size, None, image.reason))
-            advance(1)
-    return images, latents
-
-
-def _split(
-    paths: Sequence[Path],
-    images: Sequence[LoadedImage],
-    latents: Sequence[np.ndarray],
-    usable: Sequence[int],
-) -> SplitLatents:
-    names = np.array([str(paths[row]) for row in usable])
-    return SplitLatents(
-        z0=torch.from_numpy(np.stack(latents)),
-        labels=np.full(len(usable), "?"),
-        groups=names,
-        folds=np.full(len(usable), "open"),
-        hashes=np.array([images[row].sha256 for row in usable]),
-        paths=names,
+def _judge(
+    e: Embeddings, detectors: Sequence[Detector], calibration: Calibration, alpha: float
+) -> _Judged:
+    return _Judged(
+        np.exp(calibration.log_probabilities(e)),
+        calibration.log10_ratios(e),
+        calibration.prediction_sets(e, alpha),
+        calibration.p_values(e, detectors[0]),
+        {detector.name: detector.score_samples(e) for detector in detectors},
     )
+
+
+def _result(
+    path: str, judged: _Judged, rows: range, classes: tuple[str, ...], alpha: float
+) -> ImageScore:
+    """One image, whose variants follow it in `rows`."""
+    decisions = [_decide(judged, row, classes, alpha) for row in rows]
+    decision, stability = decisions[0], None
+    if len(decisions) > 1:
+        stability = stability_of([item.answer for item in decisions])
+        decision = doubt(decision, stability.changed, len(stability.variants))
+    row = rows[0]
+    best = int(judged.probabilities[row].argmax())
+    p_value = float(judged.p_values[row])
+    return ImageScore(
+        path,
+        verdict=decision.verdict,
+        answer=decision.answer,
+        explanation=decision.explanation,
+        generator=classes[best],
+        probability=float(judged.probabilities[row, best]),
+        known=p_value > alpha,
+        p_value=p_value,
+        prediction_set=_members(judged, row, classes),
+        verbal=verbal(float(judged.log10_ratios[row, best])),
+        log10_lr=dict(zip(classes, judged.log10_ratios[row].tolist(), strict=True)),
+        probabilities=dict(zip(classes, judged.probabilities[row].tolist(), strict=True)),
+        scores={name: float(values[row]) for name, values in judged.scores.items()},
+        stability=stability,
+    )
+
+
+def _decide(judged: _Judged, row: int, classes: tuple[str, ...], alpha: float) -> Decision:
+    return decide(float(judged.p_values[row]), _members(judged, row, classes), alpha)
+
+
+def _members(judged: _Judged, row: int, classes: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name, member in zip(classes, judged.sets[row], strict=True) if member)

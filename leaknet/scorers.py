@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from leakcache.errors import ScoringError
+from leaknet.calibration.halves import choosing_half
 from leaknet.detectors import DETECTORS, Detector
 from leaknet.durable import read_tensors, save_tensors
 from leaknet.embeddings import Embeddings
@@ -32,8 +33,11 @@ def detectors_named(names: Sequence[str]) -> tuple[type[Detector], ...]:
 
 
 def fit_all(kinds: Sequence[type[Detector]], closed: Embeddings) -> list[Detector]:
-    """Fit each detector on the training and validation folds of the closed embeddings."""
-    train, val = closed.select("train"), closed.select("val")
+    """Fit each detector on the training fold and the choosing half of the validation fold.
+
+    The other half is left for p-values, which count images that had no say in the score.
+    """
+    train, val = closed.select("train"), choosing_half(closed.select("val"))
     return [kind().fit(train, val) for kind in kinds]
 
 

@@ -17,6 +17,7 @@ import torch
 
 from leakcache.errors import ScoringError
 from leakcache.store import LatentCache
+from leaknet.calibration import calibrate
 from leaknet.detectors import Detector, DiagonalMahalanobis, GlobalKDE
 from leaknet.durable import write_text
 from leaknet.embeddings import Embeddings
@@ -178,7 +179,9 @@ def prepare_run(folder: Path, closed: LatentCache, device: torch.device = CPU) -
     splits = [load_split(closed, fold, CPU) for fold in ("train", "val")]
     known = concatenate([embed_split(model, split, run.fingerprint()) for split in splits])
     known.save(run.embeddings)
-    save_scorers(folder, fit_all([GlobalKDE, DiagonalMahalanobis], known), known.run)
+    detectors = fit_all([GlobalKDE, DiagonalMahalanobis], known)
+    save_scorers(folder, detectors, known.run)
+    calibrate(folder, detectors, known)
     validation = _judge_validation(known)
     metrics = {
         "run": str(folder),

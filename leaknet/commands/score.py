@@ -40,7 +40,18 @@ if TYPE_CHECKING:
     show_default=True,
     help="Rate at which images of known generators may be called unknown.",
 )
+@click.option(
+    "--stability",
+    is_flag=True,
+    help="Unsure where re-encoding, rescaling or flipping an IMAGE (8 variants) alters the answer.",
+)
 @click.option("--csv", "csv_file", metavar="FILE", help="Write the scores of IMAGEs as CSV.")
+@click.option(
+    "--vae",
+    "autoencoder",
+    metavar="NAME|PATH|ID",
+    help="Where the run's autoencoder lies now. [default: where it was in training]",
+)
 @device_option
 @json_option
 @click.pass_obj
@@ -53,17 +64,26 @@ def score(settings: Settings, /, **options: Any) -> None:
     open.ovl, open.GENERATOR.*, open.mean.*, open.worst.*, detectors.NAME.*; every group has
     95 % intervals, clustered by prompt group, under `interval`.
 
+    For each IMAGE: known: X, unknown generator, or unsure, at the false-alarm rate --alpha, with
+    the reason and all raw scores; it needs the run folder and its autoencoder, but no cache.
+    JSON keys: run, alpha, detector (the one that decides), calibration (images, groups,
+    smallest_p, false_alarms.*, temperature, ece_before, ece_after, cllr, min_cllr,
+    log10_lr_range.GENERATOR), images[] with path, reason (why it was not scored), verdict (known,
+    unknown or unsure), answer, explanation, generator (likeliest), probability, known, p_value,
+    prediction_set, verbal, log10_lr.GENERATOR, probabilities.GENERATOR, scores.DETECTOR,
+    stability.same, stability.of, stability.variants.NAME.
+
     \b
     Example:
       leak score --kde
       leak score --kde --open photos-of-unknown-generators/
-      leak score suspect.png folder/ --csv scores.csv
+      leak score suspect.png folder/ --stability --alpha .1 --csv scores.csv
     """
     if not 0 < options["alpha"] < 1:
         raise click.BadParameter("takes a rate between 0 and 1", param_hint="--alpha")
     run = run_folder(options["run"], settings.runs)
     if options["images"]:
-        _score_images(run, options, settings)
+        _score_images(run, options)
     else:
         _score_run(run, options, settings)
 
@@ -117,29 +137,41 @@ def _score_run(run: Path, options: dict[str, Any], settings: Settings) -> None:
         print_scores(scores)
 
 
-def _score_images(run: Path, options: dict[str, Any], settings: Settings) -> None:
+def _score_images(run: Path, options: dict[str, Any]) -> None:
     from leakcache.device import resolve_device
+    from leaknet.calibration import load_calibration
     from leaknet.embeddings import Embeddings
-    from leaknet.predict import find_images, predict
-    from leaknet.report.table import print_images, write_images_csv
+    from leaknet.predict import find_images, score_files
+    from leaknet.report.image_table import print_images, write_images_csv
     from leaknet.runfolder import RunFolder
     from leaknet.scorers import detectors_named, load_scorers
 
-    paths = find_images(options["images"])
+    found = find_images(options["images"])
     device = resolve_device(options["device"])
     files = RunFolder(run)
     model = files.load_model(device)
     known, digest = Embeddings.load(files.embeddings), files.fingerprint()
     detectors = load_scorers(run, detectors_named(_names(options) or ["kde"]), known, digest)
-    results = predict(
-        model, paths, detectors, known.select("val"), alpha=options["alpha"], device=str(device)
+    calibration = load_calibration(run, detectors, known, digest)
+    results = score_files(
+        model,
+        found,
+        detectors,
+        calibration,
+        alpha=options["alpha"],
+        stability=options["stability"],
+        vae=options["autoencoder"],
+        device=str(device),
     )
+    facts = calibration.as_dict(options["alpha"])
     if options["csv_file"]:
         write_images_csv(results, Path(options["csv_file"]))
     if options["as_json"]:
-        emit({"run": str(run), "alpha": options["alpha"], "images": [vars(r) for r in results]})
+        head = {"run": str(run), "alpha": options["alpha"], "detector": detectors[0].name}
+        images = [result.as_dict() for result in results]
+        emit({**head, "calibration": facts, "images": images})
     else:
-        print_images(results, options["alpha"])
+        print_images(results, options["alpha"], facts)
     _exit_if_none(results)
 
 

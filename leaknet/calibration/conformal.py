@@ -1,0 +1,74 @@
+"""Split conformal prediction: how often would a known image look this strange?
+
+The one function is the p-value of a score against reference scores, (1 + number of references
+that are no higher) / (1 + number of references). If the image and the n references are
+exchangeable then P(p ≤ α) ≤ α for every α and n, whatever the score (Vovk et al. 2005). From a
+detector's score it says whether the image comes from a known generator at all; from the
+probability of each class it gives the set of generators that can't be excluded (the "least
+ambiguous" sets of Sadinle et al. 2019), which holds the right one with probability 1 − α or more.
+
+Images of one prompt resemble one another, so they are exchangeable prompt by prompt rather
+than one by one. `grouped_bound` is what is left of the guarantee then. Both guarantees are
+averages over calibrating sets; `alarm_range` says how far the one at hand may be from them.
+"""
+
+from __future__ import annotations
+
+from math import floor
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64
+from scipy.stats import beta
+
+
+def conformal_p_values(
+    reference: Float[np.ndarray, " reference"], scores: Float[np.ndarray, "*image"]
+) -> Float64[np.ndarray, "*image"]:
+    """p-value of each score, in [1 / (1 + references), 1]; small = unlike the references."""
+    ranks = np.searchsorted(np.sort(reference), scores, side="right")
+    p_values: Float64[np.ndarray, "*image"] = (1.0 + ranks) / (1.0 + len(reference))
+    return p_values
+
+
+def prediction_sets(
+    reference: Float[np.ndarray, " reference"],
+    log_probabilities: Float[np.ndarray, "image class"],
+    alpha: float,
+) -> Bool[np.ndarray, "image class"]:
+    """Which generators can't be excluded at level α; a set may hold all, or none.
+
+    Args:
+        reference: log probability of the true class of each calibrating image.
+        log_probabilities: of all classes, for the images in question.
+        alpha: rate at which the right generator may be missing, over all generators together.
+            For a single generator nothing is guaranteed.
+    """
+    members: Bool[np.ndarray, "image class"] = (
+        conformal_p_values(reference, log_probabilities) > alpha
+    )
+    return members
+
+
+def grouped_bound(alpha: float, images: int, groups: int) -> float:
+    """Most false alarms at level α if only prompt groups are exchangeable, of equal size m.
+
+    α + (1 − α)(1 − 1/m) / (groups + 1), which is α with one image a group. For a p-value that
+    counts each reference by its share in its group, and the new image as a whole group, is
+    exact then (Lee, Barber and Willett 2023), and where the plain one is α, that one is this.
+    """
+    share = groups / images
+    return alpha + (1 - alpha) * (1 - share) / (groups + 1)
+
+
+def alarm_range(alpha: float, images: int, coverage: float = 0.95) -> tuple[float, float]:
+    """Where the false-alarm rate lies, given one calibrating set of exchangeable images.
+
+    Over calibrating sets it follows a beta distribution with parameters k and n + 1 − k, where
+    k = floor(α (n + 1)) (Vovk 2012), if scores have no ties; with ties it is lower.
+    """
+    count = floor(alpha * (images + 1) + 1e-12)
+    if count == 0:
+        return 0.0, 0.0
+    tails = ((1 - coverage) / 2, (1 + coverage) / 2)
+    low, high = (float(beta.ppf(tail, count, images + 1 - count)) for tail in tails)
+    return low, high

@@ -1,0 +1,84 @@
+"""One answer an image: known: X, unknown generator, or unsure; with its reason in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+KNOWN, UNKNOWN, UNSURE = "known", "unknown", "unsure"
+SHOWN = 3
+"""Generators of a prediction set that an explanation names."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is answered at a stated false-alarm rate α.
+
+    Attributes:
+        verdict: `known`, `unknown` or `unsure`.
+        generator: the one that is named; empty unless known.
+        explanation: why, in words.
+    """
+
+    verdict: str
+    generator: str
+    explanation: str
+
+    @property
+    def answer(self) -> str:
+        """The verdict as a user reads it."""
+        return {KNOWN: f"known: {self.generator}", UNKNOWN: "unknown generator"}.get(
+            self.verdict, UNSURE
+        )
+
+
+def decide(p_value: float, prediction_set: tuple[str, ...], alpha: float) -> Decision:
+    """The answer for one image.
+
+    An image of a known generator is called unknown with probability α at most, and named after
+    another known generator with probability α at most; all else that is not certain is unsure.
+
+    Args:
+        p_value: that the image comes from a known generator.
+        prediction_set: generators that can't be excluded at level α.
+        alpha: the false-alarm rate.
+    """
+    if p_value <= alpha:
+        return Decision(
+            UNKNOWN,
+            "",
+            f"at most {p_value:.2g} of images of the known generators look so unlike them",
+        )
+    if len(prediction_set) == 1:
+        return Decision(
+            KNOWN, prediction_set[0], f"looks known, and the others are excluded at {alpha:g}"
+        )
+    if not prediction_set:
+        reason = "looks known, but no generator is probable enough to be named"
+    else:
+        reason = f"looks known, but {len(prediction_set)} generators fit: {_named(prediction_set)}"
+    return Decision(UNSURE, "", reason)
+
+
+def _named(generators: tuple[str, ...]) -> str:
+    more = ", …" if len(generators) > SHOWN else ""
+    return ", ".join(generators[:SHOWN]) + more
+
+
+def doubt(decision: Decision, changed: dict[str, str], tried: int) -> Decision:
+    """The same decision, or unsure where mild changes to the image change the answer.
+
+    Args:
+        decision: for the image as it is.
+        changed: the answer after each change of the image that altered it.
+        tried: how many changes were tried.
+    """
+    if decision.verdict == UNSURE or not changed:
+        return decision
+    name, answer = next(iter(changed.items()))
+    return replace(
+        decision,
+        verdict=UNSURE,
+        generator="",
+        explanation=f"{decision.answer} as it is, but {len(changed)} of {tried} mild changes "
+        f"alter that ({name}: {answer})",
+    )

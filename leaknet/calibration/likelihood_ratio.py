@@ -1,0 +1,128 @@
+"""Likelihood ratios: how much more probable is this score if X made the image?
+
+The alternative is that another *known* generator made it, each as likely as any other; a ratio
+says nothing of generators that were never seen. For each class the log odds that the network
+gives it become a ratio by logistic regression on validation images at even prior odds, with
+slope 0 or more. To each side scores of the other side of the weight of one image are added
+(Morrison and Poh 2018), so that classes that validation parts without an error do not get
+infinite ratios.
+
+A ratio is cut where the validation images stop supporting it: at the largest prior odds against
+it at which believing the ratios still costs less than ignoring them, were one more image on
+each side misleading (after the ELUB of Vergeer et al. 2016). With n images of other generators
+it can't exceed n + 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64, Int
+from scipy.optimize import minimize
+from scipy.special import expit
+
+from leaknet.metrics.closed import log_odds
+
+_GRID = np.arange(0.0, 8.0, 0.01)  # log10 of prior odds
+_LN10 = float(np.log(10))
+
+
+@dataclass(frozen=True)
+class ClassRatios:
+    """log10 LR of class c = offset + slope · (log odds of c), kept within [low, high].
+
+    All four have one entry per class, in units of log10; NaN for a class without validation
+    images.
+    """
+
+    slope: Float64[np.ndarray, " class"]
+    offset: Float64[np.ndarray, " class"]
+    low: Float64[np.ndarray, " class"]
+    high: Float64[np.ndarray, " class"]
+
+    @classmethod
+    def fit(
+        cls, logits: Float[np.ndarray, "image class"], targets: Int[np.ndarray, " image"]
+    ) -> ClassRatios:
+        """Fit each class to closed images of the validation fold."""
+        columns = [
+            _fit_class(odds, targets == c, _even_weights(targets, c))
+            for c, odds in enumerate(log_odds(logits).T)
+        ]
+        return cls(*(np.array(column) for column in zip(*columns, strict=True)))
+
+    def log10(self, logits: Float[np.ndarray, "image class"]) -> Float64[np.ndarray, "image class"]:
+        """log10 of each image's ratio for each class."""
+        return np.asarray(np.clip(self.unbounded(logits), self.low, self.high))
+
+    def unbounded(
+        self, logits: Float[np.ndarray, "image class"]
+    ) -> Float64[np.ndarray, "image class"]:
+        """The same before it is cut where the evidence ends."""
+        ratios: Float64[np.ndarray, "image class"] = self.offset + self.slope * log_odds(logits)
+        return ratios
+
+
+def supported_range(
+    log10_ratios: Float[np.ndarray, " image"], own: Bool[np.ndarray, " image"]
+) -> tuple[float, float]:
+    """Least and greatest log10 LR that so many images can support; both 0 for useless ratios."""
+    high = _support(log10_ratios[own], log10_ratios[~own])
+    low = _support(-log10_ratios[~own], -log10_ratios[own])
+    return -low, high
+
+
+def _support(own: Float[np.ndarray, "_"], other: Float[np.ndarray, "_"]) -> float:
+    """Largest log10 prior odds at which the ratios are still worth heeding, all less included."""
+    # At odds of 1 to t, "never" costs 1 image of the own side missed; heeding costs those below
+    # t and t times the share of the others above it.
+    missed = (own[:, None] < _GRID).mean(axis=0)
+    misled = ((other[:, None] >= _GRID).sum(axis=0) + 1) / (len(other) + 1)
+    worth = missed + misled * 10**_GRID <= 1
+    return float(_GRID[worth.argmin() - 1]) if worth[0] else 0.0
+
+
+def _fit_class(
+    odds: Float[np.ndarray, " image"],
+    own: Bool[np.ndarray, " image"],
+    weights: Float[np.ndarray, " image"],
+) -> tuple[float, float, float, float]:
+    if own.all() or not own.any():
+        return (np.nan,) * 4
+    slope, offset = _logistic(odds, own, weights)
+    low, high = supported_range(offset + slope * odds, own)
+    return slope, offset, low, high
+
+
+def _even_weights(targets: Int[np.ndarray, " image"], c: int) -> Float64[np.ndarray, " image"]:
+    """Weights under which each side has as many images as c, and the other classes share theirs."""
+    counts = np.bincount(targets)
+    others = (counts > 0).sum() - 1
+    weight: Float64[np.ndarray, " image"] = counts[c] / (max(others, 1) * counts[targets])
+    return np.where(targets == c, 1.0, weight)
+
+
+def _logistic(
+    odds: Float[np.ndarray, " image"],
+    own: Bool[np.ndarray, " image"],
+    weights: Float[np.ndarray, " image"],
+) -> tuple[float, float]:
+    """Slope and offset, in log10, of the most likely log LR that is linear in the log odds."""
+    scale = max(float(odds.std()), 1e-12)
+    x = (odds - odds.mean()) / scale
+    one_image = weights / weights[own].sum()
+    x, side = np.tile(x, 2), np.concatenate([own, ~own])
+    weight = np.concatenate([weights, one_image])
+
+    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        slope, offset = parameters
+        margin = np.where(side, 1, -1) * (slope * x + offset)
+        pull = -weight * np.where(side, 1, -1) * expit(-margin)
+        return float(weight @ np.logaddexp(0, -margin)), np.array([pull @ x, pull.sum()])
+
+    found = minimize(
+        loss, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(0, None), (None, None)]
+    )
+    slope, offset = (float(value) for value in found.x)
+    return slope / scale / _LN10, (offset - slope * float(odds.mean()) / scale) / _LN10

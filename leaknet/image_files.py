@@ -1,0 +1,220 @@
+"""Image files to embeddings, without a cache: find, decode, encode and embed them.
+
+The path is that of a cached image: same preprocessing, same rounding of the latent, and noise
+that depends on the file's content alone, so that a file scores as its cached latent does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from leakcache.autoencoder import Encoder
+from leakcache.errors import DataError, ImageError, RunError, WeightsError
+from leakcache.images import Preprocessing, decode, preprocess, to_unit_range
+from leakcache.index import read_index
+from leakcache.loader import in_order
+from leakcache.manifest import Encoding
+from leakcache.progress import track
+from leaknet.latents import SplitLatents
+from leaknet.model import ProtoLeakNet
+
+Changes = Callable[[Image.Image], Sequence[Image.Image]]
+
+
+@dataclass(frozen=True)
+class EncodedFile:
+    """One file, as far as it could be read.
+
+    Attributes:
+        path: the file.
+        sha256: of its bytes; empty where they could not be read.
+        latents: of the image, then of each variant that was asked for; None where refused.
+        reason: why it is refused; empty where it is not.
+    """
+
+    path: Path
+    sha256: str = ""
+    latents: Float[np.ndarray, "variant view channel rows columns"] | None = None
+    reason: str = ""
+
+
+def find_images(arguments: Sequence[str]) -> list[tuple[Path, str]]:
+    """Files as named and every image below folders as named, in order, each with a reason.
+
+    The reason says why something cannot be an image (it does not exist, a folder holds none);
+    it is empty for all that is worth opening. What lies in folders beside images and is plainly
+    none of them (text, tables, hidden files) is passed over.
+
+    Raises:
+        DataError: nothing was found that is worth opening.
+    """
+    found: list[tuple[Path, str]] = []
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            found += _below(path)
+        else:
+            found.append((path, "" if path.exists() else "no such file or folder"))
+    if all(reason for _, reason in found):
+        path, reason = found[0]
+        raise DataError(f"{path}: {reason}; name image files, or folders that hold some")
+    return found
+
+
+def _below(folder: Path) -> list[tuple[Path, str]]:
+    try:
+        index = read_index(folder, open_set=True)
+    except DataError:
+        return [(folder, "no images in this folder")]
+    images = [(index.root / record.path, "") for record in index.records]
+    return images + [(index.root / reject.path, reject.reason) for reject in index.rejects]
+
+
+def encoding_of(model: ProtoLeakNet) -> Encoding:
+    """How the latents were made that a run was trained on.
+
+    Raises:
+        RunError: the run does not say.
+    """
+    if model.cache is None:
+        raise RunError(
+            "the run does not say which autoencoder it was trained with: train it on a cache"
+        )
+    return model.cache.encoding
+
+
+def load_encoder(encoding: Encoding, vae: str | None = None, device: str = "cpu") -> Encoder:
+    """The autoencoder that a run was trained with.
+
+    Args:
+        encoding: the run's.
+        vae: where the autoencoder lies now; where the run remembers it, if None.
+        device: where to encode.
+
+    Raises:
+        WeightsError: it is not on this machine.
+        RunError: it has other weights than then.
+    """
+    spec = vae or encoding.autoencoder.spec
+    try:
+        encoder = Encoder.load(spec, encoding.precision, device)
+    except WeightsError as error:
+        if vae is not None:
+            raise
+        raise WeightsError(
+            f"the run's autoencoder {encoding.autoencoder.name} is not at {spec} any more: "
+            "put it back, or say where it is with --vae"
+        ) from error
+    if encoder.identity.weights_sha256 != encoding.autoencoder.weights_sha256:
+        raise RunError(
+            f"{spec}: has other weights than when the run was trained; restore them, name the "
+            "right ones with --vae, or build the cache and train again"
+        )
+    return encoder
+
+
+def encode_files(
+    encoder: Encoder, encoding: Encoding, paths: Sequence[Path], changes: Changes | None = None
+) -> list[EncodedFile]:
+    """Latents of files, in their order; what can't be used has a reason instead.
+
+    Args:
+        encoder: the run's.
+        encoding: how the run's latents were made.
+        paths: image files.
+        changes: variants of each image to encode after it.
+    """
+    encoded = []
+    load = partial(_load, preprocessing=encoding.preprocessing, changes=changes)
+    with track("encoding", len(paths), "images") as advance:
+        for path, (sha256, pixels, reason) in zip(paths, in_order(load, paths), strict=True):
+            if reason:
+                encoded.append(EncodedFile(path, sha256, reason=reason))
+            else:
+                encoded.append(_encoded(encoder, encoding, path, sha256, pixels))
+            advance(1)
+    return encoded
+
+
+def as_split(files: Sequence[EncodedFile], fold: str, label: str) -> SplitLatents:
+    """Encoded files as a split; each variant is a row of its own, under its image's noise.
+
+    A file's stem is its prompt group, as in every folder of images.
+
+    Args:
+        files: those that were not refused, at least one.
+        fold: of all of them.
+        label: of all of them.
+    """
+    latents = [file.latents for file in files if file.latents is not None]
+    repeats = [len(z0) for z0 in latents]
+
+    def column(values: list[str]) -> np.ndarray:
+        return np.repeat(np.array(values, dtype=np.str_), repeats)
+
+    return SplitLatents(
+        z0=torch.from_numpy(np.concatenate(latents)),
+        labels=column([label] * len(files)),
+        groups=column([file.path.stem for file in files]),
+        folds=column([fold] * len(files)),
+        hashes=column([file.sha256 for file in files]),
+        paths=column([str(file.path) for file in files]),
+    )
+
+
+def _load(
+    path: Path, preprocessing: Preprocessing, changes: Changes | None
+) -> tuple[str, list[UInt8[np.ndarray, "view height width 3"]], str]:
+    """Hash, views of the image and of each variant, and the reason why there are none."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        return "", [], f"cannot be read ({error.strerror})"
+    sha256 = hashlib.sha256(data).hexdigest()
+    try:
+        image = decode(data)
+        _refuse_tiny(image.size, preprocessing.size)
+        variants = [image, *(changes(image) if changes else ())]
+        return sha256, [preprocess(variant, preprocessing) for variant in variants], ""
+    except ImageError as error:
+        return sha256, [], str(error)
+
+
+def _refuse_tiny(size: tuple[int, int], enlarged_to: int) -> None:
+    """Fewer pixels than the latent has places are interpolation, not evidence."""
+    least = enlarged_to // Encoder.DOWNSCALE
+    if min(size) < least:
+        raise ImageError(
+            f"{size[0]}x{size[1]} is too small to judge: the shorter side needs {least} pixels"
+        )
+
+
+def _encoded(
+    encoder: Encoder,
+    encoding: Encoding,
+    path: Path,
+    sha256: str,
+    pixels: Sequence[UInt8[np.ndarray, "view height width 3"]],
+) -> EncodedFile:
+    latents = np.stack([_encode(encoder, encoding, views) for views in pixels])
+    if not np.isfinite(latents).all():
+        return EncodedFile(path, sha256, reason="the encoder gave latents that are not finite")
+    return EncodedFile(path, sha256, latents)
+
+
+def _encode(
+    encoder: Encoder, encoding: Encoding, views: UInt8[np.ndarray, "view height width 3"]
+) -> Float[np.ndarray, "view channel rows columns"]:
+    z0 = encoder.encode(torch.from_numpy(to_unit_range(views))).cpu().numpy()
+    # Rounded as in the cache, so that a file scores as its cached latent does.
+    rounded: Float[np.ndarray, "view channel rows columns"] = z0.astype(encoding.stored)
+    return rounded
