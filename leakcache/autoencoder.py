@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -212,9 +213,11 @@ def _blank_model(weights: Weights, config: dict[str, Any]) -> Any:
     kind = config.get("_class_name")
     if kind not in kinds:
         raise WeightsError(f"{weights.source}: {kind} is not one of {', '.join(kinds)}")
+    # A saved configuration also holds what is derived; `from_config` would warn of that.
+    expected = inspect.signature(kinds[kind]).parameters
     try:
         with torch.device("meta"):
-            model = kinds[kind].from_config(config)
+            model = kinds[kind](**{key: config[key] for key in expected if key in config})
     except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
         raise WeightsError(
             f"{weights.source}: config.json does not describe an {kind} ({_one_line(error)})"

@@ -59,9 +59,16 @@ class ShardArrays:
         return cls(group, folder)
 
     @classmethod
-    def open(cls, folder: Path, mode: str = "r") -> ShardArrays:
-        """Open existing arrays for reading (`r`) or for writing shards (`r+`)."""
-        return cls(open_group(folder, mode), folder)
+    def resume(cls, folder: Path) -> ShardArrays:
+        """Open arrays that a killed build may have left, for writing."""
+        for unfinished in (folder / ARRAYS).rglob("*.partial"):
+            unfinished.unlink()
+        return cls(open_group(folder, "r+"), folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> ShardArrays:
+        """Open existing arrays for reading."""
+        return cls(open_group(folder, "r"), folder)
 
     @property
     def images(self) -> int:
@@ -84,9 +91,11 @@ class ShardArrays:
         return slice(shard * self.per_shard, min((shard + 1) * self.per_shard, self.images))
 
     def write(self, shard: int, latents: Latents, coefficients: Latents) -> None:
-        """Write one shard whole."""
-        self._z0[self.rows(shard)] = latents
-        self._dct[self.rows(shard)] = coefficients
+        """Write one shard whole, in place of what a killed build may have left there."""
+        for array, values in ((self._z0, latents), (self._dct, coefficients)):
+            # zarr would read it first, to keep what is not overwritten, and fail on half of it.
+            _file(array, shard, self._folder).unlink(missing_ok=True)
+            array[self.rows(shard)] = values
 
     def read(self, shard: int) -> Latents:
         """Latents of one shard.
@@ -132,10 +141,14 @@ def refuse_missing(array: Any, first: int, folder: Path) -> None:
 
     To zarr such a file stands for zeros: no checksum would notice.
     """
-    key = array.metadata.encode_chunk_key((first, *(0,) * (array.ndim - 1)))
-    file = folder / ARRAYS / array.path / key
+    file = _file(array, first, folder)
     if not file.is_file() or file.stat().st_size == 0:
         raise FileNotFoundError(f"{file.relative_to(folder)} is missing or empty")
+
+
+def _file(array: Any, first: int, folder: Path) -> Path:
+    key: str = array.metadata.encode_chunk_key((first, *(0,) * (array.ndim - 1)))
+    return folder / ARRAYS / str(array.path) / key
 
 
 def _create(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: str) -> None:

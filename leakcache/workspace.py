@@ -100,7 +100,7 @@ class Workspace:
         """
         found = self.unfinished()
         if found == task:
-            return ShardArrays.open(self.building, "r+")
+            return ShardArrays.resume(self.building)
         if found:
             self._set_aside()
         self._discard(self.building)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -63,3 +64,13 @@ def write_pictures(
         for row in range(first, first + count):
             picture(1000 * number + row).save(root / label / f"{row:03d}.png")
     return root
+
+
+def array_bytes(cache: Path) -> dict[str, str]:
+    """Hash of every file of a cache's arrays, by its path below them."""
+    root = cache / "latents.zarr"
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
