@@ -34,15 +34,15 @@ def train_epoch(
     model, seed, device = stepper.model, stepper.config.seed, stepper.device
     features = model.config.features
     noise = training_generator(seed, epoch, device)
-    targets = split.targets(model.classes).to(device)
+    targets = split.targets(model.classes)
     total = torch.zeros((), device=device)
     model.train()
     with _layers_seeded(epoch_seed(seed, epoch, _LAYERS), device):
         for images, crops in _batches(split, stepper.config.batch_size, seed, epoch):
-            z0 = split.flat.index_select(0, crops.to(split.z0.device)).to(device)
+            z0 = split.flat.index_select(0, crops).to(device)
             steps = len(features.timesteps)
             eps = training_noise(len(z0), steps, split.shape, noise) if features.noise else None
-            loss = stepper.step(model.features(z0, eps), targets[images.to(device)])
+            loss = stepper.step(model.features(z0, eps), targets[images].to(device))
             total += loss * len(z0)
             advance(len(z0))
     return float(total) / len(split)
@@ -51,17 +51,17 @@ def train_epoch(
 def _batches(
     split: SplitLatents, size: int, seed: int, epoch: int
 ) -> Iterator[tuple[Int64[Tensor, "batch"], Int64[Tensor, "batch"]]]:
-    """Image numbers and crop numbers of each batch, in the epoch's order."""
-    order = _permutation(len(split), seed, epoch)
-    views = torch.Generator().manual_seed(epoch_seed(seed, epoch, _VIEW))
-    view = torch.randint(split.views, (len(split),), generator=views)
-    for images in torch.split(order, batch_sizes(len(split), size)):
-        yield images, images * split.views + view[images]
+    """Image numbers and crop numbers of each batch, in the epoch's order, where z0 is."""
+    order = torch.randperm(len(split), generator=_generator(seed, epoch, _ORDER))
+    view = torch.randint(split.views, (len(split),), generator=_generator(seed, epoch, _VIEW))
+    # Drawn on the processor, so that the order is the same on any device; moved only once.
+    images, crops = order.to(split.z0.device), (order * split.views + view).to(split.z0.device)
+    sizes = batch_sizes(len(split), size)
+    yield from zip(torch.split(images, sizes), torch.split(crops, sizes), strict=True)
 
 
-def _permutation(count: int, seed: int, epoch: int) -> Int64[Tensor, "image"]:
-    generator = torch.Generator().manual_seed(epoch_seed(seed, epoch, _ORDER))
-    return torch.randperm(count, generator=generator)
+def _generator(seed: int, epoch: int, purpose: int) -> torch.Generator:
+    return torch.Generator().manual_seed(epoch_seed(seed, epoch, purpose))
 
 
 def batch_sizes(count: int, size: int) -> list[int]:
