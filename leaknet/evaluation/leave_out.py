@@ -15,20 +15,23 @@ from math import ceil, gcd
 from leakcache.errors import ScoringError
 
 
-def left_out(generators: Sequence[str], together: int) -> tuple[tuple[str, ...], ...]:
+def left_out(
+    generators: Sequence[str], together: int, *, always_known: int = 0
+) -> tuple[tuple[str, ...], ...]:
     """The blocks of generators that are treated as unknown, one block a training.
 
     Args:
         generators: those that may be left out.
         together: m, how many at once.
+        always_known: classes beside them that stay known, such as photographs.
 
     Raises:
         ScoringError: fewer than two generators would remain known.
     """
     count = len(generators)
-    if together < 1 or count - together < 2:
+    if together < 1 or count <= together or count - together + always_known < 2:
         raise ScoringError(
-            f"--leave-out {together} of {count} generators leaves fewer than two known ones: "
+            f"--leave-out {together} of {count} generators leaves fewer than two known classes: "
             "take fewer, or 0 to leave none out"
         )
     order = _dealt(sorted(generators), ceil(count / together))

@@ -93,7 +93,8 @@ def evaluate(
 def _blocks(plan: Plan, closed: LatentCache) -> tuple[tuple[str, ...], ...]:
     if not plan.leave_out:
         return ()
-    return left_out([c for c in closed.classes if c not in plan.real], plan.leave_out)
+    generators = [name for name in closed.classes if name not in plan.real]
+    return left_out(generators, plan.leave_out, always_known=len(set(plan.real)))
 
 
 def _leave_out(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from leaknet.evaluation.tables import Grid, evaluation_tables
 
 JSON = "evaluation.json"
 MARKDOWN = "evaluation.md"
+WIDTH = 200
 
 
 def print_grids(grids: Iterable[Grid]) -> None:
     """Print tables and their notes."""
-    console = Console()
+    # Off a terminal rich assumes 80 columns, in which a cell with its interval breaks in three.
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
     for grid in grids:
         table = Table(title=escape(grid.title), title_justify="left")
         for number, heading in enumerate(grid.headings):

@@ -121,29 +121,28 @@ def _closed(result: Evaluation) -> Grid:
 def _open(title: str, detectors: Mapping[str, OpenSummary], reported: str) -> list[Grid]:
     one = detectors[reported]
     groups = {"mean": one.mean, "worst": one.worst, **one.generators}
-    groups = {
-        f"worst (by AUROC {one.worst_by('auroc')})" if n == "worst" else n: m
-        for n, m in groups.items()
-    }
-    grids = [
-        Grid(
-            f"{title} ({reported})",
-            ("unknown generator", *OPEN.values()),
-            tuple(_row(name, metrics, OPEN) for name, metrics in groups.items()),
-            (LEGEND,) if one.mean["auroc"].interval else (LEGEND, NO_INTERVAL),
+    notes = (
+        LEGEND,
+        f"worst: the generator that is worst by that metric ({one.worst_by('auroc')} by AUROC).",
+    )
+    figures = Grid(
+        f"{title} ({reported})",
+        ("unknown generator", *OPEN.values()),
+        tuple(_row(name, metrics, OPEN) for name, metrics in groups.items()),
+        notes if one.mean["auroc"].interval else (*notes, NO_INTERVAL),
+    )
+    rates = Grid(
+        f"{title} ({reported}), rates",
+        ("unknown generator", *RATES.values()),
+        tuple(_row(name, metrics, RATES) for name, metrics in groups.items()),
+        (
+            "CCR@x: known images accepted and named right where at most x of the unknown are "
+            "accepted. The last two: share accepted at the threshold that 95 % of the closed "
+            "validation images reach, which is the one a user can set.",
         ),
-        Grid(
-            f"{title} ({reported}), rates",
-            ("unknown generator", *RATES.values()),
-            tuple(_row(name, metrics, RATES) for name, metrics in groups.items()),
-            (
-                "CCR@x: known images accepted and named right where at most x of the unknown are "
-                "accepted. The last two: share accepted at the threshold that 95 % of the closed "
-                "validation images reach, which is the one a user can set.",
-            ),
-        ),
-    ]
-    return grids if len(detectors) == 1 else [*grids, _detectors(title, detectors)]
+    )
+    more = [_detectors(title, detectors)] if len(detectors) > 1 else []
+    return [figures, rates, *more]
 
 
 def _detectors(title: str, detectors: Mapping[str, OpenSummary]) -> Grid:
@@ -188,16 +187,15 @@ def _leave_out(left: LeaveOut, reported: str) -> list[Grid]:
 
 
 def _modes(result: Evaluation) -> Grid:
+    columns = {name: name for name in REPORTED}
     rows = []
     for mode in MODES:
         found = result.modes[mode]
         if found.unknown is not None:
-            rows.append(_row(f"{mode}, open set", found.unknown, dict.fromkeys(REPORTED, "")))
-        rows.append(_row(f"{mode}, control", found.control, dict.fromkeys(REPORTED, "")))
-        untrained = found.control_untrained
-        rows.append(
-            _row(f"{mode}, control, untrained gate", untrained, dict.fromkeys(REPORTED, ""))
-        )
+            rows.append(_row(f"{mode}, open set", found.unknown, columns))
+        rows.append(_row(f"{mode}, control", found.control, columns))
+        if mode != "both_off":
+            rows.append(_row(f"{mode}, control, untrained gate", found.control_untrained, columns))
         published = (f"{value:.4g}" for value in PUBLISHED[mode])
         rows.append((f"{mode}, as published (WILD)", *published))
     return Grid(
