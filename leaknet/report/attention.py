@@ -10,6 +10,8 @@ from leaknet.report.measures import Figure, Measure
 from leaknet.report.parts import Section, measured, paragraph, row_name, table
 from leaknet.report.scored_run import ScoredRun
 
+SLIGHT = 0.02
+"""Differences in weight below this are not worth a word."""
 _WEIGHT = Measure("weight", "Weight", "Mean attention weight.")
 
 
@@ -38,14 +40,16 @@ def _words(test: Embeddings, steps: tuple[int, ...]) -> Html:
     mean = test.attention.mean(axis=0)
     even = 1 / len(steps)
     spread = test.attention.std(axis=0).max()
-    heaviest = steps[int(mean.argmax())]
-    if np.abs(mean - even).max() < 0.02 and spread < 0.02:
+    if np.abs(mean - even).max() >= SLIGHT:
+        heaviest = steps[int(mean.argmax())]
+        finding = f"On these images t = {heaviest} counts most, {mean.max():.2f} on average."
+    elif spread >= SLIGHT:
+        finding = "On average all steps count about alike here, but single images differ."
+    else:
         finding = (
             "On these images it hardly does: all steps count about alike, so that the network "
             "as good as averages them."
         )
-    else:
-        finding = f"On these images t = {heaviest} counts most, {mean.max():.2f} on average."
     return paragraph(
         "The network sees each latent at several noise steps t and weighs them by its attention "
         f"before it decides; the weights of an image sum to 1. {finding}"

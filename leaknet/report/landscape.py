@@ -127,6 +127,7 @@ def _frame(points: np.ndarray) -> Frame:
         height=210,
         left=12,
         bottom=8,
+        top=8,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from leaknet.metrics.roc import roc
@@ -13,7 +15,6 @@ from leaknet.report.svg import Axis, Frame
 from leaknet.report.verdicts import ALPHA, threshold
 
 _COLOURS = 7
-_BINS = 28
 
 
 def score_histograms(run: ScoredRun) -> Html:
@@ -37,10 +38,10 @@ def score_histograms(run: ScoredRun) -> Html:
 def _histogram(run: ScoredRun, name: str, known: np.ndarray, limit: float | None) -> Html:
     unknown = run.scores(run.detector, "open", name)
     low, high = _range(known, unknown)
-    edges = np.linspace(low, high, _BINS + 1)
+    edges = np.linspace(low, high, _bins(len(unknown)) + 1)
     shares = [_shares(scores, edges) for scores in (known, unknown)]
     top = max(float(s.max()) for s in shares)
-    frame = Frame(Axis.spanning("score", low, high), Axis.spanning("share of images", 0.0, top, 3))
+    frame = Frame(Axis.spanning("score", low, high), Axis.spanning("share of images", 0.0, top))
     marks = [
         frame.filled_steps(edges, shares[0], "fill known"),
         frame.filled_steps(edges, shares[1], "fill unknown"),
@@ -48,6 +49,11 @@ def _histogram(run: ScoredRun, name: str, known: np.ndarray, limit: float | None
     if limit is not None:
         marks += frame.vertical(limit, "called unknown", "known")
     return frame.draw(f"Scores of known images and of {name}", *marks)
+
+
+def _bins(images: int) -> int:
+    """Few enough that most bins hold several images."""
+    return min(30, max(8, round(2 * math.sqrt(images))))
 
 
 def _range(known: np.ndarray, unknown: np.ndarray) -> tuple[float, float]:

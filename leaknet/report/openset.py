@@ -19,7 +19,7 @@ from leaknet.report.parts import (
     table,
 )
 from leaknet.report.scored_run import ScoredRun
-from leaknet.report.verdicts import verdict_table
+from leaknet.report.verdicts import answer_table
 
 
 def open_section(run: ScoredRun) -> Section:
@@ -51,8 +51,8 @@ def _everything(run: ScoredRun) -> Html:
         score_histograms(run),
         heading("What any threshold could do"),
         roc_curves(run),
-        heading("What would have been said"),
-        verdict_table(run),
+        heading("What would have been answered"),
+        answer_table(run),
         heading("All detectors"),
         _detectors(run),
     )

@@ -13,12 +13,14 @@ import numpy as np
 from leakcache.errors import RunError
 from leaknet.embeddings import Embeddings
 from leaknet.history import EpochRecord, read_history
+from leaknet.judge import concatenate
 from leaknet.record import CONFIG, RunRecord
+from leaknet.run_embeddings import UNKNOWN
 from leaknet.runfolder import RunFolder
 from leaknet.score_table import ScoreTable, read_score_table
 
 _SUMMARIES = ("mean", "worst", "interval")
-_NEEDED = ("run", "model", "preset", "seed", "images", "closed", "validation", "facts")
+_NEEDED = ("run", "model", "preset", "seed", "images", "validation", "facts")
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class ScoredRun:
         metrics: metrics.json.
         table: the raw scores of every image.
         history: what was measured after each epoch; empty where it was not kept.
-        embeddings: None where they were not kept.
+        embeddings: of all folds, and of the unknown images where they are those that were
+            scored; None where none were kept.
     """
 
     record: RunRecord
@@ -51,16 +54,9 @@ class ScoredRun:
         record = RunRecord.read(folder)
         metrics = _read_metrics(folder)
         table = read_score_table(folder)
-        path = RunFolder(folder).embeddings
-        embeddings = Embeddings.load(path) if path.is_file() else None
-        if embeddings is not None and embeddings.run != metrics["model"]:
-            raise RunError(
-                f"{folder}: its weights changed since it was scored; "
-                f"run `leak score --run {folder}` again"
-            )
-        return cls(
-            record, _versions(folder), metrics, table, tuple(read_history(folder)), embeddings
-        )
+        embeddings = _embeddings(folder, metrics["model"], table)
+        history = tuple(read_history(folder))
+        return cls(record, _versions(folder), metrics, table, history, embeddings)
 
     @property
     def name(self) -> str:
@@ -123,16 +119,38 @@ class ScoredRun:
 
 def _read_metrics(folder: Path) -> dict[str, Any]:
     path = RunFolder(folder).metrics
-    if not path.is_file():
-        raise RunError(f"{folder}: has not been scored; run `leak score --run {folder}` first")
     try:
         metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        scored = "closed" in metrics
         absent = [key for key in _NEEDED if key not in metrics]
+    except FileNotFoundError:
+        scored, absent = False, []
     except (OSError, ValueError) as error:
         raise _unreadable(folder, str(error)) from error
+    if not scored:
+        raise RunError(f"{folder}: has not been scored; run `leak score --run {folder}` first")
     if absent:
         raise _unreadable(folder, f"no {', '.join(absent)}")
     return metrics
+
+
+def _embeddings(folder: Path, model: str, table: ScoreTable) -> Embeddings | None:
+    path = RunFolder(folder).embeddings
+    if not path.is_file():
+        return None
+    known = Embeddings.load(path)
+    if known.run != model:
+        raise RunError(
+            f"{folder}: its weights changed since it was scored; "
+            f"run `leak score --run {folder}` again"
+        )
+    if not (folder / UNKNOWN).is_file():
+        return known
+    strangers = Embeddings.load(folder / UNKNOWN)
+    strangers = strangers.take(~np.isin(strangers.hashes, known.hashes))
+    scored = table.labels[table.folds == "open"]
+    same = strangers.run == model and np.array_equal(strangers.labels, scored)
+    return concatenate([known, strangers]) if same else known
 
 
 def _unreadable(folder: Path, reason: str) -> RunError:

@@ -117,7 +117,7 @@ def _tiles(run: ScoredRun) -> list[Html]:
                 _BY_KEY["fpr95"],
                 Figure.of(run.open, "fpr95"),
                 0.95,
-                "let through, low is good",
+                "low is good",
             ),
         ]
     return tiles

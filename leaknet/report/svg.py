@@ -62,7 +62,7 @@ class Frame:
     Attributes:
         x, y: the axes.
         width, height: of the whole drawing.
-        left, bottom: room for tick texts and labels.
+        left, bottom, top: room for tick texts, labels and words above.
     """
 
     x: Axis
@@ -71,8 +71,8 @@ class Frame:
     height: int = 210
     left: int = 46
     bottom: int = 36
+    top: int = 18
 
-    _TOP = 18
     _RIGHT = 12
 
     def across(self, values: Values) -> np.ndarray:
@@ -83,7 +83,7 @@ class Frame:
     def down(self, values: Values) -> np.ndarray:
         """Vertical coordinates: they grow downwards."""
         base = self.height - self.bottom
-        return base - (base - self._TOP) * self.y.part(values)
+        return base - (base - self.top) * self.y.part(values)
 
     def line(self, x: Values, y: Values, class_: str) -> Html:
         """A line through points."""
@@ -106,7 +106,7 @@ class Frame:
     def vertical(self, at: float, before: str, after: str) -> list[Html]:
         """A line from top to bottom, with words above it on either side."""
         x, base = float(self.across([at])[0]), self.height - self.bottom
-        y = self._TOP - 6
+        y = self.top - 6
         return [
             element("path", class_="rule", d=f"M{number(x)} {y - 8}V{base}"),
             element("text", before, class_="note end", x=x - 5, y=y),
@@ -140,7 +140,7 @@ class Frame:
         marks = []
         for value, text in self.x.ticks:
             x = float(self.across([value])[0])
-            marks.append(element("path", class_="grid", d=f"M{number(x)} {self._TOP}V{base}"))
+            marks.append(element("path", class_="grid", d=f"M{number(x)} {self.top}V{base}"))
             marks.append(element("text", text, class_="tick middle", x=x, y=base + 13))
         for value, text in self.y.ticks:
             y = float(self.down([value])[0])
@@ -149,7 +149,7 @@ class Frame:
         return [*marks, *self._labels(base, end)]
 
     def _labels(self, base: int, end: int) -> list[Html]:
-        middle, centre = (self.left + end) / 2, (base + self._TOP) / 2
+        middle, centre = (self.left + end) / 2, (base + self.top) / 2
         turn = f"rotate(-90 11 {number(centre)})"
         return [
             element("path", class_="axis", d=f"M{self.left} {base}H{end}"),

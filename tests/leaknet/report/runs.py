@@ -20,6 +20,7 @@ from leaknet.history import EpochRecord, write_history
 from leaknet.judge import concatenate
 from leaknet.model import WEIGHTS, ProtoLeakNet
 from leaknet.record import CacheIdentity, RunRecord
+from leaknet.run_embeddings import UNKNOWN
 from leaknet.runfolder import RunFolder
 from leaknet.scoring import fit_run, judge_run
 from tests.leaknet.tiny import SHAPE, tiny_config
@@ -45,7 +46,7 @@ class Recipe:
         kinds: detectors.
         epochs: of the history; 0 leaves the file out.
         apart: distance between generators in deviations.
-        keep_strangers: whether embeddings.h5 holds the unknown images too.
+        keep_strangers: whether the embeddings of the unknown images were kept.
     """
 
     classes: Sequence[str] = ("ada", "bob", "cyd")
@@ -74,8 +75,9 @@ def write_run(folder: Path, recipe: Recipe) -> Path:
     kinds = recipe.kinds if recipe.unknown else ()
     model = ProtoLeakNet(record.config, record.classes, SHAPE)
     judge_run(run, model, known, strangers, fit_run(run, known, kinds))
-    kept = [known, strangers] if recipe.keep_strangers and strangers is not None else [known]
-    concatenate(kept).save(run.embeddings)
+    known.save(run.embeddings)
+    if recipe.keep_strangers and strangers is not None:
+        strangers.save(folder / UNKNOWN)
     return folder
 
 

@@ -16,6 +16,7 @@ from leaknet.commands.settings import Settings
 from leaknet.durable import write_text
 from leaknet.embeddings import Embeddings
 from leaknet.report.page import write_page
+from leaknet.run_embeddings import UNKNOWN
 from tests.leaknet.report.parsed import Node, parse
 from tests.leaknet.report.runs import Recipe, write_run
 
@@ -65,6 +66,7 @@ def test_without_history_and_embeddings_the_rest_is_shown(tmp_path: Path) -> Non
     for key in ("attention", "map"):
         assert "holds no embeddings.h5" in section(page, key)
     assert list(page.one("section", id="open").all("svg"))
+    assert "no answer can be given here" in section(page, "open")
 
 
 @pytest.mark.parametrize(
@@ -133,6 +135,29 @@ def test_a_run_that_is_not_scored_is_refused(tmp_path: Path) -> None:
     assert not (run / "report.html").exists()
 
 
+def test_a_run_that_is_only_trained_is_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", Recipe(unknown=()))
+    metrics = json.loads((run / "metrics.json").read_text())
+    del metrics["closed"], metrics["images"], metrics["facts"]
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(RunError, match="has not been scored"):
+        write_page(run)
+
+
+def test_embeddings_of_other_unknown_images_are_left_out(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", Recipe(keep_strangers=True))
+    strangers = Embeddings.load(run / UNKNOWN)
+    for stale in (
+        {**vars(strangers), "run": "0" * 64},
+        {**vars(strangers), "labels": np.full(len(strangers), "gil")},
+    ):
+        Embeddings(**stale).save(run / UNKNOWN)
+        page = parse(write_page(run).read_text(encoding="utf-8"))
+        assert "did not keep the embeddings of the unknown images" in section(page, "map")
+        answers = list(page.one("section", id="open").all("table"))[2].rows()
+        assert answers[1][:5] == ["eve", "12", "–", "–", "–"]
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no run folder"):
         write_page(tmp_path)
@@ -140,7 +165,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 
 def test_damaged_metrics_are_refused(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", Recipe(unknown=()))
-    for content, words in (("{", "cannot be read"), ("{}", "no run, model"), ("[]", "no run")):
+    for content, words in (("{", "cannot be read"), ('{"closed": {}}', "no run, model")):
         (run / "metrics.json").write_text(content)
         with pytest.raises(RunError, match=words) as caught:
             write_page(run)

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from leaknet.calibration import Calibration
+from leaknet.detectors import GlobalKDE
 from leaknet.embeddings import Embeddings
 from leaknet.report.page import write_page
-from leaknet.score_table import read_score_table
+from leaknet.run_embeddings import UNKNOWN
 from tests.leaknet.report.parsed import Node, parse
 from tests.leaknet.report.runs import Recipe, write_run
 
@@ -184,22 +186,24 @@ def test_histograms_hold_every_image(page: Node) -> None:
             assert shares.sum() == pytest.approx(1.0, abs=0.02)
 
 
-def test_verdicts_follow_the_validation_scores(run: Path, page: Node) -> None:
-    table = read_score_table(run)
-    scores = table.scores["kde"]
-    reference = scores[table.folds == "val"]
-
-    def alarms(rows: np.ndarray) -> int:
-        ranks = [1 + int((reference <= score).sum()) for score in scores[rows]]
-        return sum(rank / (1 + len(reference)) <= 0.05 for rank in ranks)
-
-    rows = {
-        row[0]: (int(row[1]), int(row[2]))
-        for row in list(section(page, "open").all("table"))[2].rows()
-    }
-    assert rows["Known generators false alarms"] == (36, alarms(table.folds == "test"))
-    for name in ("eve", "fay"):
-        assert rows[name] == (12, alarms(table.labels == name))
+def test_answers_are_those_of_the_calibrated_run(run: Path, page: Node) -> None:
+    known, strangers = (Embeddings.load(run / name) for name in ("embeddings.h5", UNKNOWN))
+    detector = GlobalKDE().fit(known.select("train"), known.select("val"))
+    calibration = Calibration.fit(known, [detector])
+    rows = {row[0]: row[1:] for row in list(section(page, "open").all("table"))[2].rows()}
+    sets = {"Known generators": known.select("test")}
+    sets |= {name: strangers.take(strangers.labels == name) for name in ("eve", "fay")}
+    assert set(rows) == set(sets)
+    for name, images in sets.items():
+        p_values = calibration.p_values(images, detector)
+        members = calibration.prediction_sets(images, 0.05)
+        unknown = p_values <= 0.05
+        named = ~unknown & (members.sum(axis=1) == 1)
+        right = named & (members.argmax(axis=1) == images.targets)
+        expected = [right, named & ~right, ~unknown & ~named, unknown]
+        shown_counts = [int(text.split()[0]) if text != "–" else 0 for text in rows[name][1:]]
+        assert int(rows[name][0]) == len(images)
+        assert shown_counts == [int(mask.sum()) for mask in expected]
 
 
 def test_the_map_shows_every_image_once(run: Path, page: Node) -> None:
