@@ -35,11 +35,24 @@ Identity = tuple[Shaped[np.ndarray, "n"], ...]
 
 
 def closed_embeddings(run: RunFolder, model: ProtoLeakNet, cache: LatentCache) -> Embeddings:
-    """Embeddings of all closed folds of a cache, whose latents are read only where needed."""
+    """Embeddings of all closed folds of a cache, whose latents are read only where needed.
+
+    Images of generators that were enrolled into the run, which the cache lacks, come last.
+    """
     rows = np.concatenate([cache.rows(fold) for fold in CLOSED_FOLDS])
     identity = tuple(getattr(cache, name)[rows] for name in _COLUMNS)
     folds = (load_split(cache, fold, CPU) for fold in CLOSED_FOLDS)
-    return _kept(run.embeddings, run, identity, lambda digest: _embed(model, folds, digest))
+    enrolled = _enrolled(run, cache.classes)
+    if enrolled is None:
+        return _kept(run.embeddings, run, identity, lambda digest: _embed(model, folds, digest))
+    columns = (getattr(enrolled, name) for name in _COLUMNS)
+    both = tuple(np.concatenate(pair) for pair in zip(identity, columns, strict=True))
+    return _kept(
+        run.embeddings,
+        run,
+        both,
+        lambda digest: concatenate([_embed(model, folds, digest), enrolled]),
+    )
 
 
 def known_embeddings(
@@ -97,6 +110,14 @@ def embed_split(model: ProtoLeakNet, split: SplitLatents, digest: str) -> Embedd
     fold = str(split.folds[0]) if len(split) else "an empty fold"
     with track(f"embedding {fold}", len(split), "images") as advance:
         return embed(model, split, run=digest, advance=advance)
+
+
+def _enrolled(run: RunFolder, cached: tuple[str, ...]) -> Embeddings | None:
+    if not run.embeddings.is_file():
+        return None
+    stored = Embeddings.load(run.embeddings)
+    rows = ~np.isin(stored.labels, cached)
+    return stored.take(rows) if stored.run == run.fingerprint() and rows.any() else None
 
 
 def _embed(model: ProtoLeakNet, splits: Iterable[SplitLatents], digest: str) -> Embeddings:

@@ -70,7 +70,7 @@ def supported_range(
     """Least and greatest log10 LR that so many images can support; both 0 for useless ratios."""
     high = _support(log10_ratios[own], log10_ratios[~own])
     low = _support(-log10_ratios[~own], -log10_ratios[own])
-    return -low, high
+    return 0.0 - low, high
 
 
 def _support(own: Float[np.ndarray, "_"], other: Float[np.ndarray, "_"]) -> float:

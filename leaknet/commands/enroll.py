@@ -1,0 +1,149 @@
+"""`leak enroll`: teach a run a new generator from a few images, without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from leaknet.commands.options import cache_option, device_option, emit, json_option, run_option
+from leaknet.commands.places import remember, run_folder
+from leaknet.commands.settings import LeakCommand, Settings
+
+if TYPE_CHECKING:
+    from leaknet.enroll import Enrolment
+    from leaknet.enroll.evaluation import LeftOut
+
+
+@click.command(cls=LeakCommand)
+@click.argument("name", required=False)
+@click.argument("folder", required=False)
+@run_option
+@click.option("--shots", type=click.IntRange(3), help="Images to use. [default: all of FOLDER]")
+@click.option("--undo", is_flag=True, help="Remove the newest version of the run instead.")
+@click.option(
+    "--evaluate",
+    "judge",
+    is_flag=True,
+    help="Measure it instead: leave each generator out of training, enrol it from 5, 10 and 50.",
+)
+@cache_option
+@click.option(
+    "--vae",
+    "autoencoder",
+    metavar="NAME|PATH|ID",
+    help="Where the run's autoencoder lies now. [default: where it was in training]",
+)
+@device_option
+@json_option
+@click.pass_obj
+def enroll(settings: Settings, /, **options: Any) -> None:
+    """Enrol generator NAME from the images in FOLDER, as a new version of a run.
+
+    Prototypes are k-means centres on the frozen embedding; class moments, detectors and
+    calibration are fitted anew. The version lies beside the run as RUN@2, RUN@3, ..., stands
+    alone, and becomes the run that later commands take; RUN itself is not touched. About 0.3 of
+    the images are held back, by prompt, to calibrate with.
+    JSON keys: run, from, name, images.train, images.val, rejects, new.val_top1, old.fold,
+    old.before.*, old.after.* (top1, balanced, macro_auc), old.taken; with --undo removed, run;
+    with --evaluate run, folder, mean[] (shots, found, before, after, loss, balanced) and
+    generators[].
+
+    \b
+    Example:
+      leak enroll midjourney-7 new-images/ --shots 10
+      leak enroll --undo
+      leak enroll --evaluate --run runs/mine
+    """
+    run = run_folder(options["run"], settings.runs)
+    if options["undo"]:
+        _undo(run, options, settings)
+    elif options["judge"]:
+        _evaluate(run, options, settings)
+    elif options["name"] is None or options["folder"] is None:
+        raise click.UsageError("give NAME and FOLDER, or --undo, or --evaluate")
+    else:
+        _enroll(run, options, settings)
+
+
+def _enroll(run: Path, options: dict[str, Any], settings: Settings) -> None:
+    from leakcache.device import resolve_device
+    from leaknet.enroll import enroll as enroll_run
+
+    result = enroll_run(
+        run,
+        options["name"],
+        Path(options["folder"]),
+        shots=options["shots"],
+        vae=options["autoencoder"],
+        device=resolve_device(options["device"]),
+    )
+    remember(settings.runs, result.run)
+    if options["as_json"]:
+        emit(result.as_dict())
+    else:
+        _print(result)
+
+
+def _print(result: Enrolment) -> None:
+    before, after = result.old.before, result.old.after
+    for path, reason in result.rejects:
+        click.echo(f"not used: {path}: {reason}")
+    click.echo(
+        f"{result.run}: {result.name} enrolled from {result.images['train']} images; "
+        f"{result.found:.0%} of {result.images['val']} held back are given its name"
+    )
+    click.echo(
+        f"old generators, {result.old.fold} fold: top-1 {before['top1']:.3f} before, "
+        f"{after['top1']:.3f} after; macro AUC {before['macro_auc']:.3f}, "
+        f"{after['macro_auc']:.3f}; {result.old.taken:.1%} of their images go to {result.name}"
+    )
+    click.echo(f"{result.origin} is as it was; `leak enroll --undo` goes back to it")
+
+
+def _undo(run: Path, options: dict[str, Any], settings: Settings) -> None:
+    from leaknet.enroll import undo
+
+    removed, origin = undo(run)
+    if origin.is_dir():
+        remember(settings.runs, origin)
+    if options["as_json"]:
+        emit({"removed": str(removed), "run": str(origin)})
+    else:
+        click.echo(f"removed {removed}; back to {origin}")
+
+
+def _evaluate(run: Path, options: dict[str, Any], settings: Settings) -> None:
+    from leakcache.device import resolve_device
+    from leaknet.commands.score import closed_cache
+    from leaknet.enroll.evaluation import evaluate_enrolment, summary
+    from leaknet.record import RunRecord
+
+    folder = run.with_name(f"{run.name}-enrolment")
+    rows = evaluate_enrolment(
+        RunRecord.read(run).config,
+        closed_cache(run, options["cache"], settings.caches),
+        folder,
+        device=resolve_device(options["device"]),
+    )
+    means = summary(rows)
+    if options["as_json"]:
+        generators = [vars(row) for row in rows]
+        emit({"run": str(run), "folder": str(folder), "mean": means, "generators": generators})
+    else:
+        _print_evaluation(rows, means)
+
+
+def _print_evaluation(rows: list[LeftOut], means: list[dict[str, Any]]) -> None:
+    for row in rows:
+        click.echo(
+            f"{row.generator}, {row.shots} shots: found {row.found:.3f} ± {row.found_sd:.3f}; "
+            f"the others' top-1 {row.before:.3f} before, {row.after:.3f} after"
+        )
+    for mean in means:
+        click.echo(
+            f"mean, {mean['shots']} shots: found {mean['found']:.3f}; the others' top-1 "
+            f"{mean['before']:.3f} before, {mean['after']:.3f} after; balanced over all "
+            f"{mean['balanced']:.3f}"
+        )

@@ -1,0 +1,100 @@
+"""Versions of a run: RUN@2, RUN@3, ... lie beside RUN, each a run folder that stands alone.
+
+Nothing in RUN is touched. A version holds the files of any run, so that every command takes it
+as it takes RUN, and enrolment.json, which says what was enrolled and from what.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from leakcache.errors import RunError
+
+FILE = "enrolment.json"
+_NUMBERED = re.compile(r"(?P<stem>.+)@(?P<number>\d+)")
+
+
+def next_version(run: Path) -> Path:
+    """The folder of the next version of a run, or of the run that it is a version of."""
+    base = _base(run)
+    return base.with_name(f"{base.name}@{max(_versions(base), default=1) + 1}")
+
+
+def write_version(folder: Path, fill: Callable[[Path], object], content: dict[str, Any]) -> None:
+    """Make a version, whole or not at all.
+
+    Args:
+        folder: as `next_version` gives it.
+        fill: writes the run's files into an empty folder.
+        content: of enrolment.json.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        fill(partial)
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+        (partial / FILE).write_text(text + "\n", encoding="utf-8")
+        partial.rename(folder)
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written: {error.strerror or error}") from error
+
+
+def undo(run: Path) -> tuple[Path, Path]:
+    """Remove a version: the run itself if it is one, else the newest version of it.
+
+    Returns:
+        The folder that was removed, and the run that it was made from.
+
+    Raises:
+        RunError: nothing was enrolled into the run.
+    """
+    target = run if (run / FILE).is_file() else None
+    if target is None and (numbers := _versions(run)):
+        target = run.with_name(f"{run.name}@{max(numbers)}")
+    if target is None:
+        raise RunError(f"{run}: nothing was enrolled into it, so there is nothing to undo")
+    origin = target.with_name(read_enrolment(target)["from"])
+    doomed = target.with_name(f".{target.name}.removed")
+    try:
+        target.rename(doomed)
+        shutil.rmtree(doomed)
+    except OSError as error:
+        raise RunError(f"{target} cannot be removed: {error.strerror or error}") from error
+    return target, origin
+
+
+def read_enrolment(folder: Path) -> dict[str, Any]:
+    """enrolment.json of a version.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    try:
+        content: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        str(content["from"])
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(
+            f"{folder / FILE} cannot be read ({error!r}): delete the folder by hand"
+        ) from error
+    return content
+
+
+def _base(run: Path) -> Path:
+    match = _NUMBERED.fullmatch(run.name)
+    return run.with_name(match["stem"]) if match and (run / FILE).is_file() else run
+
+
+def _versions(base: Path) -> list[int]:
+    """Numbers of the versions of a run, in no order."""
+    folders = (path for path in base.parent.glob("*@*") if (path / FILE).is_file())
+    matches = (_NUMBERED.fullmatch(path.name) for path in folders)
+    return [int(m["number"]) for m in matches if m and m["stem"] == base.name]
