@@ -16,11 +16,13 @@ from leaknet.commands.settings import Settings, read_settings
 COMMANDS = {
     "demo": "Run everything on the bundled sample: cache, train, score, report.",
     "data": "Understand a data set: which images, generators, folds.",
+    "audit": "Find what in a data set gives the generator away without any signal leak.",
     "cache": "Build, inspect, check and export latent caches.",
     "train": "Train the prototype model on a cache.",
     "score": "Score the test fold, an open set, or your own images.",
     "evaluate": "Judge a recipe over seeds: closed, open, generators left out, controls.",
     "compare": "Test whether two runs differ on the same images.",
+    "enroll": "Teach a run a new generator from a few images.",
     "report": "Write a run's report as one HTML page.",
     "bench-speed": "Measure on this machine what is claimed about speed.",
 }
