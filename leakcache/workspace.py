@@ -103,7 +103,6 @@ class Workspace:
             return ShardArrays.resume(self.building)
         if found:
             self._set_aside()
-        self._discard(self.building)
         (self.building / "done").mkdir(parents=True)
         arrays = ShardArrays.create(self.building, images, latent_shape, stored)
         write_json(self.building / _TASK, asdict(task))
@@ -138,8 +137,12 @@ class Workspace:
     def recover(self) -> None:
         """Finish a publication or a removal that was cut short, if there was one."""
         self._empty_discarded()
-        if not (self.building / FILE).is_file():
-            return
+        if (self.building / FILE).is_file():
+            self._take_over()
+        elif self.unfinished() is None:
+            self._discard(self.building)
+
+    def _take_over(self) -> None:
         if (self.building / ARRAYS).exists():
             (self.folder / FILE).unlink(missing_ok=True)
             self._discard(self.folder / ARRAYS)
