@@ -1,0 +1,114 @@
+"""File facts as numbers that a classifier can read, and as words that a reader can."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+import numpy as np
+from jaxtyping import Float32
+
+from leaknet.controls.file_facts import FileFacts
+
+WORDS = {
+    "width": "width",
+    "height": "height",
+    "aspect": "aspect ratio",
+    "format": "file format",
+    "mode": "pixel mode",
+    "coding": "coding mode",
+    "structure": "order of the file's segments",
+    "quantisation": "JPEG quantisation table",
+    "quality": "JPEG quality",
+    "subsampling": "chroma subsampling",
+    "exif": "presence of EXIF data",
+    "icc": "presence of a colour profile",
+    "xmp": "presence of XMP data",
+    "c2pa": "presence of a C2PA manifest",
+    "software": "software tag",
+    "text_keys": "keys of PNG texts",
+    "bytes": "file size",
+    "bytes_per_pixel": "bytes per pixel",
+}
+"""Every fact with its name in words. Where two say the same, the first is named."""
+
+SIZES = frozenset({"bytes", "bytes_per_pixel"})
+"""Facts that depend on what the picture shows, even when all files were written alike."""
+
+Value = TypeVar("Value")
+
+_MOST = 32
+"""Different values of a text that are told apart; rarer ones count as one."""
+
+
+@dataclass(frozen=True)
+class FactTable:
+    """The facts that vary, as columns.
+
+    Attributes:
+        matrix: a row an image; numbers as they are, texts one column a value.
+        columns: of each fact that varies, its columns, in the order of `WORDS`.
+        constant: facts that are the same in all files.
+    """
+
+    matrix: Float32[np.ndarray, "image column"]
+    columns: Mapping[str, tuple[int, ...]]
+    constant: tuple[str, ...]
+
+    def each(
+        self, judge: Callable[[Float32[np.ndarray, "image column"]], Value]
+    ) -> dict[str, Value]:
+        """What `judge` says of each fact's columns; facts that part the images alike share it."""
+        known: dict[bytes, Value] = {}
+        values = {}
+        for fact, columns in self.columns.items():
+            block = self.matrix[:, columns]
+            parting = np.unique(block, axis=0, return_inverse=True)[1].tobytes()
+            if parting not in known:
+                known[parting] = judge(block)
+            values[fact] = known[parting]
+        return values
+
+
+def fact_table(facts: Sequence[FileFacts], *, sizes: bool = True) -> FactTable:
+    """Columns of all facts that vary; without `sizes`, those in `SIZES` are left out."""
+    blocks: list[np.ndarray] = [np.zeros((len(facts), 0), np.float32)]
+    columns: dict[str, tuple[int, ...]] = {}
+    constant = []
+    for name in WORDS:
+        if name in SIZES and not sizes:
+            continue
+        block = _columns([_value(fact, name) for fact in facts])
+        if not block.shape[1]:
+            constant.append(name)
+            continue
+        start = sum(b.shape[1] for b in blocks)
+        columns[name] = tuple(range(start, start + block.shape[1]))
+        blocks.append(block)
+    return FactTable(np.concatenate(blocks, axis=1), columns, tuple(constant))
+
+
+def _value(facts: FileFacts, name: str) -> float | str:
+    if name == "aspect":
+        return facts.width / facts.height
+    if name == "bytes_per_pixel":
+        return facts.bytes / (facts.width * facts.height)
+    value: float | str = getattr(facts, name)
+    return value
+
+
+def _columns(values: Sequence[float | str]) -> Float32[np.ndarray, "image column"]:
+    """One column for numbers, one a value for texts, none where all values are equal."""
+    counts: Counter[Any] = Counter(values)
+    if len(counts) < 2:
+        return np.zeros((len(values), 0), np.float32)
+    if not isinstance(values[0], str):
+        return np.array(values, np.float32)[:, None]
+    common = [value for value, _ in counts.most_common(_MOST)]
+    return np.array([[value == c for c in common] for value in values], np.float32)
+
+
+# A fact without words would never be looked at.
+assert {field.name for field in fields(FileFacts)} <= WORDS.keys()
