@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from leaknet.report.markup import Html, element, join
-from leaknet.report.measures import CLOSED, MISSING, Figure, Measure, percent, plain
+from leaknet.report.measures import CLOSED, MISSING, Figure, Measure, finite, percent, plain
 from leaknet.report.parts import (
     LEGEND,
     Section,
     cell,
+    code,
     folded,
     heading,
     heat_class,
@@ -49,6 +50,8 @@ def closed_section(run: ScoredRun) -> Section:
         ),
         heading("Each generator by itself"),
         _generators(run),
+        heading("How far its probabilities hold"),
+        _calibration(run),
     )
     return Section("closed", "Known generators: which one?", "Known", body)
 
@@ -157,3 +160,21 @@ def _mistaken_for(row: list[int], own: int, classes: list[str]) -> str:
     others = [0 if place == own else count for place, count in enumerate(row)]
     most = max(others)
     return f"{classes[others.index(most)]} ({most})" if most else MISSING
+
+
+def _calibration(run: ScoredRun) -> Html:
+    if run.calibration is None:
+        return paragraph(
+            "The run holds no embeddings of two or more validation prompts, so its "
+            "probabilities cannot be calibrated: do not take them at their word."
+        )
+    facts = run.calibration.facts
+    return paragraph(
+        f"Chosen on one half of the validation prompts, the temperature is "
+        f"{run.calibration.temperature:.2f}. On the other half it takes the calibration error "
+        f"from {plain(facts['ece_before'])} to {plain(facts['ece_after'])}; ",
+        code("leak score IMAGE"),
+        " states probabilities at that temperature. Its likelihood ratios cost "
+        f"{plain(finite(facts['cllr']))} bits (Cllr, where 0 is perfect and 1 says nothing), of "
+        f"which {plain(finite(facts['min_cllr']))} is what no calibration could save.",
+    )

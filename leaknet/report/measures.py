@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -121,6 +122,11 @@ def whole_percent(value: float) -> str:
 def plain(value: float | None) -> str:
     """A value in [0, 1] with three decimals; a dash where there is none."""
     return MISSING if value is None else f"{value:.3f}"
+
+
+def finite(value: float) -> float | None:
+    """The value, or None where it is not a number."""
+    return value if math.isfinite(value) else None
 
 
 def pair(ends: Sequence[float | None] | None) -> tuple[float, float] | None:

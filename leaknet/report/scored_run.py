@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import tomllib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from leakcache.errors import RunError
+from leaknet.calibration import Calibration
+from leaknet.calibration.halves import cut_in_halves
 from leaknet.embeddings import Embeddings
 from leaknet.history import EpochRecord, read_history
 from leaknet.judge import concatenate
@@ -102,6 +105,27 @@ class ScoredRun:
             return []
         groups = (name for name, value in self.open.items() if isinstance(value, dict))
         return [name for name in groups if name not in _SUMMARIES]
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """Of the probabilities, as `leak score IMAGE` has it; None without validation prompts."""
+        if self.embeddings is None or self._validation_prompts < 2:
+            return None
+        return Calibration.fit(self.embeddings, [])
+
+    @cached_property
+    def reference(self) -> np.ndarray | None:
+        """Scores of the validation images that p-values count; None as for `calibration`."""
+        if self.embeddings is None or self._validation_prompts < 2:
+            return None
+        val = self.embeddings.select("val")
+        _, calibrating = cut_in_halves(val)
+        return self.scores(self.detector, "val")[np.isin(val.hashes, calibrating.hashes)]
+
+    @property
+    def _validation_prompts(self) -> int:
+        assert self.embeddings is not None
+        return len(set(self.embeddings.select("val").groups.tolist()))
 
     def area(self, generator: str) -> float:
         """AUROC of the reported detector on one unknown generator."""

@@ -7,8 +7,7 @@ from collections import Counter
 import numpy as np
 
 from leaknet.calibration import Calibration, conformal_p_values, decide
-from leaknet.calibration.decision import KNOWN, UNKNOWN, UNSURE
-from leaknet.calibration.halves import cut_in_halves
+from leaknet.calibration.decision import KNOWN, UNSURE
 from leaknet.embeddings import Embeddings
 from leaknet.report.markup import Html, join
 from leaknet.report.measures import MISSING, percent, whole_percent
@@ -17,22 +16,12 @@ from leaknet.report.scored_run import ScoredRun
 
 ALPHA = 0.05
 """False-alarm rate of the answers shown: the default of `leak score`."""
-
-
-def reference(run: ScoredRun) -> np.ndarray | None:
-    """Scores of the calibrating half of the validation images; None where it is not known."""
-    if run.embeddings is None:
-        return None
-    val = run.embeddings.select("val")
-    if len(set(val.groups.tolist())) < 2:
-        return None
-    _, calibrating = cut_in_halves(val)
-    return run.scores(run.detector, "val")[np.isin(val.hashes, calibrating.hashes)]
+_NAMED = ("right", "wrong", UNSURE)
 
 
 def threshold(run: ScoredRun) -> float | None:
     """Lowest score that is still called known at `ALPHA`; None with too few images for that."""
-    scores = reference(run)
+    scores = run.reference
     if scores is None:
         return None
     accepted = np.sort(scores[conformal_p_values(scores, scores) > ALPHA])
@@ -41,28 +30,29 @@ def threshold(run: ScoredRun) -> float | None:
 
 def called_unknown(run: ScoredRun, fold: str, generator: str | None = None) -> np.ndarray | None:
     """Whether each image of a fold or generator would be called unknown at `ALPHA`."""
-    scores = reference(run)
-    if scores is None:
+    p_values = _p_values(run, fold, generator)
+    return None if p_values is None else p_values <= ALPHA
+
+
+def _p_values(run: ScoredRun, fold: str, generator: str | None) -> np.ndarray | None:
+    if run.reference is None:
         return None
-    verdicts: np.ndarray = (
-        conformal_p_values(scores, run.scores(run.detector, fold, generator)) <= ALPHA
-    )
-    return verdicts
+    scores = run.scores(run.detector, fold, generator)
+    p_values: np.ndarray = conformal_p_values(run.reference, scores)
+    return p_values
 
 
 def answer_table(run: ScoredRun) -> Html:
     """How many images of each set would have been named, left unsure or called unknown."""
-    scores = reference(run)
-    if run.embeddings is None or scores is None:
+    if run.calibration is None:
         return paragraph(
             "The run holds no embeddings of two or more validation prompts, on which the "
             "threshold of an answer would be set, so no answer can be given here."
         )
-    calibration = Calibration.fit(run.embeddings, [])
-    rows = [_row(run, calibration, "Known generators", "test", None)]
-    rows += [_row(run, calibration, name, "open", name) for name in run.unknown]
+    rows = [_row(run, run.calibration, "Known generators", "test", None)]
+    rows += [_row(run, run.calibration, name, "open", name) for name in run.unknown]
     headings = ["Images of", "Images", "Named right", "Named wrong", "Unsure", "Called unknown"]
-    return join(_introduction(calibration), table(headings, rows))
+    return join(_introduction(run.calibration), table(headings, rows))
 
 
 def _introduction(calibration: Calibration) -> Html:
@@ -84,40 +74,32 @@ def _introduction(calibration: Calibration) -> Html:
 def _row(
     run: ScoredRun, calibration: Calibration, name: str, fold: str, generator: str | None
 ) -> list[Html]:
-    verdicts = called_unknown(run, fold, generator)
+    p_values = _p_values(run, fold, generator)
     assert run.embeddings is not None
-    assert verdicts is not None
+    assert p_values is not None
     images = run.embeddings.select(fold)
     if generator is not None:
         images = images.take(images.labels == generator)
-    total = len(verdicts)
-    alarms = _share(int(verdicts.sum()), total)
-    if len(images) < total:
-        return [row_name(name), cell(str(total)), *(cell(MISSING) for _ in range(3)), alarms]
-    found = _answers(run, calibration, images, generator)
-    right = cell(MISSING) if generator else _share(found["right"], total)
-    shares = [_share(found[key], total) for key in ("wrong", UNSURE)]
-    return [row_name(name), cell(str(total)), right, *shares, alarms]
+    total = len(p_values)
+    found = _answers(calibration, images, p_values) if len(images) == total else None
+    shares = [MISSING if found is None else _share(found[key], total) for key in _NAMED]
+    if generator is not None:
+        shares[0] = MISSING
+    alarms = _share(int((p_values <= ALPHA).sum()), total)
+    return [row_name(name), cell(str(total)), *(cell(text) for text in (*shares, alarms))]
 
 
-def _answers(
-    run: ScoredRun, calibration: Calibration, images: Embeddings, generator: str | None
-) -> Counter[str]:
-    scores = reference(run)
-    assert scores is not None
-    fold = "test" if generator is None else "open"
-    p_values = conformal_p_values(scores, run.scores(run.detector, fold, generator))
+def _answers(calibration: Calibration, images: Embeddings, p_values: np.ndarray) -> Counter[str]:
+    """How often the answer is right, wrong, unsure or unknown."""
     members = calibration.prediction_sets(images, ALPHA)
     found: Counter[str] = Counter()
     for p, own, label in zip(p_values.tolist(), members, images.labels.tolist(), strict=True):
-        names = tuple(np.array(run.classes)[own].tolist())
+        names = tuple(np.array(calibration.classes)[own].tolist())
         decision = decide(p, names, ALPHA)
-        if decision.verdict == KNOWN:
-            found["right" if decision.generator == label else "wrong"] += 1
-        else:
-            found[UNKNOWN if decision.verdict == UNKNOWN else UNSURE] += 1
+        named = "right" if decision.generator == label else "wrong"
+        found[named if decision.verdict == KNOWN else decision.verdict] += 1
     return found
 
 
-def _share(part: int, whole: int) -> Html:
-    return cell(f"{part} ({percent(part / whole)})")
+def _share(part: int, whole: int) -> str:
+    return f"{part} ({percent(part / whole)})"

@@ -97,6 +97,7 @@ def test_forty_generators_and_twelve_unknown_fit(tmp_path: Path) -> None:
         classes=tuple(f"generator number {i:02d} with a long name" for i in range(40)),
         unknown=tuple(f"stranger {i:02d}" for i in range(12)),
         images=6,
+        per_prompt=0,
         keep_strangers=True,
     )
     run = write_run(tmp_path / "run", recipe)
