@@ -1,0 +1,37 @@
+"""Answers follow from p-value and set; doubt only ever turns an answer into unsure."""
+
+from __future__ import annotations
+
+import pytest
+
+from leaknet.calibration.decision import decide, doubt
+
+
+@pytest.mark.parametrize(
+    ("p_value", "members", "answer", "words"),
+    [
+        (0.05, ("a",), "unknown generator", "at most 0.05 of images"),
+        (0.01, (), "unknown generator", "at most 0.01"),
+        (0.051, ("a",), "known: a", "others are excluded at 0.05"),
+        (1.0, ("a", "b"), "unsure", "2 generators fit: a, b"),
+        (1.0, ("a", "b", "c", "d"), "unsure", "4 generators fit: a, b, c, …"),
+        (0.5, (), "unsure", "no generator is probable enough"),
+    ],
+)
+def test_answers(p_value: float, members: tuple[str, ...], answer: str, words: str) -> None:
+    decision = decide(p_value, members, 0.05)
+    assert decision.answer == answer
+    assert words in decision.explanation
+
+
+def test_doubt_makes_an_answer_unsure_and_says_what_altered_it() -> None:
+    known, unknown = decide(0.5, ("a",), 0.05), decide(0.01, (), 0.05)
+    assert doubt(known, {}, 8) == known
+    for decision in (known, unknown):
+        doubted = doubt(decision, {"jpeg75": "known: b", "flip": "unsure"}, 8)
+        assert doubted.answer == "unsure"
+        assert doubted.generator == ""
+        assert f"{decision.answer} as it is" in doubted.explanation
+        assert "2 of 8 mild changes alter that (jpeg75: known: b)" in doubted.explanation
+    unsure = decide(0.5, ("a", "b"), 0.05)
+    assert doubt(unsure, {"flip": "known: a"}, 8) == unsure
