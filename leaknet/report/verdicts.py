@@ -60,9 +60,10 @@ def _introduction(calibration: Calibration) -> Html:
     low, high = facts["false_alarms"]["given_this_calibration"]
     bound = facts["false_alarms"]["exchangeable_groups"]
     return paragraph(
-        "Had these images been given to ",
+        "What ",
         code("leak score IMAGE"),
-        f" at its false-alarm rate of {whole_percent(ALPHA)}. The threshold comes from "
+        f" would have said of these images at its false-alarm rate of {whole_percent(ALPHA)}. The "
+        "threshold comes from "
         f"{counted(facts['images'], 'validation image')} of known generators, kept aside for it "
         f"({counted(facts['groups'], 'prompt group')}). If new images of these generators are "
         f"like those, {whole_percent(ALPHA)} of them at most are called unknown on average over "

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 
+from cli import leak
 from leaknet.calibration import Calibration
 from leaknet.detectors import GlobalKDE
 from leaknet.embeddings import Embeddings
@@ -250,6 +253,16 @@ def test_provenance_is_enough_to_do_it_again(page: Node, metrics: dict) -> None:
     assert "--vae 'weights/toy vae.safetensors'" in commands[0]
     assert "--set model.dimension=8" in commands[1]
     assert "--detectors kde,logit" in commands[2]
+
+
+def test_printed_commands_are_understood(page: Node) -> None:
+    for line in section(page, "provenance").one("pre").text.splitlines():
+        words = shlex.split(line)[1:]
+        command, depth = leak, 0
+        while isinstance(command, click.Group):
+            command = command.get_command(click.Context(command), words[depth])
+            depth += 1
+        command.make_context("leak", words[depth:])
 
 
 def test_reading_says_what_was_not_done(page: Node) -> None:
