@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,12 @@ if TYPE_CHECKING:
 )
 @click.option("--table2", is_flag=True, help="The paper's attention modes, with their controls.")
 @click.option("--shuffle-labels", is_flag=True, help="Control: train on permuted labels as well.")
+@click.option(
+    "--audit/--no-audit",
+    default=True,
+    show_default=True,
+    help="Print what the files give away without any training, as `leak audit` does.",
+)
 @click.option("--real", multiple=True, metavar="CLASS", help="A class of photographs.")
 @click.option("--force", is_flag=True, help="Leave out open images that are also closed ones.")
 @click.option(
@@ -87,6 +94,8 @@ def evaluate(settings: Settings, /, **options: Any) -> None:
     unknown = _open_caches(closed, options["open_roots"], options["device"])
     out = _out_folder(options["out"], settings.runs, folder.name, plan)
     result = run_protocols(plan, closed, unknown, out, resolve_device(options["device"]))
+    if options["audit"]:
+        result = replace(result, audit=_audit(closed, options["open_roots"]))
     write_evaluation(result, out)
     if options["as_json"]:
         emit({**result.as_dict(), "out": str(out)})
@@ -126,6 +135,21 @@ def _open_caches(closed: LatentCache, roots: tuple[str, ...], device: str) -> li
     if not roots and (not data.exists() or not read_index(data).unknown):
         return []
     return open_caches(closed, roots, device)
+
+
+def _audit(closed: LatentCache, roots: tuple[str, ...]) -> dict[str, Any]:
+    """The controls of the data, on the track that was encoded; nothing where the files are gone."""
+    from leakcache.index import read_index
+    from leaknet.controls.audit import audit
+
+    data = Path(closed.manifest.data)
+    if not data.exists():
+        click.echo(f"{data}: no longer there, so it is not audited", err=True)
+        return {}
+    prepared = closed.manifest.encoding.preprocessing
+    unknown = [read_index(Path(root), open_set=True) for root in roots]
+    side = prepared.canonical_size if prepared.canonical else None
+    return audit(read_index(data), unknown, canonical=side).as_dict(paths=False)
 
 
 def _out_folder(given: str | None, runs: Path, cache: str, plan: Plan) -> Path:

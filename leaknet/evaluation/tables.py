@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from leaknet.evaluation.attention_modes import MODES, PUBLISHED, REPORTED, WARNING
 from leaknet.evaluation.comparing import RunComparison
@@ -55,7 +56,9 @@ class Grid:
 
 def evaluation_tables(result: Evaluation) -> list[Grid]:
     """All tables of an evaluation, controls first: they decide how the rest is read."""
-    grids = [] if result.shuffle is None else [_shuffle(result.shuffle)]
+    grids = [_audit(result.audit)] if result.audit else []
+    if result.shuffle is not None:
+        grids.append(_shuffle(result.shuffle))
     grids.append(_closed(result))
     reported = result.plan.reported
     if result.open:
@@ -211,6 +214,15 @@ def _real(real: RealSummary) -> Grid:
     rows += [(f"unknown generators, {name}", cell(one)) for name, one in real.unknown.items()]
     title = f"Real ({', '.join(real.classes)}) or generated?"
     return Grid(title, ("images, metric", "value"), tuple(rows), (LEGEND,))
+
+
+def _audit(audit: Mapping[str, Any]) -> Grid:
+    """What `leaknet.controls.audit` found, in its own words."""
+    return Grid(
+        "Controls: what the files give away without any training",
+        ("finding", "control", "level"),
+        tuple((f["sentence"], f["control"], f["level"]) for f in audit["findings"]),
+    )
 
 
 def _shuffle(shuffle: ShuffleSummary) -> Grid:
