@@ -37,7 +37,7 @@ def train_epoch(
     targets = split.targets(model.classes)
     total = torch.zeros((), device=device)
     model.train()
-    with _layers_seeded(epoch_seed(seed, epoch, _LAYERS), device):
+    with seeded_globally(epoch_seed(seed, epoch, _LAYERS), device):
         for images, crops in _batches(split, stepper.config.batch_size, seed, epoch):
             z0 = split.flat.index_select(0, crops).to(device)
             steps = len(features.timesteps)
@@ -79,7 +79,7 @@ def batch_sizes(count: int, size: int) -> list[int]:
 
 
 @contextmanager
-def _layers_seeded(seed: int, device: torch.device) -> Iterator[None]:
+def seeded_globally(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's global generators, which dropout draws from, and restore them after."""
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):

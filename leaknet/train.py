@@ -25,7 +25,7 @@ from leakcache.statistics import LatentMoments
 from leakcache.store import LatentCache
 from leaknet.checkpoint import load_checkpoint, save_checkpoint
 from leaknet.config import RunConfig
-from leaknet.epoch import train_epoch
+from leaknet.epoch import seeded_globally, train_epoch
 from leaknet.head import PrototypeHead
 from leaknet.history import EpochRecord, append_history, read_history, write_history
 from leaknet.model import ProtoLeakNet
@@ -138,8 +138,7 @@ def _open_folder(folder: Path, record: RunRecord) -> RunFolder:
 
 
 def _fresh_model(record: RunRecord, moments: LatentMoments) -> ProtoLeakNet:
-    with torch.random.fork_rng():
-        torch.manual_seed(epoch_seed(record.config.train.seed, 0))
+    with seeded_globally(epoch_seed(record.config.train.seed, 0), torch.device("cpu")):
         model = ProtoLeakNet(record.config, record.classes, record.shape, record.cache)
     model.features.fit(moments.latent, moments.dct)
     return model
