@@ -79,6 +79,14 @@ def main() -> None:
     except LeakError as error:
         click.echo(f"error: {error}", err=True)
         code = 1
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        click.echo(
+            f"error: {place}{error.strerror or error}; check that it is there and can be read "
+            "and written, and that the disk has room",
+            err=True,
+        )
+        code = 1
     except click.ClickException as error:
         error.show()
         code = error.exit_code

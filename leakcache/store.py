@@ -171,8 +171,9 @@ class LatentCache:
             refuse_missing(array, 0, self.path)
             values: np.ndarray = array[...]
         except (ValueError, OSError, KeyError) as error:
+            cure = "--repair" if name.startswith("moments/") else "--fresh"
             raise CacheCorrupt(
-                f"{self.path}: {name} is damaged ({error}); build with --fresh"
+                f"{self.path}: {name} is damaged ({error}); build with {cure}"
             ) from error
         return values
 

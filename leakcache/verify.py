@@ -25,7 +25,7 @@ class Verification:
 
     Attributes:
         shards: number of shards read through their checksums.
-        damaged: one line for each shard that failed.
+        damaged: one line for each shard that failed, and for moments that do.
         reencoded: number of images encoded again.
         worst: largest relative difference among them.
         differing: one line for each image whose latent or content is another now.
@@ -63,6 +63,7 @@ def verify(cache: LatentCache, encoder: Encoder | None, spot: int, seed: int = 0
             except CacheCorrupt as error:
                 damaged.append(str(error))
             advance(1)
+    damaged += _wrong_counts(cache)
     if encoder is None or damaged:
         return Verification(cache.shards, tuple(damaged), 0, 0.0, ())
     _refuse_other(cache, encoder)
@@ -75,6 +76,20 @@ def verify(cache: LatentCache, encoder: Encoder | None, spot: int, seed: int = 0
     differing = tuple(_words(p, d) for p, d in differences.items() if not d <= TOLERANCE)
     finite = [d for d in differences.values() if np.isfinite(d)]
     return Verification(cache.shards, (), len(rows), max(finite, default=0.0), differing)
+
+
+def _wrong_counts(cache: LatentCache) -> list[str]:
+    try:
+        samples = sum(cache.moments(fold).dct.count for fold in set(cache.folds.tolist()))
+    except CacheCorrupt as error:
+        return [str(error)]
+    counted = samples // cache.manifest.latent_shape[0]
+    if counted == len(cache):
+        return []
+    return [
+        f"{cache.path}: the moments count {counted} images, the table {len(cache)}; "
+        "`leak cache build --repair` takes them again"
+    ]
 
 
 def _refuse_other(cache: LatentCache, encoder: Encoder) -> None:

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from leakcache.errors import CacheCorrupt, CacheError
 from leakcache.manifest import FILE, CacheManifest, write_json
@@ -70,16 +70,29 @@ class Workspace:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other builds out of this folder; raises `CacheError` where one is running."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise CacheError(
-                    f"{self.folder}: another build is writing here; wait for it or stop it"
-                ) from error
-            yield
+        """Keep other builds out of this folder while the body writes to it.
+
+        Raises:
+            CacheError: another build is running there, or the folder cannot be written to.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / ".lock").open("w") as lock:
+                self._take(lock)
+                yield
+        except OSError as error:
+            raise CacheError(
+                f"{self.folder}: cannot be written ({error.strerror or error}); make room or "
+                "choose another --cache; what is finished is kept for the next build"
+            ) from error
+
+    def _take(self, lock: IO[str]) -> None:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CacheError(
+                f"{self.folder}: another build is writing here; wait for it or stop it"
+            ) from error
 
     def clear(self) -> None:
         """Forget everything, finished or not."""

@@ -22,7 +22,8 @@ from leaknet.commands.settings import LeakCommand, Settings
 
 if TYPE_CHECKING:
     from leakcache.build import BuildReport
-    from leakcache.index import Split
+    from leakcache.images import Preprocessing
+    from leakcache.index import DatasetIndex, Split
     from leakcache.store import LatentCache
 
 SHOWN = 20
@@ -90,13 +91,10 @@ def build(settings: Settings, /, **options: Any) -> None:
       leak cache build --split closed
       leak cache build --data photos/ --vae taesd.safetensors --precision bf16
     """
-    from leakcache.autoencoder import Encoder
-    from leakcache.build import build_cache
-    from leakcache.device import resolve_device
     from leakcache.images import Preprocessing
     from leakcache.index import read_index
+    from leakcache.weights import locate
 
-    root = data_root(options["data"])
     preprocessing = Preprocessing(
         options["view"],
         options["size"],
@@ -104,20 +102,45 @@ def build(settings: Settings, /, **options: Any) -> None:
         options["canonical"],
         options["canonical_size"],
     )
+    # What can be refused is refused before torch is imported, which takes seconds.
+    locate(options["vae"])
+    root = data_root(options["data"])
+    index = read_index(root, seed=options["seed"])
+    name = name_cache(root, options["vae"], _words(preprocessing), options["precision"])
+    folder = Path(options["cache"] or settings.caches / name)
+    reports = _build_splits(index, folder, preprocessing, options)
+    remember(settings.caches, folder)
+    if options["as_json"]:
+        emit({"cache": str(folder), **{s: _built(r) for s, r in reports.items()}})
+    else:
+        for split, report in reports.items():
+            _print_built(split, report)
+    _refuse_too_many_rejects(list(reports.values()), options["max_rejects"])
+
+
+def _words(preprocessing: Preprocessing) -> str:
     words = f"{preprocessing.name}{preprocessing.size}"
     words += f"x{preprocessing.views}" if preprocessing.views > 1 else ""
-    words += f"-canonical{preprocessing.canonical_size}" if preprocessing.canonical else ""
-    name = name_cache(root, options["vae"], words, options["precision"])
-    folder = Path(options["cache"] or settings.caches / name)
-    index = read_index(root, seed=options["seed"])
+    return words + (f"-canonical{preprocessing.canonical_size}" * preprocessing.canonical)
+
+
+def _build_splits(
+    index: DatasetIndex, folder: Path, preprocessing: Preprocessing, options: dict[str, Any]
+) -> dict[str, BuildReport]:
+    from leakcache.autoencoder import Encoder
+    from leakcache.build import build_cache
+    from leakcache.device import resolve_device
+
     encoder = Encoder.load(
         options["vae"], options["precision"], str(resolve_device(options["device"]))
     )
-    chosen = options["split"]
-    splits: tuple[Split, ...] = ("closed", "open") if chosen == "all" else (chosen,)
-    reports = {}
-    for split in splits:
-        reports[split] = build_cache(
+    chosen: Split = options["split"]
+    splits: list[Split] = [chosen]
+    if chosen == "all" and index.records:
+        both: tuple[Split, ...] = ("closed", "open")
+        splits = [split for split in both if index.select(split).records]
+    return {
+        split: build_cache(
             index,
             encoder,
             folder / split,
@@ -127,13 +150,8 @@ def build(settings: Settings, /, **options: Any) -> None:
             fresh=options["fresh"],
             repair=options["repair"],
         )
-    remember(settings.caches, folder)
-    if options["as_json"]:
-        emit({"cache": str(folder), **{s: _built(r) for s, r in reports.items()}})
-    else:
-        for split, report in reports.items():
-            _print_built(split, report)
-    _refuse_too_many_rejects(list(reports.values()), options["max_rejects"])
+        for split in splits
+    }
 
 
 def _built(report: BuildReport) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class Settings:
 
         def chosen(name: str, given: str) -> Path:
             flag = ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
-            return Path(given if flag else self.content.get(name, given))
+            return Path(given if flag else str(self.content.get(name, given)))
 
         return Settings(self.content, chosen("caches", caches), chosen("runs", runs))
 
@@ -58,6 +58,7 @@ class LeakCommand(click.Command):
         """
         settings = parent.find_object(Settings) if parent else None
         if parent and settings:
+            refuse_unknown_tables(settings.content, parent)
             words = [*parent.command_path.split()[1:], info_name or ""]
             extra["default_map"] = self._defaults(settings.content, words)
         return super().make_context(info_name, args, parent, **extra)
@@ -72,15 +73,44 @@ class LeakCommand(click.Command):
         defaults = {key: content[key] for key in COMMON if key in content and key in known}
         table: Any = content
         for word in words:
-            table = table.get(word, {})
+            table = _table(table, word)
         for key, value in table.items():
-            if key not in known:
+            name = key.replace("-", "_")
+            if name not in known:
                 raise ConfigError(
                     f"{FILE}: [{'.'.join(words)}] has no option {key}; "
                     f"see `leak {' '.join(words)} -h`"
                 )
-            defaults[key] = value
+            defaults[name] = value
         return defaults
+
+
+def refuse_unknown_tables(content: dict[str, Any], ctx: click.Context) -> None:
+    """Refuse what stands where the name of a command is expected, on the way to `ctx`.
+
+    Raises:
+        ConfigError: no command has that name.
+    """
+    if ctx.parent:
+        refuse_unknown_tables(content, ctx.parent)
+    words = ctx.command_path.split()[1:]
+    table = content
+    for word in words:
+        table = _table(table, word)
+    commands = ctx.command.list_commands(ctx) if isinstance(ctx.command, click.Group) else []
+    for key, value in table.items():
+        if key not in commands and (words or isinstance(value, dict)):
+            place = ".".join([*words, key])
+            raise ConfigError(
+                f"{FILE}: {place} is not known; under {' '.join(['leak', *words])} there are "
+                f"{', '.join(commands)}"
+            )
+
+
+def _table(content: dict[str, Any], word: str) -> dict[str, Any]:
+    # `cache = "DIR"` is an option for all commands, `[cache.build]` a table: either may stand.
+    found = content.get(word, {})
+    return found if isinstance(found, dict) else {}
 
 
 def read_settings() -> Settings:
