@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     metavar="NAME|PATH|ID",
     help="Where the run's autoencoder lies now. [default: where it was in training]",
 )
+@click.option("--force", is_flag=True, help="Leave out open images that are also closed ones.")
 @device_option
 @json_option
 @click.pass_obj
@@ -130,7 +131,8 @@ def _score_run(run: Path, options: dict[str, Any], settings: Settings) -> None:
     names = _names(options) or (["kde"] if options["open_roots"] else [])
     kinds = detectors_named(names)
     unknown = open_caches(closed, options["open_roots"], options["device"]) if kinds else []
-    scores = score_run(run, closed, unknown, kinds, resolve_device(options["device"]))
+    device = resolve_device(options["device"])
+    scores = score_run(run, closed, unknown, kinds, device, force=options["force"])
     if options["as_json"]:
         emit(scores.as_dict())
     else:
