@@ -1,0 +1,39 @@
+"""A run over real image files, made by the code that users call, with a tiny autoencoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from leakcache.autoencoder import Encoder
+from leakcache.build import build_cache
+from leakcache.index import read_index
+from leaknet.config import RunConfig
+from leaknet.scoring import prepare_run
+from leaknet.train import train
+from tests.leaknet.tiny import silent
+from tests.tiny_data import SMALL, save, tiny_model, write_pictures
+
+LABELS = ("ada", "bob")
+SETTINGS = (
+    "model.backbone=test_resnet",
+    "model.dimension=8",
+    "model.prototypes=2",
+    "features.dct_size=4",
+    "train.epochs=1",
+    "train.batch_size=8",
+)
+
+
+def small_run(root: Path, count: int = 16) -> Path:
+    """`root/run`, trained on `root/images` (labels `LABELS`), whose weights lie in `root/vae`."""
+    torch.manual_seed(0)
+    save(tiny_model(), root / "vae")
+    write_pictures(root / "images", LABELS, count)
+    encoder = Encoder.load(str(root / "vae"))
+    index = read_index(root / "images")
+    cache = build_cache(index, encoder, root / "cache", split="closed", preprocessing=SMALL).cache
+    train(RunConfig().with_overrides(SETTINGS), cache, root / "run", device="cpu", track=silent)
+    prepare_run(root / "run", cache)
+    return root / "run"

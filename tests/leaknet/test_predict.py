@@ -1,0 +1,204 @@
+"""Answers for files: whole, in order, with every raw score, and without a cache."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from cli import leak
+from leakcache.errors import DataError, RunError, WeightsError
+from leaknet.calibration import Calibration, load_calibration
+from leaknet.detectors import Detector, GlobalKDE
+from leaknet.embeddings import Embeddings
+from leaknet.image_files import load_encoder
+from leaknet.model import ProtoLeakNet
+from leaknet.predict import ImageScore, find_images, predict
+from leaknet.runfolder import RunFolder
+from leaknet.scorers import load_scorers
+from leaknet.stability import VARIANTS, variants_of
+from tests.leaknet.small_run import LABELS, small_run
+from tests.tiny_data import picture, save, tiny_model
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("project")
+    small_run(root)
+    shutil.rmtree(root / "cache")
+    return root
+
+
+@pytest.fixture(scope="module")
+def parts(project: Path) -> tuple[ProtoLeakNet, list[Detector], Calibration]:
+    run = RunFolder(project / "run")
+    known = Embeddings.load(run.embeddings)
+    detectors = load_scorers(run.path, [GlobalKDE], known, known.run)
+    calibration = load_calibration(run.path, detectors, known, known.run)
+    return run.load_model(torch.device("cpu")), detectors, calibration
+
+
+def score(project: Path, *words: str) -> Any:
+    arguments = ["score", "--run", str(project / "run"), *words]
+    return CliRunner().invoke(leak, arguments, catch_exceptions=False)
+
+
+def images_of(project: Path, *words: str) -> list[dict[str, Any]]:
+    result = score(project, *words, "--json")
+    found: list[dict[str, Any]] = json.loads(result.stdout)["images"]
+    return found
+
+
+def test_a_file_gets_the_answer_of_its_embedding(
+    project: Path, parts: tuple[ProtoLeakNet, list[Detector], Calibration]
+) -> None:
+    model, detectors, calibration = parts
+    known = Embeddings.load(RunFolder(project / "run").embeddings)
+    paths = [project / "images" / path for path in known.paths[:6].tolist()]
+    rows = known.take(np.arange(6))
+    found = predict(model, paths, detectors, calibration, alpha=0.2)
+    p_values = calibration.p_values(rows, detectors[0])
+    sets = calibration.prediction_sets(rows, 0.2)
+    ratios = calibration.log10_ratios(rows)
+    for row, result in enumerate(found):
+        assert result.p_value == pytest.approx(p_values[row])
+        assert result.known == (p_values[row] > 0.2)
+        assert result.prediction_set == tuple(np.array(LABELS)[sets[row]])
+        assert list((result.log10_lr or {}).values()) == pytest.approx(
+            ratios[row].tolist(), abs=1e-3
+        )
+        assert sum((result.probabilities or {}).values()) == pytest.approx(1)
+        assert result.generator == LABELS[int(rows.logits[row].argmax())]
+        assert (result.verdict == "unknown") == (not result.known)
+
+
+def test_stability_asks_the_same_of_every_variant(
+    project: Path,
+    parts: tuple[ProtoLeakNet, list[Detector], Calibration],
+    tmp_path: Path,
+) -> None:
+    model, detectors, calibration = parts
+    path = tmp_path / "one.png"
+    picture(77).save(path)
+    for alpha in (0.05, 0.5, 0.9):
+        (plain,) = predict(model, [path], detectors, calibration, alpha=alpha)
+        (result,) = predict(model, [path], detectors, calibration, alpha=alpha, stability=True)
+        assert result.stability is not None
+        assert result.stability.answer == plain.answer
+        assert list(result.stability.variants) == list(VARIANTS)
+        expected = "unsure" if result.stability.changed else plain.answer
+        assert result.answer == expected
+        assert result.p_value == plain.p_value
+        assert result.scores == pytest.approx(plain.scores, rel=1e-5)
+
+
+def test_a_variant_is_scored_as_a_file_of_its_pixels_under_the_noise_of_the_original(
+    project: Path, parts: tuple[ProtoLeakNet, list[Detector], Calibration]
+) -> None:
+    from leaknet.embed import embed
+    from leaknet.image_files import as_split, encode_files, encoding_of
+
+    model, _, _ = parts
+    path = next((project / "images" / "ada").iterdir())
+    encoding = encoding_of(model)
+    encoder = load_encoder(encoding)
+    (file,) = encode_files(encoder, encoding, [path], variants_of)
+    split = as_split([file], "open", "?")
+    assert len(split) == 9
+    assert len(set(split.hashes.tolist())) == 1
+    table = embed(model, split)
+    (alone,) = encode_files(encoder, encoding, [path])
+    np.testing.assert_allclose(
+        table.vectors[0], embed(model, as_split([alone], "open", "?")).vectors[0], atol=1e-5
+    )
+    assert np.abs(table.vectors[1:] - table.vectors[0]).max(axis=1).min() > 0
+
+
+def test_what_cannot_be_scored_is_listed_and_the_rest_is_scored(
+    project: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "junk.png").write_bytes(b"junk")
+    Image.new("RGB", (1, 1)).save(tmp_path / "one.png")
+    (tmp_path / "empty").mkdir()
+    good = str(next((project / "images" / "bob").iterdir()))
+    names = [str(tmp_path / name) for name in ("junk.png", "one.png", "absent.png", "empty")]
+    images = images_of(project, names[0], good, *names[1:])
+    reasons = {Path(image["path"]).name: image["reason"] for image in images}
+    assert [Path(image["path"]).name for image in images][1] == Path(good).name
+    assert reasons.pop(Path(good).name) == ""
+    assert "not an image" in reasons["junk.png"]
+    assert reasons["one.png"] == "1x1 is too small to judge: the shorter side needs 8 pixels"
+    assert reasons["absent.png"] == "no such file or folder"
+    assert reasons["empty"] == "no images in this folder"
+    assert images[0]["verdict"] is None
+
+
+def test_nothing_to_score_is_an_error_of_one_line(project: Path, tmp_path: Path) -> None:
+    for name in ("absent.png", ""):
+        with pytest.raises(DataError, match="name image files, or folders") as caught:
+            find_images([str(tmp_path / name)])
+        assert "\n" not in str(caught.value)
+    (tmp_path / "junk.png").write_bytes(b"junk")
+    assert score(project, str(tmp_path / "junk.png")).exit_code == 1
+
+
+@pytest.mark.parametrize("alpha", ["0", "1", "-0.1", "nan", "1.5"])
+def test_a_rate_that_is_none_is_a_usage_error(project: Path, alpha: str) -> None:
+    result = score(project, "--alpha", alpha, "image.png")
+    assert result.exit_code == 2
+    assert "between 0 and 1" in result.stderr
+
+
+def test_an_autoencoder_that_moved_is_found_again_or_asked_for(
+    project: Path, tmp_path: Path
+) -> None:
+    image = str(next((project / "images" / "bob").iterdir()))
+    moved = project / "vae"
+    moved.rename(tmp_path / "vae")
+    try:
+        with pytest.raises(WeightsError, match="say where it is with --vae") as caught:
+            images_of(project, image)
+        assert "\n" not in str(caught.value)
+        (found,) = images_of(project, image, "--vae", str(tmp_path / "vae"))
+        assert found["reason"] == ""
+        save(tiny_model(seed=5), tmp_path / "other")
+        with pytest.raises(RunError, match="other weights than when the run was trained"):
+            images_of(project, image, "--vae", str(tmp_path / "other"))
+    finally:
+        (tmp_path / "vae").rename(moved)
+
+
+def test_json_and_csv_say_the_same(project: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    folder = str(project / "images" / "ada")
+    result = json.loads(score(project, folder, "--stability", "--csv", str(out), "--json").stdout)
+    assert set(result) == {"run", "alpha", "detector", "calibration", "images"}
+    assert result["calibration"]["false_alarms"]["exchangeable_images"] == 0.05
+    assert set(result["images"][0]) == set(vars(ImageScore("")))
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(result["images"]) == 16
+    for row, image in zip(rows, result["images"], strict=True):
+        assert row["answer"] == image["answer"]
+        assert float(row["p_value"]) == image["p_value"]
+        assert row["prediction_set"] == "|".join(image["prediction_set"])
+        assert float(row["kde"]) == image["scores"]["kde"]
+        assert float(row["probability:bob"]) == image["probabilities"]["bob"]
+        assert row["stable"] == f"{image['stability']['same']}/8"
+
+
+def test_the_table_gives_answer_reason_and_guarantee(project: Path) -> None:
+    image = str(next((project / "images" / "bob").iterdir()))
+    text = " ".join(score(project, image).stdout.split())
+    assert "unknown: p ≤ 0.05" in text
+    assert "at most 5.0% are called unknown on average" in text
+    few = " ".join(score(project, image, "--alpha", "0.01").stdout.split())
+    assert "No image can be called unknown at 0.01" in few
