@@ -3,22 +3,26 @@ r"""Distil the bundled autoencoder from TAESD, on two CPU cores, in about half a
     python data/recipes/distil_autoencoder.py --teacher ../shared/weights/taesd.safetensors \
         --images ../shared/bench/faces/sd3 ../shared/bench/faces/real --out leakcache/bundled
 
-Two stages, each finished before the next begins. The encoder learns the teacher's latents (mean
-squared error, each channel over its variance, which is one minus the squared correlation up to
-bias). Then, with the encoder frozen, the decoder learns the teacher's decoding and the picture
-itself, from the teacher's and from the student's latents in turn. Crops, teacher's latents and
-decodings are computed once and kept under `--scratch`; a second run takes up the finished parts.
+First the encoder learns the teacher's latents: squared error, each channel over its variance, which
+is one minus the squared correlation up to bias. Then, with the encoder frozen, the decoder learns
+the teacher's decoding and the picture itself, from the teacher's and from the student's latents in
+turn. Crops and the teacher's answers are computed once and kept under `--scratch`; a second run
+takes up what is finished.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderTiny
+from muon import optimizers, scale_rates
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -34,21 +38,38 @@ LAYOUT = {
 PARAMETER_LIMIT = 600_000
 
 Pool = dict[str, Tensor]
-Loss = Callable[[Tensor], Tensor]
+Loss = Callable[[int], Tensor]
+
+
+@dataclass(frozen=True)
+class PoolPlan:
+    """How many crops, how wide a window at least, and whether the teacher decodes them too."""
+
+    seed: int
+    crops: int
+    smallest: float
+    decode: bool = False
+
+
+# Soft and sharp crops; the decoder trains on the first pool alone.
+POOLS = {
+    "pool-1": PoolPlan(seed=0, crops=12_000, smallest=0.6, decode=True),
+    "pool-2": PoolPlan(seed=1, crops=4_000, smallest=1.0),
+}
 
 
 class Crops(Dataset[Tensor]):
     """Augmented uint8 crops, (3, size, size), by index."""
 
-    def __init__(self, sources: Sources, seed: int, count: int, size: int) -> None:
-        self.sources, self.seed, self.count, self.size = sources, seed, count, size
+    def __init__(self, sources: Sources, plan: PoolPlan, size: int) -> None:
+        self.sources, self.plan, self.size = sources, plan, size
 
     def __len__(self) -> int:
-        return self.count
+        return self.plan.crops
 
     def __getitem__(self, index: int) -> Tensor:
-        pixels = torch.from_numpy(crop(self.sources, self.seed, index, self.size).copy())
-        return pixels.permute(2, 0, 1)
+        pixels = crop(self.sources, (self.plan.seed, index), self.size, self.plan.smallest)
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
 
 def main() -> None:
@@ -61,13 +82,29 @@ def main() -> None:
     parameters = sum(parameter.numel() for parameter in student.parameters())
     if parameters > PARAMETER_LIMIT:
         raise SystemExit(f"error: {parameters} parameters, more than {PARAMETER_LIMIT}")
-    pool = make_pool(options, load_teacher(options.teacher))
     student = student.to(memory_format=torch.channels_last)
-    stage(options, student.encoder, "encoder", lambda rows: encoder_loss(student, pool, rows), pool)
+    pools = {name: make_pool(options, name) for name in POOLS}
+    answers = join(pools.values())
+    train(options, "encoder", student.encoder, partial(encoder_loss, student, answers))
     student.encoder.requires_grad_(False)
-    stage(options, student.decoder, "decoder", lambda rows: decoder_loss(student, pool, rows), pool)
-    student.to(torch.float16).save_pretrained(options.out)
+    train(options, "decoder", student.decoder, partial(decoder_loss, student, pools["pool-1"]))
+    save(student, options.out)
     print(f"saved {parameters} parameters to {options.out}", flush=True)
+
+
+def join(pools: Iterable[Pool]) -> Pool:
+    """The pools' crops and latents, one after the other."""
+    parts = list(pools)
+    return {name: torch.cat([pool[name] for pool in parts]) for name in ("crops", "latents")}
+
+
+def save(student: AutoencoderTiny, folder: Path) -> None:
+    """Write weights (fp16) and configuration, without the entry that loading warns of."""
+    student.to(torch.float16).save_pretrained(folder)
+    path = folder / "config.json"
+    entries = json.loads(path.read_text())
+    entries.pop("block_out_channels", None)
+    path.write_text(json.dumps(entries, indent=2) + "\n")
 
 
 def load_teacher(path: Path) -> AutoencoderTiny:
@@ -83,76 +120,78 @@ def to_unit_range(pixels: Tensor) -> Tensor:
     return unit.contiguous(memory_format=torch.channels_last)
 
 
-def make_pool(options: argparse.Namespace, teacher: AutoencoderTiny) -> Pool:
-    """Crops (uint8), teacher's latents (fp16) and the teacher's decodings of them (uint8)."""
-    path = options.scratch / "pool.safetensors"
-    if path.is_file():
-        stored: Pool = load_file(path)
-        return stored
-    crops = Crops(load_sources(options.images), options.seed, options.crops, options.size)
-    parts: dict[str, list[Tensor]] = {"crops": [], "latents": [], "decodings": []}
-    start = time.perf_counter()
-    for number, batch in enumerate(DataLoader(crops, batch_size=32, num_workers=1)):
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            latents = teacher.encoder(to_unit_range(batch)).float()
-            decodings = teacher.decoder(latents).float().add(1).mul(127.5).round().clamp(0, 255)
-        parts["crops"].append(batch)
-        parts["latents"].append(latents.half())
-        parts["decodings"].append(decodings.byte())
-        if number % 20 == 19:
-            _say(f"pool {32 * (number + 1)} of {options.crops}", start)
-    pool = {name: torch.cat(batches).contiguous() for name, batches in parts.items()}
-    save_file(pool, path)
+def make_pool(options: argparse.Namespace, name: str) -> Pool:
+    """Crops (uint8), teacher's latents (fp16) and, if planned, their decodings (uint8)."""
+    path = options.scratch / f"{name}.safetensors"
+    if not path.is_file():
+        save_file(teach(options, POOLS[name]), path)
+    pool: Pool = load_file(path)
     return pool
 
 
-def stage(options: argparse.Namespace, half: nn.Module, name: str, loss: Loss, pool: Pool) -> None:
-    """Train one half of the student; keep it, so that a second run goes on to the next."""
+@torch.inference_mode()
+def teach(options: argparse.Namespace, plan: PoolPlan) -> Pool:
+    """Run the teacher over the planned crops, in bf16."""
+    teacher, start = load_teacher(options.teacher), time.perf_counter()
+    crops = Crops(load_sources(options.images), plan, options.size)
+    parts: dict[str, list[Tensor]] = {"crops": [], "latents": [], "decodings": []}
+    for number, batch in enumerate(DataLoader(crops, batch_size=32, num_workers=1)):
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = teacher.encoder(to_unit_range(batch)).float()
+            if plan.decode:
+                decoded = teacher.decoder(latents).float().add(1).mul(127.5).round()
+                parts["decodings"].append(decoded.clamp(0, 255).byte())
+        parts["crops"].append(batch)
+        parts["latents"].append(latents.half())
+        if number % 20 == 19:
+            _say(f"{32 * (number + 1)} of {plan.crops} crops", start)
+    return {name: torch.cat(batches).contiguous() for name, batches in parts.items() if batches}
+
+
+def train(options: argparse.Namespace, name: str, half: nn.Module, loss: Loss) -> None:
+    """Train one half of the student, or take what a finished run has left."""
     path = options.scratch / f"{name}.safetensors"
     if not path.is_file():
-        train(half, loss, len(pool["crops"]), getattr(options, f"{name}_epochs"), options)
+        fit(options, half, loss, getattr(options, f"{name}_steps"))
         save_file({key: value.contiguous() for key, value in half.state_dict().items()}, path)
     half.load_state_dict(load_file(path))
 
 
-def train(
-    half: nn.Module, loss: Loss, count: int, epochs: int, options: argparse.Namespace
-) -> None:
-    """AdamW under a one-cycle rate, gradients clipped; prints the running loss."""
-    optimizer = torch.optim.AdamW(half.parameters(), lr=options.rate, weight_decay=1e-4)
-    steps = epochs * (count // options.batch_size)
-    cycle = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, options.rate, total_steps=steps, pct_start=0.1
-    )
+def fit(options: argparse.Namespace, half: nn.Module, loss: Loss, steps: int) -> None:
+    """Muon and AdamW, gradients clipped; prints the running loss."""
+    both = optimizers(half, options.muon_rate, options.adam_rate)
     start, running = time.perf_counter(), 0.0
-    for step, rows in enumerate(_batches(count, epochs, options.batch_size)):
-        optimizer.zero_grad()
-        value = loss(rows)
+    for step in range(steps):
+        scale_rates(both, step, steps)
+        half.zero_grad()
+        value = loss(options.batch_size)
         torch.autograd.backward(value)
         nn.utils.clip_grad_norm_(half.parameters(), 1.0)
-        optimizer.step()
-        cycle.step()
+        for optimizer in both:
+            optimizer.step()
         running += (value.item() - running) / min(step + 1, 100)
         if step % 100 == 99:
             _say(f"step {step + 1} of {steps}, loss {running:.4f}", start)
 
 
-def encoder_loss(student: AutoencoderTiny, pool: Pool, rows: Tensor) -> Tensor:
-    """Mean squared error of the latents, each channel over the teacher's variance in the batch."""
+def encoder_loss(student: AutoencoderTiny, pool: Pool, count: int) -> Tensor:
+    """Squared error over the channel's variance: the channels' mean, and the worst once more."""
+    rows = torch.randint(len(pool["crops"]), (count,))
     target = pool["latents"][rows].float()
     with torch.autocast("cpu", torch.bfloat16):
         latents = student.encoder(to_unit_range(pool["crops"][rows]))
-    spread = target.var((0, 2, 3), keepdim=True)
-    error: Tensor = (latents.float() - target).square() / spread
-    return error.mean()
+    spread = pool["latents"][::100].float().var((0, 2, 3))
+    error: Tensor = (latents.float() - target).square().mean((0, 2, 3)) / spread
+    return error.mean() + error.max()
 
 
-def decoder_loss(student: AutoencoderTiny, pool: Pool, rows: Tensor) -> Tensor:
+def decoder_loss(student: AutoencoderTiny, pool: Pool, count: int) -> Tensor:
     """L1 to the teacher's decoding and to the picture, plus L1 of the picture's differences."""
+    rows = torch.randint(len(pool["crops"]), (count,))
     picture, target = to_unit_range(pool["crops"][rows]), to_unit_range(pool["decodings"][rows])
     with torch.autocast("cpu", torch.bfloat16):
         latents = pool["latents"][rows].float()
-        half = len(rows) // 2
+        half = count // 2
         with torch.no_grad():
             latents[half:] = student.encoder(picture[half:]).float()
         decoded = student.decoder(latents)
@@ -162,13 +201,6 @@ def decoder_loss(student: AutoencoderTiny, pool: Pool, rows: Tensor) -> Tensor:
         (functional.l1_loss(decoded.diff(dim=axis), target.diff(dim=axis)) for axis in (2, 3)),
         start=torch.zeros(()),
     )
-
-
-def _batches(count: int, epochs: int, size: int) -> Iterator[Tensor]:
-    for _ in range(epochs):
-        order = torch.randperm(count)
-        for first in range(0, count - size + 1, size):
-            yield order[first : first + size]
 
 
 def _say(message: str, start: float) -> None:
@@ -181,14 +213,14 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--images", type=Path, nargs="*", default=[], help="folders of pictures")
     parser.add_argument("--out", type=Path, default=Path("leakcache/bundled"))
     parser.add_argument("--scratch", type=Path, default=Path("scratch/distil"))
-    parser.add_argument("--crops", type=int, default=12_000, help="how many training crops")
     parser.add_argument("--size", type=int, default=128, help="side of a crop, pixels")
-    parser.add_argument("--batch-size", type=int, default=24)
-    parser.add_argument("--encoder-epochs", type=int, default=5)
-    parser.add_argument("--decoder-epochs", type=int, default=4)
-    parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
+    parser.add_argument("--encoder-steps", type=int, default=2500)
+    parser.add_argument("--decoder-steps", type=int, default=1500)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--muon-rate", type=float, default=0.006, help="peak, inner convolutions")
+    parser.add_argument("--adam-rate", type=float, default=1e-3, help="peak, everything else")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 
 

@@ -70,12 +70,15 @@ def package_photographs() -> list[Path]:
     return [path for path in found if path.is_file()]
 
 
-def crop(sources: Sources, seed: int, index: int, size: int) -> NDArray[np.uint8]:
-    """The training crop of this seed and index, uint8, (size, size, 3)."""
-    rng = np.random.default_rng((seed, index))
+def crop(sources: Sources, key: tuple[int, int], size: int, smallest: float) -> NDArray[np.uint8]:
+    """The training crop of this (seed, index), uint8, (size, size, 3).
+
+    Windows are cut at least `smallest` times `size` wide: below 1 some are enlarged, and soft.
+    """
+    rng = np.random.default_rng(key)
     kind = rng.choice(4, p=(0.75, 0.13, 0.06, 0.06))
     if kind == 0:
-        image = _cut(_pick(sources, rng), rng, size)
+        image = _cut(_pick(sources, rng), rng, size, smallest)
     elif kind == 1:
         image = _dead_leaves(rng, size)
     elif kind == 2:
@@ -96,13 +99,13 @@ def _pick(sources: Sources, rng: np.random.Generator) -> Image.Image:
     return pool[rng.integers(len(pool))]
 
 
-def _cut(image: Image.Image, rng: np.random.Generator, size: int) -> Image.Image:
+def _cut(image: Image.Image, rng: np.random.Generator, size: int, smallest: float) -> Image.Image:
     """A square window of random scale, side and turn, resized to `size`."""
     if rng.random() < 0.15:
         image = image.rotate(rng.uniform(-30, 30), Image.Resampling.BICUBIC)
     shorter = min(image.size)
-    smallest = min(shorter, 0.6 * size)
-    side = np.exp(rng.uniform(np.log(smallest), np.log(min(shorter, 4.5 * size))))
+    bounds = min(shorter, smallest * size), min(shorter, 4.5 * size)
+    side = np.exp(rng.uniform(*np.log(bounds)))
     left, top = rng.uniform(0, image.width - side), rng.uniform(0, image.height - side)
     box = (left, top, left + side, top + side)
     piece = image.resize((size, size), RESAMPLERS[rng.integers(len(RESAMPLERS))], box=box)
