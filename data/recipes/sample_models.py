@@ -1,0 +1,170 @@
+"""The eight generators of the bundled sample: what each one is, how it is noised and sampled.
+
+All share one network and one set of pictures, and differ in what leaves a signal leak: the noise
+schedule, the prediction target, whether the last timestep is pure noise (zero terminal SNR), the
+sampler and its number of steps. Six are closed, two are open (never to be trained on).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import (
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UNet2DModel,
+)
+from torch import Tensor
+from torch.nn import functional
+
+TRAIN_TIMESTEPS = 1000
+# Betas of DDPM (linear) and of Stable Diffusion (scaled_linear); cosine has none to choose.
+BETAS: dict[str, dict[str, object]] = {
+    "linear": {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"},
+    "scaled_linear": {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+    },
+    "cosine": {"beta_schedule": "squaredcos_cap_v2"},
+}
+
+
+@dataclass(frozen=True)
+class Generator:
+    """One small diffusion model and the sampler its images are made with."""
+
+    name: str
+    schedule: str  # linear, scaled_linear, cosine, or flow (straight path from noise to data)
+    prediction: str  # epsilon, v_prediction, sample (x0), or velocity (flow matching)
+    zero_terminal_snr: bool
+    sampler: str  # ddim or euler
+    steps: int
+    spacing: str  # diffusers' timestep_spacing: leading starts below the last timestep
+    seed: int
+    open_set: bool = False
+
+
+# What all models learn first; no image is made with it.
+BASE = Generator("base", "scaled_linear", "v_prediction", False, "ddim", 50, "trailing", 10)
+
+GENERATORS = (
+    Generator("ddim50-eps-scaled", "scaled_linear", "epsilon", False, "ddim", 50, "leading", 11),
+    Generator("ddim10-eps-linear", "linear", "epsilon", False, "ddim", 10, "leading", 12),
+    Generator("ddim25-v-cosine", "cosine", "v_prediction", False, "ddim", 25, "trailing", 13),
+    Generator("ddim8-x0-cosine", "cosine", "sample", False, "ddim", 8, "leading", 14),
+    Generator("euler20-v-zsnr", "scaled_linear", "v_prediction", True, "euler", 20, "trailing", 15),
+    Generator("euler28-flow", "flow", "velocity", True, "euler", 28, "trailing", 16),
+    Generator(
+        "ddim40-v-linear-zsnr", "linear", "v_prediction", True, "ddim", 40, "trailing", 17, True
+    ),
+    Generator(
+        "euler12-x0-scaled", "scaled_linear", "sample", False, "euler", 12, "leading", 18, True
+    ),
+)
+
+
+class PatchUNet(torch.nn.Module):
+    """A UNet on 2×2 patches of the latent: 4×32×32 becomes 16×16×16, at a quarter of the cost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unet = UNet2DModel(
+            sample_size=16,
+            in_channels=16,
+            out_channels=16,
+            block_out_channels=(64, 96, 96),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D",) * 3,
+            up_block_types=("UpBlock2D",) * 3,
+            attention_head_dim=32,
+            norm_num_groups=16,
+        )
+
+    def forward(self, latents: Tensor, timesteps: Tensor) -> Tensor:
+        """Prediction for latents (batch, 4, 32, 32) at timesteps in [0, 1000], same shape."""
+        patches = functional.pixel_unshuffle(latents, 2)
+        return functional.pixel_shuffle(self.unet(patches, timesteps).sample, 2)
+
+
+def predict(
+    generator: Generator, model: torch.nn.Module, latents: Tensor, timesteps: Tensor
+) -> Tensor:
+    """What the generator predicts, from a network whose output stands for v.
+
+    With z = αx0 + σε: v = αε − σx0, so ε = αv + σz and x0 = αz − σv. The objective, and with it
+    what the model gets wrong, is the generator's; the network stays well conditioned at every
+    noise level.
+    """
+    output: Tensor = model(latents, timesteps)
+    if generator.prediction not in ("epsilon", "sample"):
+        return output
+    kept = ddim(generator).alphas_cumprod[timesteps.round().long()][:, None, None, None]
+    alpha, sigma = kept.sqrt(), (1 - kept).sqrt()
+    if generator.prediction == "epsilon":
+        return alpha * output + sigma * latents
+    return alpha * latents - sigma * output
+
+
+def noised(generator: Generator, clean: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Noised latents, their timesteps and the regression target, at random timesteps."""
+    if generator.schedule == "flow":
+        share = torch.rand(len(clean))
+        mix = share[:, None, None, None]
+        return (1 - mix) * clean + mix * noise, share * TRAIN_TIMESTEPS, noise - clean
+    scheduler = ddim(generator)
+    timesteps = torch.randint(TRAIN_TIMESTEPS, (len(clean),))
+    targets = {
+        "epsilon": noise,
+        "sample": clean,
+        "v_prediction": scheduler.get_velocity(clean, noise, timesteps),
+    }
+    return scheduler.add_noise(clean, noise, timesteps), timesteps, targets[generator.prediction]
+
+
+def ddim(generator: Generator) -> DDIMScheduler:
+    """The generator's schedule as a deterministic DDIM sampler."""
+    return DDIMScheduler(**_schedule(generator), clip_sample=False, set_alpha_to_one=False)
+
+
+def make_scheduler(
+    generator: Generator,
+) -> DDIMScheduler | EulerDiscreteScheduler | FlowMatchEulerDiscreteScheduler:
+    """The sampler the generator's images are made with."""
+    if generator.schedule == "flow":
+        return FlowMatchEulerDiscreteScheduler(TRAIN_TIMESTEPS)
+    if generator.sampler == "euler":
+        return EulerDiscreteScheduler(**_schedule(generator))
+    return ddim(generator)
+
+
+@torch.inference_mode()
+def sample(generator: Generator, model: torch.nn.Module, count: int) -> Tensor:
+    """Latents (count, 4, 32, 32); image i starts from the noise of seed i in every generator."""
+    noise = [_noise(index) for index in range(count)]
+    scheduler = make_scheduler(generator)
+    scheduler.set_timesteps(generator.steps)
+    latents = torch.stack(noise) * getattr(scheduler, "init_noise_sigma", 1.0)
+    for timestep in scheduler.timesteps:
+        scaled = latents
+        if generator.schedule != "flow":
+            scaled = scheduler.scale_model_input(latents, timestep)
+        output = predict(generator, model, scaled, timestep.expand(count))
+        latents = scheduler.step(output, timestep, latents).prev_sample
+    return latents
+
+
+def _schedule(generator: Generator) -> dict[str, object]:
+    betas = BETAS[generator.schedule]
+    return betas | {
+        "num_train_timesteps": TRAIN_TIMESTEPS,
+        "prediction_type": generator.prediction,
+        "rescale_betas_zero_snr": generator.zero_terminal_snr,
+        "timestep_spacing": generator.spacing,
+    }
+
+
+def _noise(index: int) -> Tensor:
+    return torch.randn(4, 32, 32, generator=torch.Generator().manual_seed(index))
