@@ -6,7 +6,7 @@ None of it is what the picture shows, and any of it can tell one generator from 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from PIL import Image
@@ -18,6 +18,8 @@ from leaknet.controls.segments import Part, order, read_parts
 
 # EXIF tags: maker and model of a camera, and the program that wrote the file.
 _WRITERS = (0x010F, 0x0110, 0x0131)
+_EXIF = 0x8769
+_MALFORMED = (SyntaxError, ValueError, OSError, LookupError, TypeError, struct.error, Warning)
 _SAMPLING = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _TEXT = ("tEXt", "zTXt", "iTXt")
@@ -78,7 +80,7 @@ def read_facts(data: bytes) -> FileFacts:
             subsampling=_subsampling(image),
             coding=_coding(image, parts),
             structure=order(parts),
-            exif="exif" in image.info or bool(_exif(parts)),
+            exif="exif" in image.info or bool(_exif(parts)) or bool(_tags(image, parts)),
             icc="icc_profile" in image.info or _holds(parts, "iCCP", "ICCP"),
             xmp="xmp" in image.info or _has_xmp(parts),
             c2pa=_has_c2pa(data, parts),
@@ -139,7 +141,8 @@ def _has_c2pa(data: bytes, parts: list[Part]) -> bool:
 
 
 def _software(image: Image.Image, parts: list[Part]) -> str:
-    words = _written(_exif(parts) or image.info.get("exif", b""))
+    tags = _tags(image, parts)
+    words = [str(tags[tag]) for tag in _WRITERS if tag in tags]
     for name, content in parts:
         if name == "COM":
             words.append(content.decode("latin-1"))
@@ -148,14 +151,17 @@ def _software(image: Image.Image, parts: list[Part]) -> str:
     return "; ".join(" ".join(word.split())[:_SHOWN] for word in words if word.strip(" \0"))
 
 
-def _written(exif: bytes) -> list[str]:
-    """Maker, model and software; nothing where the EXIF data are damaged."""
+def _tags(image: Image.Image, parts: list[Part]) -> Mapping[int, object]:
+    """EXIF tags; none where they are damaged. A TIFF file is itself made of such tags."""
     found = Image.Exif()
     try:
-        found.load(exif)
-        return [str(found[tag]) for tag in _WRITERS if tag in found]
-    except (SyntaxError, ValueError, OSError, struct.error, KeyError, IndexError, TypeError):
-        return []
+        if image.format == "TIFF":
+            found = image.getexif()
+        else:
+            found.load(_exif(parts) or image.info.get("exif", b""))
+        return {tag: found[tag] for tag in (*_WRITERS, _EXIF) if tag in found}
+    except _MALFORMED:
+        return {}
 
 
 def _key(part: Part) -> str:

@@ -65,10 +65,10 @@ class FactTable:
         values = {}
         for fact, columns in self.columns.items():
             block = self.matrix[:, columns]
-            parting = np.unique(block, axis=0, return_inverse=True)[1].tobytes()
-            if parting not in known:
-                known[parting] = judge(block)
-            values[fact] = known[parting]
+            parts = _parts(block)
+            if parts not in known:
+                known[parts] = judge(block)
+            values[fact] = known[parts]
         return values
 
 
@@ -90,16 +90,22 @@ def fact_table(facts: Sequence[FileFacts], *, sizes: bool = True) -> FactTable:
     return FactTable(np.concatenate(blocks, axis=1), columns, tuple(constant))
 
 
-def _value(facts: FileFacts, name: str) -> float | str:
+def _parts(block: Float32[np.ndarray, "image column"]) -> bytes:
+    """Which images have equal rows: equal for two blocks that part the images alike."""
+    _, first, part = np.unique(block, axis=0, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[part].tobytes()
+
+
+def _value(facts: FileFacts, name: str) -> float | int | str:
     if name == "aspect":
         return facts.width / facts.height
     if name == "bytes_per_pixel":
         return facts.bytes / (facts.width * facts.height)
-    value: float | str = getattr(facts, name)
+    value: float | int | str = getattr(facts, name)
     return value
 
 
-def _columns(values: Sequence[float | str]) -> Float32[np.ndarray, "image column"]:
+def _columns(values: Sequence[float | int | str]) -> Float32[np.ndarray, "image column"]:
     """One column for numbers, one a value for texts, none where all values are equal."""
     counts: Counter[Any] = Counter(values)
     if len(counts) < 2:
