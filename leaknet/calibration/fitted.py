@@ -118,12 +118,16 @@ class Calibration:
 
 def _calibration_errors(half: Embeddings, temperature: float) -> dict[str, float]:
     """ECE on images that the temperature was not chosen on, before and after it."""
+    return {
+        "ece_before": top_label_error(half, 1.0),
+        "ece_after": top_label_error(half, temperature),
+    }
 
-    def error(t: float) -> float:
-        confidence = softmax(half.logits.astype(np.float64) / t, axis=1).max(axis=1)
-        return float(expected_calibration_error(confidence, correct(half.logits, half.targets))[0])
 
-    return {"ece_before": error(1.0), "ece_after": error(temperature)}
+def top_label_error(e: Embeddings, temperature: float) -> float:
+    """Expected calibration error of the likeliest generator at a temperature."""
+    confidence = softmax(e.logits.astype(np.float64) / temperature, axis=1).max(axis=1)
+    return float(expected_calibration_error(confidence, correct(e.logits, e.targets))[0])
 
 
 def _ratio_costs(one: Embeddings, other: Embeddings, temperature: float) -> dict[str, Any]:
