@@ -15,7 +15,7 @@ from leaknet.commands.settings import LeakCommand, Settings
 if TYPE_CHECKING:
     from leaknet.config import RunConfig
     from leaknet.history import EpochRecord
-    from leaknet.scoring import ClosedResult
+    from leaknet.judge import ClosedResult
     from leaknet.train import TrainResult
 
 
@@ -90,7 +90,8 @@ def run_name(cache: str, config: RunConfig) -> str:
 def _print_epoch(epoch: EpochRecord) -> None:
     chosen = " (best so far)" if epoch.best else ""
     click.echo(
-        f"epoch {epoch.epoch}: loss {epoch.loss:.4f}, validation macro AUC {epoch.val_macro_auc:.4f}, "
+        f"epoch {epoch.epoch}: loss {epoch.loss:.4f}, "
+        f"validation macro AUC {epoch.val_macro_auc:.4f}, "
         f"top-1 {epoch.val_top1:.4f}{chosen}",
         err=True,
     )
