@@ -52,6 +52,20 @@ class ClosedControl:
     shuffled: tuple[Accuracy, ...]
     facts: Mapping[str, Accuracy]
 
+    @property
+    def beyond_chance(self) -> bool:
+        """Whether the macro AUC is above chance, for the prompts and for the images drawn."""
+        return self.macro_auc.low > 0.5 and self.macro_auc.value > 0.5 + 3 * self.deviation
+
+    @property
+    def deviation(self) -> float:
+        """Standard error of the macro AUC at chance: of Mann and Whitney's for a class of mean
+        size, over as many classes, as if images and classes were independent.
+        """
+        classes = len(self.per_class_auc)
+        own = self.images / classes
+        return float(((self.images + 1) / (12 * own * (self.images - own)) / classes) ** 0.5)
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {

@@ -33,7 +33,7 @@ def metadata_words(control: ClosedControl) -> Finding:
     most = f", {clearest} above all (AUC {judged[clearest]:.2f})" if given_away else ""
     if control.facts.keys() <= SIZES:
         return _sizes_words(control, figures + most)
-    if control.macro_auc.low <= 0.5:
+    if not control.beyond_chance:
         return _open_question(name, "File facts tell", figures, control.macro_auc)
     areas = {fact: accuracy.macro_auc for fact, accuracy in control.facts.items()}
     who, first = _who(areas, control.macro_auc), next(iter(control.facts.values()))
@@ -48,7 +48,7 @@ def _sizes_words(control: ClosedControl, figures: str) -> Finding:
     """All files were written alike, so that their length says how busy the pictures are."""
     name = "metadata"
     alike = "Only the length of the files differs, since all were written alike, and it"
-    if control.macro_auc.low > 0.5:
+    if control.beyond_chance:
         level = "warning" if control.macro_auc.low >= 0.6 else "note"
         return Finding(
             level,
@@ -70,7 +70,7 @@ def thumbnail_words(control: ClosedControl) -> Finding:
             f"An 8×8 thumbnail identifies the generator at {figures}: subject, framing or colour "
             "differ by generator; use the same prompts for all before you believe the rest.",
         )
-    if control.macro_auc.low > 0.5:
+    if control.beyond_chance:
         return Finding(
             "warning",
             name,
@@ -85,7 +85,7 @@ def shuffle_words(name: str, control: ClosedControl) -> Finding:
     mean = sum(s.macro_auc for s in control.shuffled) / len(control.shuffled)
     top1 = sum(s.top1 for s in control.shuffled) / len(control.shuffled)
     figures = f"top-1 {percent(top1)} (chance {percent(control.chance)}), macro AUC {mean:.2f}"
-    if mean > 0.5 + 3 * _deviation(control):
+    if mean > 0.5 + 3 * control.deviation:
         return Finding(
             "severe",
             "label shuffle",
@@ -99,13 +99,6 @@ def shuffle_words(name: str, control: ClosedControl) -> Finding:
     )
 
 
-def _deviation(control: ClosedControl) -> float:
-    """Standard error of one class's AUC at chance (Mann-Whitney): that of the mean is smaller."""
-    own = control.images / len(control.per_class_auc)
-    rest = control.images - own
-    return float(((control.images + 1) / (12 * own * rest)) ** 0.5)
-
-
 def open_metadata_words(control: OpenControl) -> Finding:
     """File facts, known against unknown."""
     name = "open metadata"
@@ -113,7 +106,7 @@ def open_metadata_words(control: OpenControl) -> Finding:
         return Finding("note", name, "The files of known and unknown generators say the same.")
     figures = _open_figures(control)
     strong = _separates(control, STRONG)
-    if not strong and control.auroc.low <= 0.5:
+    if not (strong or control.beyond_chance):
         return _open_question(name, "File facts tell known from unknown", figures, control.auroc)
     who, first = _who(control.facts, control.auroc), next(iter(control.facts.values()))
     if who.endswith("alone"):
@@ -133,7 +126,7 @@ def open_thumbnail_words(control: OpenControl) -> Finding:
             f"An 8×8 thumbnail separates the open set at {figures}: its subjects differ from the "
             "known generators'; take an open set of the same prompts.",
         )
-    if control.auroc.low > 0.5:
+    if control.beyond_chance:
         return Finding(
             "warning",
             name,

@@ -42,6 +42,13 @@ class OpenControl:
     protocol: str
     facts: Mapping[str, float]
 
+    @property
+    def beyond_chance(self) -> bool:
+        """Whether the AUROC is above chance, for the prompts and for the images drawn."""
+        known, unknown = self.images
+        deviation = ((known + unknown + 1) / (12 * known * unknown)) ** 0.5
+        return self.auroc.low > 0.5 and self.auroc.value > 0.5 + 3 * deviation
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {

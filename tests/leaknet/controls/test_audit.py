@@ -65,7 +65,7 @@ def test_clean_data_give_nothing_away(audited):
     assert found.metadata.facts == {}
     assert found.metadata.top1.value == pytest.approx(1 / 3)
     assert found.metadata.macro_auc.value == 0.5
-    assert found.thumbnail.macro_auc.low < 0.5 < found.thumbnail.macro_auc.high + 0.1
+    assert not found.thumbnail.beyond_chance
     assert levels(found)["metadata"] == "note"
     assert levels(found)["thumbnail"] in ("note", "unsure")
     assert found.exact == found.near == ()
@@ -125,18 +125,14 @@ def test_a_size_that_gives_one_generator_away_is_named(write_data):
     # Shuffled labels stay at chance though the size varies.
     shuffled = np.mean([s.macro_auc for s in found.metadata.shuffled])
     assert shuffled == pytest.approx(0.5, abs=0.12)
-    canonical = audit(read_index(root), canonical=64)
-    assert canonical.metadata.macro_auc.value == 0.5
-    assert not of(canonical, "native size")
 
 
 def test_a_tint_is_found_in_the_thumbnail_and_stays_after_canonicalisation(write_data):
-    root = write_data("a b c", 24, tinted)
-    for side in (None, 64):
-        found = audit(read_index(root), canonical=side)
-        assert found.thumbnail.macro_auc.low > 0.5
-        assert of(found, "thumbnail")[0].level in ("warning", "severe")
-        assert found.thumbnail.per_class_auc["c"] > 0.9
+    found = audit(read_index(write_data("a b c", 24, tinted)), canonical=64)
+    assert found.metadata.macro_auc.value == 0.5
+    assert found.thumbnail.beyond_chance
+    assert of(found, "thumbnail")[0].level in ("warning", "severe")
+    assert found.thumbnail.per_class_auc["c"] > 0.9
 
 
 def test_copies_are_listed_with_what_they_cross(clean, tmp_path):
@@ -190,13 +186,15 @@ def test_groups_across_folds_and_uneven_classes_are_told(clean):
     assert "fewer than 10 training images" in sentences
 
 
-def test_blank_and_unreadable_images_are_named(clean, tmp_path):
+def test_blank_images_unreadable_ones_and_a_class_of_one_image_are_named(clean, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(clean, root)
     for label in "ab":
         (root / label / "000.png").write_bytes(saved(Image.new("RGB", (48, 48)), "PNG"))
     (root / "c" / "001.png").write_bytes(b"")
     (root / "c" / "002.png").write_bytes((root / "c" / "003.png").read_bytes()[:900])
+    for file in sorted((root / "c").iterdir())[3:]:
+        file.unlink()
     found = audit(read_index(root))
     assert "2 images of one colour (a/000.png, b/000.png)" in of(found, "blank images")[0].sentence
     assert [s.crosses_labels for s in found.exact] == [True]
@@ -205,14 +203,6 @@ def test_blank_and_unreadable_images_are_named(clean, tmp_path):
     assert unreadable.keys() == {"c/001.png", "c/002.png"}
     assert "2 files cannot be read" in of(found, "unreadable")[0].sentence
     assert "c/001.png: the file is empty (0 bytes)" in of(found, "unreadable")[0].sentence
-
-
-def test_a_class_of_one_image_is_left_out_and_two_classes_are_enough(clean, tmp_path):
-    root = tmp_path / "data"
-    shutil.copytree(clean, root)
-    for file in sorted((root / "c").iterdir())[1:]:
-        file.unlink()
-    found = audit(read_index(root))
     assert found.metadata.per_class_auc.keys() == {"a", "b"}
     sentence = "1 generator with images of a single prompt (c): left out of the controls"
     assert any(finding.sentence.startswith(sentence) for finding in of(found, "classes"))
@@ -272,7 +262,7 @@ def test_canonicalised_real_files_give_nothing_away(originals, tmp_path):
 
 def test_the_format_of_a_real_open_set_is_found(shared):
     index = read_index(shared / "bench" / "gallery8")
-    chosen = sorted({record.group for record in index.records})[:12]
+    chosen = sorted({record.group for record in index.records})[:8]
     index = replace(index, records=tuple(r for r in index.records if r.group in chosen))
     strangers = read_index(shared / "bench" / "open", open_set=True)
     found = audit(index, [strangers])
