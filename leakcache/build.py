@@ -23,7 +23,7 @@ from leakcache.errors import CacheCorrupt, CacheIncomplete, CacheStale, DataErro
 from leakcache.finish import finish
 from leakcache.images import Preprocessing
 from leakcache.index import DatasetIndex, Split
-from leakcache.loader import hash_file, in_order, load_image
+from leakcache.loader import hash_file, images_ahead, in_order, load_image
 from leakcache.manifest import CacheManifest, Encoding
 from leakcache.progress import Advance, track
 from leakcache.reuse import ReusableLatents
@@ -178,7 +178,8 @@ class _Run:
             )
             # One stream over all shards: the next shard is loaded, and the last one written,
             # while this one is encoded.
-            with closing(in_order(load, paths)) as images, ThreadPoolExecutor(1) as writer:
+            ahead = images_ahead(self._encoding.preprocessing)
+            with closing(in_order(load, paths, ahead)) as images, ThreadPoolExecutor(1) as writer:
                 written: Future[None] | None = None
                 for shard in missing:
                     count = len(self._paths_of(shard))

@@ -17,9 +17,15 @@ from leakcache.shards import Latents
 from leakcache.workspace import DoneShard
 
 BATCH = 8
-"""Views that go through the encoder at once, and images that wait to be encoded."""
+"""Views of 256 × 256 pixels that go through the encoder at once."""
 MEASURED = 2
 """Views on which the error of reduced precision is measured: full precision is slow."""
+
+
+def batch_views(latent_shape: tuple[int, ...]) -> int:
+    """Views in a batch: fewer of large ones, so that memory does not grow with their size."""
+    height, width = latent_shape[-2:]
+    return max(1, min(BATCH, BATCH * 32 * 32 // (height * width)))
 
 
 class ShardEncoder:
@@ -43,6 +49,7 @@ class ShardEncoder:
         self.relative_error: float | None = None
         self._encoder = encoder
         self._shape = latent_shape
+        self._batch = batch_views(latent_shape)
         self._stored = stored
         self._reusable = reusable
 
@@ -61,7 +68,7 @@ class ShardEncoder:
                 self.reused += 1
             # Pixels are let go once they are encoded, so memory does not grow with the shard.
             found.append(replace(image, pixels=None))
-            if len(waiting) == BATCH:
+            if (len(waiting) + 1) * self._shape[0] > self._batch:
                 self._flush(waiting, latents)
             advance(1)
         self._flush(waiting, latents)
@@ -72,7 +79,7 @@ class ShardEncoder:
             return
         rows = list(waiting)
         views = torch.from_numpy(np.concatenate([waiting[row] for row in rows]))
-        parts = [self._encoder.encode_bytes(part).cpu() for part in torch.split(views, BATCH)]
+        parts = [self._encoder.encode_bytes(part).cpu() for part in torch.split(views, self._batch)]
         if self.relative_error is None and self._encoder.precision != "fp32":
             self.relative_error = self._encoder.relative_error(views[:MEASURED])
         latents[rows] = torch.cat(parts).numpy().reshape(len(rows), *self._shape)

@@ -22,7 +22,9 @@ Result = TypeVar("Result")
 
 THREADS = min(16, os.cpu_count() or 2)
 AHEAD = 32
-"""Images in flight: bounds the memory of a build whatever the number of images."""
+"""Images in flight at most: bounds the memory of a build whatever the number of images."""
+AHEAD_BYTES = 2**28
+"""Bytes of views in flight at most: bounds it for large and many views."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,12 @@ def load_image(path: Path, preprocessing: Preprocessing, known: Container[str]) 
     except ImageError as error:
         return LoadedImage(sha256, len(data), None, str(error))
     return LoadedImage(sha256, len(data), pixels, "")
+
+
+def images_ahead(preprocessing: Preprocessing) -> int:
+    """How many images to load ahead of the encoder."""
+    views = preprocessing.views * preprocessing.size**2 * 3
+    return max(2, min(AHEAD, AHEAD_BYTES // views))
 
 
 def hash_file(path: Path) -> str:

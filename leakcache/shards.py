@@ -24,6 +24,7 @@ DCT_CACHED = 16
 """Side of the block of DCT coefficients kept; smaller blocks are corners of it."""
 
 Latents = Float[np.ndarray, "image view channel height width"]
+Coefficients = Float[np.ndarray, "image view channel size size"]
 
 
 def dct_side(latent_shape: tuple[int, ...]) -> int:
@@ -90,7 +91,7 @@ class ShardArrays:
         """The rows that one shard holds."""
         return slice(shard * self.per_shard, min((shard + 1) * self.per_shard, self.images))
 
-    def write(self, shard: int, latents: Latents, coefficients: Latents) -> None:
+    def write(self, shard: int, latents: Latents, coefficients: Coefficients) -> None:
         """Write one shard whole, in place of what a killed build may have left there."""
         for array, values in ((self._z0, latents), (self._dct, coefficients)):
             # zarr would read it first, to keep what is not overwritten, and fail on half of it.
@@ -105,7 +106,7 @@ class ShardArrays:
         """
         return self._read(self._z0, shard)
 
-    def read_dct(self, shard: int) -> Latents:
+    def read_dct(self, shard: int) -> Coefficients:
         """Low DCT coefficients of one shard; raises as `read`."""
         return self._read(self._dct, shard)
 
@@ -114,10 +115,10 @@ class ShardArrays:
         self.read(shard)
         self.read_dct(shard)
 
-    def _read(self, array: Any, shard: int) -> Latents:
+    def _read(self, array: Any, shard: int) -> np.ndarray:
         try:
             refuse_missing(array, shard, self._folder)
-            values: Latents = array[self.rows(shard)]
+            values: np.ndarray = array[self.rows(shard)]
         except (ValueError, OSError, KeyError) as error:
             raise CacheCorrupt(
                 f"{self._folder}: shard {shard} of {array.basename} is damaged ({error}); "

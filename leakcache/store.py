@@ -16,6 +16,7 @@ from leakcache.errors import CacheCorrupt
 from leakcache.manifest import CacheManifest
 from leakcache.shards import (
     ARRAYS,
+    Coefficients,
     Latents,
     ShardArrays,
     dct_side,
@@ -133,7 +134,7 @@ class LatentCache:
         """
         return self._gather(rows, self._arrays.read, self.manifest.latent_shape)
 
-    def coefficients(self, rows: Int[np.ndarray, " image"]) -> Latents:
+    def coefficients(self, rows: Int[np.ndarray, " image"]) -> Coefficients:
         """Low DCT coefficients of z0 of these rows; raises as `latents`."""
         view, channel, _, _ = self.manifest.latent_shape
         size = dct_side(self.manifest.latent_shape)
@@ -181,8 +182,8 @@ class LatentCache:
         return _as_text(self._column(name)[self._rows])
 
     def _gather(
-        self, rows: np.ndarray, read: Callable[[int], Latents], shape: tuple[int, ...]
-    ) -> Latents:
+        self, rows: np.ndarray, read: Callable[[int], np.ndarray], shape: tuple[int, ...]
+    ) -> np.ndarray:
         stored = self._rows[rows]
         gathered = np.empty((len(rows), *shape), self.manifest.encoding.stored)
         shards, offsets = np.divmod(stored, self._arrays.per_shard)

@@ -70,7 +70,12 @@ class LeakCommand(click.Command):
 
     def _defaults(self, content: dict[str, Any], words: list[str]) -> dict[str, Any]:
         known = {parameter.name for parameter in self.params}
-        defaults = {key: content[key] for key in COMMON if key in content and key in known}
+        # `[cache.build]` makes `cache` a table of the file; only `cache = "DIR"` is the option.
+        defaults = {
+            key: content[key]
+            for key in COMMON
+            if key in known and not isinstance(content.get(key, {}), dict)
+        }
         table: Any = content
         for word in words:
             table = _table(table, word)

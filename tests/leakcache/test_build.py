@@ -21,6 +21,7 @@ from leakcache.build import BuildReport, build_cache
 from leakcache.errors import CacheCorrupt, CacheError, CacheStale, DataError
 from leakcache.images import Preprocessing, decode, preprocess, to_unit_range
 from leakcache.index import FOLDS, DatasetIndex, read_index
+from leakcache.loader import images_ahead
 from leakcache.store import LatentCache
 from leakcache.workspace import Workspace
 
@@ -263,6 +264,42 @@ def test_latents_that_are_not_finite_are_left_out(
     assert np.isfinite(cache.latents(np.arange(12))).all()
     assert np.isfinite(cache.moments("train").latent.m2).all()
     assert all(np.isfinite(shards.ShardArrays.open(folder).read(s)).all() for s in range(4))
+
+
+class Counting(Encoder):
+    """An encoder that notes the size of every batch."""
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        self.batches = [*getattr(self, "batches", []), len(pixels)]
+        return super().encode(pixels)
+
+
+@pytest.mark.parametrize(
+    ("preprocessing", "batches"),
+    [
+        (SMALL, [8, 4]),
+        (Preprocessing("crop", SIDE, views=3), [6] * 6),
+        (Preprocessing(size=512), [2] * 6),
+        (Preprocessing(size=768), [1] * 12),
+    ],
+)
+def test_batches_shrink_with_the_size_of_views(
+    preprocessing: Preprocessing,
+    batches: list[int],
+    pictures: Path,
+    encoder: Encoder,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shards, "SHARD", 16)
+    counting = Counting(encoder._network, encoder.identity, "fp32", "cpu")
+    build(pictures, counting, folder, preprocessing=preprocessing)
+    assert counting.batches == batches
+
+
+def test_few_large_images_are_loaded_ahead() -> None:
+    assert images_ahead(Preprocessing()) == 32
+    assert images_ahead(Preprocessing("crop", 2048, views=8)) == 2
 
 
 # What a second build does
