@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.stats import binom
-from tests.leaknet.calibration.synthetic import closed
 
 from leaknet.calibration.conformal import (
     alarm_range,
@@ -23,6 +22,7 @@ from leaknet.calibration.conformal import (
     prediction_sets,
 )
 from leaknet.calibration.temperature import log_probabilities
+from tests.leaknet.calibration.exchangeable import closed
 
 DRAWS = 2000
 SCORES: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]] = {

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.leaknet.calibration.synthetic import closed
 
 from leakcache.errors import RunError
 from leaknet.calibration import Calibration, calibrate, load_calibration, save_calibration
@@ -17,6 +16,7 @@ from leaknet.calibration.halves import cut_in_halves
 from leaknet.detectors import Energy, GlobalKDE
 from leaknet.embeddings import Embeddings
 from leaknet.scorers import fit_all
+from tests.leaknet.calibration.exchangeable import closed
 
 KINDS = (GlobalKDE, Energy)
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.leaknet.calibration.synthetic import CLASSES, closed
 
 from leakcache.errors import ScoringError
 from leaknet.calibration.halves import choosing_half, cut_in_halves
+from tests.leaknet.calibration.exchangeable import CLASSES, closed
 
 
 @settings(max_examples=30, deadline=None)

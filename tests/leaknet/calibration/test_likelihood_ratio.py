@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
-from tests.leaknet.calibration.synthetic import closed
 
 from leakcache.errors import ScoringError
 from leaknet.calibration.cllr import cllr, min_cllr, pav_log10_ratios
 from leaknet.calibration.likelihood_ratio import ClassRatios, supported_range
 from leaknet.calibration.verbal import verbal
 from leaknet.metrics.closed import log_odds
+from tests.leaknet.calibration.exchangeable import closed
 
 
 def two_normals(count: int, distance: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.leaknet.calibration.synthetic import CLASSES, closed
 
 from leaknet.calibration import Calibration
 from leaknet.calibration.measured import measure_known, measure_verdicts
 from leaknet.detectors import Energy
 from leaknet.scorers import fit_all
+from tests.leaknet.calibration.exchangeable import CLASSES, closed
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.3])

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.leaknet.calibration.synthetic import closed
 
 from leakcache.errors import ScoringError
 from leaknet.calibration.temperature import (
@@ -16,6 +15,7 @@ from leaknet.calibration.temperature import (
 )
 from leaknet.metrics import expected_calibration_error
 from leaknet.metrics.closed import correct
+from tests.leaknet.calibration.exchangeable import closed
 
 
 def test_it_is_the_likeliest_of_a_fine_grid() -> None:
