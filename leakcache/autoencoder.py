@@ -8,7 +8,7 @@ import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
@@ -84,7 +84,7 @@ class Encoder:
         self._network.to(memory_format=torch.channels_last)
 
     @classmethod
-    def load(cls, spec: str, precision: str = "fp32", device: str = "cpu") -> Encoder:
+    def load(cls, spec: str, precision: str = "fp32", device: str = "cpu") -> Self:
         """Load the encoder that `spec` names (see `leakcache.weights.locate`).
 
         Raises:

@@ -2,21 +2,20 @@
 
 The limit is the encoder on pixels that are ready in memory. A build also reads, hashes,
 decodes and resizes JPEG files and writes shards, all of which should run beside the encoder.
-Both are timed in turn, so that what else the machine does weighs on both.
+After every batch of the build a ready one is encoded and timed for itself, so that whatever
+else the machine does weighs on both alike.
 """
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import torch
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -29,27 +28,22 @@ from leakcache.index import DatasetIndex, ImageRecord
 
 @dataclass(frozen=True)
 class BuildSpeed:
-    """What was measured, one entry a round.
+    """What was measured.
 
     Attributes:
         bare: seconds an image of the encoder on ready pixels.
-        whole: seconds an image of a build, from files to a finished cache.
+        build: seconds an image of a build, from files to a finished cache.
         bf16_error: relative RMS error of latents in bf16.
     """
 
-    bare: tuple[float, ...]
-    whole: tuple[float, ...]
+    bare: float
+    build: float
     bf16_error: float
 
     @property
-    def build(self) -> float:
-        """Median seconds an image of a build."""
-        return median(self.whole)
-
-    @property
     def of_limit(self) -> float:
-        """Median over rounds of a build's throughput as a share of the bare encoder's."""
-        return median(bare / whole for bare, whole in zip(self.bare, self.whole, strict=True))
+        """Throughput of a build as a share of the bare encoder's."""
+        return self.bare / self.build
 
 
 def measure_build(
@@ -57,61 +51,61 @@ def measure_build(
     device: str = "cpu",
     precision: str = "fp32",
     *,
-    images: int = 96,
-    rounds: int = 3,
+    images: int = 128,
     side: int = 512,
 ) -> BuildSpeed:
-    """Time the bare encoder and whole builds in turn, after a warm-up.
+    """Time one build and, between its batches, the bare encoder.
 
     Args:
         spec: the autoencoder.
         device: where to encode.
         precision: arithmetic of the encoder.
-        images: in one build.
-        rounds: builds.
+        images: in the build; the fewer, the more its beginning and end weigh.
         side: of the JPEG files in pixels.
     """
+    encoder = PacedEncoder.load(spec, precision, device)
     with tempfile.TemporaryDirectory(prefix="leak-speed-") as scratch:
-        bench = BuildBench(Encoder.load(spec, precision, device), Path(scratch), images, side)
-        bench.bare(BATCH)
-        bare: list[float] = []
-        whole: list[float] = []
-        for turn in range(rounds):
-            timed = [(bare, bench.bare), (whole, bench.whole)]
-            # Each goes first in turn, so that a steady drift cancels.
-            for found, work in timed if turn % 2 else reversed(timed):
-                found.append(_seconds(work) / images)
-        reduced = Encoder.load(spec, "bf16", device)
-        return BuildSpeed(tuple(bare), tuple(whole), reduced.relative_error(bench.pixels[:BATCH]))
+        index = write_pictures(Path(scratch) / "images", images, side)
+        encoder.ready = ready_pixels(index, BATCH)
+        encoder.encode_bytes(encoder.ready)  # a warm-up
+        encoder.bare, encoder.views = 0.0, 0
+        start = time.perf_counter()
+        build_cache(index, encoder, Path(scratch) / "cache")
+        whole = time.perf_counter() - start
+    error = Encoder.load(spec, "bf16", device).relative_error(encoder.ready)
+    return BuildSpeed(encoder.bare / encoder.views, (whole - encoder.bare) / images, error)
 
 
-class BuildBench:
-    """JPEG files to build from, and the same pixels ready for the encoder.
+class PacedEncoder(Encoder):
+    """An encoder that after each batch times one of ready pixels.
 
     Attributes:
-        folder: of the cache.
-        pixels: of every file, as the build cuts them.
+        ready: pixels that wait in memory, a full batch.
+        bare: seconds spent on ready pixels.
+        views: how many of them went through.
     """
 
-    pixels: Tensor
+    ready: UInt8[Tensor, "image height width 3"]
+    bare = 0.0
+    views = 0
 
-    def __init__(self, encoder: Encoder, folder: Path, images: int, side: int) -> None:
-        self._encoder = encoder
-        self.folder = folder / "cache"
-        self._index = write_pictures(folder / "images", images, side)
-        paths = [folder / "images" / record.path for record in self._index.records]
-        views = [preprocess(decode(path.read_bytes()), Preprocessing()) for path in paths]
-        self.pixels = torch.from_numpy(np.concatenate(views))
+    def encode_bytes(
+        self, pixels: UInt8[Tensor, "image height width 3"]
+    ) -> Float[Tensor, "image channel height/8 width/8"]:
+        """Latents of `pixels`; those of the ready ones are thrown away."""
+        latents = super().encode_bytes(pixels).cpu()
+        start = time.perf_counter()
+        super().encode_bytes(self.ready[: len(pixels)]).cpu()
+        self.bare += time.perf_counter() - start
+        self.views += len(pixels)
+        return latents
 
-    def bare(self, images: int | None = None) -> None:
-        """Encode the ready pixels of so many images, or of all."""
-        for batch in torch.split(self.pixels[:images], BATCH):
-            self._encoder.encode_bytes(batch).cpu()
 
-    def whole(self) -> None:
-        """Build a cache from the files, where there is none."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        build_cache(self._index, self._encoder, self.folder)
+def ready_pixels(index: DatasetIndex, images: int) -> UInt8[Tensor, "image height width 3"]:
+    """Pixels of the first images, as a build cuts them."""
+    paths = [index.root / record.path for record in index.records[:images]]
+    views = [preprocess(decode(path.read_bytes()), Preprocessing()) for path in paths]
+    return torch.from_numpy(np.concatenate(views))
 
 
 def write_pictures(folder: Path, images: int, side: int) -> DatasetIndex:
@@ -128,9 +122,3 @@ def write_pictures(folder: Path, images: int, side: int) -> DatasetIndex:
         Image.fromarray(pixels).save(folder / name, quality=90)
         records.append(ImageRecord(name, "made up", name, "train"))
     return DatasetIndex(folder, tuple(records), (), "made up")
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start

@@ -48,7 +48,7 @@ class FeatureConfig:
     noise_seed: int = 0
     standardise: bool = True
     dct_size: int = 8
-    dct_placement: str = "corner"
+    dct_placement: str = "lowpass"
 
     def __post_init__(self) -> None:
         _require_one_of(SCHEDULES, "features.schedule", self.schedule)

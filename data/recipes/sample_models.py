@@ -101,7 +101,7 @@ def predict(
     output: Tensor = model(latents, timesteps)
     if generator.prediction not in ("epsilon", "sample"):
         return output
-    kept = ddim(generator).alphas_cumprod[timesteps.round().long()][:, None, None, None]
+    kept: Tensor = ddim(generator).alphas_cumprod[timesteps.round().long()][:, None, None, None]
     alpha, sigma = kept.sqrt(), (1 - kept).sqrt()
     if generator.prediction == "epsilon":
         return alpha * output + sigma * latents

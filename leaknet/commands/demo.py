@@ -12,6 +12,9 @@ from leaknet.commands.options import emit, json_option
 from leaknet.commands.places import remember, sample_root
 from leaknet.commands.settings import LeakCommand, Settings
 
+EPOCHS = 30
+"""An epoch of the sample is nine steps: the preset's number would hardly move the weights."""
+
 
 @click.command(cls=LeakCommand)
 @json_option
@@ -45,7 +48,8 @@ def demo(settings: Settings, /, as_json: bool) -> None:
     index, encoder = read_index(root), Encoder.load("bundled", device=str(device))
     closed = build_cache(index, encoder, cache / "closed", split="closed").cache
     unknown = build_cache(index, encoder, cache / "open", split="open").cache
-    train(preset("best"), closed, run, device=str(device))
+    config = preset("best").with_overrides([f"train.epochs={EPOCHS}"])
+    train(config, closed, run, device=str(device))
     prepare_run(run, closed, device)
     scores = score_run(run, closed, [unknown], [GlobalKDE], device)
     page = write_page(run)

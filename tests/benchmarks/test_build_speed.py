@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_data import save, tiny_model
+from tiny_data import array_bytes, save, tiny_model
 
 from leakcache.autoencoder import Encoder
+from leakcache.build import build_cache
 from leakcache.dct import dct_low
-from leakcache.speed import BuildBench, BuildSpeed, measure_build
+from leakcache.encode import BATCH
+from leakcache.index import DatasetIndex
+from leakcache.speed import BuildSpeed, PacedEncoder, measure_build, ready_pixels, write_pictures
 from leakcache.statistics import LatentMoments
-from leakcache.store import LatentCache
 
 
 @pytest.fixture(scope="module")
@@ -26,19 +28,26 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bench(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> BuildBench:
-    return BuildBench(Encoder.load(str(weights)), tmp_path_factory.mktemp("bench"), 16, 512)
+def encoder(weights: Path) -> Encoder:
+    return Encoder.load(str(weights))
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> DatasetIndex:
+    return write_pictures(tmp_path_factory.mktemp("bench") / "images", 16, 512)
 
 
 @pytest.mark.benchmark(group="encoding 16 images")
-def test_bare_encoder(benchmark: Any, bench: BuildBench) -> None:
-    benchmark(bench.bare)
+def test_bare_encoder(benchmark: Any, encoder: Encoder, index: DatasetIndex) -> None:
+    pixels = ready_pixels(index, 16)
+    latents = benchmark(lambda: [encoder.encode_bytes(b) for b in torch.split(pixels, BATCH)])
+    assert [len(batch) for batch in latents] == [8, 8]
 
 
 @pytest.mark.benchmark(group="encoding 16 images")
-def test_whole_build(benchmark: Any, bench: BuildBench) -> None:
-    benchmark(bench.whole)
-    assert len(LatentCache.open(bench.folder)) == 16
+def test_whole_build(benchmark: Any, encoder: Encoder, index: DatasetIndex, tmp_path: Path) -> None:
+    report = benchmark(lambda: build_cache(index, encoder, tmp_path, fresh=True))
+    assert report.encoded == len(report.cache) == 16
 
 
 @pytest.mark.benchmark(group="coefficients and moments of a shard of 256 latents")
@@ -55,9 +64,18 @@ def test_moments(benchmark: Any) -> None:
 
 
 def test_speeds_are_per_image_and_of_the_limit(weights: Path) -> None:
-    speed = measure_build(str(weights), images=9, rounds=2, side=256)
-    assert len(speed.bare) == len(speed.whole) == 2
-    assert min(speed.bare + speed.whole) > 0
+    speed = measure_build(str(weights), precision="bf16", images=9, side=256)
+    assert 0 < speed.bare < speed.build
     assert 0 < speed.bf16_error < 0.1
-    assert BuildSpeed((1.0, 2.0, 9.0), (2.0, 8.0, 9.0), 0.0).of_limit == 0.5
-    assert BuildSpeed((1.0, 2.0, 9.0), (2.0, 8.0, 9.0), 0.0).build == 8.0
+    assert BuildSpeed(bare=1.0, build=4.0, bf16_error=0.0).of_limit == 0.25
+
+
+def test_a_paced_build_holds_what_any_build_holds(
+    weights: Path, encoder: Encoder, index: DatasetIndex, tmp_path: Path
+) -> None:
+    paced = PacedEncoder.load(str(weights))
+    paced.ready = ready_pixels(index, BATCH)
+    build_cache(index, paced, tmp_path / "paced")
+    build_cache(index, encoder, tmp_path / "plain")
+    assert paced.views == 16
+    assert array_bytes(tmp_path / "paced") == array_bytes(tmp_path / "plain")
