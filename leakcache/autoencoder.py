@@ -8,7 +8,7 @@ import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
@@ -18,6 +18,9 @@ from torch import Tensor, nn
 
 from leakcache.errors import ConfigError, WeightsError
 from leakcache.weights import Weights, locate
+
+# Not `Self`: where shapes are checked at run time, methods are decorated one by one.
+Loaded = TypeVar("Loaded", bound="Encoder")
 
 PRECISIONS: dict[str, torch.dtype] = {
     "fp32": torch.float32,
@@ -84,7 +87,7 @@ class Encoder:
         self._network.to(memory_format=torch.channels_last)
 
     @classmethod
-    def load(cls, spec: str, precision: str = "fp32", device: str = "cpu") -> Self:
+    def load(cls: type[Loaded], spec: str, precision: str = "fp32", device: str = "cpu") -> Loaded:
         """Load the encoder that `spec` names (see `leakcache.weights.locate`).
 
         Raises:
