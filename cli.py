@@ -6,6 +6,7 @@ Nothing heavy is imported here, so that `leak --help` answers at once.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 import click
@@ -74,6 +75,8 @@ def leak(ctx: click.Context, caches: str, runs: str) -> None:
 
 def main() -> None:
     """Run `leak`; exit 0 on success, 1 on a refusal or an interruption, 2 on wrong usage."""
+    # Threads that spin while they wait slow a shared machine down several times over.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = leak.main(prog_name="leak", standalone_mode=False, obj=read_settings())
     except LeakError as error:

@@ -12,7 +12,7 @@ from leaknet.commands.options import emit, json_option
 from leaknet.commands.places import remember, sample_root
 from leaknet.commands.settings import LeakCommand, Settings
 
-EPOCHS = 30
+EPOCHS = 12
 """An epoch of the sample is nine steps: the preset's number would hardly move the weights."""
 
 
