@@ -20,7 +20,7 @@ EPOCHS = 12
 @json_option
 @click.pass_obj
 def demo(settings: Settings, /, as_json: bool) -> None:
-    """Run cache, train, score and report on the bundled sample, in under three minutes.
+    """Run cache, train, score and report on the bundled sample, in a few minutes.
 
     Six small latent diffusion models are known and two are never seen in training; what tells
     them apart is known too (data/README.md). The figures show that the pipeline works; they
