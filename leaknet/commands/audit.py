@@ -82,7 +82,8 @@ def _print(found: Audit) -> None:
     console.print(_table(found))
     judged = [control.protocol for control in (found.metadata, found.open_metadata) if control]
     if judged:
-        console.print(f"[dim]95 % intervals; judged on: {', open set '.join(judged)}[/dim]")
+        words = "; known against unknown: ".join(judged)
+        console.print(Text(f"95 % intervals; judged on {words}", style="dim"), soft_wrap=True)
     for finding in found.findings:
         level = Text(f"{finding.level:<8}", style=_STYLES[finding.level])
         console.print(level + Text(finding.sentence, style=""), soft_wrap=True)

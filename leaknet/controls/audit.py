@@ -105,6 +105,7 @@ class Audit:
             "paths": self.seen.paths[list(found.rows)].tolist(),
             "folds": found.folds,
             "labels": found.labels,
+            "groups": found.groups,
         }
 
 
@@ -125,8 +126,9 @@ def audit(
     judged, left_out = _judged_classes(seen)
     metadata, thumbnail = _closed(judged, canonical)
     open_metadata, open_thumbnail = _open(seen, canonical)
-    exact = exact_duplicates(seen.hashes, seen.folds, seen.labels)
-    near = near_duplicates(seen.phashes, seen.hashes, seen.folds, seen.labels)
+    columns = (seen.folds, seen.labels, seen.groups)
+    exact = exact_duplicates(seen.hashes, *columns)
+    near = near_duplicates(seen.phashes, seen.hashes, *columns)
     findings = [
         *_control_findings(metadata, thumbnail, open_metadata, open_thumbnail),
         *_left_out_words(left_out),

@@ -29,40 +29,38 @@ def metadata_words(control: ClosedControl) -> Finding:
     judged = {label: a for label, a in control.per_class_auc.items() if not isnan(a)}
     clearest = max(judged, key=lambda label: judged[label])
     given_away = judged[clearest] >= GIVEN_AWAY
-    figures = _closed_figures(control)
     most = f", {clearest} above all (AUC {judged[clearest]:.2f})" if given_away else ""
     if control.facts.keys() <= SIZES:
-        return _sizes_words(control, figures + most)
+        return _sizes_words(control, most)
+    figures = _closed_figures(control)
     if not control.beyond_chance:
-        return _open_question(name, "File facts tell", figures, control.macro_auc)
-    areas = {fact: accuracy.macro_auc for fact, accuracy in control.facts.items()}
-    who, first = _who(areas, control.macro_auc), next(iter(control.facts.values()))
-    if who.endswith("alone"):
-        figures = f"{percent(first.top1)} (all file facts: {figures})"
+        return _nothing(name, "file facts", figures, control.macro_auc)
+    who = _who({fact: one.macro_auc for fact, one in control.facts.items()}, control.macro_auc)
     strong = control.macro_auc.low >= STRONG or given_away
     level, verb = ("severe", "identifies") if strong else ("warning", "tells")
+    if who.endswith("alone"):
+        first = next(iter(control.facts.values()))
+        figures = f"{percent(first.top1)} top-1; all file facts at {figures}"
     return Finding(level, name, f"{who} {verb} the generator at {figures}{most}: {_CURE}.")
 
 
-def _sizes_words(control: ClosedControl, figures: str) -> Finding:
+def _sizes_words(control: ClosedControl, most: str) -> Finding:
     """All files were written alike, so that their length says how busy the pictures are."""
-    name = "metadata"
-    alike = "Only the length of the files differs, since all were written alike, and it"
-    if control.beyond_chance:
-        level = "warning" if control.macro_auc.low >= 0.6 else "note"
-        return Finding(
-            level,
-            name,
-            f"{alike} tells the generator at {figures}: some generators' pictures are plainer or "
-            "smoother than others'; a model must do better than that to have found more.",
-        )
-    return _open_question(name, "The length of the files tells", figures, control.macro_auc)
+    name, figures = "metadata", _closed_figures(control)
+    if not control.beyond_chance:
+        return _nothing(name, "the length of the files", figures, control.macro_auc)
+    return Finding(
+        "warning" if control.macro_auc.low >= 0.6 else "note",
+        name,
+        "Only the length of the files differs, since all were written alike; it tells the "
+        f"generator at {figures}{most}: some generators' pictures are plainer or smoother, and a "
+        "model must do better than that to have found more.",
+    )
 
 
 def thumbnail_words(control: ClosedControl) -> Finding:
     """Colour and layout, and the known generators."""
-    name = "thumbnail"
-    figures = _closed_figures(control)
+    name, figures = "thumbnail", _closed_figures(control)
     if control.macro_auc.low >= 0.9:
         return Finding(
             "severe",
@@ -77,14 +75,14 @@ def thumbnail_words(control: ClosedControl) -> Finding:
             f"An 8×8 thumbnail tells the generator at {figures}: only what a model achieves "
             "beyond this can come from a signal leak.",
         )
-    return _open_question(name, "An 8×8 thumbnail tells", figures, control.macro_auc)
+    return _nothing(name, "an 8×8 thumbnail", figures, control.macro_auc)
 
 
 def shuffle_words(name: str, control: ClosedControl) -> Finding:
     """Whether shuffled labels stay at chance, as they must."""
     mean = sum(s.macro_auc for s in control.shuffled) / len(control.shuffled)
     top1 = sum(s.top1 for s in control.shuffled) / len(control.shuffled)
-    figures = f"top-1 {percent(top1)} (chance {percent(control.chance)}), macro AUC {mean:.2f}"
+    figures = f"{percent(top1)} top-1 (chance {percent(control.chance)}), macro AUC {mean:.2f}"
     if mean > 0.5 + 3 * control.deviation:
         return Finding(
             "severe",
@@ -95,30 +93,28 @@ def shuffle_words(name: str, control: ClosedControl) -> Finding:
     return Finding(
         "note",
         "label shuffle",
-        f"On shuffled labels the {name} classifier is at chance: {figures}.",
+        f"Shuffled labels leave the {name} classifier at chance: {figures}.",
     )
 
 
 def open_metadata_words(control: OpenControl) -> Finding:
     """File facts, known against unknown."""
-    name = "open metadata"
+    name, figures = "open metadata", _open_figures(control)
     if not control.facts:
         return Finding("note", name, "The files of known and unknown generators say the same.")
-    figures = _open_figures(control)
     strong = _separates(control, STRONG)
     if not (strong or control.beyond_chance):
-        return _open_question(name, "File facts tell known from unknown", figures, control.auroc)
+        return _nothing(name, "file facts of known against unknown", figures, control.auroc)
     who, first = _who(control.facts, control.auroc), next(iter(control.facts.values()))
     if who.endswith("alone"):
-        figures = f"AUROC {first:.2f} (all file facts: {figures})"
+        figures = f"AUROC {first:.2f}; all file facts at {figures}"
     level, verb = ("severe", "separates") if strong else ("warning", "tells")
     return Finding(level, name, f"{who} {verb} the open set at {figures}: {_CURE}.")
 
 
 def open_thumbnail_words(control: OpenControl) -> Finding:
     """Colour and layout, known against unknown."""
-    name = "open thumbnail"
-    figures = _open_figures(control)
+    name, figures = "open thumbnail", _open_figures(control)
     if _separates(control, 0.9):
         return Finding(
             "severe",
@@ -133,7 +129,7 @@ def open_thumbnail_words(control: OpenControl) -> Finding:
             f"An 8×8 thumbnail tells the open set at {figures}: so much of an open-set AUROC can "
             "be owed to what the pictures show; match the prompts, or leave known generators out.",
         )
-    return _open_question(name, "An 8×8 thumbnail tells known from unknown", figures, control.auroc)
+    return _nothing(name, "an 8×8 thumbnail of known against unknown", figures, control.auroc)
 
 
 def _separates(control: OpenControl, level: float) -> bool:
@@ -141,12 +137,12 @@ def _separates(control: OpenControl, level: float) -> bool:
     return control.auroc.low >= level or any(one.low >= GIVEN_AWAY for one in each)
 
 
-def _open_question(control: str, what: str, figures: str, interval: Interval) -> Finding:
+def _nothing(control: str, subject: str, figures: str, interval: Interval) -> Finding:
     """At chance for certain, or too few images to say so."""
-    if interval.high > UNDECIDED:
-        sentence = f"{what} at {figures}: too few images to exclude a leak; add prompts."
+    if interval.low > 0.5 or interval.high > UNDECIDED:
+        sentence = f"Too few images to exclude that {subject} gives anything away: {figures}."
         return Finding("unsure", control, sentence)
-    return Finding("note", control, f"{what} at chance: {figures}.")
+    return Finding("note", control, f"Nothing is told by {subject}: {figures}.")
 
 
 def _who(areas: Mapping[str, float], all_facts: Interval) -> str:

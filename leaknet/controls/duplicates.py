@@ -41,11 +41,14 @@ class DuplicateSet:
         rows: of the images, ascending.
         folds: that they lie in, sorted; more than one is a leak between folds.
         labels: that they carry, sorted; more than one is a contradiction.
+        groups: prompt groups of the images, sorted. Near duplicates of one group are what
+            generators make of the same prompt and the same noise.
     """
 
     rows: tuple[int, ...]
     folds: tuple[str, ...]
     labels: tuple[str, ...]
+    groups: tuple[str, ...]
 
     @property
     def crosses_folds(self) -> bool:
@@ -67,12 +70,13 @@ def exact_duplicates(
     hashes: Shaped[np.ndarray, "image"],
     folds: Shaped[np.ndarray, "image"],
     labels: Shaped[np.ndarray, "image"],
+    groups: Shaped[np.ndarray, "image"],
 ) -> list[DuplicateSet]:
     """Sets of images whose files are equal, by content hash."""
     by_hash: defaultdict[str, list[int]] = defaultdict(list)
     for row, sha256 in enumerate(hashes.tolist()):
         by_hash[sha256].append(row)
-    return _sets((rows for rows in by_hash.values() if len(rows) > 1), folds, labels)
+    return _sets((rows for rows in by_hash.values() if len(rows) > 1), folds, labels, groups)
 
 
 def near_duplicates(
@@ -80,6 +84,7 @@ def near_duplicates(
     hashes: Shaped[np.ndarray, "image"],
     folds: Shaped[np.ndarray, "image"],
     labels: Shaped[np.ndarray, "image"],
+    groups: Shaped[np.ndarray, "image"],
 ) -> list[DuplicateSet]:
     """Sets of images linked by perceptual hashes that differ in at most `LIKENESS` bits.
 
@@ -94,7 +99,7 @@ def near_duplicates(
     for row in usable.tolist():
         linked[_root(parent, row)].append(row)
     different = (rows for rows in linked.values() if len(set(hashes[rows].tolist())) > 1)
-    return _sets(different, folds, labels)
+    return _sets(different, folds, labels, groups)
 
 
 def blank_images(phashes: UInt64[np.ndarray, "image"]) -> Bool[np.ndarray, "image"]:
@@ -123,16 +128,10 @@ def _join(parent: list[int], first: int, second: int) -> None:
     parent[_root(parent, second)] = _root(parent, first)
 
 
-def _sets(
-    groups: Iterable[list[int]],
-    folds: Shaped[np.ndarray, "image"],
-    labels: Shaped[np.ndarray, "image"],
-) -> list[DuplicateSet]:
+def _sets(copies: Iterable[list[int]], *columns: Shaped[np.ndarray, "image"]) -> list[DuplicateSet]:
     return [
         DuplicateSet(
-            tuple(sorted(rows)),
-            tuple(sorted(set(folds[rows].tolist()))),
-            tuple(sorted(set(labels[rows].tolist()))),
+            tuple(sorted(rows)), *(tuple(sorted(set(column[rows].tolist()))) for column in columns)
         )
-        for rows in groups
+        for rows in copies
     ]

@@ -145,6 +145,7 @@ def test_copies_are_listed_with_what_they_cross(clean, tmp_path):
     shutil.rmtree(root / "c")
     shutil.copy(root / "b" / "002.png", root / "a" / "x.png")  # other label, other fold
     (root / "b" / "y.png").write_bytes(saved(picture(0), "JPEG"))  # the picture of a/000
+    (root / "b" / "003.png").write_bytes(saved(picture(3), "JPEG"))  # that of a/003, its prompt
     strangers = tmp_path / "strangers" / "z"
     strangers.mkdir(parents=True)
     shutil.copy(root / "a" / "001.png", strangers / "known.png")
@@ -156,19 +157,20 @@ def test_copies_are_listed_with_what_they_cross(clean, tmp_path):
     assert exact["a/001.png", "strangers/z/known.png"].crosses_sets
     assert exact["a/x.png", "b/002.png"].crosses_labels
     assert exact["a/x.png", "b/002.png"].crosses_folds
-    (near,) = found.near
-    assert found.seen.paths[list(near.rows)].tolist() == ["a/000.png", "b/y.png"]
+    near = {tuple(found.seen.paths[list(s.rows)]): s for s in found.near}
+    assert near.keys() == {("a/000.png", "b/y.png"), ("a/003.png", "b/003.png")}
     sentences = [finding.sentence for finding in of(found, "duplicates")]
     assert (
         "1 set of equal files (a/001.png = strangers/z/known.png) in both closed and open set: "
         "take them out of the open set." in sentences
     )
     assert any("(a/x.png = b/002.png) with different labels" in s for s in sentences)
-    assert any("1 set of near duplicates (a/000.png = b/y.png)" in s for s in sentences)
+    assert any("(a/000.png = b/y.png) with different labels" in s for s in sentences)
+    assert any("(a/003.png = b/003.png) within one prompt group" in s for s in sentences)
     counts = found.as_dict()["duplicates"]
     assert counts["exact"]["count"] == 2
     assert counts["exact"]["closed_and_open"] == 1
-    assert counts["near"]["sets"][0]["paths"] == ["a/000.png", "b/y.png"]
+    assert {"paths", "folds", "labels", "groups"} == set(counts["near"]["sets"][0])
 
 
 def test_groups_across_folds_and_uneven_classes_are_told(clean):

@@ -31,7 +31,7 @@ def test_a_table_of_figures_and_a_line_for_every_finding(root):
     assert "8×8 thumbnail" in out
     assert "16 closed" in out
     assert "severe  Width (or aspect ratio" in out
-    assert "judged on: 5-fold cross-validation by prompt group, 16 images" in out
+    assert "judged on 5-fold cross-validation by prompt group, 16 images" in out
     assert out.index("severe") < out.index("note")
 
 

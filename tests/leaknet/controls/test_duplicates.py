@@ -19,10 +19,11 @@ from leaknet.controls.duplicates import (
 )
 
 
-def columns(number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Folds and labels: even rows train and a, odd rows test and b."""
+def columns(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Folds, labels, groups: even rows train and a, odd rows test and b; two rows a group."""
     odd = np.arange(number) % 2 == 1
-    return np.where(odd, "test", "train"), np.where(odd, "b", "a")
+    groups = (np.arange(number) // 2).astype(str)
+    return np.where(odd, "test", "train"), np.where(odd, "b", "a"), groups
 
 
 def test_the_hash_is_that_of_imagehash():
@@ -37,19 +38,16 @@ def test_equal_files_are_told_by_what_they_cross():
     assert (first.rows, first.folds, first.labels) == ((0, 1), ("test", "train"), ("a", "b"))
     assert first.crosses_folds
     assert first.crosses_labels
-    assert second.rows == (2, 4)
+    assert (second.rows, second.groups) == ((2, 4), ("1", "2"))
     assert not any((second.crosses_folds, second.crosses_labels, second.crosses_sets))
 
 
 def test_open_and_closed_are_a_crossing_of_sets_not_of_folds():
-    (found,) = exact_duplicates(
-        np.array(["x", "x"]), np.array(["train", "open"]), np.array(["a", "b"])
-    )
+    same, labels, groups = np.array(["x", "x"]), np.array(["a", "b"]), np.array(["1", "1"])
+    (found,) = exact_duplicates(same, np.array(["train", "open"]), labels, groups)
     assert found.crosses_sets
     assert not found.crosses_folds
-    (found,) = exact_duplicates(
-        np.array(["x", "x"]), np.array(["open", "open"]), np.array(["a", "b"])
-    )
+    (found,) = exact_duplicates(same, np.array(["open", "open"]), labels, groups)
     assert not found.crosses_sets
 
 
