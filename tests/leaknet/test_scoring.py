@@ -19,7 +19,7 @@ from leaknet.metrics import closed_scores
 from leaknet.runfolder import RunFolder
 from leaknet.score_table import read_score_table
 from leaknet.scorers import FILE as SCORERS
-from leaknet.scorers import detectors_named, load_scorers
+from leaknet.scorers import detectors_named, fit_all, load_scorers
 from leaknet.scoring import prepare_run, score_run
 from leaknet.train import train
 from tests.leaknet.tiny import silent, tiny_cache, tiny_config
@@ -83,7 +83,7 @@ def test_raw_scores_are_those_of_the_detector(run: Path, cache: LatentCache) -> 
     score_run(run, cache, [cache], [GlobalKDE])
     table = read_score_table(run)
     known = Embeddings.load(RunFolder(run).embeddings)
-    detector = GlobalKDE().fit(known.select("train"), known.select("val"))
+    (detector,) = fit_all([GlobalKDE], known)
     inside = table.folds != "open"
     np.testing.assert_allclose(
         table.scores["kde"][inside], detector.score_samples(known), rtol=1e-4
