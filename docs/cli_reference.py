@@ -33,7 +33,9 @@ def walk(command: click.Command, context: click.Context) -> Iterator[tuple[str, 
 
 def reference() -> str:
     """The whole page."""
-    root = click.Context(leak, info_name="leak", terminal_width=100, max_content_width=100)
+    root = click.Context(
+        leak, info_name="leak", terminal_width=100, **(leak.context_settings or {})
+    )
     parts = [f"## `{path}`\n\n```\n{text}\n```\n" for path, text in walk(leak, root)]
     return "\n".join([HEADER, *parts])
 
