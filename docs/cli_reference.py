@@ -1,10 +1,11 @@
-"""Write docs/CLI.md from the commands' own help: `python docs/cli_reference.py`.
+"""Write docs/CLI.md (or the file named) from the commands' own help: `python docs/cli_reference.py`.
 
 A test compares the file with what this prints, so that the two never differ.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,4 +42,5 @@ def reference() -> str:
 
 
 if __name__ == "__main__":
-    Path(__file__).with_name("CLI.md").write_text(reference(), encoding="utf-8")
+    out = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("CLI.md")
+    out.write_text(reference(), encoding="utf-8")
