@@ -1,4 +1,4 @@
-"""Write docs/CLI.md (or the file named) from the commands' own help: `python docs/cli_reference.py`.
+"""Write docs/CLI.md, or the file named, from the help texts: `python docs/cli_reference.py`.
 
 A test compares the file with what this prints, so that the two never differ.
 """
