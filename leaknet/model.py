@@ -81,7 +81,7 @@ class ProtoLeakNet(
         self.config, self.classes, self.shape, self.cache = config, tuple(classes), shape, cache
         model = config.model
         self.features = LeakFeatures(config.features, shape)
-        self.backbone, width = build_backbone(model, self.features.channels)
+        self.backbone, width = build_backbone(model, self.features.channels, shape[1:])
         self.embed = nn.Linear(width, model.dimension)
         self.pool = TemporalAttention(
             model.dimension, attend=model.attention, dropout=model.time_dropout

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from leakcache.errors import ConfigError, RunError, WeightsError
+from leaknet.backbone import build_backbone, describe_patches
 from leaknet.head import PrototypeHead, TemporalAttention
 from leaknet.model import ModelOutput, ProtoLeakNet
 from leaknet.sections import ModelConfig
-from tests.leaknet.tiny import CLASSES, SHAPE, random_latents, tiny_model
+from tests.leaknet.tiny import CLASSES, SHAPE, random_latents, tiny_config, tiny_model
 
 
 def noise(count: int, steps: int = 3, seed: int = 1) -> torch.Tensor:
@@ -191,6 +192,18 @@ def test_the_small_stem_keeps_the_resolution(stem: str, side: int) -> None:
     assert sides == [side]
 
 
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_residual_branches_take_part_from_the_first_step(name: str) -> None:
+    backbone, _ = build_backbone(ModelConfig(backbone=name), channels=8, size=(32, 32))
+    branches = [
+        module.weight
+        for path, module in backbone.named_modules()
+        if path.endswith((".bn2", ".bn3"))
+    ]
+    assert branches
+    assert all(weight.eq(1).all() for weight in branches)
+
+
 def test_resnet18_of_the_paper_has_the_known_size() -> None:
     model = tiny_model("model.backbone=resnet18", "model.dimension=128")
     backbone = sum(p.numel() for p in model.backbone.parameters())
@@ -214,6 +227,26 @@ def test_absent_pretrained_weights_are_one_line() -> None:
     with pytest.raises(WeightsError, match=r"resnet18.*model\.pretrained=false") as caught:
         tiny_model("model.backbone=resnet18", "model.pretrained=true")
     assert "\n" not in str(caught.value)
+
+
+def test_a_vision_transformer_is_made_for_the_latents_size(tmp_path: Path) -> None:
+    model = tiny_model("model.backbone=test_vit").eval()
+    words = "tokens: 1 (patches of 16×16, maps of 16×16)"
+    assert describe_patches(model.backbone, SHAPE[1:]) == words
+    model.save_pretrained(tmp_path)
+    assert torch.equal(run(ProtoLeakNet.from_pretrained(tmp_path)).logits, run(model).logits)
+    assert describe_patches(tiny_model().backbone, SHAPE[1:]) == ""
+
+
+def test_patches_larger_than_the_map_are_refused() -> None:
+    config = tiny_config("model.backbone=test_vit").model
+    with pytest.raises(ConfigError, match="no patch in maps of 8×8"):
+        build_backbone(config, 8, (8, 8))
+
+
+def test_models_never_published_with_weights_are_one_line() -> None:
+    with pytest.raises(WeightsError, match=r"nf_resnet26.*model\.pretrained=false"):
+        tiny_model("model.backbone=nf_resnet26", "model.pretrained=true")
 
 
 def test_a_saved_model_comes_back_equal(tmp_path: Path) -> None:
