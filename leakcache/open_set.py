@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from leakcache.autoencoder import Encoder
-from leakcache.build import build_cache
+from leakcache.build import BuildReport, build_cache
 from leakcache.errors import CacheStale, DataError
 from leakcache.index import DatasetIndex, read_index
 from leakcache.store import LatentCache
@@ -15,6 +15,13 @@ from leakcache.store import LatentCache
 def build_open_caches(
     closed: LatentCache, roots: Sequence[Path], device: str = "cpu"
 ) -> list[LatentCache]:
+    """Caches of the open set beside a closed cache; arguments and errors as `open_set_builds`."""
+    return [report.cache for report in open_set_builds(closed, roots, device)]
+
+
+def open_set_builds(
+    closed: LatentCache, roots: Sequence[Path], device: str = "cpu"
+) -> list[BuildReport]:
     """Build, or bring up to date, the caches of the open set beside a closed cache.
 
     Args:
@@ -48,7 +55,7 @@ def build_open_caches(
             split="open",
             preprocessing=encoding.preprocessing,
             stored=encoding.stored,
-        ).cache
+        )
         for name, index in indices.items()
     ]
 

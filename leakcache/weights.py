@@ -132,7 +132,7 @@ def _from_hub(model: HubModel, name: str, spec: str) -> Weights:
     found = _download(model, local=True)
     if isinstance(found, OSError | ValueError):
         reason = "the hub cannot be reached"
-        if not constants.HF_HUB_OFFLINE and _answers(constants.ENDPOINT):
+        if not constants.HF_HUB_OFFLINE and answers(constants.ENDPOINT):
             found = _download(model, local=False)
             reason = f"the hub says {type(found).__name__}"
     if isinstance(found, OSError | ValueError):
@@ -169,7 +169,8 @@ def _download(model: HubModel, local: bool) -> tuple[Path, Path] | OSError | Val
     return reason
 
 
-def _answers(endpoint: str) -> bool:
+def answers(endpoint: str) -> bool:
+    """Whether a hub can be reached at all, told in an instant."""
     # The client retries a dead connection for half a minute; a name look-up tells at once.
     if getproxies():
         return True

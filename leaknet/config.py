@@ -62,6 +62,14 @@ class RunConfig:
             table.setdefault(section, {})[name] = value
         return _apply(self, table, source="--set")
 
+    def with_table(self, table: Mapping[str, Any], source: str) -> RunConfig:
+        """Apply settings of a parsed TOML table; `source` is named in errors.
+
+        Raises:
+            ConfigError: a key is unknown, or a value is of the wrong type or out of range.
+        """
+        return _apply(self, table, source)
+
 
 PAPER = RunConfig()
 """As published: cosine schedule, DCT map, Adam with weight decay, M = 4."""

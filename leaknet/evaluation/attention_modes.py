@@ -113,7 +113,10 @@ def halves(known: Embeddings) -> tuple[Embeddings, Embeddings]:
 
 
 def summarise_modes(
-    known: Sequence[Embeddings], unknown: Sequence[Embeddings], gates: Sequence[Gate | None]
+    known: Sequence[Embeddings],
+    unknown: Sequence[Embeddings],
+    gates: Sequence[Gate | None],
+    modes: Sequence[str] = MODES,
 ) -> dict[str, ModeSummary]:
     """Table 2, with controls, over seeds.
 
@@ -121,6 +124,7 @@ def summarise_modes(
         known: closed embeddings under each seed.
         unknown: open ones under each seed; empty without an open set.
         gates: the trained gate under each seed.
+        modes: which of `MODES`.
     """
     fresh = [untrained_gate(e.vectors.shape[1], e.seed) for e in known]
     split = [halves(e) for e in known]
@@ -131,7 +135,7 @@ def summarise_modes(
             _summary(mode, gates, kept, posing),
             _summary(mode, fresh, kept, posing),
         )
-        for mode in MODES
+        for mode in modes
     }
 
 
