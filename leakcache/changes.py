@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from leakcache import manifest
+from leakcache.errors import CacheStale
 from leakcache.index import DatasetIndex
 from leakcache.loader import hash_file, in_order
 from leakcache.progress import track
@@ -71,12 +74,48 @@ def find_changes(cache: LatentCache | None, index: DatasetIndex) -> Changes:
     )
 
 
+def open_current(path: Path) -> LatentCache:
+    """Open a finished cache and make sure that its images are still those that it saw.
+
+    Cheap enough for every command: a file is read again only where its time or its size says that
+    it may have changed. Files that are gone are no fault, as a cache stands alone.
+
+    Raises:
+        CacheStale: an image has other content than its latent.
+        CacheIncomplete: its build has not finished.
+        CacheCorrupt: its manifest or arrays are damaged.
+    """
+    cache = LatentCache.open(path)
+    altered = _altered_since(cache, (path / manifest.FILE).stat().st_mtime_ns)
+    if altered:
+        raise CacheStale(
+            f"{path}: since it was built, {Changes(altered=altered)}: "
+            "run `leak cache build` again; only these will be encoded"
+        )
+    return cache
+
+
+def _altered_since(cache: LatentCache, built: int) -> tuple[str, ...]:
+    """Paths whose file has another size, or is newer than the cache and has another content."""
+    altered, root = [], Path(cache.manifest.data)
+    columns = (cache.paths.tolist(), cache.sizes.tolist(), cache.hashes.tolist())
+    for path, size, sha256 in zip(*columns, strict=True):
+        try:
+            found = (root / path).stat()
+        except OSError:
+            continue
+        newer = found.st_mtime_ns > built
+        if found.st_size != size or (newer and hash_file(root / path) != sha256):
+            altered.append(path)
+    return tuple(altered)
+
+
 def listed_otherwise(cache: LatentCache, index: DatasetIndex) -> bool:
     """Whether the data's place, its layout or what it leaves out is not what the cache says."""
-    manifest, seen = cache.manifest, {record.path for record in index.records}
-    then = {(path, reason) for path, reason in manifest.rejects if path not in seen}
+    known, seen = cache.manifest, {record.path for record in index.records}
+    then = {(path, reason) for path, reason in known.rejects if path not in seen}
     now = {(reject.path, reject.reason) for reject in index.rejects if reject.path not in seen}
-    return (manifest.data, manifest.layout, then) != (str(index.root), index.layout, now)
+    return (known.data, known.layout, then) != (str(index.root), index.layout, now)
 
 
 def _rows(cache: LatentCache) -> Mapping[str, tuple[str, str, str, str]]:

@@ -82,15 +82,15 @@ def evaluate(settings: Settings, /, **options: Any) -> None:
       leak evaluate --preset paper --seeds 3 --leave-out 2
       leak evaluate --open unknown/ --detectors all --table2 --shuffle-labels --out eval/
     """
+    from leakcache.changes import open_current
     from leakcache.device import resolve_device
-    from leakcache.store import LatentCache
     from leaknet.evaluation import evaluate as run_protocols
     from leaknet.evaluation.render import print_grids, write_evaluation
     from leaknet.evaluation.tables import evaluation_tables
 
     plan = _plan(options)
     folder = cache_folder(options["cache"], settings.caches)
-    closed = LatentCache.open(folder / "closed")
+    closed = open_current(folder / "closed")
     unknown = _open_caches(closed, options["open_roots"], options["device"])
     out = _out_folder(options["out"], settings.runs, folder.name, plan)
     result = run_protocols(plan, closed, unknown, out, resolve_device(options["device"]))

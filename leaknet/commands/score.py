@@ -100,17 +100,17 @@ def closed_cache(run: Path, cache: str | None, caches: Path) -> LatentCache:
     """The cache that a run was trained on: as named, else as the run remembers it.
 
     Raises:
-        CacheError: it is not there.
+        CacheError: it is not there, or its images have changed since.
     """
-    from leakcache.store import LatentCache
+    from leakcache.changes import open_current
     from leaknet.record import RunRecord
 
     if cache is not None:
-        return LatentCache.open(Path(cache) / "closed")
+        return open_current(Path(cache) / "closed")
     trained_on = RunRecord.read(run).cache
     if trained_on and Path(trained_on.folder).is_dir():
-        return LatentCache.open(Path(trained_on.folder))
-    return LatentCache.open(cache_folder(None, caches) / "closed")
+        return open_current(Path(trained_on.folder))
+    return open_current(cache_folder(None, caches) / "closed")
 
 
 def open_caches(closed: LatentCache, roots: tuple[str, ...], device: str) -> list[LatentCache]:

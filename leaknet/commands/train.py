@@ -45,14 +45,14 @@ def train(settings: Settings, /, **options: Any) -> None:
       leak train
       leak train --preset paper --seed 1 --set model.prototypes=6
     """
+    from leakcache.changes import open_current
     from leakcache.device import resolve_device
-    from leakcache.store import LatentCache
     from leaknet.scoring import prepare_run
     from leaknet.train import train as fit
 
     config = _config(options)
     folder = cache_folder(options["cache"], settings.caches)
-    cache = LatentCache.open(folder / "closed")
+    cache = open_current(folder / "closed")
     run = Path(options["run"] or settings.runs / run_name(folder.name, config))
     device = resolve_device(options["device"])
     result = fit(config, cache, run, device=str(device), on_epoch=_print_epoch)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +13,8 @@ from tiny_data import SMALL, picture
 
 from leakcache.autoencoder import Encoder
 from leakcache.build import build_cache
-from leakcache.changes import Changes, find_changes, listed_otherwise
+from leakcache.changes import Changes, find_changes, listed_otherwise, open_current
+from leakcache.errors import CacheStale
 from leakcache.index import DatasetIndex, Reject, read_index
 from leakcache.store import LatentCache
 
@@ -71,3 +75,28 @@ def test_what_the_index_leaves_out_is_compared_too(cache: LatentCache, pictures:
     assert listed_otherwise(cache, replace(index, root=pictures / "ada"))
     assert listed_otherwise(cache, replace(index, layout="as a table"))
     assert listed_otherwise(cache, replace(index, rejects=(Reject("cyd", "no images"),)))
+
+
+def test_a_cache_of_unchanged_images_opens(cache: LatentCache, pictures: Path) -> None:
+    later = time.time() + 60
+    for path in pictures.rglob("*.png"):
+        os.utime(path, (later, later))
+    assert open_current(cache.path).manifest == cache.manifest
+
+
+@pytest.mark.parametrize("same_size", [True, False])
+def test_a_cache_of_altered_images_is_refused(
+    same_size: bool, cache: LatentCache, pictures: Path
+) -> None:
+    path = pictures / cache.paths[1]
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if same_size else content + b"0")
+    later = time.time() + 60
+    os.utime(path, (later, later))
+    with pytest.raises(CacheStale, match=rf"1 changed \({cache.paths[1]}\)"):
+        open_current(cache.path)
+
+
+def test_a_cache_stands_alone_without_its_images(cache: LatentCache, pictures: Path) -> None:
+    shutil.rmtree(pictures)
+    assert len(open_current(cache.path)) == len(cache)
