@@ -38,7 +38,14 @@ __all__ = [
     "dump_config",
     "load_config",
     "preset",
+    "refuse_unknown",
+    "with_fields",
 ]
+
+_LISTS: dict[Any, tuple[type, str]] = {
+    tuple[int, ...]: (int, "a list of whole numbers"),
+    tuple[str, ...]: (str, "a list of names"),
+}
 
 
 @dataclass(frozen=True)
@@ -187,22 +194,33 @@ def _parse_value(raw: str) -> Any:
 def _apply(config: RunConfig, table: Mapping[str, Any], source: str) -> RunConfig:
     changes: dict[str, Any] = {}
     for key, value in table.items():
-        _known(key, [part.name for part in fields(config)], key, source)
+        refuse_unknown(key, [part.name for part in fields(config)], key, source)
         section = getattr(config, key)
         if key == "preset":
             changes[key] = _coerce(value, str, key, source)
         elif isinstance(value, Mapping):
-            changes[key] = _replace(section, value, key, source)
+            changes[key] = with_fields(section, value, key, source)
         else:
             raise ConfigError(f"{source}: {key} must be a table, [{key}], not {value!r}")
     return replace(config, **changes)
 
 
-def _replace(section: Any, table: Mapping[str, Any], prefix: str, source: str) -> Any:
+def with_fields(section: Any, table: Mapping[str, Any], prefix: str, source: str) -> Any:
+    """A frozen dataclass with the fields that a parsed TOML table names.
+
+    Args:
+        section: fields that the table does not name stay as they are here.
+        table: values by field.
+        prefix: what stands before a field's name in errors.
+        source: file or flag, named in errors.
+
+    Raises:
+        ConfigError: a key is no field, or a value is of the wrong type or out of range.
+    """
     kinds = get_type_hints(type(section))
     changes = {}
     for key, value in table.items():
-        _known(key, list(kinds), f"{prefix}.{key}", source)
+        refuse_unknown(key, list(kinds), f"{prefix}.{key}", source)
         changes[key] = _coerce(value, kinds[key], f"{prefix}.{key}", source)
     try:
         return replace(section, **changes)
@@ -210,7 +228,12 @@ def _replace(section: Any, table: Mapping[str, Any], prefix: str, source: str) -
         raise ConfigError(f"{source}: {error}") from None
 
 
-def _known(key: str, valid: list[str], shown: str, source: str) -> None:
+def refuse_unknown(key: str, valid: list[str], shown: str, source: str) -> None:
+    """Refuse a key that is not valid, naming the nearest that is.
+
+    Raises:
+        ConfigError: in one line, with the key as `shown`.
+    """
     if key not in valid:
         nearest = difflib.get_close_matches(key, valid, n=1, cutoff=0.0)[0]
         prefix = shown.removesuffix(key)
@@ -221,11 +244,11 @@ def _coerce(value: Any, kind: Any, key: str, source: str) -> Any:
     """Accept a TOML value for a field of the given type; only int to float is converted."""
     if kind is float and type(value) is int:
         return float(value)
-    if kind == tuple[int, ...]:
+    if kind in _LISTS:
         items = value if isinstance(value, list | tuple) else [value]
-        if all(type(item) is int for item in items):
+        if all(type(item) is _LISTS[kind][0] for item in items):
             return tuple(items)
     elif type(value) is kind:
         return value
-    expected = "a list of whole numbers" if kind == tuple[int, ...] else f"of type {kind.__name__}"
+    expected = _LISTS[kind][1] if kind in _LISTS else f"of type {kind.__name__}"
     raise ConfigError(f"{source}: {key} = {value!r} must be {expected}")
