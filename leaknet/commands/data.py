@@ -1,4 +1,4 @@
-"""`leak data`: which images, generators and folds a data root holds."""
+"""`leak data`: which images, generators and folds a data root holds; degraded copies of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from leaknet.commands.settings import LeakCommand, Settings
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from leakcache.copies import CopyReport
     from leakcache.index import DatasetIndex
+    from leakcache.records import Reject
 
 SHOWN = 20
 """Rejects printed one by one; `--json` lists them all."""
@@ -75,8 +77,12 @@ def _summary(found: DatasetIndex) -> dict[str, object]:
         "counts": found.counts(),
         "groups": len({record.group for record in found.records}),
         "crossing_groups": found.crossing_groups,
-        "rejects": [{"path": r.path, "reason": r.reason} for r in found.rejects],
+        "rejects": _told(found.rejects),
     }
+
+
+def _told(rejects: tuple[Reject, ...]) -> list[dict[str, str]]:
+    return [{"path": reject.path, "reason": reject.reason} for reject in rejects]
 
 
 def _print(found: DatasetIndex) -> None:
@@ -85,10 +91,14 @@ def _print(found: DatasetIndex) -> None:
     console = Console(highlight=False, markup=False)
     console.print(_table(found))
     console.print(found.layout, soft_wrap=True)
-    for reject in found.rejects[:SHOWN]:
-        console.print(f"left out: {reject.path}: {reject.reason}", soft_wrap=True)
-    if len(found.rejects) > SHOWN:
-        console.print(f"left out: {len(found.rejects) - SHOWN} more, listed by --json")
+    _print_rejects(found.rejects)
+
+
+def _print_rejects(rejects: tuple[Reject, ...]) -> None:
+    for reject in rejects[:SHOWN]:
+        click.echo(f"left out: {reject.path}: {reject.reason}")
+    if len(rejects) > SHOWN:
+        click.echo(f"left out: {len(rejects) - SHOWN} more, listed by --json")
 
 
 def _table(found: DatasetIndex) -> Table:
@@ -112,3 +122,84 @@ def _table(found: DatasetIndex) -> Table:
         column.footer = str(footer)
         column.justify = "left" if footer == "all" else "right"
     return table
+
+
+@data.command(cls=LeakCommand)
+@click.argument("data", metavar="[ROOT]", required=False)
+@click.option(
+    "--step",
+    type=click.Choice(["1", "2", "3"]),
+    required=True,
+    help="How many operations are chained.",
+)
+@click.option("--out", metavar="DIR", required=True, help="Copies go to DIR/step1, step2, step3.")
+@click.option(
+    "--fold",
+    "folds",
+    type=click.Choice(["train", "val", "test", "open"]),
+    multiple=True,
+    help="Copy this fold alone; may be repeated. [default: all]",
+)
+@click.option("--open", "open_set", is_flag=True, help="Read every class as an unknown generator.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    help="Of the operations, and of the fold cut where none is given.",
+)
+@json_option
+def degrade(
+    data: str | None,
+    step: str,
+    out: str,
+    folds: tuple[str, ...],
+    open_set: bool,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Write WILD-like degraded copies of ROOT: one to three chained operations an image.
+
+    JPEG, WebP, crop, resize, rotation, brightness, contrast, blur, greyscale and rescaling as
+    after super-resolution, with parameters drawn from the seed, the image's hash and the step.
+    WILD's own ranges are not published: these are ours. DIR/stepN reads like any data root, with
+    the folds of ROOT; DIR/stepN/degradations.jsonl records what was done to each image. Run
+    again to resume, or after adding images. [default: data/]
+
+    JSON keys: folder, manifest, step, seed, images, written, kept, operations.NAME,
+    rejects (path, reason), seconds.
+
+    \b
+    Example:
+      leak data degrade path/to/WILD --step 1 --out degraded --fold test --fold open
+      leak data index degraded/step1
+    """
+    from leakcache.copies import write_copies
+    from leakcache.index import FOLDS, read_index
+
+    found = read_index(data_root(data), seed=seed, open_set=open_set)
+    report = write_copies(found, Path(out), step=int(step), seed=seed, folds=folds or FOLDS)
+    if as_json:
+        emit({"step": int(step), "seed": seed, **_copied(report)})
+        return
+    click.echo(
+        f"{len(report.copies)} copies in {report.folder} ({report.written} written, "
+        f"{report.kept} there already, {report.seconds:.1f} s)"
+    )
+    done = report.operations()
+    click.echo("operations: " + ", ".join(f"{name} {count}" for name, count in done.items()))
+    _print_rejects(report.rejects)
+
+
+def _copied(report: CopyReport) -> dict[str, object]:
+    from leakcache.copy_manifest import FILE
+
+    return {
+        "folder": str(report.folder),
+        "manifest": str(report.folder / FILE),
+        "images": len(report.copies),
+        "written": report.written,
+        "kept": report.kept,
+        "operations": report.operations(),
+        "rejects": _told(report.rejects),
+        "seconds": round(report.seconds, 3),
+    }

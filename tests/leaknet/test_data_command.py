@@ -6,6 +6,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
+from tiny_data import write_pictures
 
 from leakcache.errors import DataError
 from leakcache.index import read_index
@@ -91,3 +92,25 @@ def test_a_root_that_cannot_be_read_is_a_data_error(tmp_path):
 
 def test_the_help_has_an_example():
     assert "Example:\n" in run("--help").stdout
+
+
+def degraded(*arguments):
+    return CliRunner().invoke(data, ["degrade", *map(str, arguments)], catch_exceptions=False)
+
+
+def test_degrade_writes_a_root_and_says_what_it_did(tmp_path):
+    write_pictures(tmp_path / "pics", count=4)
+    (tmp_path / "pics" / "ada" / "bad.png").touch()
+    words = (tmp_path / "pics", "--step", 2, "--out", tmp_path / "out")
+    first = json.loads(degraded(*words, "--fold", "test", "--json").stdout)
+    assert (first["written"], first["kept"]) == (first["images"], 0)
+    assert sum(first["operations"].values()) == 2 * first["images"]
+    assert {r.fold for r in read_index(tmp_path / "out" / "step2").records} == {"test"}
+    said = degraded(*words)
+    assert f"8 copies in {tmp_path / 'out' / 'step2'} ({8 - first['images']} written" in said.stdout
+    assert "left out: ada/bad.png: the file is empty" in said.stdout
+
+
+def test_degrade_wants_a_step_and_a_place(tmp_path):
+    assert degraded(tmp_path, "--step", 4, "--out", tmp_path).exit_code == 2
+    assert degraded(tmp_path, "--step", 1).exit_code == 2
