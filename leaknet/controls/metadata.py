@@ -74,20 +74,47 @@ class FactTable:
 
 def fact_table(facts: Sequence[FileFacts], *, sizes: bool = True) -> FactTable:
     """Columns of all facts that vary; without `sizes`, those in `SIZES` are left out."""
-    blocks: list[np.ndarray] = [np.zeros((len(facts), 0), np.float32)]
+    encoder = FactEncoder.of(facts, sizes=sizes)
     columns: dict[str, tuple[int, ...]] = {}
-    constant = []
-    for name in WORDS:
-        if name in SIZES and not sizes:
-            continue
-        block = _columns([_value(fact, name) for fact in facts])
-        if not block.shape[1]:
-            constant.append(name)
-            continue
-        start = sum(b.shape[1] for b in blocks)
-        columns[name] = tuple(range(start, start + block.shape[1]))
-        blocks.append(block)
-    return FactTable(np.concatenate(blocks, axis=1), columns, tuple(constant))
+    start = 0
+    for name, texts in encoder.varying.items():
+        end = start + max(1, len(texts))
+        columns[name] = tuple(range(start, end))
+        start = end
+    seen = [name for name in WORDS if sizes or name not in SIZES]
+    constant = tuple(name for name in seen if name not in columns)
+    return FactTable(encoder(facts), columns, constant)
+
+
+@dataclass(frozen=True)
+class FactEncoder:
+    """Which facts vary in some files, and how those become columns for these and other files.
+
+    Attributes:
+        varying: by fact, in the order of `WORDS`, the texts that have a column; none for numbers.
+    """
+
+    varying: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def of(cls, facts: Sequence[FileFacts], *, sizes: bool = True) -> FactEncoder:
+        """What varies in these files; without `sizes`, the facts in `SIZES` are left out."""
+        varying: dict[str, tuple[str, ...]] = {}
+        for name in WORDS:
+            counts: Counter[Any] = Counter(_value(fact, name) for fact in facts)
+            if len(counts) > 1 and (sizes or name not in SIZES):
+                common = [value for value, _ in counts.most_common(_MOST)]
+                varying[name] = tuple(common) if isinstance(common[0], str) else ()
+        return cls(varying)
+
+    def __call__(self, facts: Sequence[FileFacts]) -> Float32[np.ndarray, "image column"]:
+        """One column for numbers, one a text for texts; one no longer seen has all zeros."""
+        blocks = [np.zeros((len(facts), 0), np.float32)]
+        for name, texts in self.varying.items():
+            values = [_value(fact, name) for fact in facts]
+            rows = [[value == t for t in texts] for value in values] if texts else values
+            blocks.append(np.array(rows, np.float32).reshape(len(facts), -1))
+        return np.concatenate(blocks, axis=1)
 
 
 def _parts(block: Float32[np.ndarray, "image column"]) -> bytes:
@@ -103,17 +130,6 @@ def _value(facts: FileFacts, name: str) -> float | int | str:
         return facts.bytes / (facts.width * facts.height)
     value: float | int | str = getattr(facts, name)
     return value
-
-
-def _columns(values: Sequence[float | int | str]) -> Float32[np.ndarray, "image column"]:
-    """One column for numbers, one a value for texts, none where all values are equal."""
-    counts: Counter[Any] = Counter(values)
-    if len(counts) < 2:
-        return np.zeros((len(values), 0), np.float32)
-    if not isinstance(values[0], str):
-        return np.array(values, np.float32)[:, None]
-    common = [value for value, _ in counts.most_common(_MOST)]
-    return np.array([[value == c for c in common] for value in values], np.float32)
 
 
 # A fact without words would never be looked at.

@@ -95,15 +95,22 @@ def _fit_and_judge(
     train, judged = split
     probabilities = np.zeros((len(judged), classes))
     if features.shape[1]:
-        model = ExtraTreesClassifier(
-            trees, min_samples_leaf=2, class_weight="balanced", random_state=0, n_jobs=_jobs(train)
-        ).fit(features[train], targets[train])
+        model = fit_trees(features[train], targets[train], trees)
         probabilities[:, model.classes_] = model.predict_proba(features[judged])
     # Rounded, so that equal images tie whichever split judged them. No class is ever ruled out,
     # also where nothing varies or a class has no training image.
     return probabilities.round(9) + _FLOOR
 
 
-def _jobs(train: Rows) -> int:
-    """Threads: on few images they cost more than they save."""
-    return 1 if len(train) < 2000 else -1
+def fit_trees(
+    features: Float[np.ndarray, "image column"],
+    targets: Int[np.ndarray, "image"],
+    trees: int = TREES,
+    seed: int = 0,
+) -> ExtraTreesClassifier:
+    """Extremely randomised trees, all classes weighed alike."""
+    # On few images threads cost more than they save.
+    jobs = 1 if len(features) < 2000 else -1
+    return ExtraTreesClassifier(
+        trees, min_samples_leaf=2, class_weight="balanced", random_state=seed, n_jobs=jobs
+    ).fit(features, targets)

@@ -66,12 +66,15 @@ class PeerOptions:
         epochs: passes over the training fold; None for the method's own number.
         seed: of everything that is drawn.
         device: where to compute.
+        folder: of this method and seed, where a training may keep what lets it go on; None for
+            nowhere.
     """
 
     weights: Path | None = None
     epochs: int | None = None
     seed: int = 0
     device: torch.device = CPU
+    folder: Path | None = None
 
 
 class Peer(ABC):

@@ -1,0 +1,82 @@
+"""Our own model as a row, through its own training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import ClassVar, Self
+
+from leakcache.dct import dct_low
+from leakcache.shards import dct_side
+from leakcache.statistics import LatentMoments
+from leaknet.config import RunConfig, preset
+from leaknet.embed import embed
+from leaknet.embeddings import Embeddings
+from leaknet.latents import SplitLatents
+from leaknet.model import ProtoLeakNet
+from leaknet.peers.images import PeerImages
+from leaknet.peers.protocol import Peer, PeerOptions
+from leaknet.record import RunRecord
+from leaknet.train import fit
+from leaknet.training_data import TrainingData
+
+
+class Ours(Peer):
+    """The preset that validation chose."""
+
+    name: ClassVar[str] = "ours"
+    preset: ClassVar[str] = "best"
+    _model: ProtoLeakNet
+
+    def __init__(self, classes: tuple[str, ...], options: PeerOptions) -> None:
+        super().__init__(classes, options)
+        self._temporary = TemporaryDirectory(prefix="leak-") if options.folder is None else None
+
+    @property
+    def config(self) -> RunConfig:
+        """The preset under the seed and the epochs asked for."""
+        overrides = [f"train.seed={self.options.seed}"]
+        if self.options.epochs is not None:
+            overrides.append(f"train.epochs={self.options.epochs}")
+        return preset(self.preset).with_overrides(overrides)
+
+    def fit(self, train: PeerImages, val: PeerImages) -> Self:
+        """Train, or go on with the run in `options.folder`; raises as `leaknet.train.fit`."""
+        known = train.latents
+        data = TrainingData(
+            known.to(self.options.device), val.latents.to(self.options.device), moments(known)
+        )
+        record = RunRecord(self.config, self.classes, known.shape)
+        run = fit(record, data, self._folder, device=self.options.device).run
+        self._model = run.load_model(self.options.device)
+        return self
+
+    def embed(self, images: PeerImages) -> Embeddings:
+        """Under noise that depends on the image alone; attention is that over the steps."""
+        return embed(self._model, images.latents, run=self.name)
+
+    @property
+    def parameters(self) -> int:
+        """Of the network; the autoencoder's encoder, which runs once an image, comes on top."""
+        return sum(parameter.numel() for parameter in self._model.parameters())
+
+    @property
+    def _folder(self) -> Path:
+        if self._temporary is not None:
+            return Path(self._temporary.name) / "run"
+        assert self.options.folder is not None
+        return self.options.folder / "run"
+
+
+class OursPaper(Ours):
+    """The preset with the paper's settings."""
+
+    name: ClassVar[str] = "ours-paper"
+    preset: ClassVar[str] = "paper"
+
+
+def moments(latents: SplitLatents) -> LatentMoments:
+    """Moments of these latents, as a cache keeps them."""
+    z0 = latents.z0.float().cpu()
+    coefficients = dct_low(z0, dct_side(tuple(z0.shape[1:])))
+    return LatentMoments.of(latents.z0.cpu().numpy(), coefficients.numpy())
