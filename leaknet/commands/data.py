@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from leakcache.copies import CopyReport
     from leakcache.index import DatasetIndex
     from leakcache.records import Reject
+    from leakcache.wild import WildCheck
 
 SHOWN = 20
 """Rejects printed one by one; `--json` lists them all."""
@@ -203,3 +205,63 @@ def _copied(report: CopyReport) -> dict[str, object]:
         "rejects": _told(report.rejects),
         "seconds": round(report.seconds, 3),
     }
+
+
+@data.command(cls=LeakCommand)
+@click.argument("folder", required=False)
+@click.option("--download", "fetch", is_flag=True, help="Fetch it through kagglehub first.")
+@click.option("--seed", default=0, show_default=True, help="Of the fold cut where none is given.")
+@json_option
+def wild(folder: str | None, fetch: bool, seed: int, as_json: bool) -> None:
+    """Say how to get WILD, or check FOLDER against what should be in it.
+
+    With FOLDER (or with --download, which needs kagglehub, a Kaggle account and a network) the
+    index is printed, and which generators, images, folds and post-processed copies are missing
+    or odd. Exits with 1 where something is missing.
+
+    JSON keys: without FOLDER kaggle, page; else those of `leak data index` without out, and
+    generators.NAME (its folder, null where it is missing), steps.STEP, findings (level,
+    sentence), complete.
+
+    \b
+    Example:
+      leak data wild
+      leak data wild path/to/WILD --json
+    """
+    from leakcache import wild as source
+
+    if folder is None and not fetch:
+        say = {"kaggle": source.KAGGLE, "page": source.PAGE}
+        emit(say) if as_json else click.echo(source.HOW, nl=False)
+        return
+    found = source.check(source.download() if folder is None else Path(folder), seed)
+    if as_json:
+        emit({**_summary(found.index), **_checked(found)})
+    else:
+        _print(found.index)
+        _print_check(found)
+    if not found.complete:
+        sys.exit(1)
+
+
+def _checked(found: WildCheck) -> dict[str, object]:
+    from leakcache.wild import CLOSED, OPEN
+
+    return {
+        "generators": {name: found.folders.get(name) for name in (*CLOSED, *OPEN)},
+        "steps": found.steps,
+        "findings": [vars(finding) for finding in found.findings],
+        "complete": found.complete,
+    }
+
+
+def _print_check(found: WildCheck) -> None:
+    for finding in found.findings:
+        click.echo(f"{finding.level}: {finding.sentence}")
+    there = [f"{count:,} images in {step}" for step, count in found.steps.items() if count]
+    click.echo(f"post-processed copies: {', '.join(there) or 'none'}")
+    lacking = [step[-1] for step, count in found.steps.items() if not count]
+    if lacking:
+        command = f"leak data degrade {found.index.root} --step {lacking[0]} --out DIR"
+        click.echo(f"`{command}` makes WILD-like ones")
+    click.echo("complete" if found.complete else "not complete")

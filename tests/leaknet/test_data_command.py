@@ -114,3 +114,23 @@ def test_degrade_writes_a_root_and_says_what_it_did(tmp_path):
 def test_degrade_wants_a_step_and_a_place(tmp_path):
     assert degraded(tmp_path, "--step", 4, "--out", tmp_path).exit_code == 2
     assert degraded(tmp_path, "--step", 1).exit_code == 2
+
+
+def wild(*arguments):
+    return CliRunner().invoke(data, ["wild", *map(str, arguments)], catch_exceptions=False)
+
+
+def test_wild_says_how_to_get_it():
+    assert "leak data wild FOLDER" in wild().stdout
+    assert "kaggle" in json.loads(wild("--json").stdout)
+
+
+def test_wild_exits_with_1_where_something_is_missing(root):
+    said = wild(root)
+    assert said.exit_code == 1
+    assert "missing: no class Midjourney in Closed_Set" in said.stdout
+    assert "odd: [b] is no generator of WILD" in said.stdout
+    told = json.loads(wild(root, "--json").stdout)
+    assert told["complete"] is False
+    assert told["generators"]["Midjourney"] is None
+    assert {"level": "missing", "sentence": "no class Freepik in Closed_Set"} in told["findings"]
