@@ -50,7 +50,7 @@ def train(settings: Settings, /, **options: Any) -> None:
     from leaknet.scoring import prepare_run
     from leaknet.train import train as fit
 
-    config = _config(options)
+    config = configured(options)
     folder = cache_folder(options["cache"], settings.caches)
     cache = open_current(folder / "closed")
     run = Path(options["run"] or settings.runs / run_name(folder.name, config))
@@ -64,14 +64,19 @@ def train(settings: Settings, /, **options: Any) -> None:
         _print_result(result, validation)
 
 
-def _config(options: dict[str, Any]) -> RunConfig:
+def configured(options: dict[str, Any]) -> RunConfig:
+    """The settings that --preset, --config, --set, --seed and --epochs stand for.
+
+    Raises:
+        ConfigError: a setting is unknown, of the wrong type or out of range.
+    """
     from leaknet.config import load_config, preset
 
     config = (
         load_config(Path(options["config"])) if options["config"] else preset(options["preset"])
     )
     flags = [
-        f"train.{key}={options[key]}" for key in ("seed", "epochs") if options[key] is not None
+        f"train.{key}={options[key]}" for key in ("seed", "epochs") if options.get(key) is not None
     ]
     return config.with_overrides([*options["overrides"], *flags])
 

@@ -44,7 +44,7 @@ def markdown(grids: Sequence[Grid]) -> str:
 
 def write_evaluation(result: Evaluation, out: Path) -> None:
     """Write evaluation.json and evaluation.md into the folder of an evaluation."""
-    table = json.dumps(_plain(result.as_dict()), indent=1, ensure_ascii=False, allow_nan=False)
+    table = json.dumps(json_ready(result.as_dict()), indent=1, ensure_ascii=False, allow_nan=False)
     write_text(out / JSON, table + "\n")
     write_text(out / MARKDOWN, markdown(evaluation_tables(result)))
 
@@ -61,10 +61,10 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _plain(value: Any) -> Any:
+def json_ready(value: Any) -> Any:
     """Values that JSON knows: tuples as lists, what does not exist as null."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: json_ready(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [json_ready(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -131,6 +131,11 @@ class Frame:
             xmlns="http://www.w3.org/2000/svg",
         )
 
+    def panel(self, x: float, y: float, *marks: Html | None) -> Html:
+        """The drawing as part of a larger one, with its top left corner at (x, y)."""
+        place = f"translate({number(x)} {number(y)})"
+        return element("g", *self._grid(), *marks, transform=place)
+
     def _path(self, x: Values, y: Values) -> str:
         points = zip(self.across(x), self.down(y), strict=True)
         return "M" + "L".join(f"{number(a)} {number(b)}" for a, b in points)

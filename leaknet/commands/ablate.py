@@ -1,0 +1,134 @@
+"""`leak ablate`: the paper's tables, and tables of one's own, from one cache."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from leaknet.commands.options import cache_option, device_option, emit, json_option
+from leaknet.commands.places import cache_folder
+from leaknet.commands.settings import LeakCommand, Settings
+
+if TYPE_CHECKING:
+    from leaknet.ablation import AblationResult, Request, Row, RowResult, Shelf
+
+
+@click.command(cls=LeakCommand)
+@click.argument("table", metavar="TABLE|FILE.toml")
+@cache_option
+@click.option(
+    "--also",
+    multiple=True,
+    metavar="DIR",
+    help="Folder of another cache of the same images, for rows that need it.",
+)
+@click.option(
+    "--open",
+    "open_roots",
+    multiple=True,
+    metavar="ROOT",
+    help="Folder of unknown generators. [default: the open set of the data, if it has one]",
+)
+@click.option("--preset", default="paper", show_default=True, help="paper, authors or best.")
+@click.option("--config", metavar="FILE", help="TOML settings instead of a preset.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override, e.g. train.epochs=20."
+)
+@click.option("--epochs", type=int, help="Same as --set train.epochs=N.")
+@click.option(
+    "--seeds", type=click.IntRange(1), default=3, show_default=True, help="Trainings a row."
+)
+@click.option("--force", is_flag=True, help="Leave out open images that are also closed ones.")
+@click.option(
+    "--out",
+    metavar="DIR",
+    help="Tables, figure and runs. [default: ablations-CACHE under the folder of runs]",
+)
+@device_option
+@json_option
+@click.pass_obj
+def ablate(settings: Settings, /, **options: Any) -> None:
+    """Run a table: rows of settings that differ, all from one cache.
+
+    TABLE: table2 (attention modes), table3 (parts of the model), table4 (backbones), table5
+    (prototypes), noise, dct, stem, schedule, precision. FILE.toml: rows of your own, see
+    docs/ABLATIONS.md. --set, --config and --preset change what is common to all rows.
+
+    Nothing is encoded but images that are new in an open set, and no run is trained twice, in
+    whatever table it occurs: the same command goes on where it was stopped. A row that needs
+    another cache, of the SDXL autoencoder for instance, takes it from --also. A row that fails
+    is listed with its reason. TABLE.md, .json, .svg and .parquet are written after every row.
+    JSON keys: encoded, trained, reused, rows[] with name, top1, macro_auc, open_auroc, open_eer,
+    open_ovl, control_auroc, untrained_auroc, sd.*, interval.*, seeds.*, published.*,
+    difference.* (from the reference row), per_class_auc.GENERATOR, settings, notes, parameters,
+    trained, training_seconds, seconds, runs, reason.
+
+    \b
+    Example:
+      leak ablate table5 --seeds 3
+      leak ablate table3 --also caches/faces-taesdxl-resize256 --open unknown/ --json
+    """
+    from leaknet.ablation import run_ablation
+    from leaknet.ablation.files import write_results
+    from leaknet.ablation.tables import ablation_tables, summary_line
+    from leaknet.evaluation.render import print_grids
+
+    folder = cache_folder(options["cache"], settings.caches)
+    request, shelf = _request(settings, folder, options), _shelf(folder, options)
+    result = run_ablation(request, shelf)
+    files = write_results(result, request.out)
+    if options["as_json"]:
+        emit({**result.as_dict(), "out": str(request.out)})
+    else:
+        print_grids(ablation_tables(result))
+        click.echo(f"{summary_line(result)}; {request.out}: {', '.join(files)}")
+    if f"{result.ablation.key}.parquet" not in files:
+        click.echo("no Parquet file: pip install 'leaknet[parquet]'", err=True)
+    if all(row.reason for row in result.rows):
+        sys.exit(1)
+
+
+def _request(settings: Settings, folder: Path, options: dict[str, Any]) -> Request:
+    from leakcache.device import resolve_device
+    from leaknet.ablation import Request, find_ablation
+    from leaknet.ablation.files import write_results
+    from leaknet.commands.train import configured
+
+    ablation, base = find_ablation(options["table"]), configured(options)
+    out = Path(options["out"] or settings.runs / f"ablations-{folder.name}")
+    out.mkdir(parents=True, exist_ok=True)
+
+    def keep(result: AblationResult, row: RowResult) -> None:
+        write_results(result, out)
+        click.echo(f"{row.row.name}: {row.reason or 'done'} ({row.seconds:.0f} s)", err=True)
+
+    return Request(
+        ablation=ablation,
+        base=base,
+        seeds=options["seeds"],
+        out=out,
+        device=resolve_device(options["device"]),
+        force=options["force"],
+        on_start=_announce,
+        on_result=keep,
+    )
+
+
+def _announce(row: Row, number: int) -> None:
+    click.echo(f"{row.name}, run {number + 1}", err=True)
+
+
+def _shelf(folder: Path, options: dict[str, Any]) -> Shelf:
+    from leakcache.device import resolve_device
+    from leakcache.store import LatentCache
+    from leaknet.ablation import Shelf
+
+    return Shelf(
+        LatentCache.open(folder / "closed"),
+        [LatentCache.open(Path(other) / "closed") for other in options["also"]],
+        [Path(root) for root in options["open_roots"]],
+        str(resolve_device(options["device"])),
+    )
