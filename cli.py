@@ -23,6 +23,7 @@ COMMANDS = {
     "score": "Score the test fold, an open set, or your own images.",
     "evaluate": "Judge a recipe over seeds: closed, open, generators left out, controls.",
     "ablate": "Run a table of settings that differ, from one cache.",
+    "bench": "Run the compared methods on the same folds: the paper's Table 1.",
     "compare": "Test whether two runs differ on the same images.",
     "enroll": "Teach a run a new generator from a few images.",
     "report": "Write a run's report as one HTML page.",

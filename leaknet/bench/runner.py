@@ -1,0 +1,110 @@
+"""Run every method under every seed, judge it, and go on where one cannot run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from leakcache.errors import LeakError, RunError
+from leaknet.bench.data import BenchData
+from leaknet.bench.judging import judge_method
+from leaknet.bench.plan import BenchPlan
+from leaknet.bench.result import BenchResult, BenchRow
+from leaknet.bench.trial import PeerTrial, run_trial
+from leaknet.durable import write_text
+from leaknet.peers.protocol import Peer, PeerOptions
+
+IDENTITY = "identity.json"
+
+OnResult = Callable[[BenchResult], object]
+
+
+def run_bench(
+    plan: BenchPlan, data: BenchData, out: Path, on_result: OnResult | None = None
+) -> BenchResult:
+    """Every method of the plan on the same images.
+
+    A method under a seed that is finished in `out` is not trained again; one that cannot run
+    gives rows with the reason.
+
+    Args:
+        plan: methods and what they share.
+        data: images.
+        out: folder; a method and seed has `out/METHOD/seedN`.
+        on_result: called after each method with all rows so far.
+
+    Raises:
+        RunError: `out` holds a bench of other images or other epochs.
+    """
+    _claim(out, plan, data)
+    rows: list[BenchRow] = []
+    facts = _facts(plan, data)
+    for method in plan.methods:
+        rows += _rows(method, plan, data, out)
+        if on_result is not None:
+            on_result(BenchResult(tuple(rows), facts))
+    return BenchResult(tuple(rows), facts)
+
+
+def _rows(method: type[Peer], plan: BenchPlan, data: BenchData, out: Path) -> Sequence[BenchRow]:
+    try:
+        trials = _trials(method, plan, data, out)
+        return judge_method(method.name, trials, plan.detector)
+    except LeakError as error:
+        return [BenchRow(method.name, step, {}, None, None, str(error)) for step in data.steps]
+
+
+def _trials(method: type[Peer], plan: BenchPlan, data: BenchData, out: Path) -> list[PeerTrial]:
+    return [
+        run_trial(
+            method,
+            data,
+            PeerOptions(
+                weights=plan.weights,
+                epochs=plan.epochs,
+                seed=seed,
+                device=plan.device,
+                folder=out / method.name / f"seed{seed}",
+            ),
+        )
+        for seed in range(plan.seeds)
+    ]
+
+
+def _claim(out: Path, plan: BenchPlan, data: BenchData) -> None:
+    """Make `out` the folder of this bench, or refuse that of another."""
+    path = out / IDENTITY
+    mine = {"images": data.fingerprint, "epochs": plan.epochs, "limit": data.limit}
+    if not path.is_file():
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(mine, indent=1) + "\n")
+        return
+    try:
+        theirs: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{path}: is damaged ({error}); take another --out") from error
+    changed = [name for name in mine if theirs.get(name) != mine[name]]
+    if changed:
+        raise RunError(
+            f"{out}: holds a bench with other {' and '.join(changed)}; take another --out"
+        )
+
+
+def _facts(plan: BenchPlan, data: BenchData) -> dict[str, Any]:
+    judged = next(iter(data.steps.values()))
+    return {
+        "classes": list(data.classes),
+        "images": {
+            "train": len(data.train),
+            "val": len(data.val),
+            "test": len(judged.test),
+            "open": sum(len(part) for part in judged.unknown),
+        },
+        "steps": list(data.steps),
+        "seeds": plan.seeds,
+        "epochs": plan.epochs,
+        "limit": data.limit,
+        "detector": plan.detector.name,
+    }

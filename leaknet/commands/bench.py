@@ -1,0 +1,206 @@
+"""`leak bench`: the paper's Table 1 on one's own data."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from leaknet.commands.options import (
+    cache_option,
+    data_option,
+    device_option,
+    emit,
+    json_option,
+    vae_option,
+)
+from leaknet.commands.places import cache_folder, data_root, name_cache, remember
+from leaknet.commands.settings import LeakCommand, Settings
+
+if TYPE_CHECKING:
+    from leakcache.store import LatentCache
+    from leaknet.bench import BenchPlan, BenchResult
+
+STEPS = (0, 1, 2, 3)
+
+
+@click.command(cls=LeakCommand)
+@click.option(
+    "--methods",
+    default="all",
+    show_default=True,
+    metavar="NAMES",
+    help="Comma-separated rows, see docs/PEERS.md; or all.",
+)
+@data_option
+@cache_option
+@vae_option
+@click.option(
+    "--open",
+    "open_roots",
+    multiple=True,
+    metavar="ROOT",
+    help="Folder of unknown generators. [default: the open set of the data, if it has one]",
+)
+@click.option(
+    "--steps",
+    default="0",
+    show_default=True,
+    metavar="LIST",
+    help="Blocks of the table: 0 raw, 1 to 3 degraded copies of what is judged, e.g. 0,1,2,3.",
+)
+@click.option(
+    "--seeds", type=click.IntRange(1), default=1, show_default=True, help="Trainings a method."
+)
+@click.option(
+    "--epochs", type=click.IntRange(1), help="Of every method. [default: each method's own]"
+)
+@click.option(
+    "--limit", type=click.IntRange(1), help="Images of each fold at most, for a quick pass."
+)
+@click.option(
+    "--weights",
+    metavar="DIR",
+    help="Folder of pretrained weights as safetensors, see docs/PEERS.md. [default: the hub]",
+)
+@click.option(
+    "--detector", default="kde", show_default=True, help="Tells known from unknown, for all rows."
+)
+@click.option(
+    "--out", metavar="DIR", help="Table and trainings. [default: bench-CACHE under the runs]"
+)
+@device_option
+@json_option
+@click.pass_obj
+def bench(settings: Settings, /, **options: Any) -> None:
+    """Train and judge compared methods on the same folds, detectors and metrics: Table 1.
+
+    With --data the cache is built or brought up to date first; with --cache alone it is taken as
+    it is. A method whose weights cannot be had has a row that says so, and the rest go on. A
+    method that is finished under a seed is never trained again: the same command goes on where it
+    was stopped. bench.json, bench.md and bench.parquet are written after every method.
+    JSON keys: classes, images, steps, seeds, epochs, limit, detector, out, rows[] with method,
+    step, top1, macro_auc, open_auroc (all unknown images), open_mean and open_worst (over
+    unknown generators), parameters, seconds, reason, published_macro_auc, sd.*, interval.*,
+    seeds.*.
+
+    \b
+    Example:
+      leak bench --methods all --data data/ --epochs 1 --limit 24
+      leak bench --methods resnet50,npr,ours --open unknown/ --steps 0,1,2,3 --seeds 3
+    """
+    from leakcache.device import resolve_device
+    from leaknet.bench import run_bench
+    from leaknet.bench.data import raw_data
+    from leaknet.bench.degraded import with_steps
+    from leaknet.bench.files import write_bench
+    from leaknet.bench.tables import bench_tables
+    from leaknet.evaluation.render import print_grids
+
+    steps = _steps(options["steps"])
+    plan = _plan(options)
+    device = str(resolve_device(options["device"]))
+    closed = _closed(settings, options, device)
+    unknown = _unknown(closed, options["open_roots"], device)
+    data = with_steps(raw_data(closed, unknown, options["limit"]), closed, unknown, steps, device)
+    out = Path(options["out"] or settings.runs / _name(closed, options))
+    result = run_bench(plan, data, out, lambda found: _keep(found, out))
+    files = write_bench(result, out)
+    if options["as_json"]:
+        emit({**result.as_dict(), "out": str(out)})
+    else:
+        print_grids(bench_tables(result))
+        click.echo(f"{out}: {', '.join(files)} and the trainings")
+    if all(not row.figures for row in result.rows):
+        sys.exit(1)
+
+
+def _steps(text: str) -> list[int]:
+    try:
+        steps = sorted({int(part) for part in text.split(",")})
+    except ValueError as error:
+        raise click.BadParameter("takes numbers, e.g. 0,1,2,3", param_hint="--steps") from error
+    if not set(steps) <= set(STEPS):
+        raise click.BadParameter("takes some of 0, 1, 2, 3", param_hint="--steps")
+    return steps
+
+
+def _plan(options: dict[str, Any]) -> BenchPlan:
+    from leakcache.device import resolve_device
+    from leaknet.bench import BenchPlan
+    from leaknet.bench.plan import methods_named
+    from leaknet.scorers import detectors_named
+
+    if options["detector"] == "all":
+        raise click.BadParameter("takes one name", param_hint="--detector")
+    return BenchPlan(
+        methods=methods_named(options["methods"]),
+        seeds=options["seeds"],
+        epochs=options["epochs"],
+        weights=Path(options["weights"]) if options["weights"] else None,
+        detector=detectors_named([options["detector"]])[0],
+        device=resolve_device(options["device"]),
+    )
+
+
+def _closed(settings: Settings, options: dict[str, Any], device: str) -> LatentCache:
+    """The cache of the known generators; built from --data where that is given."""
+    from leakcache.changes import open_current
+
+    if options["data"] is None:
+        return open_current(cache_folder(options["cache"], settings.caches) / "closed")
+    from leakcache.autoencoder import Encoder
+    from leakcache.build import build_cache
+    from leakcache.images import Preprocessing
+    from leakcache.index import read_index
+    from leakcache.manifest import FILE, CacheManifest
+    from leakcache.weights import locate
+
+    root, cut = data_root(options["data"]), Preprocessing()
+    spec, precision, stored = options["vae"], "fp32", "float16"
+    name = name_cache(root, spec, f"{cut.name}{cut.size}", precision)
+    folder = Path(options["cache"] or settings.caches / name)
+    if options["cache"] and (folder / "closed" / FILE).is_file():
+        # The images of --data, encoded as the cache that was named has them.
+        found = CacheManifest.read(folder / "closed").encoding
+        spec, precision = found.autoencoder.spec, found.precision
+        cut, stored = found.preprocessing, found.stored
+    locate(spec)
+    report = build_cache(
+        read_index(root),
+        Encoder.load(spec, precision, device),
+        folder / "closed",
+        preprocessing=cut,
+        stored=stored,
+    )
+    remember(settings.caches, folder)
+    return report.cache
+
+
+def _unknown(closed: LatentCache, roots: tuple[str, ...], device: str) -> list[LatentCache]:
+    """Caches of the folders named; without any, of the data's own open set if there is one."""
+    from leakcache.index import read_index
+    from leakcache.open_set import build_open_caches
+
+    data = Path(closed.manifest.data)
+    if not roots and (not data.exists() or not read_index(data).unknown):
+        return []
+    return build_open_caches(closed, [Path(root) for root in roots], device)
+
+
+def _name(closed: LatentCache, options: dict[str, Any]) -> str:
+    """Folder name that tells benches of the same cache apart."""
+    name = f"bench-{closed.path.parent.name}"
+    for option in ("epochs", "limit"):
+        name += f"-{option}{options[option]}" if options[option] is not None else ""
+    return name
+
+
+def _keep(result: BenchResult, out: Path) -> None:
+    from leaknet.bench.files import write_bench
+
+    write_bench(result, out)
+    last = result.rows[-1]
+    click.echo(f"{last.method}: {last.reason or 'done'}", err=True)
