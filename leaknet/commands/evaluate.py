@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leaknet.commands.options import cache_option, device_option, emit, json_option
+from leaknet.commands.options import alpha_option, cache_option, device_option, emit, json_option
 from leaknet.commands.places import cache_folder
 from leaknet.commands.settings import LeakCommand, Settings
 
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     help="Print what the files give away without any training, as `leak audit` does.",
 )
 @click.option("--real", multiple=True, metavar="CLASS", help="A class of photographs.")
+@alpha_option
 @click.option("--force", is_flag=True, help="Leave out open images that are also closed ones.")
 @click.option(
     "--out",
@@ -74,7 +75,8 @@ def evaluate(settings: Settings, /, **options: Any) -> None:
     JSON keys: closed.top1, closed.balanced, closed.macro_auc, closed.ece, closed.mahalanobis.*,
     validation.*, open.mean.auroc, open.worst.auroc, open.GENERATOR.*, leave_out.mean.auroc,
     leave_out.worst.auroc, leave_out.GENERATOR.*, leave_out.folds, detectors.NAME.open.*,
-    detectors.NAME.leave_out.*, table2.MODE.*, real.*, controls.*, seeds.N.*; `sd` and
+    detectors.NAME.leave_out.*, answers.all.*, answers.leave_out.*, table2.MODE.*, real.*,
+    controls.*, seeds.N.*; `sd` and
     `interval` in each group repeat its layout.
 
     \b
@@ -122,6 +124,7 @@ def _plan(options: dict[str, Any]) -> Plan:
         real=tuple(options["real"]),
         modes=options["table2"],
         shuffle=options["shuffle_labels"],
+        alpha=options["alpha"],
         force=options["force"],
     )
 

@@ -77,6 +77,24 @@ def canonical_option(command: Command) -> Command:
     return flag(size(command))
 
 
+def alpha_option(command: Command) -> Command:
+    """`--alpha`: the false-alarm rate, in (0, 1)."""
+    return click.option(
+        "--alpha",
+        type=float,
+        default=0.05,
+        show_default=True,
+        callback=_rate,
+        help="Rate at which images of known generators may be called unknown.",
+    )(command)
+
+
+def _rate(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    if not 0 < value < 1:
+        raise click.BadParameter("takes a rate between 0 and 1")
+    return value
+
+
 def emit(result: dict[str, Any]) -> None:
     """Print one JSON object on stdout; NaN, which JSON does not know, becomes null."""
     click.echo(json.dumps(_plain(result), indent=1, ensure_ascii=False, allow_nan=False))

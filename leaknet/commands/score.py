@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leaknet.commands.options import cache_option, device_option, emit, json_option, run_option
+from leaknet.commands.options import (
+    alpha_option,
+    cache_option,
+    device_option,
+    emit,
+    json_option,
+    run_option,
+)
 from leaknet.commands.places import cache_folder, run_folder
 from leaknet.commands.settings import LeakCommand, Settings
 
@@ -34,12 +41,7 @@ if TYPE_CHECKING:
     metavar="ROOT",
     help="Folder of unknown generators. [default: the open set of the data, if it has one]",
 )
-@click.option(
-    "--alpha",
-    default=0.05,
-    show_default=True,
-    help="Rate at which images of known generators may be called unknown.",
-)
+@alpha_option
 @click.option(
     "--stability",
     is_flag=True,
@@ -80,8 +82,6 @@ def score(settings: Settings, /, **options: Any) -> None:
       leak score --kde --open photos-of-unknown-generators/
       leak score suspect.png folder/ --stability --alpha .1 --csv scores.csv
     """
-    if not 0 < options["alpha"] < 1:
-        raise click.BadParameter("takes a rate between 0 and 1", param_hint="--alpha")
     run = run_folder(options["run"], settings.runs)
     if options["images"]:
         _score_images(run, options)

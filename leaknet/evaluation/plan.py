@@ -20,6 +20,7 @@ class Plan:
         real: known classes that are photographs.
         modes: also reproduce the attention modes of Table 2.
         shuffle: also train on shuffled labels.
+        alpha: false-alarm rate at which answers are measured, in (0, 1).
         force: leave open images out that are also closed ones, instead of refusing.
     """
 
@@ -30,6 +31,7 @@ class Plan:
     real: tuple[str, ...] = ()
     modes: bool = False
     shuffle: bool = False
+    alpha: float = 0.05
     force: bool = False
 
     @property

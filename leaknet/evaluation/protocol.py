@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from leakcache.store import LatentCache
+from leaknet.evaluation.answers import summarise_answers
 from leaknet.evaluation.attention_modes import ModeSummary, summarise_modes
 from leaknet.evaluation.closed_summary import ClosedSummary, summarise_closed
 from leaknet.evaluation.detection import Detection, threshold
@@ -83,6 +84,7 @@ def evaluate(
         closed=_closed(main),
         validation=summarise_closed([t.val for t in main], [t.val.logits for t in main]),
         open=_against_unknown([[one] for one in main]) if strangers else {},
+        answers=summarise_answers([[one] for one in main], plan.reported, plan.alpha),
         leave_out=_leave_out(plan, data, blocks, out, device) if blocks else None,
         modes=_modes(main) if plan.modes else {},
         real=summarise_real(tests, strangers, plan.real) if plan.real else None,
@@ -117,7 +119,8 @@ def _leave_out(
     ]
     folds = [[row[fold].test for row in trials] for fold in range(len(blocks))]
     closed = tuple(summarise_closed(tests, [test.logits for test in tests]) for tests in folds)
-    return LeaveOut(blocks, _against_unknown(trials), closed)
+    answers = summarise_answers(trials, plan.reported, plan.alpha)
+    return LeaveOut(blocks, _against_unknown(trials), closed, answers)
 
 
 def _against_unknown(trials: Sequence[Sequence[Trial]]) -> dict[str, OpenSummary]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from leaknet.config import config_to_table
+from leaknet.evaluation.answers import AnswerSummary
 from leaknet.evaluation.attention_modes import ModeSummary
 from leaknet.evaluation.closed_summary import ClosedSummary
 from leaknet.evaluation.open_summary import OpenSummary
@@ -26,11 +27,13 @@ class LeaveOut:
         folds: the generators that each training left out.
         detectors: by name, against them.
         closed: naming the generators that remained, one summary a fold.
+        answers: as in `Evaluation`, the mean of the folds.
     """
 
     folds: tuple[tuple[str, ...], ...]
     detectors: dict[str, OpenSummary]
     closed: tuple[ClosedSummary, ...]
+    answers: AnswerSummary | None
 
     def as_dict(self, detector: str) -> dict[str, Any]:
         """Plain values for JSON, for one detector."""
@@ -79,6 +82,7 @@ class Evaluation:
         closed: by scorer (`prototype`, `mahalanobis`), on the test fold.
         validation: the prototype scorer on the fold where choices were made.
         open: by detector, against generators of other caches; empty without any.
+        answers: what a user is told; None where the validation fold cannot calibrate.
         leave_out: None where no generator was left out.
         modes: Table 2; empty where it was not asked for.
         real: None where no class is marked real.
@@ -94,6 +98,7 @@ class Evaluation:
     closed: dict[str, ClosedSummary]
     validation: ClosedSummary
     open: dict[str, OpenSummary]
+    answers: AnswerSummary | None
     leave_out: LeaveOut | None
     modes: dict[str, ModeSummary]
     real: RealSummary | None
@@ -110,6 +115,7 @@ class Evaluation:
                 "mahalanobis": self.closed["mahalanobis"].as_dict(),
             },
             "validation": self.validation.as_dict(),
+            "answers": self._answers(),
             **self._unknown(),
             **({"table2": {n: m.as_dict() for n, m in self.modes.items()}} if self.modes else {}),
             **({"real": self.real.as_dict()} if self.real else {}),
@@ -140,6 +146,11 @@ class Evaluation:
             if left:
                 table["leave_out"] = left.as_dict(name)
         return {**tables[reported], "detectors": tables} if self.open or left else {}
+
+    def _answers(self) -> dict[str, Any]:
+        """Of the runs on all generators, and with generators left out."""
+        found = {"all": self.answers, "leave_out": self.leave_out and self.leave_out.answers}
+        return {name: one.as_dict() for name, one in found.items() if one}
 
     def _controls(self) -> dict[str, Any]:
         shuffle = {"label_shuffle": self.shuffle.as_dict()} if self.shuffle else {}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from leaknet.evaluation.answers import KNOWN, AnswerSummary
 from leaknet.evaluation.attention_modes import MODES, PUBLISHED, REPORTED, WARNING
 from leaknet.evaluation.comparing import RunComparison
 from leaknet.evaluation.open_summary import OpenSummary
@@ -65,6 +66,7 @@ def evaluation_tables(result: Evaluation) -> list[Grid]:
         grids += _open("Open set: generators of other data", result.open, reported)
     if result.leave_out:
         grids += _leave_out(result.leave_out, reported)
+    grids += _answers(result)
     if result.modes:
         grids.append(_modes(result))
     if result.real:
@@ -187,6 +189,36 @@ def _leave_out(left: LeaveOut, reported: str) -> list[Grid]:
         ),
     )
     return [*_open("Leave-generators-out", left.detectors, reported), folds]
+
+
+def _answers(result: Evaluation) -> list[Grid]:
+    left = result.leave_out.answers if result.leave_out else None
+    found = {"": result.answers, ", generators left out": left}
+    return [grid for where, one in found.items() if one for grid in _answer_grids(where, one)]
+
+
+def _answer_grids(where: str, one: AnswerSummary) -> list[Grid]:
+    title = f"Answers at a false-alarm rate of {one.alpha:g} ({one.detector}){where}"
+    known = Grid(
+        f"{title}: images of known generators",
+        tuple(key.replace("_", " ") for key in KNOWN),
+        (tuple(cell(one.known[key]) for key in KNOWN),),
+        (
+            f"false alarms: called unknown, {one.alpha:g} on average being promised; coverage: "
+            f"the prediction set holds the right generator, {1 - one.alpha:g} being promised. "
+            "Cllr in bits: 1 says nothing, min Cllr is what perfect calibration would leave.",
+        ),
+    )
+    if not one.unknown:
+        return [known]
+    verdicts = ("unknown", "known", "unsure")
+    rows = tuple((name, *(cell(row[v]) for v in verdicts)) for name, row in one.unknown.items())
+    unknown = Grid(
+        f"{title}: images of unknown generators",
+        ("generator", "unknown (right)", "named (wrong)", "unsure"),
+        rows,
+    )
+    return [known, unknown]
 
 
 def _modes(result: Evaluation) -> Grid:

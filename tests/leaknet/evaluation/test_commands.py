@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from cli import leak
 from leakcache.errors import ScoringError
+from leaknet.calibration import Calibration
+from leaknet.detectors import GlobalKDE
+from leaknet.embeddings import Embeddings
+from leaknet.scorers import fit_all
 from tests.leaknet.evaluation.synthetic import closed_cache
+from tests.leaknet.tiny import CLASSES
 
 SMALL = ["model.backbone=test_resnet", "model.dimension=8", "train.batch_size=8", "train.epochs=1"]
 
@@ -40,6 +46,33 @@ def test_evaluate_prints_one_object_and_writes_it(folder: Path) -> None:
     assert found["protocol"]["seeds"] == [0, 1]
     written = json.loads((folder / "out" / "evaluation.json").read_text())
     assert {**written, "out": str(folder / "out")} == found
+
+
+def test_answers_are_those_that_each_run_gives(folder: Path) -> None:
+    found = json.loads(evaluate(folder, "--seeds", "2", "--leave-out", "1", "--json").stdout)
+    alarms = []
+    for seed in (0, 1):
+        known = Embeddings.load(folder / "out" / f"seed{seed}" / "embeddings.h5")
+        kde = fit_all([GlobalKDE], known)[0]
+        p_values = Calibration.fit(known, [kde]).p_values(known.select("test"), kde)
+        alarms.append(float((p_values <= 0.05).mean()))
+    answers = found["answers"]["all"]
+    assert answers["known"]["false_alarms"] == pytest.approx(np.mean(alarms))
+    assert answers["sd"]["known"]["false_alarms"] == pytest.approx(np.std(alarms, ddof=1))
+    left = found["answers"]["leave_out"]["unknown"]
+    assert sorted(left) == sorted(CLASSES)
+    assert all(sum(row.values()) == pytest.approx(1) for row in left.values())
+
+
+def test_answers_follow_the_false_alarm_rate(folder: Path) -> None:
+    shares = [
+        json.loads(evaluate(folder, "--seeds", "1", "--alpha", alpha, "--json").stdout)
+        for alpha in ("0.05", "0.5")
+    ]
+    strict, lax = (one["answers"]["all"]["known"] for one in shares)
+    assert strict["false_alarms"] <= lax["false_alarms"]
+    assert strict["coverage"] >= lax["coverage"]
+    assert evaluate(folder, "--alpha", "1").exit_code == 2
 
 
 def test_compare_speaks_of_two_runs(folder: Path) -> None:
