@@ -1,13 +1,18 @@
-r"""Distil the bundled autoencoder from TAESD, on two CPU cores, in about half an hour.
+r"""Distil the bundled autoencoder from TAESD, on two CPU cores, in about an hour.
 
     python data/recipes/distil_autoencoder.py --teacher ../shared/weights/taesd.safetensors \
-        --images ../shared/bench/faces/sd3 ../shared/bench/faces/real --out leakcache/bundled
+        --images ../shared/bench/faces/sd3 ../shared/bench/faces/real --wallpapers wallpapers \
+        --out leakcache/bundled
 
-First the encoder learns the teacher's latents: squared error, each channel over its variance, which
-is one minus the squared correlation up to bias. Then, with the encoder frozen, the decoder learns
-the teacher's decoding and the picture itself, from the teacher's and from the student's latents in
-turn. Crops and the teacher's answers are computed once and kept under `--scratch`; a second run
-takes up what is finished.
+`wallpapers` holds the ten CC BY 4.0 and CC0 photographs of Debian's package lomiri-wallpapers-16.04
+(see the model card).
+
+First a shallow encoder learns the teacher's latents: squared error, each channel over its variance,
+which is one minus the squared correlation up to bias. Then it is deepened and learns on, and last
+it sees new and denser crops. Then, with the encoder frozen, the decoder learns the teacher's
+decoding and the picture itself, from the teacher's and from the student's latents in turn. Crops
+and the teacher's answers are computed once and kept under `--scratch`; a second run takes up what
+is finished.
 """
 
 from __future__ import annotations
@@ -15,46 +20,70 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
+from deepen import deepen
 from diffusers import AutoencoderTiny
 from muon import optimizers, scale_rates
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
-from training_images import Sources, crop, load_sources
+from training_images import CropStyle, Sources, crop, load_sources
 
 LAYOUT = {
     "encoder_block_out_channels": (32, 32, 32, 32),
-    "decoder_block_out_channels": (32, 32, 32, 32),
-    "num_encoder_blocks": (1, 3, 3, 3),
-    "num_decoder_blocks": (2, 3, 3, 1),
+    "decoder_block_out_channels": (24, 24, 24, 24),
+    "num_encoder_blocks": (1, 3, 5, 7),
+    "num_decoder_blocks": (1, 2, 2, 1),
 }
+SHALLOW_BLOCKS = (1, 3, 3, 3)
 PARAMETER_LIMIT = 600_000
 
+
+@dataclass(frozen=True)
+class Fit:
+    """Steps, the crops they see, and the peak rates of Muon (inner convolutions) and AdamW."""
+
+    steps: int
+    pools: tuple[str, ...]
+    muon_rate: float = 0.006
+    adam_rate: float = 1e-3
+
+
+FITS = {
+    "shallow": Fit(2500, ("pool-1", "pool-2")),
+    "deep": Fit(9000, ("pool-1", "pool-2"), muon_rate=0.005, adam_rate=6e-4),
+    "encoder": Fit(7000, ("pool-3",), muon_rate=0.004, adam_rate=5e-4),
+    "decoder": Fit(1500, ("pool-1",)),
+}
+
 Pool = dict[str, Tensor]
-Loss = Callable[[int], Tensor]
+Loss = Callable[[Pool, int], Tensor]
 
 
 @dataclass(frozen=True)
 class PoolPlan:
-    """How many crops, how wide a window at least, and whether the teacher decodes them too."""
+    """How many crops, of what style, with wallpapers or not, decoded by the teacher or not."""
 
     seed: int
     crops: int
-    smallest: float
+    style: CropStyle
+    wallpapers: bool = False
     decode: bool = False
 
 
-# Soft and sharp crops; the decoder trains on the first pool alone.
+PLAIN = (0.75, 0.13, 0.06, 0.06, 0.0, 0.0)
+DENSE = (0.42, 0.06, 0.03, 0.04, 0.2, 0.25)
+# Soft, sharp and dense crops; the first pool also serves the decoder.
 POOLS = {
-    "pool-1": PoolPlan(seed=0, crops=12_000, smallest=0.6, decode=True),
-    "pool-2": PoolPlan(seed=1, crops=4_000, smallest=1.0),
+    "pool-1": PoolPlan(seed=0, crops=12_000, style=CropStyle(0.6, PLAIN), decode=True),
+    "pool-2": PoolPlan(seed=1, crops=4_000, style=CropStyle(1.0, PLAIN)),
+    "pool-3": PoolPlan(seed=2, crops=24_000, style=CropStyle(1.0, DENSE), wallpapers=True),
 }
 
 
@@ -68,34 +97,32 @@ class Crops(Dataset[Tensor]):
         return self.plan.crops
 
     def __getitem__(self, index: int) -> Tensor:
-        pixels = crop(self.sources, (self.plan.seed, index), self.size, self.plan.smallest)
+        pixels = crop(self.sources, (self.plan.seed, index), self.size, self.plan.style)
         return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
 
 def main() -> None:
-    """Read the flags, run both stages, save the student."""
+    """Read the flags, run all stages, save the student."""
     options = _parse()
     torch.manual_seed(options.seed)
     torch.set_num_threads(options.threads)
     options.scratch.mkdir(parents=True, exist_ok=True)
+    shallow = AutoencoderTiny(**{**LAYOUT, "num_encoder_blocks": SHALLOW_BLOCKS})
+    shallow = shallow.to(memory_format=torch.channels_last)
     student = AutoencoderTiny(**LAYOUT)
     parameters = sum(parameter.numel() for parameter in student.parameters())
     if parameters > PARAMETER_LIMIT:
         raise SystemExit(f"error: {parameters} parameters, more than {PARAMETER_LIMIT}")
     student = student.to(memory_format=torch.channels_last)
-    pools = {name: make_pool(options, name) for name in POOLS}
-    answers = join(pools.values())
-    train(options, "encoder", student.encoder, partial(encoder_loss, student, answers))
+    train(options, "shallow", shallow.encoder, partial(encoder_loss, shallow))
+    learnt = shallow.encoder.state_dict()
+    deepen(student.encoder, learnt, LAYOUT["num_encoder_blocks"], SHALLOW_BLOCKS)
+    train(options, "deep", student.encoder, partial(encoder_loss, student))
+    train(options, "encoder", student.encoder, partial(encoder_loss, student))
     student.encoder.requires_grad_(False)
-    train(options, "decoder", student.decoder, partial(decoder_loss, student, pools["pool-1"]))
+    train(options, "decoder", student.decoder, partial(decoder_loss, student))
     save(student, options.out)
     print(f"saved {parameters} parameters to {options.out}", flush=True)
-
-
-def join(pools: Iterable[Pool]) -> Pool:
-    """The pools' crops and latents, one after the other."""
-    parts = list(pools)
-    return {name: torch.cat([pool[name] for pool in parts]) for name in ("crops", "latents")}
 
 
 def save(student: AutoencoderTiny, folder: Path) -> None:
@@ -120,6 +147,14 @@ def to_unit_range(pixels: Tensor) -> Tensor:
     return unit.contiguous(memory_format=torch.channels_last)
 
 
+def make_pools(options: argparse.Namespace, names: Sequence[str]) -> Pool:
+    """Several pools, one after the other; what not all of them hold is left out."""
+    pools = [make_pool(options, name) for name in names]
+    if len(pools) == 1:
+        return pools[0]
+    return {name: torch.cat([pool[name] for pool in pools]) for name in ("crops", "latents")}
+
+
 def make_pool(options: argparse.Namespace, name: str) -> Pool:
     """Crops (uint8), teacher's latents (fp16) and, if planned, their decodings (uint8)."""
     path = options.scratch / f"{name}.safetensors"
@@ -133,7 +168,8 @@ def make_pool(options: argparse.Namespace, name: str) -> Pool:
 def teach(options: argparse.Namespace, plan: PoolPlan) -> Pool:
     """Run the teacher over the planned crops, in bf16."""
     teacher, start = load_teacher(options.teacher), time.perf_counter()
-    crops = Crops(load_sources(options.images), plan, options.size)
+    sources = load_sources(options.images, options.wallpapers if plan.wallpapers else None)
+    crops = Crops(sources, plan, options.size)
     parts: dict[str, list[Tensor]] = {"crops": [], "latents": [], "decodings": []}
     for number, batch in enumerate(DataLoader(crops, batch_size=32, num_workers=1)):
         with torch.autocast("cpu", torch.bfloat16):
@@ -150,28 +186,28 @@ def teach(options: argparse.Namespace, plan: PoolPlan) -> Pool:
 
 def train(options: argparse.Namespace, name: str, half: nn.Module, loss: Loss) -> None:
     """Train one half of the student, or take what a finished run has left."""
-    path = options.scratch / f"{name}.safetensors"
+    path, plan = options.scratch / f"{name}.safetensors", FITS[name]
     if not path.is_file():
-        fit(options, half, loss, getattr(options, f"{name}_steps"))
+        fit(half, partial(loss, make_pools(options, plan.pools)), plan, options.batch_size)
         save_file({key: value.contiguous() for key, value in half.state_dict().items()}, path)
     half.load_state_dict(load_file(path))
 
 
-def fit(options: argparse.Namespace, half: nn.Module, loss: Loss, steps: int) -> None:
+def fit(half: nn.Module, loss: Callable[[int], Tensor], plan: Fit, batch_size: int) -> None:
     """Muon and AdamW, gradients clipped; prints the running loss."""
-    both = optimizers(half, options.muon_rate, options.adam_rate)
+    both = optimizers(half, plan.muon_rate, plan.adam_rate)
     start, running = time.perf_counter(), 0.0
-    for step in range(steps):
-        scale_rates(both, step, steps)
+    for step in range(plan.steps):
+        scale_rates(both, step, plan.steps)
         half.zero_grad()
-        value = loss(options.batch_size)
+        value = loss(batch_size)
         torch.autograd.backward(value)
         nn.utils.clip_grad_norm_(half.parameters(), 1.0)
         for optimizer in both:
             optimizer.step()
         running += (value.item() - running) / min(step + 1, 100)
         if step % 100 == 99:
-            _say(f"step {step + 1} of {steps}, loss {running:.4f}", start)
+            _say(f"step {step + 1} of {plan.steps}, loss {running:.4f}", start)
 
 
 def encoder_loss(student: AutoencoderTiny, pool: Pool, count: int) -> Tensor:
@@ -211,14 +247,11 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--teacher", type=Path, required=True, help="TAESD, AutoencoderTiny keys")
     parser.add_argument("--images", type=Path, nargs="*", default=[], help="folders of pictures")
+    parser.add_argument("--wallpapers", type=Path, required=True, help="folder of photographs")
     parser.add_argument("--out", type=Path, default=Path("leakcache/bundled"))
     parser.add_argument("--scratch", type=Path, default=Path("scratch/distil"))
     parser.add_argument("--size", type=int, default=128, help="side of a crop, pixels")
-    parser.add_argument("--encoder-steps", type=int, default=2500)
-    parser.add_argument("--decoder-steps", type=int, default=1500)
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--muon-rate", type=float, default=0.006, help="peak, inner convolutions")
-    parser.add_argument("--adam-rate", type=float, default=1e-3, help="peak, everything else")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()

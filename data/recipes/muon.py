@@ -62,7 +62,7 @@ def optimizers(model: nn.Module, muon_rate: float, adam_rate: float) -> list[tor
     inner = [
         parameter
         for parameter in model.parameters()
-        if parameter.ndim >= 2 and min(parameter.shape[:2]) >= 32
+        if parameter.ndim >= 2 and min(parameter.shape[:2]) >= 24
     ]
     chosen = {id(parameter) for parameter in inner}
     rest = [parameter for parameter in model.parameters() if id(parameter) not in chosen]

@@ -1,9 +1,9 @@
 """Training crops for the bundled autoencoder: freely licensed pictures, bent until they are varied.
 
 A crop is a pure function of (seed, index): the same call gives the same pixels in every worker and
-on every run. Three quarters are cut from photographs and portraits under strong augmentation; the
-rest is synthetic (dead leaves, coloured noise with gradients, text), so that the student also sees
-the edges, textures and lettering that two hundred portraits lack.
+on every run. Most are cut from photographs and portraits under strong augmentation, as one window
+or as many small ones; the rest is synthetic (dead leaves, coloured noise with gradients, text), so
+that the student also sees the edges, textures and lettering that two hundred portraits lack.
 """
 
 from __future__ import annotations
@@ -40,7 +40,20 @@ PACKAGE_PHOTOGRAPHS = {
 # How often a picture of each source is drawn, against the number of pictures it has.
 PHOTOGRAPH_SHARE = 0.45
 RESAMPLERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
+# Larger photographs are reduced to this, as a camera's own pixels are soft.
+LARGEST = 1536
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+
+
+@dataclass(frozen=True)
+class CropStyle:
+    """Windows at least `smallest` crops wide (below 1 some are enlarged) and the kinds' shares.
+
+    Kinds: window, dead leaves, coloured noise, text, mosaic, leaves cut from pictures.
+    """
+
+    smallest: float
+    shares: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -51,13 +64,17 @@ class Sources:
     photographs: tuple[Image.Image, ...]
 
 
-def load_sources(folders: list[Path]) -> Sources:
-    """Read every picture of `folders` and the photographs of the installed packages."""
-    paths = [p for folder in folders for p in sorted(folder.iterdir()) if p.suffix in SUFFIXES]
+def load_sources(folders: list[Path], wallpapers: Path | None) -> Sources:
+    """Read every picture of `folders`, and the photographs of packages and of `wallpapers`."""
+    photographs = package_photographs() + (_pictures(wallpapers) if wallpapers else [])
     return Sources(
-        tuple(_read(path) for path in paths),
-        tuple(_read(path) for path in package_photographs()),
+        tuple(_read(path) for folder in folders for path in _pictures(folder)),
+        tuple(_read(path) for path in photographs),
     )
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES]
 
 
 def package_photographs() -> list[Path]:
@@ -70,27 +87,30 @@ def package_photographs() -> list[Path]:
     return [path for path in found if path.is_file()]
 
 
-def crop(sources: Sources, key: tuple[int, int], size: int, smallest: float) -> NDArray[np.uint8]:
-    """The training crop of this (seed, index), uint8, (size, size, 3).
-
-    Windows are cut at least `smallest` times `size` wide: below 1 some are enlarged, and soft.
-    """
+def crop(sources: Sources, key: tuple[int, int], size: int, style: CropStyle) -> NDArray[np.uint8]:
+    """The training crop of this (seed, index), uint8, (size, size, 3)."""
     rng = np.random.default_rng(key)
-    kind = rng.choice(4, p=(0.75, 0.13, 0.06, 0.06))
+    kind = rng.choice(len(style.shares), p=style.shares)
     if kind == 0:
-        image = _cut(_pick(sources, rng), rng, size, smallest)
+        image = _cut(_pick(sources, rng), rng, size, style.smallest)
     elif kind == 1:
         image = _dead_leaves(rng, size)
     elif kind == 2:
         image = _coloured_noise(rng, size)
-    else:
+    elif kind == 3:
         image = _text(rng, size)
+    elif kind == 4:
+        image = _mosaic(sources, rng, size)
+    else:
+        image = _textured_leaves(sources, rng, size)
     return np.asarray(_degrade(_recolour(image, rng), rng), dtype=np.uint8)
 
 
 def _read(path: Path) -> Image.Image:
     with Image.open(path) as image:
-        return image.convert("RGB")
+        picture = image.convert("RGB")
+    picture.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    return picture
 
 
 def _pick(sources: Sources, rng: np.random.Generator) -> Image.Image:
@@ -114,6 +134,34 @@ def _cut(image: Image.Image, rng: np.random.Generator, size: int, smallest: floa
     if rng.random() < 0.2:
         piece = piece.rotate(90 * int(rng.integers(1, 4)))
     return piece
+
+
+def _mosaic(sources: Sources, rng: np.random.Generator, size: int) -> Image.Image:
+    """Windows side by side, each much reduced: the dense detail of whole scenes."""
+    across = int(rng.integers(2, 4))
+    tile = -(-size // across)
+    image = Image.new("RGB", (size, size))
+    for index in range(across * across):
+        piece = _cut(_pick(sources, rng), rng, tile, 1.0)
+        image.paste(_recolour(piece, rng), (index % across * tile, index // across * tile))
+    return image
+
+
+def _textured_leaves(sources: Sources, rng: np.random.Generator, size: int) -> Image.Image:
+    """Overlapping ellipses and triangles cut from pictures, on a picture."""
+    image = _cut(_pick(sources, rng), rng, size, 1.0)
+    for _ in range(int(rng.integers(4, 20))):
+        side = int(min(size, max(8, 0.12 * size / np.sqrt(rng.uniform(0.01, 1)))))
+        piece = _recolour(_cut(_pick(sources, rng), rng, side, 1.0), rng)
+        mask = Image.new("L", (2 * side, 2 * side))
+        corners = [(float(x), float(y)) for x, y in rng.uniform(0, 2 * side, (4, 2))]
+        if rng.random() < 0.5:
+            ImageDraw.Draw(mask).ellipse((0, 0, 2 * side - 1, 2 * side - 1), fill=255)
+        else:
+            ImageDraw.Draw(mask).polygon(corners, fill=255)
+        left, top = (int(value) for value in rng.integers(-side // 2, size, 2))
+        image.paste(piece, (left, top), mask.resize((side, side), Image.Resampling.BOX))
+    return image
 
 
 def _recolour(image: Image.Image, rng: np.random.Generator) -> Image.Image:

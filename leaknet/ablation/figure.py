@@ -23,7 +23,9 @@ def draw_figure(result: AblationResult) -> str:
     keys = [key for key in _DRAWN if key in shown(result)] or ["top1"]
     room = 16 + round(_CHARACTER * max(len(_label(row)) for row in result.rows))
     height = _HEAD + _ROW * len(result.rows) + 54
-    width = room + _PANEL * len(keys)
+    words = _legend(result)
+    widest = max(1.1 * len(result.ablation.title), len(words))
+    width = max(room + _PANEL * len(keys), 24 + round(_CHARACTER * widest))
     panels = [_panel(result, key, room if number == 0 else 14) for number, key in enumerate(keys)]
     places = [0, *(room + _PANEL * number - 14 for number in range(1, len(keys)))]
     return element(
@@ -32,7 +34,7 @@ def draw_figure(result: AblationResult) -> str:
         element("rect", class_="paper", width=width, height=height + _FOOT),
         element("text", result.ablation.title, class_="title", x=12, y=20),
         [frame.panel(x, _HEAD, *marks) for x, (frame, marks) in zip(places, panels, strict=True)],
-        _legend(result, height + 12),
+        element("text", words, x=12, y=height + 12),
         viewBox=f"0 0 {width} {height + _FOOT}",
         width=width,
         role="img",
@@ -87,8 +89,8 @@ def _range(rows: list[RowResult], key: str) -> tuple[float, float]:
     return max(0.0, min(values) - margin), min(1.0, max(values) + margin)
 
 
-def _legend(result: AblationResult, y: int) -> Html:
+def _legend(result: AblationResult) -> str:
     words = "Large dot: mean over seeds; small ones: seeds; line: 95 % interval over images."
     if any(row.row.published for row in result.rows):
         words += " Square: as published, on other data."
-    return element("text", words, x=12, y=y)
+    return words

@@ -119,7 +119,8 @@ def _known(
         "named_wrong": verdicts["named_wrong"],
         "unsure": verdicts["unsure"],
     }
-    return {key: named.get(key, found.get(key)) for key in KNOWN}
+    figures = found | named
+    return {key: figures[key] for key in KNOWN}
 
 
 def _unknown(
