@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from leaknet.ablation.measures import COMPARED, MEASURES
+from leaknet.ablation.measures import COMPARED, KEPT_APART, MEASURES
 from leaknet.ablation.result import AblationResult, RowResult
 from leaknet.evaluation.attention_modes import WARNING
 from leaknet.evaluation.seeds import Summary
@@ -33,8 +33,9 @@ def summary_line(result: AblationResult) -> str:
 
 
 def shown(result: AblationResult) -> list[str]:
-    """Keys of the measures that any row has, in order."""
-    return [key for key in MEASURES if any(key in row.figures for row in result.rows)]
+    """Keys of the measures that the table shows, in order: those that any row has."""
+    keys = [key for key in MEASURES if key not in KEPT_APART]
+    return [key for key in keys if any(key in row.figures for row in result.rows)]
 
 
 def _main(result: AblationResult) -> Grid:
@@ -58,7 +59,7 @@ def _row(row: RowResult, keys: list[str], beside: list[str]) -> tuple[str, ...]:
         if key in beside:
             cells.append(_number(row.row.published.get(key)))
     count = "–" if row.parameters is None else f"{row.parameters / 1e6:.1f} M"
-    remarks = row.reason or "; ".join(row.notes)
+    remarks = "no figures, see below" if row.reason else "; ".join(row.notes)
     training = "–" if row.reason else f"{row.training_seconds:.1f} s"
     return (*cells, count, training, f"{row.seconds:.1f} s", remarks)
 
@@ -67,6 +68,7 @@ def _notes(result: AblationResult, published: bool) -> tuple[str, ...]:
     first, last = result.base.train.seed, result.base.train.seed + result.seeds - 1
     seeds = f"seed {first}" if first == last else f"seeds {first} to {last}"
     notes = [
+        *(f"{row.row.name}: {row.reason}" for row in result.rows if row.reason),
         *result.ablation.notes,
         LEGEND,
         *([PUBLISHED] if published else []),

@@ -52,6 +52,7 @@ def write_cache(
     *,
     root: str = "images",
     hashes: list[str] | None = None,
+    encoding: Encoding = ENCODING,
 ) -> LatentCache:
     """A finished cache, written by the code that a build uses."""
     folder.mkdir(parents=True)
@@ -60,12 +61,16 @@ def write_cache(
     ids = hashes or image_ids([record.path for record in records]).tolist()
     done = DoneShard(tuple(ids), (1,) * len(z0), ("",) * len(z0))
     index = DatasetIndex(Path(root), tuple(records), (), "made up")
-    finish(index, "all", ENCODING, folder, [done], {}).write(folder)
+    finish(index, "all", encoding, folder, [done], {}).write(folder)
     return LatentCache.open(folder)
 
 
 def closed_cache(
-    folder: Path, labels: tuple[str, ...] = CLASSES, *, one_prompt: bool = False
+    folder: Path,
+    labels: tuple[str, ...] = CLASSES,
+    *,
+    one_prompt: bool = False,
+    encoding: Encoding = ENCODING,
 ) -> LatentCache:
     """Known generators, each with a faint pattern, on prompts that they share."""
     records = [
@@ -78,7 +83,7 @@ def closed_cache(
     z0, _ = patterned_latents(len(records), 1, seed=5)
     patterns = random_latents(len(labels), seed=77)
     numbers = torch.tensor([labels.index(record.label) for record in records])
-    return write_cache(folder, records, z0 + 0.7 * patterns[numbers])
+    return write_cache(folder, records, z0 + 0.7 * patterns[numbers], encoding=encoding)
 
 
 def open_cache(folder: Path, name: str, seed: int, hashes: list[str] | None = None) -> LatentCache:
