@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 from PIL import Image
 
+from leakcache.pixels import Cut
 from leakcache.rows import RowSpec
 from leakcache.window import fitted
 
@@ -19,7 +20,7 @@ DISTANCE = 5
 
 
 @dataclass(frozen=True)
-class ContrastTiles:
+class ContrastTiles(Cut):
     """The `count` tiles of `size` pixels with the highest contrast, highest first.
 
     Tiles lie on a regular grid, as few as cover the picture, overlapping where its sides are no

@@ -113,12 +113,17 @@ class Originals:
                 store.fill(self.hashes, compute, advance)
         return Rows(store, self.hashes)
 
+    def spec(self, spec: RowSpec) -> RowSpec:
+        """The spec under the name, and with the settings, of the track."""
+        if self.canonical is None:
+            return spec
+        name = f"{spec.name}-canonical{self.canonical}"
+        return replace(spec, name=name, depends={**spec.depends, "canonical": self.canonical})
+
     def store(self, spec: RowSpec) -> RowStore:
         """The store of a spec, which the canonical track keeps apart; raises as `RowStore`."""
-        if self.canonical is not None:
-            name = f"{spec.name}-canonical{self.canonical}"
-            spec = replace(spec, name=name, depends={**spec.depends, "canonical": self.canonical})
-        return RowStore(self.kept / spec.name, spec)
+        own = self.spec(spec)
+        return RowStore(self.kept / own.name, own)
 
 
 def kept_folder(cache: Path) -> Path:

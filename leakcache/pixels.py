@@ -6,8 +6,8 @@ A cut is what a method reads of a picture. `RESIZED` and `CROPS` are what
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
-from typing import Protocol
 
 import numpy as np
 from jaxtyping import UInt8
@@ -17,19 +17,21 @@ from leakcache.rows import RowSpec
 from leakcache.views import Preprocessing, preprocess
 
 
-class Cut(Protocol):
+class Cut(ABC):
     """What is kept of a picture."""
 
     @property
+    @abstractmethod
     def spec(self) -> RowSpec:
         """Name, shape (view, side, side, 3) and settings of the rows."""
 
+    @abstractmethod
     def __call__(self, image: Image.Image) -> UInt8[np.ndarray, "view side side 3"]:
         """The views of an RGB picture."""
 
 
 @dataclass(frozen=True)
-class Views:
+class Views(Cut):
     """The views that latents are encoded from, as they are."""
 
     preprocessing: Preprocessing

@@ -80,6 +80,20 @@ class RowSpec:
         return max(n for n in range(1, most + 1) if self.per_shard % n == 0)
 
 
+def stored_spec(folder: Path) -> RowSpec:
+    """What the rows in a store's folder are.
+
+    Raises:
+        CacheCorrupt: its description is damaged.
+    """
+    path = folder / FILE
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return RowSpec(found["name"], tuple(found["shape"]), found["dtype"], found["depends"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CacheCorrupt(f"{path}: is damaged ({error}); delete this folder") from error
+
+
 class RowStore:
     """Rows of one spec on disk, found by the content hash of their image."""
 
@@ -188,16 +202,10 @@ class RowStore:
             compressors=(Crc32cCodec(),),
             fill_value=0,
         )
-        content = {"format": FORMAT, "fingerprint": spec.fingerprint, **asdict(spec)}
-        write_json(self.folder / FILE, content)
+        write_json(self.folder / FILE, {"format": FORMAT, **asdict(spec)})
 
     def _refuse_other(self) -> None:
-        try:
-            found = json.loads((self.folder / FILE).read_text(encoding="utf-8"))
-            same = found["fingerprint"] == self.spec.fingerprint
-        except (ValueError, KeyError, TypeError) as error:
-            raise CacheCorrupt(f"{self.folder / FILE}: is damaged ({error}); delete it") from error
-        if not same:
+        if stored_spec(self.folder).fingerprint != self.spec.fingerprint:
             raise CacheStale(
                 f"{self.folder}: holds rows made with other settings; delete this folder"
             )

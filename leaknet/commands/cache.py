@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from leaknet.commands.cache_output import (
+    built,
+    print_built,
+    print_pixels,
+    print_rejects,
+    print_verified,
+    refuse_too_many_rejects,
+)
 from leaknet.commands.options import (
     cache_option,
     canonical_option,
@@ -25,9 +33,6 @@ if TYPE_CHECKING:
     from leakcache.images import Preprocessing
     from leakcache.index import DatasetIndex, Split
     from leakcache.store import LatentCache
-
-SHOWN = 20
-"""Rejects printed one by one; `leak cache info --json` lists them all."""
 
 
 @click.group()
@@ -79,6 +84,13 @@ def cache() -> None:
     metavar="PERCENT",
     help="Exit with 1 when more images than this were refused.",
 )
+@click.option(
+    "--with",
+    "extras",
+    type=click.Choice(["pixels"]),
+    multiple=True,
+    help="Also store canonical uint8 pixels, resized and native crops, for `leak bench`.",
+)
 @click.option("--fresh", is_flag=True, help="Throw away what is in the cache folder.")
 @click.option("--repair", is_flag=True, help="Check the shards and encode again what is damaged.")
 @json_option
@@ -89,7 +101,7 @@ def build(settings: Settings, /, **options: Any) -> None:
     \b
     Example:
       leak cache build --split closed
-      leak cache build --data photos/ --vae taesd.safetensors --precision bf16
+      leak cache build --data photos/ --vae taesd.safetensors --precision bf16 --with pixels
     """
     from leakcache.images import Preprocessing
     from leakcache.index import read_index
@@ -110,12 +122,14 @@ def build(settings: Settings, /, **options: Any) -> None:
     folder = Path(options["cache"] or settings.caches / name)
     reports = _build_splits(index, folder, preprocessing, options)
     remember(settings.caches, folder)
+    pixels = _build_pixels(reports, options) if "pixels" in options["extras"] else {}
     if options["as_json"]:
-        emit({"cache": str(folder), **{s: _built(r) for s, r in reports.items()}})
+        emit({"cache": str(folder), **{s: built(r) for s, r in reports.items()}, **pixels})
     else:
         for split, report in reports.items():
-            _print_built(split, report)
-    _refuse_too_many_rejects(list(reports.values()), options["max_rejects"])
+            print_built(split, report)
+        print_pixels(pixels)
+    refuse_too_many_rejects(list(reports.values()), options["max_rejects"])
 
 
 def _words(preprocessing: Preprocessing) -> str:
@@ -154,58 +168,18 @@ def _build_splits(
     }
 
 
-def _built(report: BuildReport) -> dict[str, Any]:
-    manifest = report.cache.manifest
-    return {
-        "path": str(report.cache.path),
-        "fingerprint": manifest.fingerprint,
-        "images": manifest.images,
-        "encoded": report.encoded,
-        "reused": report.reused,
-        "resumed": report.resumed,
-        "changes": str(report.changes),
-        "relative_latent_error": manifest.facts["relative_latent_error"],
-        "rejects": [{"path": path, "reason": reason} for path, reason in manifest.rejects],
-        "seconds": round(report.seconds, 3),
-    }
+def _build_pixels(
+    reports: dict[str, BuildReport], options: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """What was cut, by split and store; thrown away once, as the splits share the stores."""
+    from leakcache.pixel_cache import build_pixels
 
-
-def _print_built(split: str, report: BuildReport) -> None:
-    manifest = report.cache.manifest
-    if report.changes:
-        click.echo(f"{split}: since the last build, {report.changes}")
-    click.echo(
-        f"{split}: {manifest.images} images in {report.cache.path} "
-        f"({report.encoded} encoded, {report.reused} reused, {report.resumed} already done, "
-        f"{report.seconds:.1f} s)"
-    )
-    error = manifest.facts["relative_latent_error"]
-    if error is not None:
-        click.echo(
-            f"{split}: {manifest.encoding.precision} latents differ from fp32 by {error:.2%} RMS"
-        )
-    _print_rejects(manifest.rejects)
-
-
-def _print_rejects(rejects: tuple[tuple[str, str], ...]) -> None:
-    if rejects:
-        click.echo(f"{len(rejects)} left out:")
-    for path, reason in rejects[:SHOWN]:
-        click.echo(f"  {path}: {reason}")
-    if len(rejects) > SHOWN:
-        click.echo(f"  … and {len(rejects) - SHOWN} more (`leak cache info --json` lists them)")
-
-
-def _refuse_too_many_rejects(reports: list[BuildReport], percent: float) -> None:
-    refused = sum(len(report.cache.manifest.rejects) for report in reports)
-    total = refused + sum(report.cache.manifest.images for report in reports)
-    if refused > total * percent / 100:
-        click.echo(
-            f"error: {refused} of {total} files were left out, more than --max-rejects "
-            f"{percent:g} %; the cache holds the rest and can be used",
-            err=True,
-        )
-        sys.exit(1)
+    found: dict[str, Any] = {}
+    for number, (split, report) in enumerate(reports.items()):
+        fresh = options["fresh"] and number == 0
+        done = build_pixels(report.cache, fresh=fresh, repair=options["repair"])
+        found[split] = {one.name: vars(one) for one in done}
+    return {"pixels": found}
 
 
 def open_caches(folder: Path) -> dict[str, LatentCache]:
@@ -235,19 +209,24 @@ def info(settings: Settings, cache: str | None, as_json: bool) -> None:
       leak cache info
     """
     from leakcache.describe import describe
+    from leakcache.pixel_cache import describe_rows
 
     folder = cache_folder(cache, settings.caches)
     facts = {name: describe(found) for name, found in open_caches(folder).items()}
+    rows = describe_rows(folder)
     unfinished = sorted(path.parent.name for path in folder.glob("*/building"))
     if as_json:
-        emit({"cache": str(folder), "unfinished": unfinished, **facts})
+        emit({"cache": str(folder), "unfinished": unfinished, "rows": rows, **facts})
         return
     for name, fact in facts.items():
         rejects = tuple((reject["path"], reject["reason"]) for reject in fact.pop("rejects"))
         click.echo(f"{folder / name}")
         for key, value in fact.items():
             click.echo(f"  {key:<14} {value}")
-        _print_rejects(rejects)
+        print_rejects(rejects)
+    for name, fact in rows.items():
+        size = f"{fact['bytes'] / 1e6:.1f} MB"
+        click.echo(f"{folder / 'rows' / name}: {fact['images']} images, {fact['shape']}, {size}")
     for name in unfinished:
         click.echo(f"{folder / name}: a build is unfinished; the same command resumes it")
 
@@ -270,27 +249,26 @@ def verify(
     """
     from leakcache.autoencoder import Encoder
     from leakcache.device import resolve_device
+    from leakcache.pixel_cache import check_rows
     from leakcache.verify import verify as check
 
     folder = cache_folder(cache, settings.caches)
     results = {}
-    for name, found in open_caches(folder).items():
+    splits = open_caches(folder)
+    for name, found in splits.items():
         encoding = found.manifest.encoding
         spec = vae or encoding.autoencoder.spec
         encoder = (
             Encoder.load(spec, encoding.precision, str(resolve_device(device))) if spot else None
         )
         results[name] = check(found, encoder, spot)
+    rows = check_rows(folder, list(splits.values()), spot)
     if as_json:
-        emit({name: {"ok": result.ok, **vars(result)} for name, result in results.items()})
-    for name, result in results.items() if not as_json else ():
-        click.echo(
-            f"{folder / name}: {result.shards} shards read, {len(result.damaged)} damaged; "
-            f"{result.reencoded} images encoded again, largest difference {result.worst:.2%}"
-        )
-        for line in (*result.damaged, *result.differing):
-            click.echo(f"  {line}")
-    if not all(result.ok for result in results.values()):
+        found_in = {name: {"ok": result.ok, **vars(result)} for name, result in results.items()}
+        emit({**found_in, "rows": {"ok": rows.ok, **vars(rows)}})
+    else:
+        print_verified(folder, results, rows)
+    if not (rows.ok and all(result.ok for result in results.values())):
         sys.exit(1)
 
 
