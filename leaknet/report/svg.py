@@ -131,7 +131,7 @@ class Frame:
             xmlns="http://www.w3.org/2000/svg",
         )
 
-    def panel(self, x: float, y: float, *marks: Html | None) -> Html:
+    def panel(self, x: float | int, y: float | int, *marks: Html | None) -> Html:
         """The drawing as part of a larger one, with its top left corner at (x, y)."""
         place = f"translate({number(x)} {number(y)})"
         return element("g", *self._grid(), *marks, transform=place)

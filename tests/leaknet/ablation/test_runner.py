@@ -88,11 +88,9 @@ def test_nothing_is_done_twice(
 def test_a_row_of_two_tables_is_trained_once(
     first: AblationResult, root: Path, shelf: Shelf
 ) -> None:
-    other = written(
-        root, '[[row]]\nname = "M = 4"\n[[row]]\nname = "more"\nmodel.prototypes = 5', "other.toml"
-    )
+    other = written(root, '[[row]]\nname = "M = 4"', "other.toml")
     found = run_ablation(request(other, root / "out", seeds=3), shelf)
-    assert [row.trained for row in found.rows] == [1, 3]
+    assert found.trained == 1
     assert found.rows[0].runs[:2] == first.rows[1].runs
 
 
