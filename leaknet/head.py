@@ -56,15 +56,20 @@ class Gate(nn.Module):
 class PrototypeHead(nn.Module):
     """M prototypes a class; the class of the nearest one wins.
 
-    d_{c,m} = Σ_i w_i (h̄_i − p_{c,m,i})², logit_c = +τ logsumexp_m(−d_{c,m} / τ). The paper's
-    Eq. 10-11, as printed, would let the farthest class win.
+    d_{c,m} = Σ_i w_i (h̄_i − p_{c,m,i})², logit_c = +τ logsumexp_m(−d_{c,m} / τ) + offset_c. The
+    paper's Eq. 10-11, as printed, would let the farthest class win. Offsets are 0 for classes that
+    were trained; `leaknet.enroll` sets those of classes that were added later.
     """
+
+    offsets: Tensor
 
     def __init__(self, dimension: int, classes: int, prototypes: int) -> None:
         super().__init__()
         spread = 1 / math.sqrt(dimension)
         self.prototypes = nn.Parameter(spread * torch.randn(classes, prototypes, dimension))
         self.log_temperature = nn.Parameter(torch.zeros(()))
+        self.register_buffer("offsets", torch.zeros(classes))
+        self.register_load_state_dict_pre_hook(_without_offsets)
 
     @property
     def temperature(self) -> Float[Tensor, ""]:
@@ -88,8 +93,13 @@ class PrototypeHead(nn.Module):
         offsets = pooled[:, None, None] - self.prototypes
         distances = torch.einsum("bd,bcmd->bcm", weights, offsets.square())
         temperature = self.temperature
-        logits = temperature * torch.logsumexp(-distances / temperature, dim=-1)
+        logits = temperature * torch.logsumexp(-distances / temperature, dim=-1) + self.offsets
         return logits, distances
+
+
+def _without_offsets(head: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    # Runs from before classes could be added have none.
+    state.setdefault(f"{prefix}offsets", torch.zeros_like(head.get_buffer("offsets")))
 
 
 class LinearHead(nn.Module):

@@ -18,7 +18,8 @@ from leaknet.detectors import Detector, DiagonalMahalanobis, GlobalKDE
 from leaknet.durable import save_tensors
 from leaknet.embed import embed
 from leaknet.embeddings import Embeddings
-from leaknet.enroll.prototypes import reclassified, with_class
+from leaknet.enroll.offset import fit_offset
+from leaknet.enroll.prototypes import prototype_head, reclassified, with_class
 from leaknet.enroll.shots import fold_of_each, take_shots
 from leaknet.enroll.versions import next_version, write_version
 from leaknet.image_files import EncodedFile, as_split, encoding_of, load_encoder
@@ -122,7 +123,8 @@ def enroll(
     files = take_shots(load_encoder(encoding, vae, str(where)), encoding, images, shots)
     usable = [file for file in files if not file.reason]
     _refuse_known(known, usable)
-    grown, new = learn(model, name, embed(model, as_split(usable, "open", name)))
+    images_of = embed(model, as_split(usable, "open", name))
+    grown, new = learn(model, name, images_of, known.select("val"))
     target = next_version(folder)
     rejects = tuple((str(file.path), file.reason) for file in files if file.reason)
     result = Enrolment(
@@ -139,20 +141,25 @@ def enroll(
     return result
 
 
-def learn(model: ProtoLeakNet, name: str, images: Embeddings) -> tuple[ProtoLeakNet, Embeddings]:
+def learn(
+    model: ProtoLeakNet, name: str, images: Embeddings, val: Embeddings
+) -> tuple[ProtoLeakNet, Embeddings]:
     """A copy of the model that knows one class more, and the images by it, in folds train and val.
 
     Args:
         model: whose embeddings they are.
         name: of the new class.
         images: of that class, in the fold "open".
+        val: the old classes' validation fold under the model.
 
     Raises:
         DataError: too few images, or all of one prompt.
         RunError: the model has a linear head.
     """
     folds = fold_of_each(images.groups)
-    grown = with_class(model, name, images.vectors[folds == "train"])
+    prototype_head(model)
+    vectors = images.vectors[folds == "train"]
+    grown = with_class(model, name, vectors, fit_offset(model, vectors, val))
     return grown, replace(reclassified(grown, images), folds=folds)
 
 

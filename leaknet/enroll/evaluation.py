@@ -112,6 +112,7 @@ class _Left:
     model: ProtoLeakNet
     pool: Embeddings
     own: Embeddings
+    val: Embeddings
     others: Embeddings
 
     @classmethod
@@ -134,6 +135,7 @@ class _Left:
             model,
             _embed(model, replace(pool, folds=np.full(len(pool), "open"))),
             _embed(model, task.unknown[0]),
+            _embed(model, task.data.val),
             _embed(model, task.test),
         )
 
@@ -152,7 +154,7 @@ class _Left:
                 f"{shots}"
             )
         chosen = np.random.default_rng(seed).choice(len(self.pool), shots, replace=False)
-        grown, _ = learn(self.model, self.generator, self.pool.take(chosen))
+        grown, _ = learn(self.model, self.generator, self.pool.take(chosen), self.val)
         own, others = (reclassified(grown, e) for e in (self.own, self.others))
         recalls = [recall(others.take(others.targets == c)) for c in np.unique(others.targets)]
         return recall(own), recall(others), float(np.mean([recall(own), *recalls]))

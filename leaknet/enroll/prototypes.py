@@ -22,7 +22,10 @@ BATCH = 256
 
 
 def with_class(
-    model: ProtoLeakNet, name: str, vectors: Float[np.ndarray, "image dimension"]
+    model: ProtoLeakNet,
+    name: str,
+    vectors: Float[np.ndarray, "image dimension"],
+    offset: float = 0.0,
 ) -> ProtoLeakNet:
     """A copy of the model that also knows the generator of these pooled embeddings.
 
@@ -30,23 +33,38 @@ def with_class(
         model: a trained one, with prototypes.
         name: of the new class, which becomes the last one.
         vectors: h̄ of its training images, before the gate; one or more.
+        offset: added to its logit; see `leaknet.enroll.offset`.
 
     Raises:
         RunError: the model has a linear head, which cannot grow without training.
+    """
+    prototype_head(model)
+    record = model.record()
+    grown = ProtoLeakNet.from_record(replace(record, classes=(*record.classes, name)))
+    old = model.state_dict()
+    centres = class_prototypes(vectors, model.config.model.prototypes)
+    added = torch.from_numpy(centres).to(old["head.prototypes"])
+    state = {
+        **old,
+        "head.prototypes": torch.cat([old["head.prototypes"], added[None]]),
+        "head.offsets": torch.cat([old["head.offsets"], added.new_tensor([offset])]),
+    }
+    grown.load_state_dict(state)
+    return grown.to(added.device).eval()
+
+
+def prototype_head(model: ProtoLeakNet) -> PrototypeHead:
+    """The head of a model to which classes can be added.
+
+    Raises:
+        RunError: it is linear, and cannot grow without training.
     """
     if not isinstance(model.head, PrototypeHead):
         raise RunError(
             "the run has a linear head (model.prototypes = 0), to which no class can be added "
             "without training: enrol into a run with prototypes"
         )
-    record = model.record()
-    grown = ProtoLeakNet.from_record(replace(record, classes=(*record.classes, name)))
-    old = model.state_dict()
-    centres = class_prototypes(vectors, model.config.model.prototypes)
-    added = torch.from_numpy(centres).to(old["head.prototypes"])
-    state = {**old, "head.prototypes": torch.cat([old["head.prototypes"], added[None]])}
-    grown.load_state_dict(state)
-    return grown.to(added.device).eval()
+    return model.head
 
 
 def class_prototypes(

@@ -21,8 +21,10 @@ from leaknet.embed import embed
 from leaknet.embeddings import Embeddings
 from leaknet.enroll import enroll, undo
 from leaknet.enroll.evaluation import evaluate_enrolment, summary
+from leaknet.enroll.offset import fit_offset
 from leaknet.enroll.prototypes import class_prototypes, reclassified, with_class
 from leaknet.enroll.shots import fold_of_each
+from leaknet.judge import concatenate
 from leaknet.model import ProtoLeakNet
 from leaknet.runfolder import RunFolder
 from leaknet.scoring import score_run
@@ -67,7 +69,8 @@ def test_the_version_knows_one_more_and_the_run_is_untouched(project: Path) -> N
     assert model.classes == ("ada", "bob", "eve")
     for name, tensor in old.state_dict().items():
         grown = model.state_dict()[name]
-        assert torch.equal(grown[:2] if name == "head.prototypes" else grown, tensor)
+        added = name in ("head.prototypes", "head.offsets")
+        assert torch.equal(grown[:2] if added else grown, tensor)
     assert result.images == {"train": 7, "val": 3}
     assert result.old.fold == "val"
     assert set(digests(project / "run")) | {"enrolment.json"} >= set(digests(result.run))
@@ -206,6 +209,36 @@ def test_images_at_a_prototype_are_given_the_new_class() -> None:
     np.testing.assert_allclose(logits[:, :3], e.logits, atol=1e-4)
     assert grown.classes == (*CLASSES, "eve")
     assert model.classes == CLASSES
+
+
+def test_a_new_class_reaches_as_far_as_its_images_do_and_no_farther() -> None:
+    """Embeddings in the middle of trained classes: without an offset the new one takes them all."""
+    rng = np.random.default_rng(4)
+    model = tiny_model("model.gate=false")
+    centres = 4 * np.linalg.qr(rng.standard_normal((model.config.model.dimension, 3)))[0].T
+    with torch.no_grad():  # far out on the same rays, as training leaves prototypes
+        model.head.prototypes.copy_(torch.from_numpy(3 * centres)[:, None])
+
+    def images(centre: np.ndarray, label: str, count: int) -> Embeddings:
+        vectors = centre + 0.3 * rng.standard_normal((count, len(centre)))
+        split = tiny_split(count, "val")
+        e = embed(model, replace(split, labels=np.full(count, label)))
+        return reclassified(model, replace(e, vectors=vectors.astype(np.float32)))
+
+    val = concatenate([images(c, n, 20) for c, n in zip(centres, CLASSES, strict=True)])
+    test = concatenate([images(c, n, 20) for c, n in zip(centres, CLASSES, strict=True)])
+    new = images(np.zeros(centres.shape[1]), CLASSES[0], 20).vectors
+    offset = fit_offset(model, new[:10], val)
+    grown = with_class(model, "eve", new[:10], offset)
+    assert (_logits(grown, new[10:]).argmax(axis=1) == 3).mean() >= 0.9
+    assert (_logits(grown, test.vectors).argmax(axis=1) == test.targets).mean() >= 0.9
+    greedy = with_class(model, "eve", new[:10])
+    assert (_logits(greedy, test.vectors).argmax(axis=1) == 3).mean() > 0.9
+
+
+def _logits(model: ProtoLeakNet, vectors: np.ndarray) -> np.ndarray:
+    pooled = torch.from_numpy(vectors)
+    return model.classify(pooled, torch.ones(len(pooled), 1)).logits.detach().numpy()
 
 
 @pytest.mark.parametrize(("images", "held"), [(3, 1), (5, 2), (10, 3), (50, 15)])
