@@ -1,5 +1,6 @@
 """Compared methods: one file each, all with the same three calls (`leaknet.peers.protocol`)."""
 
+from leaknet.peers.aeroblade import Aeroblade, ReconstructionMSE
 from leaknet.peers.backbones import (
     EfficientNetB4,
     EfficientNetB4Scratch,
@@ -10,10 +11,15 @@ from leaknet.peers.backbones import (
 )
 from leaknet.peers.freqnet import FreqNet
 from leaknet.peers.images import PeerImages
+from leaknet.peers.latenttracer import LatentTracer, LatentTracerQuick
+from leaknet.peers.latte import Latte
 from leaknet.peers.leak_controls import Metadata, Thumbnail
+from leaknet.peers.midlayer import ClipNeighbours, DinoNeighbours
 from leaknet.peers.npr import NPR, NPRResized
+from leaknet.peers.occ_clip import OccClip
 from leaknet.peers.ours import Ours, OursPaper
 from leaknet.peers.protocol import Peer, PeerOptions
+from leaknet.peers.residual import LatentTracerResidual
 from leaknet.peers.susy import SuSy
 
 PEERS: tuple[type[Peer], ...] = (
@@ -25,10 +31,19 @@ PEERS: tuple[type[Peer], ...] = (
     ResNet50Scratch,
     FreqNet,
     SuSy,
+    LatentTracer,
+    LatentTracerQuick,
+    LatentTracerResidual,
+    OccClip,
     NPR,
     NPRResized,
+    Latte,
     OursPaper,
     Ours,
+    ClipNeighbours,
+    DinoNeighbours,
+    Aeroblade,
+    ReconstructionMSE,
     Metadata,
     Thumbnail,
 )
