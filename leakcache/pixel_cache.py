@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 from leakcache.errors import CacheStale, ImageError
 from leakcache.originals import Originals, kept_folder
 from leakcache.pixels import CROPS, RESIZED, Cut
-from leakcache.rows import FILE, RowStore, stored_spec
+from leakcache.rows import FILE, Compute, RowSpec, RowStore, stored_spec
 from leakcache.store import LatentCache
 
 CUTS: tuple[Cut, ...] = (RESIZED, CROPS)
@@ -27,12 +28,12 @@ CUTS: tuple[Cut, ...] = (RESIZED, CROPS)
 
 @dataclass(frozen=True)
 class PixelReport:
-    """What a build did for one cut.
+    """What a build did for one store.
 
     Attributes:
-        name: of its store.
+        name: of the store.
         cut: images that were decoded in this run.
-        kept: images whose pixels were there.
+        kept: images whose rows were there.
         bytes: of the store on disk.
     """
 
@@ -81,18 +82,33 @@ def build_pixels(
         CacheError: another process is writing there, or the disk is full.
     """
     originals = Originals.of(cache, np.arange(len(cache)))
-    reports = []
-    for cut in CUTS:
-        if fresh:
-            shutil.rmtree(originals.store(cut.spec).folder)
-        store = originals.store(cut.spec)
-        if repair:
-            store.forget(list(store.damaged()))
-        missing = len(store.missing(originals.hashes))
-        originals.pixels(cut)
-        size = _bytes(store.folder)
-        reports.append(PixelReport(store.spec.name, missing, len(originals) - missing, size))
-    return reports
+    return [
+        fill_store(originals, cut.spec, partial(originals.cut, cut), fresh=fresh, repair=repair)
+        for cut in CUTS
+    ]
+
+
+def fill_store(
+    originals: Originals, spec: RowSpec, compute: Compute, *, fresh: bool, repair: bool
+) -> PixelReport:
+    """Bring one store up to date; arguments and errors as `build_pixels`.
+
+    Args:
+        originals: the images.
+        spec: of the store.
+        compute: gives the rows at some positions of `originals`.
+        fresh: throw away what is there.
+        repair: compute again what fails its checksum.
+    """
+    if fresh:
+        shutil.rmtree(originals.store(spec).folder)
+    store = originals.store(spec)
+    if repair:
+        store.forget(list(store.damaged()))
+    missing = len(store.missing(originals.hashes))
+    originals.derived(spec, compute)
+    size = _bytes(store.folder)
+    return PixelReport(store.spec.name, missing, len(originals) - missing, size)
 
 
 def describe_rows(folder: Path) -> dict[str, dict[str, Any]]:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from leaknet.commands.cache_extras import build_extra
 from leaknet.commands.cache_output import (
     built,
     print_built,
-    print_pixels,
+    print_extras,
     print_rejects,
     print_verified,
     refuse_too_many_rejects,
@@ -87,9 +88,10 @@ def cache() -> None:
 @click.option(
     "--with",
     "extras",
-    type=click.Choice(["pixels"]),
+    type=click.Choice(["statistics", "pixels"]),
     multiple=True,
-    help="Also store canonical uint8 pixels, resized and native crops, for `leak bench`.",
+    help="Also store statistics of the native pixels, for features.statistics; or canonical "
+    "uint8 pixels, resized and native crops, for `leak bench`.",
 )
 @click.option("--fresh", is_flag=True, help="Throw away what is in the cache folder.")
 @click.option("--repair", is_flag=True, help="Check the shards and encode again what is damaged.")
@@ -101,7 +103,7 @@ def build(settings: Settings, /, **options: Any) -> None:
     \b
     Example:
       leak cache build --split closed
-      leak cache build --data photos/ --vae taesd.safetensors --precision bf16 --with pixels
+      leak cache build --data photos/ --vae taesd --precision bf16 --with statistics
     """
     from leakcache.images import Preprocessing
     from leakcache.index import read_index
@@ -122,13 +124,13 @@ def build(settings: Settings, /, **options: Any) -> None:
     folder = Path(options["cache"] or settings.caches / name)
     reports = _build_splits(index, folder, preprocessing, options)
     remember(settings.caches, folder)
-    pixels = _build_pixels(reports, options) if "pixels" in options["extras"] else {}
+    extras = {name: build_extra(name, reports, options) for name in set(options["extras"])}
     if options["as_json"]:
-        emit({"cache": str(folder), **{s: built(r) for s, r in reports.items()}, **pixels})
+        emit({"cache": str(folder), **{s: built(r) for s, r in reports.items()}, **extras})
     else:
         for split, report in reports.items():
             print_built(split, report)
-        print_pixels(pixels)
+        print_extras(extras)
     refuse_too_many_rejects(list(reports.values()), options["max_rejects"])
 
 
@@ -166,20 +168,6 @@ def _build_splits(
         )
         for split in splits
     }
-
-
-def _build_pixels(
-    reports: dict[str, BuildReport], options: dict[str, Any]
-) -> dict[str, dict[str, Any]]:
-    """What was cut, by split and store; thrown away once, as the splits share the stores."""
-    from leakcache.pixel_cache import build_pixels
-
-    found: dict[str, Any] = {}
-    for number, (split, report) in enumerate(reports.items()):
-        fresh = options["fresh"] and number == 0
-        done = build_pixels(report.cache, fresh=fresh, repair=options["repair"])
-        found[split] = {one.name: vars(one) for one in done}
-    return {"pixels": found}
 
 
 def open_caches(folder: Path) -> dict[str, LatentCache]:

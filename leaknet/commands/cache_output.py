@@ -52,14 +52,15 @@ def print_built(split: str, report: BuildReport) -> None:
     print_rejects(manifest.rejects)
 
 
-def print_pixels(pixels: dict[str, dict[str, Any]]) -> None:
-    """What was cut; nothing where pixels were not asked for."""
-    for split, stores in pixels.get("pixels", {}).items():
-        for name, one in stores.items():
-            click.echo(
-                f"{split}: pixels {name}: {one['cut']} images cut, {one['kept']} already there, "
-                f"{one['bytes'] / 1e6:.1f} MB in all"
-            )
+def print_extras(extras: dict[str, dict[str, Any]]) -> None:
+    """What was stored beside the latents; nothing where that was not asked for."""
+    for what, splits in sorted(extras.items()):
+        for split, stores in splits.items():
+            for name, one in stores.items():
+                click.echo(
+                    f"{split}: {what} {name}: {one['cut']} images read, {one['kept']} already "
+                    f"there, {one['bytes'] / 1e6:.1f} MB in all"
+                )
 
 
 def print_rejects(rejects: tuple[tuple[str, str], ...]) -> None:

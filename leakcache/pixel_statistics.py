@@ -1,0 +1,107 @@
+"""Statistics of the pixels of every image of a cache, beside its latents.
+
+DIR/rows/statistics/ is a store of `leakcache.rows`: one row an image, found by content hash, of the
+families in `leakcache.companions`. Latents and their fingerprint know nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import numpy as np
+from jaxtyping import Float16, Int, UInt8
+from PIL import Image
+
+from leakcache.companions import FAMILIES, LEAST, statistics
+from leakcache.errors import CacheStale
+from leakcache.loader import in_order
+from leakcache.originals import AHEAD, Originals
+from leakcache.pixel_cache import PixelReport, fill_store
+from leakcache.rows import FILE, RowSpec
+from leakcache.store import LatentCache
+from leakcache.views import GRID
+from leakcache.window import fitted
+
+MOST = 512
+"""Longest side of the part of a picture that is read: bounds what it costs."""
+VERSION = 1
+"""To be raised when a family gives other values."""
+
+LENGTHS: Mapping[str, int] = MappingProxyType(
+    {name: len(f(np.zeros((LEAST, LEAST, 3), np.uint8))) for name, f in FAMILIES.items()}
+)
+"""Values of each family, in the order of a row."""
+LENGTH = sum(LENGTHS.values())
+
+SPEC = RowSpec(
+    "statistics",
+    (LENGTH,),
+    "float16",
+    {"families": dict(LENGTHS), "most": MOST, "version": VERSION},
+)
+
+
+def middle(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
+    """The centre of an RGB picture at its native resolution, at most 512 pixels wide and high.
+
+    It starts on a multiple of 8. A picture with a side below 64 is enlarged so that it has 64.
+    """
+    if min(image.size) < LEAST:
+        image = image.resize(fitted(*image.size, LEAST), Image.Resampling.BILINEAR)
+    width, height = (min(side, MOST) for side in image.size)
+    left = (image.width - width) // 2 // GRID * GRID
+    top = (image.height - height) // 2 // GRID * GRID
+    return np.asarray(image.crop((left, top, left + width, top + height)))
+
+
+def statistics_of(image: Image.Image) -> Float16[np.ndarray, " value"]:
+    """The row of an RGB picture."""
+    return statistics(middle(image)).astype(np.float16)
+
+
+def build_statistics(
+    cache: LatentCache, *, fresh: bool = False, repair: bool = False
+) -> PixelReport:
+    """Compute and keep the rows of every image of a cache that are not there yet.
+
+    To resume after a kill, call it again: finished shards stay as they are.
+
+    Args:
+        cache: whose images.
+        fresh: throw away what is there.
+        repair: read what is there through its checksums and compute again what is lost.
+
+    Raises:
+        CacheStale: an image file has changed since the cache was built.
+        CacheError: another process is writing there, or the disk is full.
+    """
+    originals = Originals.of(cache, np.arange(len(cache)))
+    return fill_store(
+        originals, SPEC, lambda rows: _rows(originals, rows), fresh=fresh, repair=repair
+    )
+
+
+def stored_statistics(
+    cache: LatentCache, rows: Int[np.ndarray, "image"]
+) -> Float16[np.ndarray, "image value"] | None:
+    """Rows of some images of a cache; None where not all of them are kept.
+
+    Raises:
+        CacheCorrupt: a row's bytes do not match their checksum.
+    """
+    originals = Originals.of(cache, rows)
+    if not (originals.kept / originals.spec(SPEC).name / FILE).is_file():
+        return None
+    try:
+        store = originals.store(SPEC)
+    except CacheStale:  # of another version: as good as none
+        return None
+    return None if store.missing(originals.hashes) else store.read(originals.hashes)
+
+
+def _rows(originals: Originals, rows: Int[np.ndarray, "k"]) -> Float16[np.ndarray, "k value"]:
+    def one(row: int) -> Float16[np.ndarray, " value"]:
+        return statistics_of(originals.picture(row))
+
+    return np.stack(list(in_order(one, rows.tolist(), ahead=AHEAD)))

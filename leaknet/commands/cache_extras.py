@@ -1,0 +1,26 @@
+"""What `leak cache build --with` stores beside latents."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from leakcache.build import BuildReport
+
+
+def build_extra(
+    name: str, reports: dict[str, BuildReport], options: dict[str, Any]
+) -> dict[str, Any]:
+    """What was stored, by split and store; thrown away once, as the splits share the stores."""
+    from leakcache.pixel_cache import build_pixels
+    from leakcache.pixel_statistics import build_statistics
+
+    found: dict[str, Any] = {}
+    for number, (split, report) in enumerate(reports.items()):
+        how = {"fresh": options["fresh"] and number == 0, "repair": options["repair"]}
+        if name == "pixels":
+            done = build_pixels(report.cache, **how)
+        else:
+            done = [build_statistics(report.cache, **how)]
+        found[split] = {one.name: vars(one) for one in done}
+    return found

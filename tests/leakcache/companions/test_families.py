@@ -1,0 +1,190 @@
+"""Each family against scipy or a closed form, and all of them on views that are hard."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.fft import dctn
+from scipy.linalg import logm
+from scipy.signal import correlate2d
+
+from leakcache.companions import FAMILIES, statistics
+from leakcache.companions.block_dct import block_dct
+from leakcache.companions.colour_covariance import colour_covariance
+from leakcache.companions.cooccurrence import cooccurrence
+from leakcache.companions.covariance import FLOOR, log_covariance
+from leakcache.companions.dct_correlation import dct_correlation
+from leakcache.companions.dct_histogram import BINS, EDGES, dct_histogram
+from leakcache.companions.planes import amplitudes, luma_chroma, residuals
+from leakcache.companions.residual_spectrum import HALF, residual_spectrum
+from leakcache.companions.wide_dct import wide_dct
+
+
+def noise(height: int = 80, width: int = 104, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def grey(plane: np.ndarray) -> np.ndarray:
+    return np.repeat(np.rint(plane).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def slow_amplitudes(plane: np.ndarray, side: int) -> np.ndarray:
+    rows, columns = (size // side * side for size in plane.shape)
+    return np.array(
+        [
+            np.abs(dctn(plane[y : y + side, x : x + side], norm="ortho")).ravel()
+            for y in range(0, rows, side)
+            for x in range(0, columns, side)
+        ]
+    )
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(64, 150), st.integers(64, 150), st.integers(0, 9))
+def test_vectors_are_finite_and_of_one_length_whatever_the_view(height, width, seed):
+    view = noise(height, width, seed)
+    for name, family in FAMILIES.items():
+        found = family(view)
+        assert found.dtype == np.float32, name
+        assert np.isfinite(found).all(), name
+        assert found.shape == family(noise()).shape, name
+
+
+@pytest.mark.parametrize("level", [0, 1, 128, 255])
+def test_blank_views_are_finite(level):
+    found = statistics(np.full((64, 70, 3), level, np.uint8))
+    assert np.isfinite(found).all()
+    assert np.abs(found).max() < 100
+
+
+def test_a_view_that_is_too_small_is_refused():
+    with pytest.raises(ValueError, match="too small"):
+        statistics(noise(63, 64))
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys())
+def test_statistics_hardly_depend_on_the_size_of_the_view(family):
+    """White noise: a quarter of the view gives the same values, up to their spread."""
+    whole, part = family(noise(256, 256)), family(noise(128, 128, seed=1))
+    assert np.abs(whole - part).mean() < 0.12 * max(1.0, np.abs(whole).mean())
+
+
+def test_luma_and_chroma_are_those_of_jfif():
+    view = np.array([[[255, 255, 255], [255, 0, 0], [0, 0, 255]]], np.uint8)
+    np.testing.assert_allclose(
+        luma_chroma(view)[:, 0],
+        [[255, 76.245, 29.07], [0, -43.03, 127.5], [0, 127.5, -20.73]],
+        atol=0.01,
+    )
+
+
+@pytest.mark.parametrize("side", [8, 16])
+def test_amplitudes_are_those_of_scipy(side):
+    planes = luma_chroma(noise())
+    for found, plane in zip(amplitudes(planes, side), planes, strict=True):
+        np.testing.assert_allclose(found, slow_amplitudes(plane, side), atol=1e-2)
+
+
+def test_block_dct_is_what_it_says():
+    found = block_dct(noise()).reshape(3, 3, 64)
+    for values, plane in zip(found, luma_chroma(noise()), strict=True):
+        d = slow_amplitudes(plane, 8)
+        mean = np.log1p(d.mean(0))
+        np.testing.assert_allclose(values[0], mean, rtol=1e-4)
+        np.testing.assert_allclose(values[1], np.log(0.01 + (d > 4).mean(0)), atol=1e-4)
+        rms = np.log1p(np.sqrt((d**2).mean(0)))
+        np.testing.assert_allclose(values[2], rms - mean, atol=1e-4)
+
+
+def test_one_cosine_fills_one_frequency_of_the_wide_dct():
+    x = np.arange(128)
+    wave = 128 + 60 * np.cos(np.pi * (x + 0.5) * 5 / 16)
+    found = wide_dct(grey(np.tile(wave, (128, 1)))).reshape(3, 16, 16)
+    inside = found[0].copy()
+    assert inside[0, 5] == pytest.approx(np.log1p(60 * 16 / np.sqrt(2)), abs=0.01)
+    inside[0, [0, 5]] = 0
+    assert inside.max() < np.log1p(5)
+    assert found[1:].max() < 1e-3
+
+
+def test_histograms_are_those_of_numpy():
+    found = dct_histogram(noise()).reshape(3, 64, BINS)
+    np.testing.assert_allclose((found**2).sum(-1), 1, atol=1e-5)
+    d = np.log1p(slow_amplitudes(luma_chroma(noise())[1], 8)[:, 7])
+    expected, _ = np.histogram(d, [0, *EDGES, np.inf])
+    np.testing.assert_allclose(found[1, 7] ** 2 * len(d), expected, atol=1e-3)
+
+
+def test_correlations_are_those_of_numpy():
+    found = dct_correlation(noise())
+    logs = np.log1p(slow_amplitudes(luma_chroma(noise())[0], 8))
+    expected = np.corrcoef(logs.T)[np.triu_indices(64)]
+    np.testing.assert_allclose(found[:-64], expected, atol=1e-4)
+    np.testing.assert_allclose(found[-64:], logs.std(0), rtol=1e-4)
+
+
+def test_residuals_are_those_of_a_convolution():
+    plane = luma_chroma(noise())[:1]
+    kernel = np.array([[0, -0.25, 0], [-0.25, 1, -0.25], [0, -0.25, 0]])
+    expected = correlate2d(plane[0], kernel, "same", "symm").clip(-20, 20)
+    np.testing.assert_allclose(residuals(plane, 20.0)[0], expected, atol=1e-3)
+
+
+def test_a_lattice_of_eight_pixels_is_a_peak_at_an_eighth():
+    generator = np.random.default_rng(0)
+    plane = 128 + generator.normal(0, 2, (128, 128))
+    plane[:, ::8] += 6
+    found = residual_spectrum(grey(plane)).reshape(3, HALF, HALF)[0]
+    assert (found[0, [8, 16, 24]] > found[0, [7, 15, 23]] + 1).all()
+    assert (found[0, [8, 16, 24]] > found[0, [9, 17, 25]] + 1).all()
+
+
+def test_the_spectrum_of_white_noise_is_that_of_the_filter():
+    generator = np.random.default_rng(0)
+    plane = grey(128 + generator.normal(0, 3, (512, 512)))
+    found = residual_spectrum(plane).reshape(3, HALF, HALF)[0]
+    u, v = np.meshgrid(np.arange(HALF), np.arange(HALF), indexing="ij")
+    gain = 1 - (np.cos(2 * np.pi * u / 64) + np.cos(2 * np.pi * v / 64)) / 2
+    expected = np.log((9 + 1 / 12) * gain**2 + 1e-4)
+    assert np.abs(found - expected)[gain > 0.2].max() < 0.6
+    assert np.abs(found - expected)[gain > 0.2].mean() < 0.12
+
+
+def test_spectra_do_not_see_which_way_is_left():
+    view = noise(64, 64)
+    plane = residual_spectrum(view)
+    np.testing.assert_allclose(residual_spectrum(view[:, ::-1].copy()), plane, atol=1e-3)
+
+
+def test_co_occurrences_are_counted_triples():
+    view = grey(np.tile(np.arange(0, 64 * 2, 2), (64, 1)))  # +2 along rows, 0 along columns
+    shares = np.exp(cooccurrence(view).reshape(3, 7, 7, 7)) - 1e-5
+    assert shares[0, 4, 4, 4] == pytest.approx(0.5, abs=1e-4)
+    assert shares[0, 3, 3, 3] == pytest.approx(0.5, abs=1e-4)
+    assert shares[1, 3, 3, 3] == pytest.approx(1, abs=1e-4)
+    assert shares.sum() == pytest.approx(3, abs=1e-3)
+
+
+def test_log_covariances_are_those_of_scipy():
+    planes = luma_chroma(noise())[:1]
+    patches = np.lib.stride_tricks.sliding_window_view(planes[0], (3, 3))[::2, ::2].reshape(-1, 9)
+    patches = patches - patches.mean(1, keepdims=True)
+    expected = logm(np.cov(patches.T, bias=True) + FLOOR * np.eye(9))
+    rows, columns = np.triu_indices(9)
+    scale = np.where(rows == columns, 1, np.sqrt(2))
+    np.testing.assert_allclose(
+        log_covariance(planes, 3), scale * expected[rows, columns], atol=1e-2
+    )
+
+
+def test_equal_colours_have_no_covariance_between_channels_beyond_their_own():
+    found = colour_covariance(grey(np.random.default_rng(0).integers(0, 256, (80, 80))))
+    matrix = np.zeros((27, 27))
+    matrix[np.triu_indices(27)] = found
+    # Differences of channels never occur, so 18 of 27 directions have the floor for variance.
+    off = np.triu(matrix, 1) / np.sqrt(2)
+    values = np.linalg.eigvalsh(np.diag(np.diag(matrix)) + off + off.T)
+    np.testing.assert_allclose(values[:18], np.log(FLOOR), atol=0.3)
+    assert values[19] > 5

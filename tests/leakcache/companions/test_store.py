@@ -1,0 +1,130 @@
+"""Statistics beside latents: what the file shows, once, resumed and checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from leakcache.autoencoder import Encoder
+from leakcache.build import build_cache
+from leakcache.canonical import canonicalise
+from leakcache.errors import CacheStale
+from leakcache.images import decode
+from leakcache.index import read_index
+from leakcache.originals import Originals
+from leakcache.pixel_cache import check_rows
+from leakcache.pixel_statistics import (
+    LENGTH,
+    SPEC,
+    build_statistics,
+    middle,
+    statistics_of,
+    stored_statistics,
+)
+from leakcache.store import LatentCache
+from leakcache.views import Preprocessing
+from tests.tiny_data import SMALL, array_bytes, picture, save, tiny_model, write_pictures
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory) -> Encoder:
+    return Encoder.load(str(save(tiny_model(), tmp_path_factory.mktemp("vae"))))
+
+
+@pytest.fixture
+def cache(tmp_path, encoder) -> LatentCache:
+    write_pictures(tmp_path / "images", count=4)
+    return built(tmp_path, encoder)
+
+
+def built(root: Path, encoder: Encoder, cut: Preprocessing = SMALL) -> LatentCache:
+    index = read_index(root / "images")
+    return build_cache(index, encoder, root / "cache" / "closed", preprocessing=cut).cache
+
+
+def everything(cache: LatentCache) -> np.ndarray | None:
+    return stored_statistics(cache, np.arange(len(cache)))
+
+
+def test_rows_are_those_of_the_files(cache):
+    assert everything(cache) is None
+    report = build_statistics(cache)
+    assert (report.cut, report.kept) == (len(cache), 0)
+    rows = everything(cache)
+    assert rows is not None
+    for row, path in enumerate(Originals.of(cache, np.arange(len(cache))).files):
+        np.testing.assert_array_equal(rows[row], statistics_of(decode(path.read_bytes())))
+    np.testing.assert_array_equal(stored_statistics(cache, np.array([3, 1])), rows[[3, 1]])
+
+
+def test_only_new_images_are_read_and_until_then_there_are_none(cache, tmp_path, encoder):
+    build_statistics(cache)
+    picture(500).save(tmp_path / "images" / "bob" / "new.png")
+    grown = built(tmp_path, encoder)
+    assert everything(grown) is None
+    report = build_statistics(grown)
+    assert (report.cut, report.kept) == (1, len(cache))
+    assert everything(grown) is not None
+
+
+def test_latents_and_their_fingerprint_know_nothing_of_them(cache, tmp_path, encoder):
+    before, manifest = array_bytes(cache.path), (cache.path / "manifest.json").read_bytes()
+    build_statistics(cache)
+    assert array_bytes(cache.path) == before
+    built(tmp_path, encoder)
+    assert (cache.path / "manifest.json").read_bytes() == manifest
+
+
+def test_a_changed_file_is_refused(cache):
+    picture(321).save(Originals.of(cache, np.arange(1)).files[0])
+    with pytest.raises(CacheStale, match="has changed since"):
+        build_statistics(cache)
+
+
+def test_damage_is_found_and_mended(cache):
+    build_statistics(cache)
+    store = Originals.of(cache, np.arange(len(cache))).store(SPEC)
+    [path] = [p for p in (store.folder / "latents.zarr" / "values" / "c").rglob("*") if p.is_file()]
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 255
+    path.write_bytes(bytes(content))
+    assert "statistics: shard 0 is damaged" in check_rows(cache.path.parent, [cache], 0).damaged[0]
+    assert build_statistics(cache, repair=True).cut == len(cache)
+    assert check_rows(cache.path.parent, [cache], 0).ok
+
+
+def test_the_canonical_track_has_statistics_of_its_own(tmp_path, encoder):
+    write_pictures(tmp_path / "images", count=3)
+    cache = built(tmp_path, encoder, Preprocessing(size=64, canonical=True, canonical_size=64))
+    build_statistics(cache)
+    rows = everything(cache)
+    assert rows is not None
+    path = Originals.of(cache, np.arange(1)).files[0]
+    image = canonicalise(decode(path.read_bytes()), 64)
+    np.testing.assert_array_equal(rows[0], statistics_of(image))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((512, 512), (512, 512)),
+        ((2000, 1500), (512, 512)),
+        ((300, 1000), (512, 300)),
+        ((32, 48), (96, 64)),
+        ((1, 1), (64, 64)),
+    ],
+)
+def test_the_middle_is_native_and_bounded(size, expected):
+    view = middle(Image.new("RGB", size, (1, 2, 3)))
+    assert view.shape == (*expected, 3)
+    assert statistics_of(Image.new("RGB", size)).shape == (LENGTH,)
+
+
+def test_the_middle_starts_on_the_grid_of_jpeg_blocks():
+    pixels = np.zeros((700, 1001, 3), np.uint8)
+    pixels[::8, ::8] = 255
+    view = middle(Image.fromarray(pixels))
+    assert (view[::8, ::8] == 255).all()
