@@ -8,7 +8,7 @@ without one.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -38,7 +38,7 @@ class LeakControl(Peer):
 
     _trees: ExtraTreesClassifier
 
-    def fit(self, train: PeerImages, val: PeerImages) -> Self:
+    def fit(self, train: PeerImages, val: PeerImages) -> LeakControl:
         """Grow the trees; nothing is chosen on `val`."""
         if not len(train):
             raise TrainingError(f"{self.name}: there are no training images to learn from")

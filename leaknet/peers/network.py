@@ -13,7 +13,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -116,12 +116,12 @@ class NetworkPeer(Peer):
         """Weights and buffers."""
         return dict(self.network.state_dict())
 
-    def restore(self, state: Mapping[str, Tensor]) -> Self:
+    def restore(self, state: Mapping[str, Tensor]) -> NetworkPeer:
         """Take weights and buffers."""
         self.network.load_state_dict(dict(state))
         return self
 
-    def fit(self, train: PeerImages, val: PeerImages) -> Self:
+    def fit(self, train: PeerImages, val: PeerImages) -> NetworkPeer:
         """Train; keeps the weights of the best epoch.
 
         Raises:
@@ -180,20 +180,24 @@ class NetworkPeer(Peer):
         rng: np.random.Generator,
     ) -> None:
         device = self.options.device
-        parts = 1 if device.type == "cuda" else -(-len(samples) // self.at_once)
+        views, targets = data.read(samples)
+        # Prepared whole, so that what is drawn does not depend on how many parts there are.
+        inputs, wanted = self.prepare(views, rng), torch.from_numpy(targets)
+        at_once = len(samples) if device.type == "cuda" else self.at_once
+        parts = -(-len(samples) // at_once)
         optimiser.zero_grad(set_to_none=True)
-        for part in np.array_split(samples, parts):
-            views, targets = data.read(part)
-            _, logits = self.network(self._input(views, rng))
-            loss = F.cross_entropy(logits, torch.from_numpy(targets).to(device), reduction="sum")
+        for x, y in zip(inputs.tensor_split(parts), wanted.tensor_split(parts), strict=True):
+            _, logits = self.network(self._there(x))
+            loss = F.cross_entropy(logits, y.to(device), reduction="sum")
             if not bool(torch.isfinite(loss)):
-                raise TrainingError(f"{self.name}: the loss is not finite; try another --seed")
+                raise TrainingError(f"{self.name}: the loss is not finite; nothing can be learnt")
             (loss / len(samples)).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
 
-    def _input(self, views: np.ndarray, rng: np.random.Generator | None) -> Tensor:
-        ready = self.prepare(views, rng).to(self.options.device)
-        return ready.contiguous(memory_format=torch.channels_last) if ready.ndim == 4 else ready
+    def _there(self, x: Tensor) -> Tensor:
+        """The network's input where the network is, in its order of memory."""
+        x = x.to(self.options.device)
+        return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
     def _validate(self, rows: Rows, targets: Int[np.ndarray, "image"]) -> tuple[float, float]:
         """Macro AUC and negative loss; (0, 0) where there is nothing to validate on."""
@@ -224,7 +228,9 @@ class NetworkPeer(Peer):
     def _views(self, values: np.ndarray) -> tuple[Tensor, Tensor]:
         images, views = values.shape[:2]
         flat = values.reshape(images * views, *values.shape[2:])
-        vectors, logits = (out.float().cpu() for out in self.network(self._input(flat, None)))
+        vectors, logits = (
+            out.float().cpu() for out in self.network(self._there(self.prepare(flat, None)))
+        )
         vectors = vectors.unflatten(0, (images, views)).mean(dim=1)
         return vectors, over_views(logits.unflatten(0, (images, views)))
 

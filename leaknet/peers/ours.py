@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from leakcache.dct import dct_low
 from leakcache.shards import dct_side
@@ -15,7 +15,7 @@ from leaknet.embeddings import Embeddings
 from leaknet.latents import SplitLatents
 from leaknet.model import ProtoLeakNet
 from leaknet.peers.images import PeerImages
-from leaknet.peers.protocol import Peer, PeerOptions
+from leaknet.peers.protocol import Peer
 from leaknet.record import RunRecord
 from leaknet.train import fit
 from leaknet.training_data import TrainingData
@@ -28,10 +28,6 @@ class Ours(Peer):
     preset: ClassVar[str] = "best"
     _model: ProtoLeakNet
 
-    def __init__(self, classes: tuple[str, ...], options: PeerOptions) -> None:
-        super().__init__(classes, options)
-        self._temporary = TemporaryDirectory(prefix="leak-") if options.folder is None else None
-
     @property
     def config(self) -> RunConfig:
         """The preset under the seed and the epochs asked for."""
@@ -40,15 +36,17 @@ class Ours(Peer):
             overrides.append(f"train.epochs={self.options.epochs}")
         return preset(self.preset).with_overrides(overrides)
 
-    def fit(self, train: PeerImages, val: PeerImages) -> Self:
+    def fit(self, train: PeerImages, val: PeerImages) -> Ours:
         """Train, or go on with the run in `options.folder`; raises as `leaknet.train.fit`."""
         known = train.latents
         data = TrainingData(
             known.to(self.options.device), val.latents.to(self.options.device), moments(known)
         )
         record = RunRecord(self.config, self.classes, known.shape)
-        run = fit(record, data, self._folder, device=self.options.device).run
-        self._model = run.load_model(self.options.device)
+        with TemporaryDirectory(prefix="leak-") as temporary:
+            folder = (self.options.folder or Path(temporary)) / "run"
+            run = fit(record, data, folder, device=self.options.device).run
+            self._model = run.load_model(self.options.device)
         return self
 
     def embed(self, images: PeerImages) -> Embeddings:
@@ -60,13 +58,6 @@ class Ours(Peer):
         """Of the network; the autoencoder's encoder, which runs once an image, comes on top."""
         return sum(parameter.numel() for parameter in self._model.parameters())
 
-    @property
-    def _folder(self) -> Path:
-        if self._temporary is not None:
-            return Path(self._temporary.name) / "run"
-        assert self.options.folder is not None
-        return self.options.folder / "run"
-
 
 class OursPaper(Ours):
     """The preset with the paper's settings."""
@@ -77,6 +68,7 @@ class OursPaper(Ours):
 
 def moments(latents: SplitLatents) -> LatentMoments:
     """Moments of these latents, as a cache keeps them."""
-    z0 = latents.z0.float().cpu()
-    coefficients = dct_low(z0, dct_side(tuple(z0.shape[1:])))
-    return LatentMoments.of(latents.z0.cpu().numpy(), coefficients.numpy())
+    z0 = latents.z0.cpu()
+    coefficients = dct_low(z0.float(), dct_side(tuple(z0.shape[1:])))
+    # In the type in which a cache stores them.
+    return LatentMoments.of(z0.numpy(), coefficients.to(z0.dtype).numpy())

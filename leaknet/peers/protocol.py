@@ -42,7 +42,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -94,7 +94,7 @@ class Peer(ABC):
         self.options = options
 
     @abstractmethod
-    def fit(self, train: PeerImages, val: PeerImages) -> Self:
+    def fit(self, train: PeerImages, val: PeerImages) -> Peer:
         """Learn from the training fold; settings and epochs are chosen on `val`.
 
         Raises:
@@ -114,7 +114,7 @@ class Peer(ABC):
         """What `fit` learned, by name; None where it is not kept."""
         return None
 
-    def restore(self, state: Mapping[str, Tensor]) -> Self:
+    def restore(self, state: Mapping[str, Tensor]) -> Peer:
         """Become what `state` was taken from, instead of `fit`."""
         raise NotImplementedError(f"{self.name} keeps no state")
 
