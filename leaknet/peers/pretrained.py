@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from leakcache.errors import WeightsError
-from leakcache.weights import answers
+from leaknet.peers.hub import model_folder
 
 HUB_FILE = "model.safetensors"
 
@@ -22,7 +22,8 @@ def pretrained(model: str, classes: int, folder: Path | None) -> nn.Module:
     Args:
         model: timm's name.
         classes: outputs of the classifier, which is drawn anew.
-        folder: local weights, `MODEL.safetensors`; None for the hub, or what was fetched before.
+        folder: local weights, `MODEL.safetensors` or the repository as it was downloaded; None
+            for the hub, or what was fetched before.
 
     Raises:
         WeightsError: the weights cannot be had or are another network's.
@@ -44,32 +45,20 @@ def pretrained(model: str, classes: int, folder: Path | None) -> nn.Module:
 
 
 def _local(model: str, folder: Path) -> Path:
-    path = folder / f"{model}.safetensors"
-    if not path.is_file():
-        raise WeightsError(f"{path} is not there: put timm's weights of {model} under that name")
-    return path
+    repository = timm.get_pretrained_cfg(model).hf_hub_id or model
+    plain = folder / f"{model}.safetensors"
+    downloaded = folder / repository.rpartition("/")[2] / HUB_FILE
+    for path in (plain, downloaded):
+        if path.is_file():
+            return path
+    raise WeightsError(f"{plain} is not there: put timm's weights of {model} under that name")
 
 
 def _from_hub(model: str) -> Path:
-    from huggingface_hub import constants, hf_hub_download
-
     repository = timm.get_pretrained_cfg(model).hf_hub_id
     if not repository:
         raise WeightsError(
             f"timm's weights of {model} are a pickle, which is never loaded: save them as "
             f"{model}.safetensors and name the folder with --weights"
         )
-    reason = "the hub cannot be reached"
-    try:
-        return Path(hf_hub_download(repository, HUB_FILE, local_files_only=True))
-    except (OSError, ValueError):
-        online = not constants.HF_HUB_OFFLINE and answers(constants.ENDPOINT)
-    try:
-        if online:
-            return Path(hf_hub_download(repository, HUB_FILE))
-    except (OSError, ValueError) as error:
-        reason = f"the hub says {type(error).__name__}"
-    raise WeightsError(
-        f"{repository} is not on this disk and {reason}: save its {HUB_FILE} as "
-        f"{model}.safetensors and name the folder with --weights"
-    )
+    return model_folder(repository, [HUB_FILE], None) / HUB_FILE

@@ -40,6 +40,15 @@ def test_absent_weights_are_named(tmp_path, kind):
         kind(("a", "b"), PeerOptions(weights=tmp_path))
 
 
+def test_a_downloaded_repository_is_found(tmp_path):
+    folder = tmp_path / "resnet18.a1_in1k"
+    folder.mkdir()
+    state = timm.create_model("resnet18", num_classes=1000).state_dict()
+    save_file(state, folder / "model.safetensors")
+    found = pretrained("resnet18", 5, tmp_path).state_dict()
+    assert torch.equal(found["conv1.weight"], state["conv1.weight"])
+
+
 def test_weights_of_another_network_are_refused(weights):
     folder, _ = weights
     (folder / f"{MODEL}.safetensors").rename(folder / "resnet18.safetensors")
