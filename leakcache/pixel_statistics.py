@@ -18,7 +18,7 @@ from leakcache.errors import CacheStale
 from leakcache.loader import in_order
 from leakcache.originals import AHEAD, Originals
 from leakcache.pixel_cache import PixelReport, fill_store
-from leakcache.rows import FILE, RowSpec
+from leakcache.rows import FILE, RowSpec, RowStore
 from leakcache.store import LatentCache
 from leakcache.views import GRID
 from leakcache.window import fitted
@@ -82,6 +82,11 @@ def build_statistics(
     )
 
 
+def has_statistics(cache: LatentCache) -> bool:
+    """Whether the rows of all images of a cache are kept."""
+    return _complete(Originals.of(cache, np.arange(len(cache)))) is not None
+
+
 def stored_statistics(
     cache: LatentCache, rows: Int[np.ndarray, "image"]
 ) -> Float16[np.ndarray, "image value"] | None:
@@ -91,13 +96,19 @@ def stored_statistics(
         CacheCorrupt: a row's bytes do not match their checksum.
     """
     originals = Originals.of(cache, rows)
+    store = _complete(originals)
+    return None if store is None else store.read(originals.hashes)
+
+
+def _complete(originals: Originals) -> RowStore | None:
+    """The store of some images; None where a row is missing or of another version."""
     if not (originals.kept / originals.spec(SPEC).name / FILE).is_file():
         return None
     try:
         store = originals.store(SPEC)
-    except CacheStale:  # of another version: as good as none
+    except CacheStale:
         return None
-    return None if store.missing(originals.hashes) else store.read(originals.hashes)
+    return None if store.missing(originals.hashes) else store
 
 
 def _rows(originals: Originals, rows: Int[np.ndarray, "k"]) -> Float16[np.ndarray, "k value"]:

@@ -41,7 +41,7 @@ def build_backbone(
     return backbone, int(backbone.num_features)
 
 
-def describe_patches(backbone: nn.Module, size: tuple[int, int]) -> str:
+def describe_patches(backbone: nn.Module | None, size: tuple[int, int]) -> str:
     """In words, how a ViT or its like cuts a map; empty for other networks."""
     count = _patches(backbone)
     if count is None:
@@ -50,11 +50,11 @@ def describe_patches(backbone: nn.Module, size: tuple[int, int]) -> str:
     return f"tokens: {count} (patches of {side[0]}×{side[1]}, maps of {size[0]}×{size[1]})"
 
 
-def _patch_embed(backbone: nn.Module) -> Any:
+def _patch_embed(backbone: nn.Module | None) -> Any:
     return getattr(backbone, "patch_embed", None)
 
 
-def _patches(backbone: nn.Module) -> int | None:
+def _patches(backbone: nn.Module | None) -> int | None:
     count = getattr(_patch_embed(backbone), "num_patches", None)
     return None if count is None else int(count)
 

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from leaknet.embeddings import Embeddings
-from leaknet.latents import SplitLatents
+from leaknet.latents import SplitLatents, check_statistics
 from leaknet.model import ModelOutput, ProtoLeakNet
 from leaknet.noise import evaluation_noise
 
@@ -50,6 +50,7 @@ def embed(
 
     Raises:
         ScoringError: an output is not finite, or a closed label is not a class of the model.
+        CacheIncomplete: the model reads statistics of the pixels, and the images have none.
     """
     output = run_split(model, split, batch_size=batch_size, advance=advance)
     return Embeddings(
@@ -76,6 +77,8 @@ def run_split(
     advance: Callable[[int], object] | None = None,
 ) -> SplitOutput:
     """Outputs of the model in evaluation mode; its mode is left as it was."""
+    if model.config.features.statistics:
+        check_statistics(split)
     training = model.training
     model.eval()
     parts = []
@@ -94,7 +97,11 @@ def _run_batch(model: ProtoLeakNet, split: SplitLatents, rows: slice) -> ModelOu
     device = next(model.parameters()).device
     z0 = split.z0[rows].to(device)
     noise = noise_of(model, split.hashes[rows].tolist(), split.views)
-    output: ModelOutput = model(z0.flatten(0, 1), None if noise is None else noise.to(device))
+    output: ModelOutput = model(
+        z0.flatten(0, 1),
+        None if noise is None else noise.to(device),
+        _statistics(model, split, rows),
+    )
     if split.views == 1:
         return output
     pooled, attention = (
@@ -104,12 +111,22 @@ def _run_batch(model: ProtoLeakNet, split: SplitLatents, rows: slice) -> ModelOu
     return model.classify(pooled, attention)
 
 
+def _statistics(
+    model: ProtoLeakNet, split: SplitLatents, rows: slice
+) -> Float[Tensor, "crop value"] | None:
+    """Statistics of these images, once for each view; None for a model that reads none."""
+    if not model.config.features.statistics or split.statistics is None:
+        return None
+    found = split.statistics[rows].to(next(model.parameters()).device)
+    return found.repeat_interleave(split.views, dim=0)
+
+
 def noise_of(
     model: ProtoLeakNet, hashes: Sequence[str], views: int
 ) -> Float[Tensor, "crop step channel height width"] | None:
     """Evaluation noise of these images, views in the order of `SplitLatents.flat`."""
     config = model.config.features
-    if not config.noise:
+    if not (config.noise and config.latents):
         return None
     draws = [
         evaluation_noise(config.noise_seed, hashes, config.timesteps, model.shape, view)

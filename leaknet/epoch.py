@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from leaknet.latents import SplitLatents
@@ -21,7 +21,11 @@ _ORDER, _VIEW, _LAYERS = 1, 2, 3  # purposes of seeds; 0 is the noise
 
 
 def train_epoch(
-    stepper: Stepper, split: SplitLatents, epoch: int, advance: Callable[[int], object]
+    stepper: Stepper,
+    split: SplitLatents,
+    epoch: int,
+    advance: Callable[[int], object],
+    companions: Float[Tensor, "image dimension"] | None = None,
 ) -> float:
     """Train on every image once, one random view each; the mean loss.
 
@@ -30,6 +34,7 @@ def train_epoch(
         split: the training fold; its latents may lie on any device.
         epoch: from 1; decides order, views and noise.
         advance: called with the number of images done since the last call.
+        companions: embedded statistics of the images; None without them.
     """
     model, seed, device = stepper.model, stepper.config.seed, stepper.device
     features = model.config.features
@@ -39,12 +44,16 @@ def train_epoch(
     model.train()
     with seeded_globally(epoch_seed(seed, epoch, _LAYERS), device):
         for images, crops in _batches(split, stepper.config.batch_size, seed, epoch):
-            z0 = split.flat.index_select(0, crops).to(device)
-            steps = len(features.timesteps)
-            eps = training_noise(len(z0), steps, split.shape, noise) if features.noise else None
-            loss = stepper.step(model.features(z0, eps), targets[images].to(device))
-            total += loss * len(z0)
-            advance(len(z0))
+            maps = None
+            if features.latents:
+                z0 = split.flat.index_select(0, crops).to(device)
+                steps = len(features.timesteps)
+                eps = training_noise(len(z0), steps, split.shape, noise) if features.noise else None
+                maps = model.features(z0, eps)
+            beside = None if companions is None else companions[images.to(companions.device)]
+            loss = stepper.step(maps, targets[images].to(device), beside)
+            total += loss * len(images)
+            advance(len(images))
     return float(total) / len(split)
 
 

@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 TEMPERATURES = (0.5, 5.0)
+SCATTER = 0.1
+"""Of prototypes about a known centre, over that of those that start anywhere."""
 
 
 class TemporalAttention(nn.Module):
@@ -76,6 +78,11 @@ class PrototypeHead(nn.Module):
         """τ, kept within `TEMPERATURES`."""
         low, high = TEMPERATURES
         return self.log_temperature.clamp(math.log(low), math.log(high)).exp()
+
+    @torch.no_grad()
+    def start_at(self, centres: Float[Tensor, "class dimension"]) -> None:
+        """Scatter the prototypes of each class about a centre, near beside the way between two."""
+        self.prototypes.mul_(SCATTER).add_(centres[:, None])
 
     @torch.no_grad()
     def project(self) -> None:

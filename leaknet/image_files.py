@@ -18,11 +18,13 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from leakcache.autoencoder import Encoder
+from leakcache.canonical import canonicalise
 from leakcache.errors import DataError, ImageError, RunError, WeightsError
 from leakcache.images import Preprocessing, decode, preprocess, to_unit_range
 from leakcache.index import read_index
 from leakcache.loader import in_order
 from leakcache.manifest import Encoding
+from leakcache.pixel_statistics import statistics_of
 from leakcache.progress import track
 from leaknet.latents import SplitLatents
 from leaknet.model import ProtoLeakNet
@@ -38,12 +40,14 @@ class EncodedFile:
         path: the file.
         sha256: of its bytes; empty where they could not be read.
         latents: of the image, then of each variant that was asked for; None where refused.
+        statistics: of the pixels of the same; None where refused, or not asked for.
         reason: why it is refused; empty where it is not.
     """
 
     path: Path
     sha256: str = ""
     latents: Float[np.ndarray, "variant view channel rows columns"] | None = None
+    statistics: Float[np.ndarray, "variant value"] | None = None
     reason: str = ""
 
 
@@ -123,7 +127,12 @@ def load_encoder(encoding: Encoding, vae: str | None = None, device: str = "cpu"
 
 
 def encode_files(
-    encoder: Encoder, encoding: Encoding, paths: Sequence[Path], changes: Changes | None = None
+    encoder: Encoder,
+    encoding: Encoding,
+    paths: Sequence[Path],
+    changes: Changes | None = None,
+    *,
+    statistics: bool = False,
 ) -> list[EncodedFile]:
     """Latents of files, in their order; what can't be used has a reason instead.
 
@@ -132,15 +141,17 @@ def encode_files(
         encoding: how the run's latents were made.
         paths: image files.
         changes: variants of each image to encode after it.
+        statistics: take those of the pixels too.
     """
     encoded = []
-    load = partial(_load, preprocessing=encoding.preprocessing, changes=changes)
+    cut = encoding.preprocessing
+    load = partial(_load, preprocessing=cut, changes=changes, statistics=statistics)
     with track("encoding", len(paths), "images") as advance:
-        for path, (sha256, pixels, reason) in zip(paths, in_order(load, paths), strict=True):
-            if reason:
-                encoded.append(EncodedFile(path, sha256, reason=reason))
+        for path, loaded in zip(paths, in_order(load, paths), strict=True):
+            if loaded.reason:
+                encoded.append(EncodedFile(path, loaded.sha256, reason=loaded.reason))
             else:
-                encoded.append(_encoded(encoder, encoding, path, sha256, pixels))
+                encoded.append(_encoded(encoder, encoding, path, loaded))
             advance(1)
     return encoded
 
@@ -161,6 +172,7 @@ def as_split(files: Sequence[EncodedFile], fold: str, label: str) -> SplitLatent
     def column(values: list[str]) -> np.ndarray:
         return np.repeat(np.array(values, dtype=np.str_), repeats)
 
+    statistics = [file.statistics for file in files if file.statistics is not None]
     return SplitLatents(
         z0=torch.from_numpy(np.concatenate(latents)),
         labels=column([label] * len(files)),
@@ -168,25 +180,41 @@ def as_split(files: Sequence[EncodedFile], fold: str, label: str) -> SplitLatent
         folds=column([fold] * len(files)),
         hashes=column([file.sha256 for file in files]),
         paths=column([str(file.path) for file in files]),
+        statistics=torch.from_numpy(np.concatenate(statistics)) if statistics else None,
     )
 
 
+@dataclass(frozen=True)
+class _Loaded:
+    """A file's hash, views of the image and of each variant, statistics of the same."""
+
+    sha256: str = ""
+    pixels: Sequence[UInt8[np.ndarray, "view height width 3"]] = ()
+    statistics: Float[np.ndarray, "variant value"] | None = None
+    reason: str = ""
+
+
 def _load(
-    path: Path, preprocessing: Preprocessing, changes: Changes | None
-) -> tuple[str, list[UInt8[np.ndarray, "view height width 3"]], str]:
-    """Hash, views of the image and of each variant, and the reason why there are none."""
+    path: Path, preprocessing: Preprocessing, changes: Changes | None, statistics: bool
+) -> _Loaded:
     try:
         data = path.read_bytes()
     except OSError as error:
-        return "", [], f"cannot be read ({error.strerror})"
+        return _Loaded(reason=f"cannot be read ({error.strerror})")
     sha256 = hashlib.sha256(data).hexdigest()
     try:
         image = decode(data)
         _refuse_tiny(image.size, preprocessing.size)
         variants = [image, *(changes(image) if changes else ())]
-        return sha256, [preprocess(variant, preprocessing) for variant in variants], ""
     except ImageError as error:
-        return sha256, [], str(error)
+        return _Loaded(sha256, reason=str(error))
+    found = np.stack([_statistics(v, preprocessing) for v in variants]) if statistics else None
+    return _Loaded(sha256, [preprocess(variant, preprocessing) for variant in variants], found)
+
+
+def _statistics(image: Image.Image, cut: Preprocessing) -> Float[np.ndarray, " value"]:
+    """As a cache keeps them: of the canonical form on the canonical track."""
+    return statistics_of(canonicalise(image, cut.canonical_size) if cut.canonical else image)
 
 
 def _refuse_tiny(size: tuple[int, int], enlarged_to: int) -> None:
@@ -202,13 +230,13 @@ def _encoded(
     encoder: Encoder,
     encoding: Encoding,
     path: Path,
-    sha256: str,
-    pixels: Sequence[UInt8[np.ndarray, "view height width 3"]],
+    loaded: _Loaded,
 ) -> EncodedFile:
-    latents = np.stack([_encode(encoder, encoding, views) for views in pixels])
+    latents = np.stack([_encode(encoder, encoding, views) for views in loaded.pixels])
     if not np.isfinite(latents).all():
-        return EncodedFile(path, sha256, reason="the encoder gave latents that are not finite")
-    return EncodedFile(path, sha256, latents)
+        reason = "the encoder gave latents that are not finite"
+        return EncodedFile(path, loaded.sha256, reason=reason)
+    return EncodedFile(path, loaded.sha256, latents, loaded.statistics)
 
 
 def _encode(

@@ -7,10 +7,14 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Float, Int, Int64, Shaped
 from torch import Tensor
 
+from leakcache.errors import CacheIncomplete
+from leakcache.pixel_statistics import stored_statistics
 from leakcache.store import LatentCache
+
+COLUMNS = ("labels", "groups", "folds", "hashes", "paths")
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class SplitLatents:
         folds: fold of each image.
         hashes: SHA-256 of each image file, in hexadecimal; decides its evaluation noise.
         paths: of each image, relative to the data root.
+        statistics: of each image's native pixels, as stored; None where the cache has none.
     """
 
     z0: Float[Tensor, "image view channel height width"]
@@ -32,6 +37,7 @@ class SplitLatents:
     folds: Shaped[np.ndarray, "image"]
     hashes: Shaped[np.ndarray, "image"]
     paths: Shaped[np.ndarray, "image"]
+    statistics: Float[Tensor, "image value"] | None = None
 
     def __len__(self) -> int:
         return len(self.z0)
@@ -59,17 +65,40 @@ class SplitLatents:
         return torch.tensor(known, dtype=torch.int64, device=self.z0.device)
 
     def to(self, device: torch.device) -> SplitLatents:
-        """The same split with its latents on another device."""
-        return replace(self, z0=self.z0.to(device))
+        """The same split with its latents and statistics on another device."""
+        statistics = None if self.statistics is None else self.statistics.to(device)
+        return replace(self, z0=self.z0.to(device), statistics=statistics)
+
+    def take(self, rows: Int[np.ndarray, "k"]) -> SplitLatents:
+        """The images at these positions, in that order."""
+        columns = {name: getattr(self, name)[rows] for name in COLUMNS}
+        statistics = None if self.statistics is None else self.statistics[rows]
+        return SplitLatents(z0=self.z0[rows], statistics=statistics, **columns)
 
 
 def load_split(cache: LatentCache, fold: str, device: torch.device) -> SplitLatents:
-    """Read one fold whole: 8 KiB an image for 4×32×32 in half precision.
+    """Read one fold whole: 8 KiB an image for 4×32×32 in half precision, 22 for statistics.
 
     Raises:
         CacheCorrupt: a shard's bytes do not match their checksum.
     """
     rows = cache.rows(fold)
     z0 = torch.from_numpy(cache.latents(rows)).to(device)
-    columns = (cache.labels, cache.groups, cache.folds, cache.hashes, cache.paths)
-    return SplitLatents(z0, *(column[rows] for column in columns))
+    kept = stored_statistics(cache, rows)
+    statistics = None if kept is None else torch.from_numpy(kept).to(device)
+    columns = {name: getattr(cache, name)[rows] for name in COLUMNS}
+    return SplitLatents(z0=z0, statistics=statistics, **columns)
+
+
+def check_statistics(*splits: SplitLatents) -> None:
+    """Refuse splits without statistics of the pixels.
+
+    Raises:
+        CacheIncomplete: one has images and none.
+    """
+    if any(len(split) and split.statistics is None for split in splits):
+        raise CacheIncomplete(
+            "the cache holds no statistics of the pixels of all its images: run `leak cache build "
+            "--with statistics` again with the options it was built with, or train with --set "
+            "features.statistics=false"
+        )

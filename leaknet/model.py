@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from leakcache.errors import RunError
 from leaknet.backbone import build_backbone
+from leaknet.companion import Companion
 from leaknet.config import RunConfig
 from leaknet.durable import read_tensors, save_tensors
 from leaknet.features import LeakFeatures
@@ -34,7 +35,7 @@ class ModelOutput:
 
     Attributes:
         logits: per class, higher = nearer to that generator.
-        embedding: h̄, pooled over steps, before the gate.
+        embedding: h̄, pooled over steps, plus the companion's, before the gate.
         attention: a_t; each row sums to 1.
         gate: w, each in (0, 1]; all 1 without a gate.
         distances: d to every prototype; no prototype axis entries with a linear head.
@@ -81,11 +82,14 @@ class ProtoLeakNet(
         self.config, self.classes, self.shape, self.cache = config, tuple(classes), shape, cache
         model = config.model
         self.features = LeakFeatures(config.features, shape)
-        self.backbone, width = build_backbone(model, self.features.channels, shape[1:])
-        self.embed = nn.Linear(width, model.dimension)
-        self.pool = TemporalAttention(
-            model.dimension, attend=model.attention, dropout=model.time_dropout
-        )
+        self.backbone: nn.Module | None = None
+        if config.features.latents:
+            self.backbone, width = build_backbone(model, self.features.channels, shape[1:])
+            self.embed = nn.Linear(width, model.dimension)
+            self.pool = TemporalAttention(
+                model.dimension, attend=model.attention, dropout=model.time_dropout
+            )
+        self.companion = Companion(model.dimension) if config.features.statistics else None
         self.gate = Gate(model.dimension) if model.gate else None
         self.head = self._build_head()
 
@@ -99,21 +103,49 @@ class ProtoLeakNet(
         self,
         z0: Float[Tensor, "batch channel height width"],
         noise: Float[Tensor, "batch step channel height width"] | None,
+        statistics: Float[Tensor, "batch value"] | None = None,
     ) -> ModelOutput:
-        """Attribute clean latents under given noise (None when the config has none)."""
-        with torch.autocast(z0.device.type, enabled=False):
-            features = self.features(z0, noise)
-        return self.attribute(features)
+        """Attribute clean latents under given noise (None when the config has none).
 
-    def attribute(self, features: Float[Tensor, "batch step channel height width"]) -> ModelOutput:
-        """Attribute ready feature maps; under autocast only the backbone is in low precision."""
+        Args:
+            z0: clean latents; not looked at where features.latents is false.
+            noise: ε, of every step.
+            statistics: of the same images; None when the config has none.
+        """
+        with torch.autocast(z0.device.type, enabled=False):
+            features = None if self.backbone is None else self.features(z0, noise)
+            companions = None if self.companion is None else self.companion(statistics)
+        return self.attribute(features, companions)
+
+    def attribute(
+        self,
+        features: Float[Tensor, "batch step channel height width"] | None,
+        companions: Float[Tensor, "batch dimension"] | None = None,
+    ) -> ModelOutput:
+        """Attribute ready feature maps and embedded statistics; one of them may be missing.
+
+        Under autocast only the backbone is in low precision.
+        """
+        if features is None:
+            assert companions is not None
+            steps = len(self.config.features.timesteps)
+            return self.classify(
+                companions, companions.new_full((len(companions), steps), 1 / steps)
+            )
+        pooled, attention = self._pooled(features)
+        return self.classify(pooled if companions is None else pooled + companions, attention)
+
+    def _pooled(
+        self, features: Float[Tensor, "batch step channel height width"]
+    ) -> tuple[Float[Tensor, "batch dimension"], Float[Tensor, "batch step"]]:
+        assert self.backbone is not None
         maps = features.flatten(0, 1)
         if maps.is_cuda:  # on the processor channels-last gains nothing (docs/PERFORMANCE.md)
             maps = maps.contiguous(memory_format=torch.channels_last)
         h = self.embed(self.backbone(maps)).float().view(*features.shape[:2], -1)
         with torch.autocast(h.device.type, enabled=False):
             pooled, attention = self.pool(h)
-            return self.classify(pooled, attention)
+            return pooled, attention
 
     def classify(
         self,
@@ -121,8 +153,9 @@ class ProtoLeakNet(
         attention: Float[Tensor, "batch step"],
     ) -> ModelOutput:
         """Gate and score pooled embeddings h̄; `attention` is passed on."""
-        gate = torch.ones_like(pooled) if self.gate is None else self.gate(pooled)
-        logits, distances = self.head(pooled, gate)
+        with torch.autocast(pooled.device.type, enabled=False):
+            gate = torch.ones_like(pooled) if self.gate is None else self.gate(pooled)
+            logits, distances = self.head(pooled, gate)
         return ModelOutput(logits, pooled, attention, gate, distances)
 
     def record(self) -> RunRecord:

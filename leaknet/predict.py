@@ -112,7 +112,9 @@ def predict(
     """
     encoding = encoding_of(model)
     changes = variants_of if stability else None
-    files = encode_files(load_encoder(encoding, vae, device), encoding, paths, changes)
+    statistics = model.config.features.statistics
+    encoder = load_encoder(encoding, vae, device)
+    files = encode_files(encoder, encoding, paths, changes, statistics=statistics)
     usable = [row for row, file in enumerate(files) if not file.reason]
     results = [ImageScore(str(file.path), file.reason) for file in files]
     if not usable:

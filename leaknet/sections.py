@@ -40,6 +40,8 @@ class FeatureConfig:
         standardise: subtract the training fold's mean and divide by its deviation.
         dct_size: side of the block of low frequencies, 1 to 16.
         dct_placement: how that block joins the latent's map; see `leaknet.features`.
+        latents: False leaves latents out, so that statistics speak alone.
+        statistics: read the statistics of the native pixels too; see `leaknet.companion`.
     """
 
     schedule: str = "cosine"
@@ -49,6 +51,8 @@ class FeatureConfig:
     standardise: bool = True
     dct_size: int = 8
     dct_placement: str = "lowpass"
+    latents: bool = True
+    statistics: bool = False
 
     def __post_init__(self) -> None:
         _require_one_of(SCHEDULES, "features.schedule", self.schedule)
@@ -65,6 +69,12 @@ class FeatureConfig:
             "features.timesteps",
             list(steps),
             "a single step when features.noise is false, since clean steps are all alike",
+        )
+        _require(
+            self.latents or self.statistics,
+            "features.latents",
+            self.latents,
+            "true where features.statistics is false, since nothing else is left",
         )
         _require(self.noise_seed >= 0, "features.noise_seed", self.noise_seed, "0 or more")
         _require(

@@ -43,13 +43,20 @@ class Stepper:
 
     def step(
         self,
-        features: Float[Tensor, "batch step channel height width"],
+        features: Float[Tensor, "batch step channel height width"] | None,
         targets: Int64[Tensor, "batch"],
+        companions: Float[Tensor, "batch dimension"] | None = None,
     ) -> Float[Tensor, ""]:
-        """Take one step; the loss before it, left on the device."""
+        """Take one step; the loss before it, left on the device.
+
+        Args:
+            features: ready maps; None without latents.
+            targets: class numbers.
+            companions: embedded statistics; None without them.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None):
-            output = self.model.attribute(features)
+            output = self.model.attribute(features, companions)
         loss = self._loss(output, targets)
         torch.autograd.backward(self.scaler.scale(loss))
         if self.config.clip > 0:

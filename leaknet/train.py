@@ -16,18 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from leakcache.device import resolve_device
 from leakcache.errors import RunError, TrainingError
 from leakcache.progress import Advance
 from leakcache.progress import track as show_progress
-from leakcache.statistics import LatentMoments
 from leakcache.store import LatentCache
 from leaknet.checkpoint import load_checkpoint, save_checkpoint
+from leaknet.companion import class_means
 from leaknet.config import RunConfig
 from leaknet.epoch import seeded_globally, train_epoch
 from leaknet.head import PrototypeHead
 from leaknet.history import EpochRecord, append_history, read_history, write_history
+from leaknet.latents import check_statistics
 from leaknet.model import ProtoLeakNet
 from leaknet.noise import epoch_seed
 from leaknet.record import CacheIdentity, RunRecord
@@ -101,18 +104,22 @@ def fit(
 ) -> TrainResult:
     """Train on folds in memory; otherwise as `train`, to which the arguments belong."""
     check_trainable(data, record.classes)
+    if record.config.features.statistics:
+        check_statistics(data.train, data.val)
     run = _open_folder(folder, record)
     if run.finished:
         done = tuple(run.epochs())
         return TrainResult(run, done, len(done))
-    stepper = Stepper(_fresh_model(record, data.moments), device)
+    model, companions = _fresh_model(record, data)
+    stepper = Stepper(model, device)
+    beside = None if companions is None else companions.to(device)
     resumed = _restore(run, stepper)
     left = range(resumed + 1, record.config.train.epochs + 1)
     with track("train", len(left) * len(data.train), "images") as advance:
         for epoch in left:
             if _out_of_patience(run.epochs(), record.config.train.patience):
                 break
-            done_now = _run_epoch(stepper, data, run, epoch, advance)
+            done_now = _run_epoch(stepper, data, run, epoch, advance, beside)
             if on_epoch is not None:
                 on_epoch(done_now)
     run.close()
@@ -137,11 +144,19 @@ def _open_folder(folder: Path, record: RunRecord) -> RunFolder:
     return run
 
 
-def _fresh_model(record: RunRecord, moments: LatentMoments) -> ProtoLeakNet:
+def _fresh_model(
+    record: RunRecord, data: TrainingData
+) -> tuple[ProtoLeakNet, Float[Tensor, "image dimension"] | None]:
+    """A model to start from, and the embedded statistics that training sees, if any."""
     with seeded_globally(epoch_seed(record.config.train.seed, 0), torch.device("cpu")):
         model = ProtoLeakNet(record.config, record.classes, record.shape, record.cache)
-    model.features.fit(moments.latent, moments.dct)
-    return model
+    model.features.fit(data.moments.latent, data.moments.dct)
+    if model.companion is None:
+        return model, None
+    held_out = model.companion.fit(data.train, record.classes)
+    if isinstance(model.head, PrototypeHead):
+        model.head.start_at(class_means(held_out, data.train.targets(record.classes).cpu()))
+    return model, held_out
 
 
 def _restore(run: RunFolder, stepper: Stepper) -> int:
@@ -162,11 +177,16 @@ def _out_of_patience(epochs: list[EpochRecord], patience: int) -> bool:
 
 
 def _run_epoch(
-    stepper: Stepper, data: TrainingData, run: RunFolder, epoch: int, advance: Advance
+    stepper: Stepper,
+    data: TrainingData,
+    run: RunFolder,
+    epoch: int,
+    advance: Advance,
+    companions: Float[Tensor, "image dimension"] | None,
 ) -> EpochRecord:
     """Train and validate once, and bring the folder up to date."""
     start = time.perf_counter()
-    loss = train_epoch(stepper, data.train, epoch, advance)
+    loss = train_epoch(stepper, data.train, epoch, advance, companions)
     trained = time.perf_counter()
     found = validate(stepper.model, data.val)
     if found is None or not math.isfinite(loss):

@@ -43,7 +43,8 @@ def log_covariance(
     logarithm = (vectors * np.log(np.maximum(values, FLOOR / 2))) @ vectors.T
     rows, columns = np.triu_indices(len(matrix))
     weights = np.where(rows == columns, 1, math.sqrt(2))
-    return (weights * logarithm[rows, columns]).astype(np.float32)
+    found: np.ndarray = weights * logarithm[rows, columns]
+    return found.astype(np.float32)
 
 
 def _patches(

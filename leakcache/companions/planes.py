@@ -41,7 +41,8 @@ def amplitudes(
     rows, columns = height // side, width // side
     blocks = planes[:, : rows * side, : columns * side]
     blocks = blocks.reshape(count, rows, side, columns, side).transpose(0, 1, 3, 2, 4)
-    return np.abs(basis @ blocks @ basis.T).reshape(count, rows * columns, side * side)
+    found: np.ndarray = np.abs(basis @ blocks @ basis.T)
+    return found.reshape(count, rows * columns, side * side)
 
 
 def residuals(
@@ -50,4 +51,5 @@ def residuals(
     """Each pixel less the mean of its four neighbours, clipped to ±limit; edges are mirrored."""
     wide = np.pad(planes, ((0, 0), (1, 1), (1, 1)), mode="symmetric")
     around = wide[:, :-2, 1:-1] + wide[:, 2:, 1:-1] + wide[:, 1:-1, :-2] + wide[:, 1:-1, 2:]
-    return np.clip(planes - around / 4, -limit, limit)
+    found: np.ndarray = np.clip(planes - around / 4, -limit, limit)
+    return found

@@ -31,4 +31,5 @@ def residual_spectrum(
     power = np.square(np.abs(rfft2(tiles, axes=(2, 4)))).mean(axis=(1, 3)) / TILE**2
     mirrored = power[:, -np.arange(TILE)]
     folded = (power + mirrored)[:, :HALF] / 2
-    return np.log(folded + FLOOR).ravel().astype(np.float32)
+    logs: np.ndarray = np.log(folded + FLOOR).ravel()
+    return logs.astype(np.float32)

@@ -18,4 +18,5 @@ LENGTH = 3 * 256
 def wide_dct(view: UInt8[np.ndarray, "height width 3"]) -> Float32[np.ndarray, " value"]:
     """log(1 + mean |d|) per plane and frequency, over blocks, for Y, Cb and Cr."""
     found = amplitudes(luma_chroma(view), 16)
-    return np.log1p(found.mean(axis=1)).ravel().astype(np.float32)
+    logs: np.ndarray = np.log1p(found.mean(axis=1)).ravel()
+    return logs.astype(np.float32)

@@ -22,6 +22,7 @@ from leakcache.build import build_cache
 from leakcache.copies import write_copies
 from leakcache.errors import CacheStale
 from leakcache.manifest import Encoding
+from leakcache.pixel_statistics import build_statistics, has_statistics
 from leakcache.records import DatasetIndex, ImageRecord, canonical
 from leakcache.store import LatentCache
 from leaknet.bench.data import BenchData, Judged
@@ -91,6 +92,8 @@ def _degraded(
         preprocessing=encoding.preprocessing,
         stored=encoding.stored,
     )
+    if has_statistics(source):
+        build_statistics(built.cache)
     return PeerImages.of(built.cache, np.arange(len(built.cache)))
 
 

@@ -117,8 +117,13 @@ def open_caches(closed: LatentCache, roots: tuple[str, ...], device: str) -> lis
     """Caches of the unknown generators, built beside the closed one where they are missing."""
     from leakcache.device import resolve_device
     from leakcache.open_set import build_open_caches
+    from leakcache.pixel_statistics import build_statistics, has_statistics
 
-    return build_open_caches(closed, [Path(root) for root in roots], str(resolve_device(device)))
+    where = str(resolve_device(device))
+    caches = build_open_caches(closed, [Path(root) for root in roots], where)
+    for cache in caches if has_statistics(closed) else ():
+        build_statistics(cache)
+    return caches
 
 
 def _score_run(run: Path, options: dict[str, Any], settings: Settings) -> None:

@@ -22,7 +22,12 @@ VALIDATION = 0.3
 
 
 def take_shots(
-    encoder: Encoder, encoding: Encoding, folder: Path, shots: int | None
+    encoder: Encoder,
+    encoding: Encoding,
+    folder: Path,
+    shots: int | None,
+    *,
+    statistics: bool = False,
 ) -> list[EncodedFile]:
     """Encode the images of a folder, or as many usable ones as asked for, in a seeded order.
 
@@ -41,7 +46,7 @@ def take_shots(
     usable = 0
     while paths and usable < wanted:
         batch, paths = paths[: wanted - usable], paths[wanted - usable :]
-        files += encode_files(encoder, encoding, batch)
+        files += encode_files(encoder, encoding, batch, statistics=statistics)
         files = without_repeats(files)
         usable = sum(not file.reason for file in files)
     if usable < max(LEAST, shots or 0):

@@ -90,10 +90,7 @@ class ClosedSet:
 
 def rows_of(split: SplitLatents, mask: Bool[np.ndarray, "image"]) -> SplitLatents:
     """The images that a mask selects."""
-    rows = np.flatnonzero(mask)
-    names = ("labels", "groups", "folds", "hashes", "paths")
-    columns = {name: getattr(split, name)[rows] for name in names}
-    return SplitLatents(z0=split.z0[rows], **columns)
+    return split.take(np.flatnonzero(mask))
 
 
 def relabelled(split: SplitLatents, labels: Shaped[np.ndarray, "image"]) -> SplitLatents:

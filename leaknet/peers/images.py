@@ -11,6 +11,7 @@ from PIL import Image
 
 from leakcache.errors import RunError
 from leakcache.originals import Originals
+from leakcache.pixel_statistics import stored_statistics
 from leakcache.pixels import Cut
 from leakcache.rows import Compute, Rows, RowSpec
 from leakcache.store import LatentCache
@@ -50,11 +51,12 @@ class PeerImages:
             CacheCorrupt: the latents' bytes do not match their checksum.
         """
         columns = {name: getattr(cache, name)[rows] for name in COLUMNS}
-        z0 = torch.from_numpy(cache.latents(rows))
+        z0, kept = torch.from_numpy(cache.latents(rows)), stored_statistics(cache, rows)
+        statistics = None if kept is None else torch.from_numpy(kept)
         return cls(
             **columns,
             originals=Originals.of(cache, rows),
-            latent=SplitLatents(z0, **columns),
+            latent=SplitLatents(z0, statistics=statistics, **columns),
         )
 
     def __len__(self) -> int:
@@ -64,7 +66,7 @@ class PeerImages:
         """The images given by a mask or by positions, in that order."""
         places = np.arange(len(self))[rows]
         columns = {name: getattr(self, name)[places] for name in COLUMNS}
-        latent = self.latent and replace(self.latent, z0=self.latent.z0[places], **columns)
+        latent = self.latent and self.latent.take(places)
         return replace(self, originals=self.originals.take(places), latent=latent, **columns)
 
     def targets(self, classes: tuple[str, ...]) -> Int[np.ndarray, "image"]:

@@ -1,0 +1,151 @@
+"""The branch of pixel statistics: standardised, saved, trained beside latents, refused without."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from leakcache.errors import CacheIncomplete, ConfigError
+from leakcache.pixel_statistics import LENGTH, LENGTHS
+from leaknet.companion import CLIP, Companion, class_means, family_weights
+from leaknet.config import load_config
+from leaknet.embed import embed, run_split
+from leaknet.latents import SplitLatents
+from leaknet.model import ProtoLeakNet
+from leaknet.training_data import TrainingData
+from tests.leaknet.tiny import CLASSES, fit_tiny, tiny_config, tiny_data, tiny_model, tiny_split
+
+WITH = "features.statistics=true"
+ALONE = (WITH, "features.latents=false")
+
+
+def with_statistics(split: SplitLatents, seed: int = 0) -> SplitLatents:
+    """Noise with a pattern of the class in it."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(len(split), LENGTH, generator=generator)
+    patterns = torch.randn(len(CLASSES), LENGTH, generator=torch.Generator().manual_seed(99))
+    values += 0.2 * patterns[split.targets(CLASSES)]
+    return replace(split, statistics=(3 + values).half())
+
+
+def data() -> TrainingData:
+    plain = tiny_data()
+    return replace(plain, train=with_statistics(plain.train, 1), val=with_statistics(plain.val, 2))
+
+
+def fitted(split: SplitLatents) -> tuple[Companion, torch.Tensor]:
+    companion = Companion(dimension=8)
+    return companion, companion.fit(split, CLASSES)
+
+
+def test_features_are_standardised_and_families_weigh_alike():
+    split = data().train
+    companion, _ = fitted(split)
+    assert split.statistics is not None
+    standard = companion.features(split.statistics) / family_weights()
+    assert standard.abs().max() <= CLIP + 1e-6
+    assert standard.mean(0).abs().max() < 0.1
+    assert standard.std(0).sub(1).abs().max() < 0.1
+    total = companion.features(split.statistics).square().mean(0)
+    parts = [part.sum().item() for part in torch.split(total, list(LENGTHS.values()))]
+    np.testing.assert_allclose(parts, 1 / len(LENGTHS), rtol=0.05)
+
+
+def test_constant_values_are_left_out():
+    split = data().train
+    assert split.statistics is not None
+    split.statistics[:, 7] = 2.5
+    companion, _ = fitted(split)
+    other = split.statistics.clone()
+    other[:, 7] = -60
+    assert torch.equal(companion(split.statistics), companion(other))
+
+
+def test_embeddings_of_new_images_lie_where_those_of_held_out_ones_do():
+    both = data()
+    companion, held_out = fitted(both.train)
+    centres = class_means(held_out, both.train.targets(CLASSES))
+    assert both.val.statistics is not None
+    distances = torch.cdist(companion(both.val.statistics), centres)
+    assert (distances.argmin(1) == both.val.targets(CLASSES)).float().mean() > 0.9
+
+
+def test_statistics_alone_are_learned_from(tmp_path: Path):
+    result = fit_tiny(tmp_path / "run", *ALONE, "train.epochs=2", data=data())
+    assert result.best.val_top1 > 0.9
+    model = result.run.load_model(torch.device("cpu"))
+    assert not [name for name in model.state_dict() if name.startswith(("backbone", "pool"))]
+    split = with_statistics(tiny_split(24, "test", seed=5), 5)
+    moved = replace(split, z0=torch.randn_like(split.z0.float()).half())
+    assert torch.equal(run_split(model, split).logits, run_split(model, moved).logits)
+    assert run_split(model, split).attention.sum(1).numpy() == pytest.approx(np.ones(24))
+
+
+def test_latents_and_statistics_are_read_together(tmp_path: Path):
+    result = fit_tiny(tmp_path / "run", WITH, "train.epochs=1", data=data())
+    model = result.run.load_model(torch.device("cpu"))
+    split = with_statistics(tiny_split(12, "test", views=2, seed=5), 5)
+    found = embed(model, split)
+    assert split.statistics is not None
+    for change in (
+        replace(split, z0=-split.z0),
+        replace(split, statistics=6 - split.statistics),
+    ):
+        assert np.abs(embed(model, change).vectors - found.vectors).max() > 1e-3
+    one = split.take(np.array([4]))
+    np.testing.assert_allclose(embed(model, one).vectors[0], found.vectors[4], atol=1e-4)
+
+
+def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path: Path):
+    class Stopped(Exception):
+        pass
+
+    def stop(epoch: object) -> None:
+        raise Stopped
+
+    settings = (WITH, "train.epochs=2")
+    whole = fit_tiny(tmp_path / "whole", *settings, data=data())
+    with pytest.raises(Stopped):
+        fit_tiny(tmp_path / "parts", *settings, data=data(), on_epoch=stop)
+    parts = fit_tiny(tmp_path / "parts", *settings, data=data())
+    assert parts.resumed_after == 1
+    for run in (whole, parts):
+        assert run.run.weights.is_file()
+    first, second = (run.run.load_model(torch.device("cpu")).state_dict() for run in (whole, parts))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_cache_without_statistics_is_refused_with_the_cure(tmp_path: Path):
+    with pytest.raises(CacheIncomplete, match="leak cache build --with statistics") as caught:
+        fit_tiny(tmp_path / "run", WITH)
+    assert "\n" not in str(caught.value)
+    model = tiny_model(WITH)
+    with pytest.raises(CacheIncomplete, match="leak cache build --with statistics"):
+        embed(model, tiny_split(6, "test"))
+
+
+def test_a_run_must_read_something():
+    with pytest.raises(ConfigError, match="nothing else is left"):
+        tiny_config("features.latents=false")
+
+
+def test_settings_of_older_runs_read_as_before(tmp_path: Path):
+    (tmp_path / "old.toml").write_text('preset = "paper"\n[features]\ndct_size = 4\n')
+    features = load_config(tmp_path / "old.toml").features
+    assert (features.latents, features.statistics) == (True, False)
+
+
+def test_a_class_can_be_added(tmp_path: Path):
+    from leaknet.enroll.prototypes import with_class
+
+    result = fit_tiny(tmp_path / "run", *ALONE, "train.epochs=1", data=data())
+    model = result.run.load_model(torch.device("cpu"))
+    split = with_statistics(tiny_split(12, "test", seed=5), 5)
+    vectors = embed(model, split).vectors
+    grown = with_class(model, "new", vectors)
+    assert isinstance(grown, ProtoLeakNet)
+    np.testing.assert_allclose(embed(grown, split).vectors, vectors, atol=1e-6)

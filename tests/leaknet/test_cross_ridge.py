@@ -1,0 +1,83 @@
+"""The closed form against fits that really leave each group out, and against scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+
+from leaknet.cross_ridge import STRENGTHS, CrossRidge, cross_ridge
+
+
+def problem(images: int = 24, values: int = 40, seed: int = 0) -> tuple[np.ndarray, ...]:
+    generator = np.random.default_rng(seed)
+    targets = np.arange(images) % 4
+    features = generator.normal(size=(images, values)) + generator.normal(size=(4, values))[targets]
+    groups = np.array([f"prompt {image // 4}" for image in range(images)])
+    return features - features.mean(0), targets, groups
+
+
+def fitted(features: np.ndarray, targets: np.ndarray, groups: np.ndarray) -> CrossRidge:
+    return cross_ridge(features, targets, groups, 4)
+
+
+def absolute(found: CrossRidge, features: np.ndarray) -> float:
+    return found.strength * float(np.linalg.eigvalsh(features @ features.T).mean())
+
+
+def weights_of(features: np.ndarray, targets: np.ndarray, strength: float) -> np.ndarray:
+    wanted = np.eye(4)[targets] - 0.25
+    return Ridge(alpha=strength, fit_intercept=False).fit(features, wanted).coef_.T
+
+
+@pytest.mark.parametrize("values", [10, 40])
+def test_weights_are_those_of_scikit_learn(values):
+    features, targets, groups = problem(values=values)
+    found = fitted(features, targets, groups)
+    expected = weights_of(features, targets, absolute(found, features))
+    np.testing.assert_allclose(found.weights, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("values", [10, 40])
+def test_held_out_scores_are_those_of_fits_without_the_group(values):
+    features, targets, groups = problem(values=values)
+    found = fitted(features, targets, groups)
+    strength = absolute(found, features)
+    for group in set(groups.tolist()):
+        out = groups == group
+        slow = features[out] @ weights_of(features[~out], targets[~out], strength)
+        np.testing.assert_allclose(found.held_out[out], slow, atol=1e-6)
+
+
+def test_the_strength_is_that_of_the_least_error():
+    features, targets, groups = problem()
+    found = fitted(features, targets, groups)
+    wanted = np.eye(4)[targets] - 0.25
+    errors = []
+    for relative in STRENGTHS:
+        strength = relative * float(np.linalg.eigvalsh(features @ features.T).mean())
+        slow = np.empty_like(wanted)
+        for group in set(groups.tolist()):
+            out = groups == group
+            slow[out] = features[out] @ weights_of(features[~out], targets[~out], strength)
+        errors.append(np.square(slow - wanted).mean())
+    assert found.strength == STRENGTHS[int(np.argmin(errors))]
+    assert found.error == pytest.approx(min(errors))
+
+
+def test_content_alone_names_nobody():
+    """One image of a prompt for each class: what they share says nothing of a class."""
+    generator = np.random.default_rng(0)
+    content = np.repeat(generator.normal(size=(20, 60)), 4, axis=0)
+    features = content + 0.01 * generator.normal(size=content.shape)
+    targets, groups = np.arange(80) % 4, np.repeat(np.arange(20).astype(str), 4)
+    found = fitted(features - features.mean(0), targets, groups)
+    assert (found.held_out.argmax(1) == targets).mean() < 0.45
+
+
+def test_features_that_say_nothing_and_groups_that_hold_all_are_survived():
+    targets = np.arange(8) % 4
+    for features in (np.zeros((8, 5)), np.random.default_rng(0).normal(size=(8, 5))):
+        found = cross_ridge(features, targets, np.full(8, "one"), 4)
+        assert np.isfinite(found.held_out).all()
+        assert np.isfinite(found.weights).all()
