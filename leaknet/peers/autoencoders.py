@@ -83,7 +83,9 @@ def at_hand(weights: Path | None, device: torch.device = CPU) -> tuple[Reconstru
     for name, network in (("bundled", _from_folder(BUNDLED)), *others):
         sha256 = fingerprint(network)
         if sha256 not in chosen:
-            chosen[sha256] = Reconstructor(_plain(name), sha256, frozen(network, device))
+            # Channels last is the faster order, and the one that pixels come in.
+            ready = frozen(network, device).to(memory_format=torch.channels_last)
+            chosen[sha256] = Reconstructor(_plain(name), sha256, ready)
     return tuple(chosen.values())
 
 
