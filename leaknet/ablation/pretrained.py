@@ -35,7 +35,7 @@ def pretrained_if_available(
     name = config.model.backbone
     scratch = with_pretrained(config, False)
     if not _worth_trying(name):
-        return scratch, "from scratch: its weights are not on this disk, nor is the hub in reach"
+        return scratch, "from scratch: no weights on this disk, no hub in reach"
     wanted = with_pretrained(config, True)
     try:
         build_backbone(wanted.model, shape[0], shape[1:])
