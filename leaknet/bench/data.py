@@ -40,6 +40,7 @@ class BenchData:
         val: raw images to choose on.
         steps: what is judged, by step; 0 for images as they are.
         limit: at most so many images of each fold were taken; None for all.
+        encoding: fingerprint of how images became latents.
     """
 
     classes: tuple[str, ...]
@@ -47,15 +48,16 @@ class BenchData:
     val: PeerImages
     steps: Mapping[int, Judged] = field(default_factory=dict)
     limit: int | None = None
+    encoding: str = ""
 
     @property
     def fingerprint(self) -> str:
         """Hash of what is learned from and chosen on."""
-        digest = hashlib.sha256(json.dumps([self.classes, self.limit]).encode())
+        head = [self.classes, self.limit, self.encoding]
+        digest = hashlib.sha256(json.dumps(head).encode())
         for images in (self.train, self.val):
             for name in ("hashes", "labels", "groups"):
                 digest.update(json.dumps(getattr(images, name).tolist()).encode())
-            digest.update(json.dumps(images.originals.canonical).encode())
         return digest.hexdigest()
 
 
@@ -77,7 +79,8 @@ def raw_data(
     train, val, test = (_fold(closed, fold, limit) for fold in ("train", "val", "test"))
     strangers = tuple(_unknown(cache, closed, limit) for cache in unknown)
     _refuse_shared((train, val, test), strangers)
-    return BenchData(closed.classes, train, val, {0: Judged(test, strangers)}, limit)
+    encoding = closed.manifest.encoding.fingerprint
+    return BenchData(closed.classes, train, val, {0: Judged(test, strangers)}, limit, encoding)
 
 
 def spread(

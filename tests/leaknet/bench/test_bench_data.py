@@ -69,6 +69,8 @@ def test_the_fingerprint_is_of_what_is_learned_from(caches):
     assert data.fingerprint != raw_data(closed, unknown, limit=4).fingerprint
     swapped = replace(data.train, labels=data.train.labels[::-1])
     assert data.fingerprint != replace(data, train=swapped).fingerprint
+    assert data.encoding == closed.manifest.encoding.fingerprint
+    assert data.fingerprint != replace(data, encoding="other").fingerprint
 
 
 def test_an_image_on_both_sides_is_refused(tmp_path):
