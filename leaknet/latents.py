@@ -99,6 +99,6 @@ def check_statistics(*splits: SplitLatents) -> None:
     if any(len(split) and split.statistics is None for split in splits):
         raise CacheIncomplete(
             "the cache holds no statistics of the pixels of all its images: run `leak cache build "
-            "--with statistics` again with the options it was built with, or train with --set "
-            "features.statistics=false"
+            "--with statistics` again with the options it was built with, or train with --preset "
+            "paper"
         )

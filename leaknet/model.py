@@ -90,6 +90,10 @@ class ProtoLeakNet(
                 model.dimension, attend=model.attention, dropout=model.time_dropout
             )
         self.companion = Companion(model.dimension) if config.features.statistics else None
+        if self.companion is not None and self.backbone is not None:
+            # What latents add starts at nothing, beside an embedding that is fitted already.
+            nn.init.zeros_(self.embed.weight)
+            nn.init.zeros_(self.embed.bias)
         self.gate = Gate(model.dimension) if model.gate else None
         self.head = self._build_head()
 

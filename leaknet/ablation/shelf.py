@@ -13,6 +13,7 @@ from pathlib import Path
 from leakcache.errors import CacheError
 from leakcache.index import read_index
 from leakcache.open_set import open_set_builds
+from leakcache.pixel_statistics import build_statistics, has_statistics
 from leakcache.store import LatentCache
 from leaknet.ablation.wish import CacheWish
 from leaknet.evaluation.task import ClosedSet, Task
@@ -84,7 +85,10 @@ class Shelf:
             return []
         builds = open_set_builds(cache, self._roots, self._device)
         self.encoded += sum(build.encoded for build in builds)
-        return open_splits([build.cache for build in builds], cache)
+        unknown = [build.cache for build in builds]
+        for one in unknown if has_statistics(cache) else ():
+            build_statistics(one)
+        return open_splits(unknown, cache)
 
 
 def _has_open_set(cache: LatentCache) -> bool:

@@ -18,6 +18,7 @@ from leaknet.commands.options import (
 )
 from leaknet.commands.places import cache_folder, data_root, name_cache, remember
 from leaknet.commands.settings import LeakCommand, Settings
+from leaknet.commands.statistics import complete_statistics
 
 if TYPE_CHECKING:
     from leakcache.store import LatentCache
@@ -97,13 +98,18 @@ def bench(settings: Settings, /, **options: Any) -> None:
     from leaknet.bench.degraded import with_steps
     from leaknet.bench.files import write_bench
     from leaknet.bench.tables import bench_tables
+    from leaknet.config import preset
     from leaknet.evaluation.render import print_grids
+    from leaknet.peers.ours import Ours
 
     steps = _steps(options["steps"])
     plan = _plan(options)
     device = str(resolve_device(options["device"]))
     closed = _closed(settings, options, device)
     unknown = _unknown(closed, options["open_roots"], device)
+    for method in plan.methods:
+        if issubclass(method, Ours):
+            complete_statistics(preset(method.preset), [closed, *unknown])
     data = with_steps(raw_data(closed, unknown, options["limit"]), closed, unknown, steps, device)
     out = Path(options["out"] or settings.runs / _name(closed, options))
     result = run_bench(plan, data, out, lambda found: _keep(found, out))

@@ -137,5 +137,9 @@ def test_differences_name_each_setting_once() -> None:
     assert differences(PAPER, PAPER) == []
 
 
-def test_best_starts_equal_to_paper() -> None:
-    assert differences(preset("paper"), preset("best")) == ["preset: paper, now best"]
+def test_best_differs_from_paper_in_what_it_reads() -> None:
+    assert differences(preset("paper"), preset("best")) == [
+        "preset: paper, now best",
+        "features.latents: True, now False",
+        "features.statistics: False, now True",
+    ]
