@@ -71,7 +71,6 @@ class PrototypeHead(nn.Module):
         self.prototypes = nn.Parameter(spread * torch.randn(classes, prototypes, dimension))
         self.log_temperature = nn.Parameter(torch.zeros(()))
         self.register_buffer("offsets", torch.zeros(classes))
-        self.register_load_state_dict_pre_hook(_without_offsets)
 
     @property
     def temperature(self) -> Float[Tensor, ""]:
@@ -102,11 +101,6 @@ class PrototypeHead(nn.Module):
         temperature = self.temperature
         logits = temperature * torch.logsumexp(-distances / temperature, dim=-1) + self.offsets
         return logits, distances
-
-
-def _without_offsets(head: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
-    # Runs from before classes could be added have none.
-    state.setdefault(f"{prefix}offsets", torch.zeros_like(head.get_buffer("offsets")))
 
 
 class LinearHead(nn.Module):
