@@ -48,7 +48,7 @@ class Shelf:
         self.encoded = 0
         self._caches = (main, *also)
         self._roots, self._device = tuple(open_roots), device
-        self._tasks: dict[Path, Task] = {}
+        self._tasks: dict[tuple[Path, bool], Task] = {}
 
     def find(self, wish: CacheWish) -> LatentCache:
         """The first cache that is as wished.
@@ -68,17 +68,25 @@ class Shelf:
             f"run `{command}` and add --also DIR"
         )
 
-    def task(self, cache: LatentCache) -> Task:
+    def task(self, cache: LatentCache, *, statistics: bool = False) -> Task:
         """What runs on a cache learn from and are judged on, unknown generators included.
+
+        Args:
+            cache: one on the shelf.
+            statistics: complete the statistics of the native pixels first.
 
         Raises:
             CacheCorrupt: a shard's bytes do not match their checksum.
-            CacheStale: the open set's cache belongs to other weights.
+            CacheStale: the open set's cache belongs to other weights, or statistics are wanted
+                of an image that has changed.
             WeightsError: the autoencoder that open images are encoded with cannot be had.
         """
-        if cache.path not in self._tasks:
-            self._tasks[cache.path] = ClosedSet.load(cache).whole(self._unknown(cache))
-        return self._tasks[cache.path]
+        key = (cache.path, statistics)
+        if key not in self._tasks:
+            if statistics:
+                build_statistics(cache)
+            self._tasks[key] = ClosedSet.load(cache).whole(self._unknown(cache))
+        return self._tasks[key]
 
     def _unknown(self, cache: LatentCache) -> list[SplitLatents]:
         if not self._roots and not _has_open_set(cache):

@@ -11,7 +11,6 @@ import click
 from leaknet.commands.options import cache_option, device_option, emit, json_option
 from leaknet.commands.places import cache_folder
 from leaknet.commands.settings import LeakCommand, Settings
-from leaknet.commands.statistics import complete_statistics
 
 if TYPE_CHECKING:
     from leaknet.ablation import AblationResult, Request, Row, RowResult, Shelf
@@ -79,7 +78,6 @@ def ablate(settings: Settings, /, **options: Any) -> None:
 
     folder = cache_folder(options["cache"], settings.caches)
     request, shelf = _request(settings, folder, options), _shelf(folder, options)
-    complete_statistics(request.base, [shelf.main])
     result = run_ablation(request, shelf)
     files = write_results(result, request.out)
     if options["as_json"]:

@@ -31,8 +31,9 @@ class _ShelfWith(Shelf):
         super().__init__(main)
         self.strangers = open_splits([unknown], main)
 
-    def task(self, cache: LatentCache) -> Task:
-        return replace(super().task(cache), unknown=tuple(self.strangers))
+    def task(self, cache: LatentCache, *, statistics: bool = False) -> Task:
+        found = super().task(cache, statistics=statistics)
+        return replace(found, unknown=tuple(self.strangers))
 
 
 @pytest.fixture(scope="module")

@@ -66,3 +66,6 @@ def test_only_new_open_images_are_encoded_and_they_are_counted(tmp_path: Path) -
         assert shelf.task(closed) is task
         assert [len(split) for split in task.unknown] == [5]
         assert shelf.encoded == encoded
+    with_statistics = shelf.task(closed, statistics=True)
+    for split in (*with_statistics.folds, *with_statistics.unknown):
+        assert split.statistics is not None
