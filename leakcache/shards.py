@@ -1,6 +1,6 @@
 """The arrays of latents on disk: Zarr v3, sharded, checksummed.
 
-Only this module and `leakcache.store` know zarr.
+Only this module, `leakcache.store` and `leakcache.rows` know zarr.
 """
 
 from __future__ import annotations
