@@ -13,6 +13,5 @@ PUBLISHED: dict[str, tuple[float, float, float, float]] = {
     "npr": (0.8981, 0.8048, 0.7648, 0.7115),
     "latte": (0.9716, 0.9599, 0.9441, 0.9096),
     "ours-paper": (0.9813, 0.9614, 0.9462, 0.9225),
-    "ours": (0.9813, 0.9614, 0.9462, 0.9225),
 }
 """By the row's name; rows that the paper does not have are absent."""
