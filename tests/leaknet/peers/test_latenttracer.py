@@ -93,7 +93,8 @@ def test_real_bare_files_are_read(shared):
     with torch.no_grad():
         latents = reference.eval().encode(pixels(1)).latents
         expected = reference.decode(latents).sample.clamp(-1, 1)
-    torch.testing.assert_close(found["taesd"].reconstruct(pixels(1)), expected, rtol=1e-3, atol=1e-4)
+    reconstructed = found["taesd"].reconstruct(pixels(1))
+    torch.testing.assert_close(reconstructed, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("model", [tiny_model, kl_model])
