@@ -20,20 +20,19 @@ def model_folder(repository: str, files: Sequence[str], weights: Path | None) ->
     Raises:
         WeightsError: a file is not there and cannot be had.
     """
-    include = " ".join(f'--include "{file}"' for file in files)
     if weights is not None:
         folder = weights / repository.rpartition("/")[2]
         lacking = [file for file in files if not (folder / file).is_file()]
         if lacking:
             raise WeightsError(
-                f"{folder / lacking[0]} is not there: run `hf download {repository} {include} "
+                f"{folder / lacking[0]} is not there: run `hf download {repository} "
                 f"--local-dir {folder}` where there is a network"
             )
         return folder
-    return _from_hub(repository, files, include)
+    return _from_hub(repository, files)
 
 
-def _from_hub(repository: str, files: Sequence[str], include: str) -> Path:
+def _from_hub(repository: str, files: Sequence[str]) -> Path:
     from huggingface_hub import constants
 
     try:
@@ -47,7 +46,7 @@ def _from_hub(repository: str, files: Sequence[str], include: str) -> Path:
     except (OSError, ValueError) as error:
         reason = f"the hub says {type(error).__name__}"
     raise WeightsError(
-        f"{repository} is not on this disk and {reason}: run `hf download {repository} {include} "
+        f"{repository} is not on this disk and {reason}: run `hf download {repository} "
         f"--local-dir DIR/{repository.rpartition('/')[2]}` where there is a network and pass "
         "--weights DIR"
     )
