@@ -26,6 +26,7 @@ class BenchPlan:
         weights: folder of local weights; None for the hub.
         detector: tells known from unknown, for all methods.
         device: where to compute.
+        precision: of networks that are trained, "fp32" or "bf16" under autocast.
     """
 
     methods: tuple[type[Peer], ...]
@@ -34,6 +35,7 @@ class BenchPlan:
     weights: Path | None = None
     detector: type[Detector] = GlobalKDE
     device: torch.device = CPU
+    precision: str = "fp32"
 
 
 def methods_named(names: str) -> tuple[type[Peer], ...]:

@@ -36,7 +36,7 @@ def run_bench(
         on_result: called after each method with all rows so far.
 
     Raises:
-        RunError: `out` holds a bench of other images or other epochs.
+        RunError: `out` holds a bench of other images, other epochs or another precision.
     """
     _claim(out, plan, data)
     rows: list[BenchRow] = []
@@ -66,6 +66,7 @@ def _trials(method: type[Peer], plan: BenchPlan, data: BenchData, out: Path) -> 
                 epochs=plan.epochs,
                 seed=seed,
                 device=plan.device,
+                precision=plan.precision,
                 folder=out / method.name / f"seed{seed}",
             ),
         )
@@ -76,7 +77,12 @@ def _trials(method: type[Peer], plan: BenchPlan, data: BenchData, out: Path) -> 
 def _claim(out: Path, plan: BenchPlan, data: BenchData) -> None:
     """Make `out` the folder of this bench, or refuse that of another."""
     path = out / IDENTITY
-    mine = {"images": data.fingerprint, "epochs": plan.epochs, "limit": data.limit}
+    mine = {
+        "images": data.fingerprint,
+        "epochs": plan.epochs,
+        "limit": data.limit,
+        "precision": plan.precision,
+    }
     if not path.is_file():
         out.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(mine, indent=1) + "\n")
@@ -106,5 +112,6 @@ def _facts(plan: BenchPlan, data: BenchData) -> dict[str, Any]:
         "seeds": plan.seeds,
         "epochs": plan.epochs,
         "limit": data.limit,
+        "precision": plan.precision,
         "detector": plan.detector.name,
     }

@@ -35,6 +35,7 @@ def _block(result: BenchResult, step: int) -> Grid:
         f"{images['train']} raw images.",
         f"open AUROC: known against unknown images by {result.facts['detector']}, fitted on closed "
         "raw images. seconds: of fitting and embedding.",
+        _training(result),
         LEGEND,
         _PUBLISHED,
     ]
@@ -42,6 +43,13 @@ def _block(result: BenchResult, step: int) -> Grid:
         notes.append(NO_INTERVAL)
     title = "raw images" if step == 0 else f"degraded, step {step} (WILD-like)"
     return Grid(f"Table 1: {title}", HEADINGS, tuple(_cells(row) for row in rows), tuple(notes))
+
+
+def _training(result: BenchResult) -> str:
+    epochs, limit = result.facts["epochs"], result.facts["limit"]
+    whose = "their own recipes' epochs" if epochs is None else f"at most {epochs} epochs"
+    cut = "" if limit is None else f"; at most {limit} images of each fold"
+    return f"Networks are trained for {whose}, in {result.facts['precision']}{cut}."
 
 
 def _cells(row: BenchRow) -> tuple[str, ...]:

@@ -187,12 +187,17 @@ class NetworkPeer(Peer):
         parts = -(-len(samples) // at_once)
         optimiser.zero_grad(set_to_none=True)
         for x, y in zip(inputs.tensor_split(parts), wanted.tensor_split(parts), strict=True):
-            _, logits = self.network(self._there(x))
-            loss = F.cross_entropy(logits, y.to(device), reduction="sum")
+            with self._autocast():
+                _, logits = self.network(self._there(x))
+            loss = F.cross_entropy(logits.float(), y.to(device), reduction="sum")
             if not bool(torch.isfinite(loss)):
                 raise TrainingError(f"{self.name}: the loss is not finite; nothing can be learnt")
             (loss / len(samples)).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
+
+    def _autocast(self) -> torch.autocast:
+        reduced = self.options.precision == "bf16"
+        return torch.autocast(self.options.device.type, torch.bfloat16, enabled=reduced)
 
     def _there(self, x: Tensor) -> Tensor:
         """The network's input where the network is, in its order of memory."""
@@ -228,9 +233,9 @@ class NetworkPeer(Peer):
     def _views(self, values: np.ndarray) -> tuple[Tensor, Tensor]:
         images, views = values.shape[:2]
         flat = values.reshape(images * views, *values.shape[2:])
-        vectors, logits = (
-            out.float().cpu() for out in self.network(self._there(self.prepare(flat, None)))
-        )
+        with self._autocast():
+            outputs = self.network(self._there(self.prepare(flat, None)))
+        vectors, logits = (out.float().cpu() for out in outputs)
         vectors = vectors.unflatten(0, (images, views)).mean(dim=1)
         return vectors, over_views(logits.unflatten(0, (images, views)))
 

@@ -66,6 +66,7 @@ class PeerOptions:
         epochs: passes over the training fold; None for the method's own number.
         seed: of everything that is drawn.
         device: where to compute.
+        precision: of networks that are trained, "fp32" or "bf16" under autocast.
         folder: of this method and seed, where a training may keep what lets it go on; None for
             nowhere.
     """
@@ -74,6 +75,7 @@ class PeerOptions:
     epochs: int | None = None
     seed: int = 0
     device: torch.device = CPU
+    precision: str = "fp32"
     folder: Path | None = None
 
 

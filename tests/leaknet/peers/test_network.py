@@ -18,6 +18,7 @@ from leakcache.errors import TrainingError
 from leakcache.originals import Originals
 from leaknet.metrics import closed_values
 from leaknet.peers.augment import cropped, flipped, standardised
+from leaknet.peers.freqnet import FreqNetwork
 from leaknet.peers.network import NetworkPeer, Recipe, over_views, stepped
 from leaknet.peers.protocol import PeerOptions
 
@@ -74,6 +75,27 @@ def test_it_learns_what_can_be_learnt(images):
     assert e.vectors.shape == (18, 8)
     assert (e.attention == 1).all()
     assert e.classes == CLASSES
+
+
+class FrequencyPeer(Small):
+    """FreqNet, whose transforms have no low precision, in the shared loop."""
+
+    recipe = Recipe(learning_rate=1e-3, batch=8, epochs=1)
+
+    def build(self, classes):
+        return FreqNetwork(classes)
+
+
+@pytest.mark.parametrize("kind", [Small, FrequencyPeer])
+def test_bf16_rounds_the_network_and_nothing_else(images, kind):
+    exact = kind(CLASSES, PeerOptions())
+    rounded = kind(CLASSES, PeerOptions(precision="bf16")).restore(exact.state())
+    expected, found = (one.embed(images["test"]).logits for one in (exact, rounded))
+    assert found.dtype == np.float32
+    error = np.abs(found - expected).max()
+    assert 0 < error < 0.05 * np.abs(expected).max()
+    learned = fitted(images, kind, precision="bf16", epochs=1).state().values()
+    assert all(value.dtype != torch.bfloat16 for value in learned)
 
 
 def test_the_seed_decides_everything_and_the_global_generator_nothing(images):
