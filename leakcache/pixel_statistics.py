@@ -25,7 +25,7 @@ from leakcache.window import fitted
 
 MOST = 512
 """Longest side of the part of a picture that is read: bounds what it costs."""
-VERSION = 1
+VERSION = 2
 """To be raised when a family gives other values."""
 
 LENGTHS: Mapping[str, int] = MappingProxyType(
@@ -34,9 +34,12 @@ LENGTHS: Mapping[str, int] = MappingProxyType(
 """Values of each family, in the order of a row."""
 LENGTH = sum(LENGTHS.values())
 
+VIEWS = 5
+"""Of a picture: the whole of what is read, then its quarters."""
+
 SPEC = RowSpec(
     "statistics",
-    (LENGTH,),
+    (VIEWS, LENGTH),
     "float16",
     {"families": dict(LENGTHS), "most": MOST, "version": VERSION},
 )
@@ -55,9 +58,23 @@ def middle(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
     return np.asarray(image.crop((left, top, left + width, top + height)))
 
 
-def statistics_of(image: Image.Image) -> Float16[np.ndarray, " value"]:
+def views_of(
+    whole: UInt8[np.ndarray, "height width 3"],
+) -> tuple[UInt8[np.ndarray, "_ _ 3"], ...]:
+    """The whole, then one view in each of its corners, half as wide and high, but 64 at least.
+
+    They show how far statistics vary within one picture, which is no evidence of who made it.
+    """
+    height, width = (max(side // 2 // GRID * GRID, LEAST) for side in whole.shape[:2])
+    bottom = (whole.shape[0] - height) // GRID * GRID
+    right = (whole.shape[1] - width) // GRID * GRID
+    corners = ((0, 0), (0, right), (bottom, 0), (bottom, right))
+    return whole, *(whole[top : top + height, left : left + width] for top, left in corners)
+
+
+def statistics_of(image: Image.Image) -> Float16[np.ndarray, "view value"]:
     """The row of an RGB picture."""
-    return statistics(middle(image)).astype(np.float16)
+    return np.stack([statistics(view) for view in views_of(middle(image))]).astype(np.float16)
 
 
 def build_statistics(
@@ -89,7 +106,7 @@ def has_statistics(cache: LatentCache) -> bool:
 
 def stored_statistics(
     cache: LatentCache, rows: Int[np.ndarray, "image"]
-) -> Float16[np.ndarray, "image value"] | None:
+) -> Float16[np.ndarray, "image view value"] | None:
     """Rows of some images of a cache; None where not all of them are kept.
 
     Raises:
@@ -111,8 +128,8 @@ def _complete(originals: Originals) -> RowStore | None:
     return None if store.missing(originals.hashes) else store
 
 
-def _rows(originals: Originals, rows: Int[np.ndarray, "k"]) -> Float16[np.ndarray, "k value"]:
-    def one(row: int) -> Float16[np.ndarray, " value"]:
+def _rows(originals: Originals, rows: Int[np.ndarray, "k"]) -> Float16[np.ndarray, "k view value"]:
+    def one(row: int) -> Float16[np.ndarray, "view value"]:
         return statistics_of(originals.picture(row))
 
     return np.stack(list(in_order(one, rows.tolist(), ahead=AHEAD)))

@@ -1,12 +1,13 @@
 """The branch that reads statistics of the pixels: fitted in closed form, added to h̄.
 
-    x → (x - mean) / deviation, clipped to ±3, each family divided by √(its length)
-      → class scores of a ridge regression → a fixed rotation into D dimensions
+    statistics of the picture and of its quarters → class scores of each (`leaknet.ridge_map`)
+      → their mean → a fixed rotation into D dimensions
 
 With a hundred images a class a strongly shrunk linear map is far ahead of one that was learnt by
-gradient descent (docs/LOG.md). While the rest of the network trains, each training image is
-embedded as a fit without its prompt group would embed it; otherwise the head would learn from an
-embedding that knows the answers.
+gradient descent (docs/LOG.md). Quarters are learnt from as images of their own: how far they
+differ within a picture tells the regression which differences mean nothing. While the rest of the
+network trains, each training image is embedded as a fit without its prompt group would embed it;
+otherwise the head would learn from an embedding that knows the answers.
 """
 
 from __future__ import annotations
@@ -19,14 +20,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leakcache.pixel_statistics import LENGTH, LENGTHS
-from leaknet.cross_ridge import CrossRidge, cross_ridge
 from leaknet.latents import SplitLatents
+from leaknet.ridge_map import RidgeMap
 
-CLIP = 3.0
-"""Standard deviations: farther off is no stronger evidence."""
-CONSTANT = 1e-4
-"""A deviation below this is that of a constant, whose value is 0."""
+MOST_VIEWS = 6000
+"""Views that are learnt from, at most, where there are not more images than that: the fit takes
+time with the cube of their number. The more images, the fewer parts of each are needed."""
 
 
 class Companion(nn.Module):
@@ -35,16 +34,10 @@ class Companion(nn.Module):
     All of it are buffers, saved with the model: nothing is learnt by gradient descent.
     """
 
-    mean: Tensor
-    scale: Tensor
-    weight: Tensor
-
     def __init__(self, dimension: int) -> None:
         """Build without statistics: `fit` or a state dict supplies them."""
         super().__init__()
-        self.register_buffer("mean", torch.zeros(LENGTH))
-        self.register_buffer("scale", torch.zeros(LENGTH))
-        self.register_buffer("weight", torch.zeros(LENGTH, dimension))
+        self.map = RidgeMap(dimension)
 
     def fit(
         self, train: SplitLatents, classes: tuple[str, ...]
@@ -56,35 +49,26 @@ class Companion(nn.Module):
             classes: in the order of the logits.
         """
         assert train.statistics is not None
-        values = train.statistics.cpu().float()
-        deviation = values.std(dim=0, correction=0)
-        gain = torch.where(deviation > CONSTANT, 1 / deviation.clamp_min(CONSTANT), 0.0)
-        self.mean.copy_(values.mean(dim=0))
-        self.scale.copy_(gain)
-        features = self.features(values.to(self.mean.device)).cpu().numpy()
+        images, parts = train.statistics.shape[:2]
+        parts = max(1, min(parts, MOST_VIEWS // images))
         targets = train.targets(classes).cpu().numpy()
-        found: CrossRidge = cross_ridge(features, targets, train.groups, len(classes))
-        rotation = _rotation(len(classes), self.weight.shape[1]) * _reach(found.held_out, targets)
-        self.weight.copy_(torch.from_numpy(found.weights @ rotation))
-        return torch.from_numpy(found.held_out @ rotation).to(self.weight)
+        found = self.map.regress(
+            train.statistics[:, :parts].flatten(0, 1),
+            targets.repeat(parts),
+            train.groups.repeat(parts),
+            len(classes),
+        )
+        held_out = found.held_out.reshape(images, parts, -1).mean(axis=1)
+        rotation = _rotation(len(classes), self.map.weight.shape[1]) * _reach(held_out, targets)
+        self.map.weight.copy_(torch.from_numpy(found.weights @ rotation))
+        return torch.from_numpy(held_out @ rotation).to(self.map.weight)
 
-    def features(self, statistics: Float[Tensor, "batch value"]) -> Float[Tensor, "batch value"]:
-        """Standardised, clipped and weighted statistics; the mean square norm is 1 or less."""
-        standard = ((statistics.float() - self.mean) * self.scale).clamp(-CLIP, CLIP)
-        return standard * family_weights().to(standard.device)
-
-    def forward(self, statistics: Float[Tensor, "batch value"]) -> Float[Tensor, "batch dimension"]:
+    def forward(
+        self, statistics: Float[Tensor, "batch part value"]
+    ) -> Float[Tensor, "batch dimension"]:
         """The embedding."""
-        embedded: Tensor = self.features(statistics) @ self.weight
+        embedded: Tensor = self.map(statistics).mean(dim=1)
         return embedded
-
-
-def family_weights() -> Float[Tensor, " value"]:
-    """1 / √(length of the family · number of families), for each value."""
-    each = [
-        torch.full((length,), 1 / math.sqrt(length * len(LENGTHS))) for length in LENGTHS.values()
-    ]
-    return torch.cat(each)
 
 
 def class_means(

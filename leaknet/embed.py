@@ -113,7 +113,7 @@ def _run_batch(model: ProtoLeakNet, split: SplitLatents, rows: slice) -> ModelOu
 
 def _statistics(
     model: ProtoLeakNet, split: SplitLatents, rows: slice
-) -> Float[Tensor, "crop value"] | None:
+) -> Float[Tensor, "crop part value"] | None:
     """Statistics of these images, once for each view; None for a model that reads none."""
     if not model.config.features.statistics or split.statistics is None:
         return None

@@ -47,7 +47,7 @@ class EncodedFile:
     path: Path
     sha256: str = ""
     latents: Float[np.ndarray, "variant view channel rows columns"] | None = None
-    statistics: Float[np.ndarray, "variant value"] | None = None
+    statistics: Float[np.ndarray, "variant part value"] | None = None
     reason: str = ""
 
 
@@ -190,7 +190,7 @@ class _Loaded:
 
     sha256: str = ""
     pixels: Sequence[UInt8[np.ndarray, "view height width 3"]] = ()
-    statistics: Float[np.ndarray, "variant value"] | None = None
+    statistics: Float[np.ndarray, "variant part value"] | None = None
     reason: str = ""
 
 
@@ -212,7 +212,7 @@ def _load(
     return _Loaded(sha256, [preprocess(variant, preprocessing) for variant in variants], found)
 
 
-def _statistics(image: Image.Image, cut: Preprocessing) -> Float[np.ndarray, " value"]:
+def _statistics(image: Image.Image, cut: Preprocessing) -> Float[np.ndarray, "part value"]:
     """As a cache keeps them: of the canonical form on the canonical track."""
     return statistics_of(canonicalise(image, cut.canonical_size) if cut.canonical else image)
 

@@ -28,7 +28,8 @@ class SplitLatents:
         folds: fold of each image.
         hashes: SHA-256 of each image file, in hexadecimal; decides its evaluation noise.
         paths: of each image, relative to the data root.
-        statistics: of each image's native pixels, as stored; None where the cache has none.
+        statistics: of each image's native pixels and of its parts, as stored; None where the cache
+            has none.
     """
 
     z0: Float[Tensor, "image view channel height width"]
@@ -37,7 +38,7 @@ class SplitLatents:
     folds: Shaped[np.ndarray, "image"]
     hashes: Shaped[np.ndarray, "image"]
     paths: Shaped[np.ndarray, "image"]
-    statistics: Float[Tensor, "image value"] | None = None
+    statistics: Float[Tensor, "image part value"] | None = None
 
     def __len__(self) -> int:
         return len(self.z0)
@@ -77,7 +78,7 @@ class SplitLatents:
 
 
 def load_split(cache: LatentCache, fold: str, device: torch.device) -> SplitLatents:
-    """Read one fold whole: 8 KiB an image for 4×32×32 in half precision, 22 for statistics.
+    """Read one fold whole: 8 KiB an image for 4×32×32 in half precision, 153 for statistics.
 
     Raises:
         CacheCorrupt: a shard's bytes do not match their checksum.

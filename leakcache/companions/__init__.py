@@ -20,6 +20,8 @@ from leakcache.companions.cooccurrence import cooccurrence
 from leakcache.companions.dct_correlation import dct_correlation
 from leakcache.companions.dct_histogram import dct_histogram
 from leakcache.companions.luma_covariance import luma_covariance
+from leakcache.companions.normalised_luma import normalised_luma
+from leakcache.companions.normalised_residual import normalised_residual
 from leakcache.companions.residual_spectrum import residual_spectrum
 from leakcache.companions.wide_dct import wide_dct
 
@@ -35,6 +37,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "cooccurrence": cooccurrence,
         "colour_covariance": colour_covariance,
         "luma_covariance": luma_covariance,
+        "normalised_luma": normalised_luma,
+        "normalised_residual": normalised_residual,
     }
 )
 """In the order in which `statistics` puts them one after another."""

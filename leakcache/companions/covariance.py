@@ -16,6 +16,8 @@ STRIDE = 2
 """Every other row and column of patches: a quarter of the work, and hardly less information."""
 FLOOR = 1e-2
 """Added to every variance, so that a blank view has a logarithm; below that of rounding, 1/12."""
+NORMALISED_FLOOR = 1e-4
+"""The same for patches of unit contrast."""
 
 
 def length(values: int) -> int:
@@ -24,9 +26,9 @@ def length(values: int) -> int:
 
 
 def log_covariance(
-    planes: Float32[np.ndarray, "plane height width"], side: int
+    planes: Float32[np.ndarray, "plane height width"], side: int, contrast: float | None = None
 ) -> Float32[np.ndarray, " entry"]:
-    """Upper triangle of log(C + FLOOR · I), C the covariance of patches less their own means.
+    """Upper triangle of log(C + floor · I), C the covariance of patches less their own means.
 
     Entries beside the diagonal are multiplied by √2, so that distances of vectors are those of
     matrices.
@@ -34,13 +36,18 @@ def log_covariance(
     Args:
         planes: at least `side` high and wide.
         side: of a patch, which reaches over all planes.
+        contrast: each patch is divided by its root mean square, or by this where that is less;
+            None for patches as they are.
     """
     patches = _patches(planes, side)
     patches -= patches.mean(axis=0)
+    if contrast is not None:
+        patches /= np.maximum(np.sqrt(np.square(patches).mean(axis=0)), contrast)
     patches -= patches.mean(axis=1, keepdims=True)
+    floor = FLOOR if contrast is None else NORMALISED_FLOOR
     matrix = (patches @ patches.T).astype(np.float64) / patches.shape[1]
-    values, vectors = np.linalg.eigh(matrix + FLOOR * np.eye(len(matrix)))
-    logarithm = (vectors * np.log(np.maximum(values, FLOOR / 2))) @ vectors.T
+    values, vectors = np.linalg.eigh(matrix + floor * np.eye(len(matrix)))
+    logarithm = (vectors * np.log(np.maximum(values, floor / 2))) @ vectors.T
     rows, columns = np.triu_indices(len(matrix))
     weights = np.where(rows == columns, 1, math.sqrt(2))
     found: np.ndarray = weights * logarithm[rows, columns]

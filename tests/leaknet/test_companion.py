@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from leakcache.errors import CacheIncomplete, ConfigError
-from leakcache.pixel_statistics import LENGTH, LENGTHS
-from leaknet.companion import CLIP, Companion, class_means, family_weights
+from leakcache.pixel_statistics import LENGTH, LENGTHS, VIEWS
+from leaknet import companion as companion_module
+from leaknet.companion import Companion, class_means
 from leaknet.config import load_config
 from leaknet.embed import embed, run_split
 from leaknet.latents import SplitLatents
 from leaknet.model import ProtoLeakNet
+from leaknet.ridge_map import CLIP, family_weights
 from leaknet.training_data import TrainingData
 from tests.leaknet.tiny import CLASSES, fit_tiny, tiny_config, tiny_data, tiny_model, tiny_split
 
@@ -26,9 +28,9 @@ ALONE = (WITH, "features.latents=false")
 def with_statistics(split: SplitLatents, seed: int = 0) -> SplitLatents:
     """Noise with a pattern of the class in it."""
     generator = torch.Generator().manual_seed(seed)
-    values = torch.randn(len(split), LENGTH, generator=generator)
+    values = torch.randn(len(split), VIEWS, LENGTH, generator=generator)
     patterns = torch.randn(len(CLASSES), LENGTH, generator=torch.Generator().manual_seed(99))
-    values += 0.2 * patterns[split.targets(CLASSES)]
+    values += 0.2 * patterns[split.targets(CLASSES), None]
     return replace(split, statistics=(3 + values).half())
 
 
@@ -46,11 +48,12 @@ def test_features_are_standardised_and_families_weigh_alike():
     split = data().train
     companion, _ = fitted(split)
     assert split.statistics is not None
-    standard = companion.features(split.statistics) / family_weights()
+    features = companion.map.features(split.statistics).flatten(0, 1)
+    standard = features / family_weights()
     assert standard.abs().max() <= CLIP + 1e-6
     assert standard.mean(0).abs().max() < 0.1
     assert standard.std(0).sub(1).abs().max() < 0.1
-    total = companion.features(split.statistics).square().mean(0)
+    total = features.square().mean(0)
     parts = [part.sum().item() for part in torch.split(total, list(LENGTHS.values()))]
     np.testing.assert_allclose(parts, 1 / len(LENGTHS), rtol=0.05)
 
@@ -58,10 +61,10 @@ def test_features_are_standardised_and_families_weigh_alike():
 def test_constant_values_are_left_out():
     split = data().train
     assert split.statistics is not None
-    split.statistics[:, 7] = 2.5
+    split.statistics[..., 7] = 2.5
     companion, _ = fitted(split)
     other = split.statistics.clone()
-    other[:, 7] = -60
+    other[..., 7] = -60
     assert torch.equal(companion(split.statistics), companion(other))
 
 
@@ -72,6 +75,48 @@ def test_embeddings_of_new_images_lie_where_those_of_held_out_ones_do():
     assert both.val.statistics is not None
     distances = torch.cdist(companion(both.val.statistics), centres)
     assert (distances.argmin(1) == both.val.targets(CLASSES)).float().mean() > 0.9
+
+
+def test_all_parts_of_an_image_count_alike_and_their_order_not_at_all():
+    split = data().train
+    companion, _ = fitted(split)
+    assert split.statistics is not None
+    found = companion(split.statistics)
+    torch.testing.assert_close(companion(split.statistics.flip(1)), found)
+    alone = torch.stack([companion(split.statistics[:, [part]]) for part in range(VIEWS)])
+    torch.testing.assert_close(alone.mean(0), found)
+
+
+def test_parts_help_where_they_differ_in_what_means_nothing():
+    """A nuisance that varies within pictures is unlearnt from their parts."""
+    generator = torch.Generator().manual_seed(3)
+    nuisance = torch.randn(LENGTH, generator=generator)
+
+    def shaken(split: SplitLatents) -> SplitLatents:
+        assert split.statistics is not None
+        strength = 4 * torch.randn(len(split), VIEWS, 1, generator=generator)
+        return replace(split, statistics=(split.statistics + strength * nuisance).half())
+
+    train = shaken(data().train)
+    pattern = torch.randn(len(CLASSES), LENGTH, generator=torch.Generator().manual_seed(99))
+
+    def distraction(parts: int) -> float:
+        assert train.statistics is not None
+        companion, _ = fitted(replace(train, statistics=train.statistics[:, :parts]))
+        moves = torch.stack([nuisance, pattern[0] - pattern[1]]) * companion.map.scale
+        lengths = (moves * family_weights() @ companion.map.weight).norm(dim=1)
+        return float(lengths[0] / lengths[1])
+
+    assert distraction(VIEWS) < 0.5 * distraction(1)
+
+
+def test_many_images_are_learnt_from_with_fewer_parts(monkeypatch: pytest.MonkeyPatch):
+    split = data().train
+    assert split.statistics is not None
+    monkeypatch.setattr(companion_module, "MOST_VIEWS", 2 * len(split) + 1)
+    _, few = fitted(split)
+    _, expected = fitted(replace(split, statistics=split.statistics[:, :2]))
+    torch.testing.assert_close(few, expected)
 
 
 def test_statistics_alone_are_learned_from(tmp_path: Path):

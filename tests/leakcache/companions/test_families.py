@@ -14,9 +14,12 @@ from leakcache.companions import FAMILIES, statistics
 from leakcache.companions.block_dct import block_dct
 from leakcache.companions.colour_covariance import colour_covariance
 from leakcache.companions.cooccurrence import cooccurrence
-from leakcache.companions.covariance import FLOOR, log_covariance
+from leakcache.companions.covariance import FLOOR, NORMALISED_FLOOR, log_covariance
 from leakcache.companions.dct_correlation import dct_correlation
 from leakcache.companions.dct_histogram import BINS, EDGES, dct_histogram
+from leakcache.companions.luma_covariance import luma_covariance
+from leakcache.companions.normalised_luma import normalised_luma
+from leakcache.companions.normalised_residual import normalised_residual
 from leakcache.companions.planes import amplitudes, luma_chroma, residuals
 from leakcache.companions.residual_spectrum import HALF, residual_spectrum
 from leakcache.companions.wide_dct import wide_dct
@@ -177,6 +180,34 @@ def test_log_covariances_are_those_of_scipy():
     np.testing.assert_allclose(
         log_covariance(planes, 3), scale * expected[rows, columns], atol=1e-2
     )
+
+
+def test_normalised_covariances_are_those_of_scipy():
+    planes = luma_chroma(noise())[:1]
+    patches = np.lib.stride_tricks.sliding_window_view(planes[0], (3, 3))[::2, ::2].reshape(-1, 9)
+    patches = patches - patches.mean(1, keepdims=True)
+    patches = patches / np.sqrt((patches**2).mean(1, keepdims=True))
+    expected = logm(np.cov(patches.T, bias=True) + NORMALISED_FLOOR * np.eye(9))
+    rows, columns = np.triu_indices(9)
+    scale = np.where(rows == columns, 1, np.sqrt(2))
+    found = log_covariance(planes, 3, contrast=1e-6)
+    np.testing.assert_allclose(found, scale * expected[rows, columns], atol=1e-2)
+
+
+def test_normalised_families_do_not_see_contrast():
+    """A busy half of the picture says as much about its texture as a quiet half."""
+    generator = np.random.default_rng(0)
+    texture = generator.normal(0, 6, (128, 256))
+    texture = texture + np.roll(texture, 1, axis=1)
+    even = grey(128 + texture)
+    strong = np.where(np.arange(256) < 128, 0.5, 2.5)
+    uneven = grey(128 + strong * texture)
+    for normalised, plain in (
+        (normalised_luma, luma_covariance),
+        (normalised_residual, luma_covariance),
+    ):
+        moved, as_it_is = (np.abs(f(even) - f(uneven)).mean() for f in (normalised, plain))
+        assert moved < 0.5 * as_it_is
 
 
 def test_equal_colours_have_no_covariance_between_channels_beyond_their_own():

@@ -19,10 +19,12 @@ from leakcache.pixel_cache import check_rows
 from leakcache.pixel_statistics import (
     LENGTH,
     SPEC,
+    VIEWS,
     build_statistics,
     middle,
     statistics_of,
     stored_statistics,
+    views_of,
 )
 from leakcache.store import LatentCache
 from leakcache.views import Preprocessing
@@ -120,7 +122,22 @@ def test_the_canonical_track_has_statistics_of_its_own(tmp_path, encoder):
 def test_the_middle_is_native_and_bounded(size, expected):
     view = middle(Image.new("RGB", size, (1, 2, 3)))
     assert view.shape == (*expected, 3)
-    assert statistics_of(Image.new("RGB", size)).shape == (LENGTH,)
+    assert statistics_of(Image.new("RGB", size)).shape == (VIEWS, LENGTH)
+
+
+@pytest.mark.parametrize(("height", "width"), [(512, 512), (300, 500), (100, 64), (64, 64)])
+def test_parts_lie_in_the_corners_on_the_grid(height, width):
+    rows, columns = np.mgrid[:height, :width]
+    whole = np.stack([rows % 256, columns % 256, rows // 256 + 2 * (columns // 256)], -1)
+    first, *parts = views_of(whole.astype(np.uint8))
+    assert first.shape == (height, width, 3)
+    assert len({part.shape for part in parts}) == 1
+    assert parts[0].shape[0] >= max(64, height // 2 - 8)
+    assert parts[0].shape[1] >= max(64, width // 2 - 8)
+    assert all(part[0, 0, :2].max() % 8 == 0 for part in parts)
+    assert parts[0][0, 0].tolist() == [0, 0, 0]
+    seen = {tuple(pixel) for part in parts for pixel in part.reshape(-1, 3).tolist()}
+    assert len(seen) > 0.85 * height * width
 
 
 def test_the_middle_starts_on_the_grid_of_jpeg_blocks():

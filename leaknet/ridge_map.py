@@ -1,0 +1,82 @@
+"""A linear map from statistics of pixels, fitted in closed form.
+
+    x → (x - mean) / deviation, clipped to ±3, each family divided by √(its length)
+      → class scores of a ridge regression, or what is a linear function of them
+
+The regression's strength is chosen by leaving prompts out.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
+
+from leakcache.pixel_statistics import LENGTH, LENGTHS
+from leaknet.cross_ridge import CrossRidge, cross_ridge
+
+CLIP = 3.0
+"""Standard deviations: farther off is no stronger evidence."""
+CONSTANT = 1e-4
+"""A deviation below this is that of a constant, whose value is 0."""
+
+
+class RidgeMap(nn.Module):
+    """From statistics of a view to some outputs; all of it are buffers, saved with the model."""
+
+    mean: Tensor
+    scale: Tensor
+    weight: Tensor
+
+    def __init__(self, outputs: int) -> None:
+        """Build empty: `regress` and its caller, or a state dict, supply the values."""
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(LENGTH))
+        self.register_buffer("scale", torch.zeros(LENGTH))
+        self.register_buffer("weight", torch.zeros(LENGTH, outputs))
+
+    def regress(
+        self,
+        statistics: Float[Tensor, "view value"],
+        targets: Int[np.ndarray, "view"],
+        groups: Shaped[np.ndarray, "view"],
+        classes: int,
+    ) -> CrossRidge:
+        """Take the standardisation from views of images, and find how to score their classes.
+
+        The caller writes the regression's weights, or outputs made of them, into `weight`.
+
+        Args:
+            statistics: as stored.
+            targets: class number of each view.
+            groups: prompt group of each view.
+            classes: number of classes.
+        """
+        values = statistics.cpu().float()
+        deviation = values.std(dim=0, correction=0)
+        gain = torch.where(deviation > CONSTANT, 1 / deviation.clamp_min(CONSTANT), 0.0)
+        self.mean.copy_(values.mean(dim=0))
+        self.scale.copy_(gain)
+        features = self.features(values.to(self.mean.device)).cpu().numpy()
+        return cross_ridge(features, targets, groups, classes)
+
+    def features(self, statistics: Float[Tensor, "*batch value"]) -> Float[Tensor, "*batch value"]:
+        """Standardised, clipped and weighted statistics; the mean square norm is 1 or less."""
+        standard = ((statistics.float() - self.mean) * self.scale).clamp(-CLIP, CLIP)
+        return standard * family_weights().to(standard.device)
+
+    def forward(self, statistics: Float[Tensor, "*batch value"]) -> Float[Tensor, "*batch output"]:
+        """The outputs."""
+        found: Tensor = self.features(statistics) @ self.weight
+        return found
+
+
+def family_weights() -> Float[Tensor, " value"]:
+    """1 / √(length of the family · number of families), for each value."""
+    each = [
+        torch.full((length,), 1 / math.sqrt(length * len(LENGTHS))) for length in LENGTHS.values()
+    ]
+    return torch.cat(each)
