@@ -45,14 +45,14 @@ SPEC = RowSpec(
 )
 
 
-def middle(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
-    """The centre of an RGB picture at its native resolution, at most 512 pixels wide and high.
+def middle(image: Image.Image, most: int = MOST) -> UInt8[np.ndarray, "height width 3"]:
+    """The centre of an RGB picture at its native resolution, at most `most` pixels wide and high.
 
     It starts on a multiple of 8. A picture with a side below 64 is enlarged so that it has 64.
     """
     if min(image.size) < LEAST:
         image = image.resize(fitted(*image.size, LEAST), Image.Resampling.BILINEAR)
-    width, height = (min(side, MOST) for side in image.size)
+    width, height = (min(side, most) for side in image.size)
     left = (image.width - width) // 2 // GRID * GRID
     top = (image.height - height) // 2 // GRID * GRID
     return np.asarray(image.crop((left, top, left + width, top + height)))
@@ -101,7 +101,7 @@ def build_statistics(
 
 def has_statistics(cache: LatentCache) -> bool:
     """Whether the rows of all images of a cache are kept."""
-    return _complete(Originals.of(cache, np.arange(len(cache)))) is not None
+    return complete_store(Originals.of(cache, np.arange(len(cache))), SPEC) is not None
 
 
 def stored_statistics(
@@ -113,16 +113,16 @@ def stored_statistics(
         CacheCorrupt: a row's bytes do not match their checksum.
     """
     originals = Originals.of(cache, rows)
-    store = _complete(originals)
+    store = complete_store(originals, SPEC)
     return None if store is None else store.read(originals.hashes)
 
 
-def _complete(originals: Originals) -> RowStore | None:
+def complete_store(originals: Originals, spec: RowSpec) -> RowStore | None:
     """The store of some images; None where a row is missing or of another version."""
-    if not (originals.kept / originals.spec(SPEC).name / FILE).is_file():
+    if not (originals.kept / originals.spec(spec).name / FILE).is_file():
         return None
     try:
-        store = originals.store(SPEC)
+        store = originals.store(spec)
     except CacheStale:
         return None
     return None if store.missing(originals.hashes) else store

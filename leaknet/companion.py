@@ -5,9 +5,15 @@
 
 With a hundred images a class a strongly shrunk linear map is far ahead of one that was learnt by
 gradient descent (docs/LOG.md). Quarters are learnt from as images of their own: how far they
-differ within a picture tells the regression which differences mean nothing. While the rest of the
-network trains, each training image is embedded as a fit without its prompt group would embed it;
-otherwise the head would learn from an embedding that knows the answers.
+differ within a picture tells the regression which differences mean nothing.
+
+Where copies are learnt from as well (`features.degraded`) there are two maps, as one alone would
+lose on pictures as they were made what it gains on copies: the second learns from pictures and
+copies alike, whole ones, classes and which of the two a picture is: what it says of that weighs
+the maps.
+
+While the rest of the network trains, each training image is embedded as a fit without its prompt
+group would embed it; otherwise the head would learn from an embedding that knows the answers.
 """
 
 from __future__ import annotations
@@ -17,6 +23,7 @@ import math
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,8 +31,10 @@ from leaknet.latents import SplitLatents
 from leaknet.ridge_map import RidgeMap
 
 MOST_VIEWS = 6000
-"""Views that are learnt from, at most, where there are not more images than that: the fit takes
-time with the cube of their number. The more images, the fewer parts of each are needed."""
+"""Views that a map learns from, at most, where there are not more images than that: the fit takes
+time with the cube of their number, and the more images, the fewer views of each are needed."""
+
+UNPENALISED = 1e4
 
 
 class Companion(nn.Module):
@@ -34,10 +43,16 @@ class Companion(nn.Module):
     All of it are buffers, saved with the model: nothing is learnt by gradient descent.
     """
 
-    def __init__(self, dimension: int) -> None:
-        """Build without statistics: `fit` or a state dict supplies them."""
+    def __init__(self, dimension: int, *, degraded: bool) -> None:
+        """Build without statistics: `fit` or a state dict supplies them.
+
+        Args:
+            dimension: of the embedding.
+            degraded: with a second map, for copies.
+        """
         super().__init__()
         self.map = RidgeMap(dimension)
+        self.copies = RidgeMap(dimension + 1) if degraded else None
 
     def fit(
         self, train: SplitLatents, classes: tuple[str, ...]
@@ -45,30 +60,82 @@ class Companion(nn.Module):
         """Fit to the training fold; the embedding of each of its images without its own group.
 
         Args:
-            train: with statistics.
+            train: with statistics, and with those of copies where the second map needs them.
             classes: in the order of the logits.
         """
-        assert train.statistics is not None
-        images, parts = train.statistics.shape[:2]
-        parts = max(1, min(parts, MOST_VIEWS // images))
-        targets = train.targets(classes).cpu().numpy()
-        found = self.map.regress(
-            train.statistics[:, :parts].flatten(0, 1),
-            targets.repeat(parts),
-            train.groups.repeat(parts),
-            len(classes),
-        )
-        held_out = found.held_out.reshape(images, parts, -1).mean(axis=1)
-        rotation = _rotation(len(classes), self.map.weight.shape[1]) * _reach(held_out, targets)
-        self.map.weight.copy_(torch.from_numpy(found.weights @ rotation))
-        return torch.from_numpy(held_out @ rotation).to(self.map.weight)
+        embedded = self._fit_map(train, classes)
+        if self.copies is not None:
+            copies, original = self._fit_copies(self.copies, train, classes)
+            embedded = copies + original[:, None] * (embedded - copies)
+        return torch.from_numpy(embedded).to(self.map.weight)
 
     def forward(
         self, statistics: Float[Tensor, "batch part value"]
     ) -> Float[Tensor, "batch dimension"]:
         """The embedding."""
         embedded: Tensor = self.map(statistics).mean(dim=1)
+        if self.copies is None:
+            return embedded
+        found = self.copies(statistics[:, 0])
+        copies, original = found[:, :-1], found[:, -1:].sigmoid()
+        weighed: Tensor = copies + original * (embedded - copies)
+        return weighed
+
+    def _fit_map(
+        self, train: SplitLatents, classes: tuple[str, ...]
+    ) -> Float[np.ndarray, "image dimension"]:
+        """Fit to pictures and their parts; held-out embeddings."""
+        assert train.statistics is not None
+        images, parts = train.statistics.shape[:2]
+        parts = max(1, min(parts, MOST_VIEWS // images))
+        wanted, targets = _wanted(train, classes)
+        found = self.map.regress(
+            train.statistics[:, :parts].flatten(0, 1),
+            wanted.repeat(parts, axis=0),
+            train.groups.repeat(parts),
+        )
+        held_out = found.held_out.reshape(images, parts, -1).mean(axis=1)
+        rotation = _rotation(len(classes), self.map.weight.shape[1]) * _reach(held_out, targets)
+        self.map.weight.copy_(torch.from_numpy(found.weights @ rotation))
+        embedded: np.ndarray = held_out @ rotation
         return embedded
+
+    def _fit_copies(
+        self, copies: RidgeMap, train: SplitLatents, classes: tuple[str, ...]
+    ) -> tuple[Float[np.ndarray, "image dimension"], Float[np.ndarray, "image"]]:
+        """Fit to whole pictures and copies; held-out embeddings of the pictures, and their weights.
+
+        The weight of the first map is the probability that a picture is as it was made, pictures
+        and copies being equally frequent.
+        """
+        assert train.statistics is not None
+        assert train.degraded is not None
+        images = len(train)
+        count = max(1, min(train.degraded.shape[1], MOST_VIEWS // images - 1))
+        wanted, targets = _wanted(train, classes)
+        original = np.arange(images * (1 + count)) < images
+        found = copies.regress(
+            torch.cat([train.statistics[:, 0], *train.degraded[:, :count].unbind(dim=1)]),
+            np.column_stack([np.tile(wanted, (1 + count, 1)), original - original.mean()]),
+            np.tile(train.groups, 1 + count),
+        )
+        scores, makes = found.held_out[:, :-1], found.held_out[:, -1:]
+        rotation = _rotation(len(classes), copies.weight.shape[1] - 1)
+        rotation *= _reach(scores, np.tile(targets, 1 + count))
+        told = LogisticRegression(C=UNPENALISED, class_weight="balanced").fit(makes, original)
+        slope, start = float(told.coef_[0, 0]), float(told.intercept_[0])
+        weights = np.column_stack([found.weights[:, :-1] @ rotation, slope * found.weights[:, -1]])
+        copies.weight.copy_(torch.from_numpy(weights))
+        copies.start[-1] = start
+        return scores[:images] @ rotation, told.predict_proba(makes[:images])[:, 1]
+
+
+def _wanted(
+    train: SplitLatents, classes: tuple[str, ...]
+) -> tuple[Float[np.ndarray, "image class"], Int[np.ndarray, "image"]]:
+    """One-hot classes less their mean, and class numbers."""
+    targets = train.targets(classes).cpu().numpy()
+    return np.eye(len(classes))[targets] - 1 / len(classes), targets
 
 
 def class_means(

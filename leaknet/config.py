@@ -99,7 +99,9 @@ feeds pixels to a network that was trained on latents; and its encoder runs anew
 epoch.
 """
 
-BEST = RunConfig(preset="best", features=FeatureConfig(latents=False, statistics=True))
+BEST = RunConfig(
+    preset="best", features=FeatureConfig(latents=False, statistics=True, degraded=True)
+)
 """What validation says is best: statistics of the native pixels, embedded in closed form, and the
 paper's gate and prototypes on them. Latents added to them lose (docs/LOG.md)."""
 

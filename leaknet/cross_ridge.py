@@ -1,4 +1,4 @@
-"""Kernel ridge regression of classes, its strength chosen by leaving prompt groups out.
+"""Kernel ridge regression, its strength chosen by leaving prompt groups out.
 
 With fewer images than features the regression is solved in the space of images: with the Gram
 matrix G = Z Zᵀ and A = (G + λI)⁻¹ T, the weights are Zᵀ A. What the images of group g would score
@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Shaped
 
 STRENGTHS = tuple(np.logspace(-3, 1, 13).tolist())
 """λ over the mean eigenvalue of the Gram matrix."""
@@ -22,36 +22,33 @@ STRENGTHS = tuple(np.logspace(-3, 1, 13).tolist())
 
 @dataclass(frozen=True)
 class CrossRidge:
-    """A regression of one-hot classes, less their mean.
+    """A linear regression without intercept.
 
     Attributes:
-        weights: from features to class scores.
-        held_out: scores of the training images, each by a fit without its group.
+        weights: from features to outputs.
+        held_out: outputs of the training images, each by a fit without its group.
         strength: the λ chosen, over the mean eigenvalue of the Gram matrix.
         error: mean square of what `held_out` misses.
     """
 
-    weights: Float[np.ndarray, "feature class"]
-    held_out: Float[np.ndarray, "image class"]
+    weights: Float[np.ndarray, "feature output"]
+    held_out: Float[np.ndarray, "image output"]
     strength: float
     error: float
 
 
 def cross_ridge(
     features: Float[np.ndarray, "image feature"],
-    targets: Int[np.ndarray, "image"],
+    wanted: Float[np.ndarray, "image output"],
     groups: Shaped[np.ndarray, "image"],
-    classes: int,
 ) -> CrossRidge:
     """Fit; time grows with the cube of the number of images, memory with its square.
 
     Args:
         features: centred.
-        targets: class number of each image.
+        wanted: what each image should give, centred.
         groups: prompt group of each.
-        classes: number of classes.
     """
-    wanted = np.eye(classes)[targets] - 1 / classes
     gram = (features @ features.T).astype(np.float64)
     values, vectors = np.linalg.eigh(gram)
     values = np.maximum(values, 0)
@@ -72,9 +69,9 @@ def cross_ridge(
 def _residuals(
     vectors: Float[np.ndarray, "image image"],
     inverse: Float[np.ndarray, "image"],
-    dual: Float[np.ndarray, "image class"],
+    dual: Float[np.ndarray, "image output"],
     members: list[np.ndarray],
-) -> Float[np.ndarray, "image class"]:
+) -> Float[np.ndarray, "image output"]:
     """Targets less what a fit without each image's group predicts."""
     found = np.empty_like(dual)
     for rows in members:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -10,6 +11,7 @@ import torch
 from jaxtyping import Float, Int, Int64, Shaped
 from torch import Tensor
 
+from leakcache.degraded_statistics import stored_degraded
 from leakcache.errors import CacheIncomplete
 from leakcache.pixel_statistics import stored_statistics
 from leakcache.store import LatentCache
@@ -30,6 +32,8 @@ class SplitLatents:
         paths: of each image, relative to the data root.
         statistics: of each image's native pixels and of its parts, as stored; None where the cache
             has none.
+        degraded: statistics of degraded copies of the same; None but for training images whose
+            cache has them.
     """
 
     z0: Float[Tensor, "image view channel height width"]
@@ -39,6 +43,7 @@ class SplitLatents:
     hashes: Shaped[np.ndarray, "image"]
     paths: Shaped[np.ndarray, "image"]
     statistics: Float[Tensor, "image part value"] | None = None
+    degraded: Float[Tensor, "image copy value"] | None = None
 
     def __len__(self) -> int:
         return len(self.z0)
@@ -67,14 +72,23 @@ class SplitLatents:
 
     def to(self, device: torch.device) -> SplitLatents:
         """The same split with its latents and statistics on another device."""
-        statistics = None if self.statistics is None else self.statistics.to(device)
-        return replace(self, z0=self.z0.to(device), statistics=statistics)
+        z0, statistics, degraded = self._tensors(lambda values: values.to(device))
+        return replace(self, z0=z0, statistics=statistics, degraded=degraded)
 
     def take(self, rows: Int[np.ndarray, "k"]) -> SplitLatents:
         """The images at these positions, in that order."""
         columns = {name: getattr(self, name)[rows] for name in COLUMNS}
-        statistics = None if self.statistics is None else self.statistics[rows]
-        return SplitLatents(z0=self.z0[rows], statistics=statistics, **columns)
+        z0, statistics, degraded = self._tensors(lambda values: values[rows])
+        return SplitLatents(z0=z0, statistics=statistics, degraded=degraded, **columns)
+
+    def _tensors(
+        self, change: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        return (
+            change(self.z0),
+            None if self.statistics is None else change(self.statistics),
+            None if self.degraded is None else change(self.degraded),
+        )
 
 
 def load_split(cache: LatentCache, fold: str, device: torch.device) -> SplitLatents:
@@ -85,10 +99,24 @@ def load_split(cache: LatentCache, fold: str, device: torch.device) -> SplitLate
     """
     rows = cache.rows(fold)
     z0 = torch.from_numpy(cache.latents(rows)).to(device)
-    kept = stored_statistics(cache, rows)
-    statistics = None if kept is None else torch.from_numpy(kept).to(device)
     columns = {name: getattr(cache, name)[rows] for name in COLUMNS}
-    return SplitLatents(z0=z0, statistics=statistics, **columns)
+    statistics, degraded = kept_statistics(cache, rows, device)
+    return SplitLatents(z0=z0, statistics=statistics, degraded=degraded, **columns)
+
+
+def kept_statistics(
+    cache: LatentCache, rows: Int[np.ndarray, "image"], device: torch.device
+) -> tuple[Tensor | None, Tensor | None]:
+    """`statistics` and `degraded` of some images, None where the cache lacks them.
+
+    Raises:
+        CacheCorrupt: a row's bytes do not match their checksum.
+    """
+    statistics, degraded = stored_statistics(cache, rows), stored_degraded(cache, rows)
+    return (
+        None if statistics is None else torch.from_numpy(statistics).to(device),
+        None if degraded is None else torch.from_numpy(degraded).to(device),
+    )
 
 
 def check_statistics(*splits: SplitLatents) -> None:
@@ -98,8 +126,20 @@ def check_statistics(*splits: SplitLatents) -> None:
         CacheIncomplete: one has images and none.
     """
     if any(len(split) and split.statistics is None for split in splits):
-        raise CacheIncomplete(
-            "the cache holds no statistics of the pixels of all its images: run `leak cache build "
-            "--with statistics` again with the options it was built with, or train with --preset "
-            "paper"
-        )
+        raise CacheIncomplete(f"the cache holds no statistics of the pixels {_CURE}")
+
+
+def check_degraded(train: SplitLatents) -> None:
+    """Refuse a training fold without statistics of degraded copies.
+
+    Raises:
+        CacheIncomplete: it has none.
+    """
+    if train.degraded is None:
+        raise CacheIncomplete(f"the cache holds no statistics of degraded copies {_CURE}")
+
+
+_CURE = (
+    "of all its images: run `leak cache build --with statistics` again with the options it was "
+    "built with, or train with --preset paper"
+)

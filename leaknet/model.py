@@ -89,7 +89,9 @@ class ProtoLeakNet(
             self.pool = TemporalAttention(
                 model.dimension, attend=model.attention, dropout=model.time_dropout
             )
-        self.companion = Companion(model.dimension) if config.features.statistics else None
+        self.companion: Companion | None = None
+        if config.features.statistics:
+            self.companion = Companion(model.dimension, degraded=config.features.degraded)
         if self.companion is not None and self.backbone is not None:
             # What latents add starts at nothing, beside an embedding that is fitted already.
             nn.init.zeros_(self.embed.weight)

@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from leakcache.pixel_statistics import LENGTH, LENGTHS
@@ -30,6 +30,7 @@ class RidgeMap(nn.Module):
     mean: Tensor
     scale: Tensor
     weight: Tensor
+    start: Tensor
 
     def __init__(self, outputs: int) -> None:
         """Build empty: `regress` and its caller, or a state dict, supply the values."""
@@ -37,23 +38,23 @@ class RidgeMap(nn.Module):
         self.register_buffer("mean", torch.zeros(LENGTH))
         self.register_buffer("scale", torch.zeros(LENGTH))
         self.register_buffer("weight", torch.zeros(LENGTH, outputs))
+        self.register_buffer("start", torch.zeros(outputs))
 
     def regress(
         self,
         statistics: Float[Tensor, "view value"],
-        targets: Int[np.ndarray, "view"],
+        wanted: Float[np.ndarray, "view output"],
         groups: Shaped[np.ndarray, "view"],
-        classes: int,
     ) -> CrossRidge:
-        """Take the standardisation from views of images, and find how to score their classes.
+        """Take the standardisation from views of images, and find what gives the wanted outputs.
 
-        The caller writes the regression's weights, or outputs made of them, into `weight`.
+        The caller writes the regression's weights, or what it makes of them, into `weight`, and
+        into `start` what is added to the outputs.
 
         Args:
             statistics: as stored.
-            targets: class number of each view.
+            wanted: what each view should give, centred.
             groups: prompt group of each view.
-            classes: number of classes.
         """
         values = statistics.cpu().float()
         deviation = values.std(dim=0, correction=0)
@@ -61,7 +62,7 @@ class RidgeMap(nn.Module):
         self.mean.copy_(values.mean(dim=0))
         self.scale.copy_(gain)
         features = self.features(values.to(self.mean.device)).cpu().numpy()
-        return cross_ridge(features, targets, groups, classes)
+        return cross_ridge(features, wanted, groups)
 
     def features(self, statistics: Float[Tensor, "*batch value"]) -> Float[Tensor, "*batch value"]:
         """Standardised, clipped and weighted statistics; the mean square norm is 1 or less."""
@@ -70,7 +71,7 @@ class RidgeMap(nn.Module):
 
     def forward(self, statistics: Float[Tensor, "*batch value"]) -> Float[Tensor, "*batch output"]:
         """The outputs."""
-        found: Tensor = self.features(statistics) @ self.weight
+        found: Tensor = self.features(statistics) @ self.weight + self.start
         return found
 
 

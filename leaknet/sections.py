@@ -42,6 +42,7 @@ class FeatureConfig:
         dct_placement: how that block joins the latent's map; see `leaknet.features`.
         latents: False leaves latents out, so that statistics speak alone.
         statistics: read the statistics of the native pixels too; see `leaknet.companion`.
+        degraded: learn from statistics of degraded copies of the training images as well.
     """
 
     schedule: str = "cosine"
@@ -53,6 +54,7 @@ class FeatureConfig:
     dct_placement: str = "lowpass"
     latents: bool = True
     statistics: bool = False
+    degraded: bool = False
 
     def __post_init__(self) -> None:
         _require_one_of(SCHEDULES, "features.schedule", self.schedule)
@@ -75,6 +77,12 @@ class FeatureConfig:
             "features.latents",
             self.latents,
             "true where features.statistics is false, since nothing else is left",
+        )
+        _require(
+            self.statistics or not self.degraded,
+            "features.degraded",
+            self.degraded,
+            "false where features.statistics is false, as there is nothing to learn from copies",
         )
         _require(self.noise_seed >= 0, "features.noise_seed", self.noise_seed, "0 or more")
         _require(

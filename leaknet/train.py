@@ -30,7 +30,7 @@ from leaknet.config import RunConfig
 from leaknet.epoch import seeded_globally, train_epoch
 from leaknet.head import PrototypeHead
 from leaknet.history import EpochRecord, append_history, read_history, write_history
-from leaknet.latents import check_statistics
+from leaknet.latents import check_degraded, check_statistics
 from leaknet.model import ProtoLeakNet
 from leaknet.noise import epoch_seed
 from leaknet.record import CacheIdentity, RunRecord
@@ -106,6 +106,8 @@ def fit(
     check_trainable(data, record.classes)
     if record.config.features.statistics:
         check_statistics(data.train, data.val)
+    if record.config.features.degraded:
+        check_degraded(data.train)
     run = _open_folder(folder, record)
     if run.finished:
         done = tuple(run.epochs())

@@ -117,7 +117,7 @@ class _Table:
 
     def _run(self, row: Row, config: RunConfig) -> RowResult:
         cache = self.shelf.find(row.cache)
-        task = self.shelf.task(cache, statistics=config.features.statistics)
+        task = self.shelf.task(cache, config.features)
         config, note = self._weights(row, config, task)
         runs = self._runs(config, task)
         left = runs.unfinished

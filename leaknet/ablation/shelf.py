@@ -19,6 +19,8 @@ from leaknet.ablation.wish import CacheWish
 from leaknet.evaluation.task import ClosedSet, Task
 from leaknet.latents import SplitLatents
 from leaknet.run_embeddings import open_splits
+from leaknet.sections import FeatureConfig
+from leaknet.statistics import complete_statistics
 
 
 class Shelf:
@@ -48,7 +50,7 @@ class Shelf:
         self.encoded = 0
         self._caches = (main, *also)
         self._roots, self._device = tuple(open_roots), device
-        self._tasks: dict[tuple[Path, bool], Task] = {}
+        self._tasks: dict[tuple[Path, bool, bool], Task] = {}
 
     def find(self, wish: CacheWish) -> LatentCache:
         """The first cache that is as wished.
@@ -68,12 +70,12 @@ class Shelf:
             f"run `{command}` and add --also DIR"
         )
 
-    def task(self, cache: LatentCache, *, statistics: bool = False) -> Task:
+    def task(self, cache: LatentCache, features: FeatureConfig) -> Task:
         """What runs on a cache learn from and are judged on, unknown generators included.
 
         Args:
             cache: one on the shelf.
-            statistics: complete the statistics of the native pixels first.
+            features: of the runs; the statistics of pixels that they read are completed first.
 
         Raises:
             CacheCorrupt: a shard's bytes do not match their checksum.
@@ -81,10 +83,9 @@ class Shelf:
                 of an image that has changed.
             WeightsError: the autoencoder that open images are encoded with cannot be had.
         """
-        key = (cache.path, statistics)
+        key = (cache.path, features.statistics, features.degraded)
         if key not in self._tasks:
-            if statistics:
-                build_statistics(cache)
+            complete_statistics(features, [cache])
             self._tasks[key] = ClosedSet.load(cache).whole(self._unknown(cache))
         return self._tasks[key]
 

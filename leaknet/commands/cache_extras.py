@@ -12,6 +12,7 @@ def build_extra(
     name: str, reports: dict[str, BuildReport], options: dict[str, Any]
 ) -> dict[str, Any]:
     """What was stored, by split and store; thrown away once, as the splits share the stores."""
+    from leakcache.degraded_statistics import build_degraded
     from leakcache.pixel_cache import build_pixels
     from leakcache.pixel_statistics import build_statistics
 
@@ -22,5 +23,7 @@ def build_extra(
             done = build_pixels(report.cache, **how)
         else:
             done = [build_statistics(report.cache, **how)]
+            if len(report.cache.rows("train")):
+                done.append(build_degraded(report.cache, **how))
         found[split] = {one.name: vars(one) for one in done}
     return found

@@ -11,7 +11,7 @@ import click
 from leaknet.commands.options import emit, json_option
 from leaknet.commands.places import remember, sample_root
 from leaknet.commands.settings import LeakCommand, Settings
-from leaknet.commands.statistics import complete_statistics
+from leaknet.statistics import complete_statistics
 
 EPOCHS = 12
 """An epoch of the sample is nine steps: the preset's number would hardly move the weights."""
@@ -50,7 +50,7 @@ def demo(settings: Settings, /, as_json: bool) -> None:
     closed = build_cache(index, encoder, cache / "closed", split="closed").cache
     unknown = build_cache(index, encoder, cache / "open", split="open").cache
     config = preset("best").with_overrides([f"train.epochs={EPOCHS}"])
-    complete_statistics(config, [closed, unknown])
+    complete_statistics(config.features, [closed, unknown])
     train(config, closed, run, device=str(device))
     prepare_run(run, closed, device)
     scores = score_run(run, closed, [unknown], [GlobalKDE], device)

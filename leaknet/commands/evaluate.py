@@ -11,7 +11,7 @@ import click
 from leaknet.commands.options import alpha_option, cache_option, device_option, emit, json_option
 from leaknet.commands.places import cache_folder
 from leaknet.commands.settings import LeakCommand, Settings
-from leaknet.commands.statistics import complete_statistics
+from leaknet.statistics import complete_statistics
 
 if TYPE_CHECKING:
     from leakcache.store import LatentCache
@@ -94,7 +94,7 @@ def evaluate(settings: Settings, /, **options: Any) -> None:
     plan = _plan(options)
     folder = cache_folder(options["cache"], settings.caches)
     closed = open_current(folder / "closed")
-    complete_statistics(plan.config, [closed])
+    complete_statistics(plan.config.features, [closed])
     unknown = _open_caches(closed, options["open_roots"], options["device"])
     out = _out_folder(options["out"], settings.runs, folder.name, plan)
     result = run_protocols(plan, closed, unknown, out, resolve_device(options["device"]))

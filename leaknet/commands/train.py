@@ -11,7 +11,7 @@ import click
 from leaknet.commands.options import cache_option, device_option, emit, json_option, run_option
 from leaknet.commands.places import cache_folder, remember
 from leaknet.commands.settings import LeakCommand, Settings
-from leaknet.commands.statistics import complete_statistics
+from leaknet.statistics import complete_statistics
 
 if TYPE_CHECKING:
     from leaknet.config import RunConfig
@@ -54,7 +54,7 @@ def train(settings: Settings, /, **options: Any) -> None:
     config = configured(options)
     folder = cache_folder(options["cache"], settings.caches)
     cache = open_current(folder / "closed")
-    complete_statistics(config, [cache])
+    complete_statistics(config.features, [cache])
     run = Path(options["run"] or settings.runs / run_name(folder.name, config))
     device = resolve_device(options["device"])
     result = fit(config, cache, run, device=str(device), on_epoch=_print_epoch)

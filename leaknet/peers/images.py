@@ -11,12 +11,12 @@ from PIL import Image
 
 from leakcache.errors import RunError
 from leakcache.originals import Originals
-from leakcache.pixel_statistics import stored_statistics
 from leakcache.pixels import Cut
 from leakcache.rows import Compute, Rows, RowSpec
 from leakcache.store import LatentCache
-from leaknet.latents import SplitLatents
+from leaknet.latents import SplitLatents, kept_statistics
 
+CPU = torch.device("cpu")
 COLUMNS = ("labels", "groups", "folds", "hashes", "paths")
 
 
@@ -51,12 +51,12 @@ class PeerImages:
             CacheCorrupt: the latents' bytes do not match their checksum.
         """
         columns = {name: getattr(cache, name)[rows] for name in COLUMNS}
-        z0, kept = torch.from_numpy(cache.latents(rows)), stored_statistics(cache, rows)
-        statistics = None if kept is None else torch.from_numpy(kept)
+        z0 = torch.from_numpy(cache.latents(rows))
+        statistics, degraded = kept_statistics(cache, rows, CPU)
         return cls(
             **columns,
             originals=Originals.of(cache, rows),
-            latent=SplitLatents(z0, statistics=statistics, **columns),
+            latent=SplitLatents(z0, statistics=statistics, degraded=degraded, **columns),
         )
 
     def __len__(self) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from leakcache.degraded_statistics import COPIES
 from leakcache.errors import CacheIncomplete, ConfigError
 from leakcache.pixel_statistics import LENGTH, LENGTHS, VIEWS
 from leaknet import companion as companion_module
@@ -39,9 +40,25 @@ def data() -> TrainingData:
     return replace(plain, train=with_statistics(plain.train, 1), val=with_statistics(plain.val, 2))
 
 
-def fitted(split: SplitLatents) -> tuple[Companion, torch.Tensor]:
-    companion = Companion(dimension=8)
+def fitted(split: SplitLatents, *, degraded: bool = False) -> tuple[Companion, torch.Tensor]:
+    companion = Companion(8, degraded=degraded)
     return companion, companion.fit(split, CLASSES)
+
+
+def copies_of(split: SplitLatents, seed: int) -> torch.Tensor:
+    """Copies whose classes leave other patterns than pictures do, and a mark of their own."""
+    generator = torch.Generator().manual_seed(seed)
+    fixed = torch.Generator().manual_seed(98)
+    patterns, mark = (
+        torch.randn(len(CLASSES), LENGTH, generator=fixed),
+        torch.randn(LENGTH, generator=fixed),
+    )
+    values = torch.randn(len(split), COPIES, LENGTH, generator=generator)
+    return (3 + values + 0.2 * patterns[split.targets(CLASSES), None] + 0.3 * mark).half()
+
+
+def with_copies(split: SplitLatents, seed: int = 7) -> SplitLatents:
+    return replace(split, degraded=copies_of(split, seed))
 
 
 def test_features_are_standardised_and_families_weigh_alike():
@@ -117,6 +134,62 @@ def test_many_images_are_learnt_from_with_fewer_parts(monkeypatch: pytest.Monkey
     _, few = fitted(split)
     _, expected = fitted(replace(split, statistics=split.statistics[:, :2]))
     torch.testing.assert_close(few, expected)
+
+
+def test_copies_are_attributed_without_loss_on_pictures():
+    both = data()
+    train, val = with_copies(both.train), both.val
+    targets = val.targets(CLASSES)
+
+    def accuracy(companion: Companion, held_out: torch.Tensor, values: torch.Tensor) -> float:
+        centres = class_means(held_out, train.targets(CLASSES))
+        return float((companion(values) @ centres.T).argmax(1).eq(targets).float().mean())
+
+    robust, naive = fitted(train, degraded=True), fitted(train)
+    assert val.statistics is not None
+    degraded = copies_of(val, 8)
+    assert accuracy(*naive, degraded) < 0.6
+    assert accuracy(*robust, degraded) > 0.9
+    assert accuracy(*robust, val.statistics) > 0.9
+
+
+def test_held_out_embeddings_with_copies_lie_where_those_of_new_images_do():
+    both = data()
+    companion, held_out = fitted(with_copies(both.train), degraded=True)
+    assert both.val.statistics is not None
+    new = companion(both.val.statistics)
+    assert 0.5 < float(new.norm(dim=1).mean() / held_out.norm(dim=1).mean()) < 2
+    centres = class_means(held_out, both.train.targets(CLASSES))
+    assert torch.cdist(new, centres).argmin(1).eq(both.val.targets(CLASSES)).float().mean() > 0.9
+
+
+def test_copies_make_a_run_that_is_saved_and_read_again(tmp_path: Path):
+    both = data()
+    copied = replace(both, train=with_copies(both.train))
+    settings = (*ALONE, "features.degraded=true", "train.epochs=1")
+    result = fit_tiny(tmp_path / "run", *settings, data=copied)
+    model = result.run.load_model(torch.device("cpu"))
+    assert model.companion is not None
+    assert both.val.statistics is not None
+    wide = Companion(model.config.model.dimension, degraded=True)
+    wide.fit(copied.train, CLASSES)
+    torch.testing.assert_close(model.companion(both.val.statistics), wide(both.val.statistics))
+
+
+def test_copies_that_are_not_there_are_asked_for(tmp_path: Path):
+    with pytest.raises(CacheIncomplete, match=r"degraded copies .* --with statistics"):
+        fit_tiny(tmp_path / "run", *ALONE, "features.degraded=true", data=data())
+    with pytest.raises(ConfigError, match=r"features\.degraded"):
+        tiny_config("features.degraded=true")
+
+
+def test_splits_keep_copies_when_they_are_cut():
+    split = with_copies(data().train)
+    assert split.degraded is not None
+    part = split.take(np.array([3, 1])).to(torch.device("cpu"))
+    assert part.degraded is not None
+    assert torch.equal(part.degraded, split.degraded[[3, 1]])
+    assert part.labels.tolist() == split.labels[[3, 1]].tolist()
 
 
 def test_statistics_alone_are_learned_from(tmp_path: Path):

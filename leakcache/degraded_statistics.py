@@ -1,0 +1,81 @@
+"""Statistics of degraded copies of the training images, so that robustness can be learnt.
+
+DIR/rows/statistics-degraded/ holds for each training image those of five copies: WILD-like ones of
+one, two and three operations (`leakcache.degradations`), another of three, the canonical form.
+What is drawn depends on the image's hash and on seeds that no evaluation uses. No copy is kept
+as a picture, and nothing is encoded.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float16, Int
+from PIL import Image
+
+from leakcache.canonical import QUALITY, SIDE, canonicalise
+from leakcache.companions import statistics
+from leakcache.degradations import degrade
+from leakcache.loader import in_order
+from leakcache.originals import AHEAD, Originals
+from leakcache.pixel_cache import PixelReport, fill_store
+from leakcache.pixel_statistics import LENGTH, LENGTHS, MOST, VERSION, complete_store, middle
+from leakcache.rows import RowSpec
+from leakcache.store import LatentCache
+
+CHAINS = ((1, 101), (2, 102), (3, 103), (3, 104))
+"""Operations and seed of each copy but the last, which is canonical."""
+COPIES = len(CHAINS) + 1
+ROOM = 2 * MOST
+"""Longest side of the part of a picture that is degraded: bounds what it costs."""
+
+SPEC = RowSpec(
+    "statistics-degraded",
+    (COPIES, LENGTH),
+    "float16",
+    {
+        "families": dict(LENGTHS),
+        "most": MOST,
+        "version": VERSION,
+        "chains": [list(chain) for chain in CHAINS],
+        "canonical": [SIDE, QUALITY],
+    },
+)
+
+
+def copies_of(image: Image.Image, sha256: str) -> list[Image.Image]:
+    """Degraded copies of an RGB picture whose file has that hash."""
+    part = Image.fromarray(middle(image, ROOM))
+    copies = [degrade(part, step, seed, sha256)[0] for step, seed in CHAINS]
+    return [*copies, canonicalise(image)]
+
+
+def build_degraded(cache: LatentCache, *, fresh: bool = False, repair: bool = False) -> PixelReport:
+    """Compute and keep the rows of the training fold that are not there yet.
+
+    Arguments and errors as `leakcache.pixel_statistics.build_statistics`.
+    """
+    originals = Originals.of(cache, cache.rows("train"))
+    return fill_store(
+        originals, SPEC, lambda rows: _rows(originals, rows), fresh=fresh, repair=repair
+    )
+
+
+def stored_degraded(
+    cache: LatentCache, rows: Int[np.ndarray, "image"]
+) -> Float16[np.ndarray, "image copy value"] | None:
+    """Rows of some training images of a cache; None where not all of them are kept.
+
+    Raises:
+        CacheCorrupt: a row's bytes do not match their checksum.
+    """
+    originals = Originals.of(cache, rows)
+    store = complete_store(originals, SPEC)
+    return None if store is None else store.read(originals.hashes)
+
+
+def _rows(originals: Originals, rows: Int[np.ndarray, "k"]) -> Float16[np.ndarray, "k copy value"]:
+    def one(row: int) -> Float16[np.ndarray, "copy value"]:
+        copies = copies_of(originals.picture(row), originals.hashes[row])
+        return np.stack([statistics(middle(copy)) for copy in copies]).astype(np.float16)
+
+    return np.stack(list(in_order(one, rows.tolist(), ahead=AHEAD)))

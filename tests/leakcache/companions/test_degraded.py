@@ -1,0 +1,77 @@
+"""Statistics of degraded copies: of training images alone, drawn by content, repeatable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from leakcache.autoencoder import Encoder
+from leakcache.build import build_cache
+from leakcache.companions import statistics
+from leakcache.degraded_statistics import (
+    CHAINS,
+    COPIES,
+    ROOM,
+    build_degraded,
+    copies_of,
+    stored_degraded,
+)
+from leakcache.errors import CacheStale
+from leakcache.images import decode
+from leakcache.index import read_index
+from leakcache.pixel_statistics import LENGTH, middle
+from leakcache.store import LatentCache
+from leakcache.views import Preprocessing
+from tests.tiny_data import picture, save, tiny_model, write_pictures
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> LatentCache:
+    write_pictures(tmp_path / "images", count=6)
+    encoder = Encoder.load(str(save(tiny_model(), tmp_path / "vae")))
+    index = read_index(tmp_path / "images")
+    folder = tmp_path / "cache" / "closed"
+    return build_cache(index, encoder, folder, preprocessing=Preprocessing(size=64)).cache
+
+
+def test_rows_are_those_of_the_copies_and_of_training_images_alone(cache: LatentCache):
+    train = cache.rows("train")
+    report = build_degraded(cache)
+    assert (report.cut, report.kept) == (len(train), 0)
+    rows = stored_degraded(cache, train)
+    assert rows is not None
+    assert rows.shape == (len(train), COPIES, LENGTH)
+    path = Path(cache.manifest.data) / str(cache.paths[train[0]])
+    copies = copies_of(decode(path.read_bytes()), str(cache.hashes[train[0]]))
+    expected = np.stack([statistics(middle(copy)) for copy in copies]).astype(np.float16)
+    np.testing.assert_array_equal(rows[0], expected)
+    assert stored_degraded(cache, cache.rows("val")) is None
+    assert build_degraded(cache).cut == 0
+
+
+def test_copies_differ_and_repeat():
+    image, other = picture(1, (96, 80)), picture(2, (96, 80))
+    first, again = copies_of(image, "ab" * 32), copies_of(image, "ab" * 32)
+    assert len(first) == COPIES
+    assert len({copy.tobytes() for copy in [image, *first]}) == COPIES + 1
+    assert [copy.tobytes() for copy in first] == [copy.tobytes() for copy in again]
+    assert [copy.tobytes() for copy in first] != [
+        copy.tobytes() for copy in copies_of(image, "cd" * 32)
+    ]
+    assert first[-1].tobytes() != copies_of(other, "ab" * 32)[-1].tobytes()
+    assert len({seed for _, seed in CHAINS}) == len(CHAINS)
+
+
+def test_large_pictures_are_cut_before_they_are_degraded():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 9000, 3), np.uint8))
+    assert max(max(copy.size) for copy in copies_of(image, "ef" * 32)) <= 4 * ROOM
+
+
+def test_an_image_that_changed_is_refused(cache: LatentCache):
+    path = Path(cache.manifest.data) / str(cache.paths[cache.rows("train")[0]])
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(CacheStale, match="has changed"):
+        build_degraded(cache)
