@@ -20,6 +20,7 @@ from leaknet.evaluation import Plan, evaluate
 from leaknet.evaluation.task import Task
 from leaknet.metrics import closed_values
 from leaknet.run_embeddings import open_splits
+from leaknet.sections import FeatureConfig
 from tests.leaknet.ablation.tables import HEADS, cache_of, request, written
 from tests.leaknet.evaluation.synthetic import closed_cache, open_cache
 
@@ -31,8 +32,8 @@ class _ShelfWith(Shelf):
         super().__init__(main)
         self.strangers = open_splits([unknown], main)
 
-    def task(self, cache: LatentCache, *, statistics: bool = False) -> Task:
-        found = super().task(cache, statistics=statistics)
+    def task(self, cache: LatentCache, features: FeatureConfig) -> Task:
+        found = super().task(cache, features)
         return replace(found, unknown=tuple(self.strangers))
 
 

@@ -12,6 +12,7 @@ from leakcache.errors import CacheError
 from leakcache.index import read_index
 from leaknet.ablation import Shelf
 from leaknet.ablation.wish import CacheWish
+from leaknet.config import preset
 from tests.leaknet.ablation.tables import cache_of
 from tests.leaknet.evaluation.synthetic import closed_cache
 from tests.tiny_data import SMALL, save, tiny_model, write_pictures
@@ -62,10 +63,11 @@ def test_only_new_open_images_are_encoded_and_they_are_counted(tmp_path: Path) -
     closed = build_cache(index, encoder, tmp_path / "c" / "closed", preprocessing=SMALL).cache
     for encoded in (5, 0):
         shelf = Shelf(closed, open_roots=[tmp_path / "unknown"])
-        task = shelf.task(closed)
-        assert shelf.task(closed) is task
+        task = shelf.task(closed, preset("paper").features)
+        assert shelf.task(closed, preset("paper").features) is task
         assert [len(split) for split in task.unknown] == [5]
         assert shelf.encoded == encoded
-    with_statistics = shelf.task(closed, statistics=True)
+    with_statistics = shelf.task(closed, preset("best").features)
     for split in (*with_statistics.folds, *with_statistics.unknown):
         assert split.statistics is not None
+    assert [split.degraded is not None for split in with_statistics.folds] == [True, False, False]
