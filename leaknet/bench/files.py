@@ -34,6 +34,8 @@ def flat_row(row: BenchRow) -> dict[str, Any]:
     found = row.as_dict()
     names = ("method", "step", "parameters", "seconds", "reason", "published_macro_auc")
     flat = {name: found[name] for name in names}
+    flat["behind_ours"] = None if row.behind is None else row.behind.top1
+    flat["behind_ours_p"] = None if row.behind is None else row.behind.p
     for metric in METRICS:
         low, high = found["interval"].get(metric) or (None, None)
         flat[metric] = found[metric]
@@ -57,6 +59,8 @@ def _write_parquet(result: BenchResult, path: Path) -> bool:
         ("seconds", number),
         ("reason", text),
         ("published_macro_auc", number),
+        ("behind_ours", number),
+        ("behind_ours_p", number),
     ]
     numbers = [(f"{m}{end}", number) for m in METRICS for end in ("", "_sd", "_low", "_high")]
     lists = [(f"{metric}_seeds", pyarrow.list_(number)) for metric in METRICS]

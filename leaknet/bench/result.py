@@ -14,6 +14,19 @@ METRICS = ("top1", "macro_auc", "open_auroc", "open_mean", "open_worst")
 
 
 @dataclass(frozen=True)
+class Behind:
+    """What separates a method from ours on the same test images.
+
+    Attributes:
+        top1: ours minus its own, the mean over seeds.
+        p: two-sided, the signs of whole prompt groups being flipped.
+    """
+
+    top1: float
+    p: float
+
+
+@dataclass(frozen=True)
 class BenchRow:
     """One method at one step.
 
@@ -24,6 +37,7 @@ class BenchRow:
         parameters: of the method; None where it could not be built.
         seconds: of fitting and embedding, the mean over seeds; None where it could not run.
         reason: why figures are missing; empty where none is.
+        behind: how far it is behind ours; None for ours, and where either is missing.
     """
 
     method: str
@@ -32,6 +46,7 @@ class BenchRow:
     parameters: int | None
     seconds: float | None
     reason: str = ""
+    behind: Behind | None = None
 
     @property
     def published(self) -> float | None:
@@ -48,6 +63,7 @@ class BenchRow:
             "seconds": self.seconds,
             "reason": self.reason,
             "published_macro_auc": self.published,
+            "behind_ours": None if self.behind is None else vars(self.behind),
             "sd": self._each(lambda one: one.sd),
             "interval": self._each(lambda one: one.interval),
             "seeds": self._each(lambda one: list(one.seeds)),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from leakcache.errors import LeakError, RunError
 from leaknet.bench.data import BenchData
 from leaknet.bench.judging import judge_method
+from leaknet.bench.paired import with_behind
 from leaknet.bench.plan import BenchPlan
 from leaknet.bench.result import BenchResult, BenchRow
 from leaknet.bench.trial import PeerTrial, run_trial
@@ -40,20 +41,23 @@ def run_bench(
     """
     _claim(out, plan, data)
     rows: list[BenchRow] = []
+    trials: dict[str, list[PeerTrial]] = {}
     facts = _facts(plan, data)
     for method in plan.methods:
-        rows += _rows(method, plan, data, out)
+        try:
+            done = _trials(method, plan, data, out)
+            rows += judge_method(method.name, done, plan.detector)
+            trials[method.name] = done
+        except LeakError as error:
+            rows += _absent(method, data, str(error))
+        rows = with_behind(rows, trials)
         if on_result is not None:
             on_result(BenchResult(tuple(rows), facts))
     return BenchResult(tuple(rows), facts)
 
 
-def _rows(method: type[Peer], plan: BenchPlan, data: BenchData, out: Path) -> Sequence[BenchRow]:
-    try:
-        trials = _trials(method, plan, data, out)
-        return judge_method(method.name, trials, plan.detector)
-    except LeakError as error:
-        return [BenchRow(method.name, step, {}, None, None, str(error)) for step in data.steps]
+def _absent(method: type[Peer], data: BenchData, reason: str) -> list[BenchRow]:
+    return [BenchRow(method.name, step, {}, None, None, reason) for step in data.steps]
 
 
 def _trials(method: type[Peer], plan: BenchPlan, data: BenchData, out: Path) -> list[PeerTrial]:

@@ -11,6 +11,7 @@ HEADINGS = (
     "macro AUC",
     "published",
     "open AUROC",
+    "behind ours",
     "parameters",
     "seconds",
     "reason",
@@ -39,6 +40,11 @@ def _block(result: BenchResult, step: int) -> Grid:
         LEGEND,
         _PUBLISHED,
     ]
+    if any(row.behind is not None for row in rows):
+        notes.append(
+            "behind ours: top-1 of `ours` minus the row's on the same images, mean over seeds; p "
+            "by flipping the signs of whole prompt groups."
+        )
     if any(one.interval is None for row in rows for one in row.figures.values()):
         notes.append(NO_INTERVAL)
     title = "raw images" if step == 0 else f"degraded, step {step} (WILD-like)"
@@ -63,6 +69,7 @@ def _cells(row: BenchRow) -> tuple[str, ...]:
         *figures[:2],
         published,
         figures[2],
+        "–" if row.behind is None else f"{row.behind.top1:+.3f} (p = {row.behind.p:.4f})",
         "–" if row.parameters is None else f"{row.parameters:,}",
         "–" if row.seconds is None else f"{row.seconds:.1f}",
         row.reason,

@@ -92,7 +92,7 @@ def bench(settings: Settings, /, **options: Any) -> None:
     JSON keys: classes, images, steps, seeds, epochs, limit, precision, detector, out, rows[]
     with method, step, top1, macro_auc, open_auroc (all unknown images), open_mean and
     open_worst (over unknown generators), parameters, seconds, reason, published_macro_auc,
-    sd.*, interval.*, seeds.*.
+    behind_ours.top1, behind_ours.p, sd.*, interval.*, seeds.*.
 
     \b
     Example:

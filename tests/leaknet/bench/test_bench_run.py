@@ -51,6 +51,31 @@ def test_figures_are_those_of_the_shared_judges(data, tmp_path):
     assert low <= row.figures["macro_auc"].value <= high
 
 
+def test_rows_say_how_far_they_are_behind_ours(data, tmp_path):
+    class Ours(Colours):
+        name = "ours"
+
+    class Reversed(Colours):
+        name = "reversed"
+
+        def embed(self, images):
+            found = super().embed(images)
+            return replace(found, logits=-found.logits)
+
+    for methods in ((Ours, Reversed, Weightless), (Reversed, Weightless, Ours)):
+        rows = {row.method: row for row in run_bench(BenchPlan(methods, 2), data, tmp_path).rows}
+        assert rows["ours"].behind is None
+        assert rows["weightless"].behind is None
+        behind = rows["reversed"].behind
+        gap = rows["ours"].figures["top1"].value - rows["reversed"].figures["top1"].value
+        assert behind.top1 == pytest.approx(gap)
+        assert 0 < behind.p < 0.05
+    result = run_bench(BenchPlan((Ours, Reversed)), data, tmp_path)
+    assert "p = 0.0" in markdown(bench_tables(result))
+    alone = run_bench(BenchPlan((Reversed,)), data, tmp_path).rows[0]
+    assert alone.behind is None
+
+
 def test_a_method_without_weights_has_a_row_and_the_rest_go_on(data, tmp_path):
     result = run_bench(BenchPlan((Weightless, Colours)), data, tmp_path)
     absent, there = result.rows
@@ -181,7 +206,7 @@ def test_files_say_what_the_rows_say(data, tmp_path):
     assert table[1]["macro_auc_seeds"] == rows[1]["seeds"]["macro_auc"]
     text = (tmp_path / "bench.md").read_text()
     assert text == markdown(bench_tables(result))
-    assert "| weightless | – | – | – | – | – | – | DIR/some.safetensors is not there" in text
+    assert "| weightless | – | – | – | – | – | – | – | DIR/some.safetensors is not there" in text
 
 
 def test_each_step_is_a_block(data, tmp_path):
