@@ -102,8 +102,9 @@ epoch.
 BEST = RunConfig(
     preset="best", features=FeatureConfig(latents=False, statistics=True, degraded=True)
 )
-"""What validation says is best: statistics of the native pixels, embedded in closed form, and the
-paper's gate and prototypes on them. Latents added to them lose (docs/LOG.md)."""
+"""What validation says is best: statistics of the native pixels and of degraded copies, embedded in
+closed form, and the paper's gate and prototypes on them. A network on latents beside them loses
+(docs/LOG.md)."""
 
 PRESETS: Mapping[str, RunConfig] = MappingProxyType(
     {"paper": PAPER, "authors": AUTHORS, "best": BEST}
