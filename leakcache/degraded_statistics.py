@@ -18,7 +18,15 @@ from leakcache.degradations import degrade
 from leakcache.loader import in_order
 from leakcache.originals import AHEAD, Originals
 from leakcache.pixel_cache import PixelReport, fill_store
-from leakcache.pixel_statistics import LENGTH, LENGTHS, MOST, VERSION, complete_store, middle
+from leakcache.pixel_statistics import (
+    LENGTH,
+    LENGTHS,
+    MOST,
+    VERSION,
+    complete_store,
+    middle,
+    one_thread_each,
+)
 from leakcache.rows import RowSpec
 from leakcache.store import LatentCache
 
@@ -78,4 +86,5 @@ def _rows(originals: Originals, rows: Int[np.ndarray, "k"]) -> Float16[np.ndarra
         copies = copies_of(originals.picture(row), originals.hashes[row])
         return np.stack([statistics(middle(copy)) for copy in copies]).astype(np.float16)
 
-    return np.stack(list(in_order(one, rows.tolist(), ahead=AHEAD)))
+    with one_thread_each():
+        return np.stack(list(in_order(one, rows.tolist(), ahead=AHEAD)))

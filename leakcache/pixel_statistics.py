@@ -12,6 +12,7 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import Float16, Int, UInt8
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 from leakcache.companions import FAMILIES, LEAST, statistics
 from leakcache.errors import CacheStale
@@ -77,6 +78,15 @@ def statistics_of(image: Image.Image) -> Float16[np.ndarray, "view value"]:
     return np.stack([statistics(view) for view in views_of(middle(image))]).astype(np.float16)
 
 
+def one_thread_each() -> threadpool_limits:
+    """While it is entered, linear algebra takes one thread a call.
+
+    The loader's threads share the cores already, and more threads on matrices as small as these
+    make everything several times slower.
+    """
+    return threadpool_limits(limits=1, user_api="blas")
+
+
 def build_statistics(
     cache: LatentCache, *, fresh: bool = False, repair: bool = False
 ) -> PixelReport:
@@ -132,4 +142,5 @@ def _rows(originals: Originals, rows: Int[np.ndarray, "k"]) -> Float16[np.ndarra
     def one(row: int) -> Float16[np.ndarray, "view value"]:
         return statistics_of(originals.picture(row))
 
-    return np.stack(list(in_order(one, rows.tolist(), ahead=AHEAD)))
+    with one_thread_each():
+        return np.stack(list(in_order(one, rows.tolist(), ahead=AHEAD)))

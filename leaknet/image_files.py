@@ -24,7 +24,7 @@ from leakcache.images import Preprocessing, decode, preprocess, to_unit_range
 from leakcache.index import read_index
 from leakcache.loader import in_order
 from leakcache.manifest import Encoding
-from leakcache.pixel_statistics import statistics_of
+from leakcache.pixel_statistics import one_thread_each, statistics_of
 from leakcache.progress import track
 from leaknet.latents import SplitLatents
 from leaknet.model import ProtoLeakNet
@@ -146,7 +146,7 @@ def encode_files(
     encoded = []
     cut = encoding.preprocessing
     load = partial(_load, preprocessing=cut, changes=changes, statistics=statistics)
-    with track("encoding", len(paths), "images") as advance:
+    with one_thread_each(), track("encoding", len(paths), "images") as advance:
         for path, loaded in zip(paths, in_order(load, paths), strict=True):
             if loaded.reason:
                 encoded.append(EncodedFile(path, loaded.sha256, reason=loaded.reason))
