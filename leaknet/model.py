@@ -105,6 +105,12 @@ class ProtoLeakNet(
             return LinearHead(model.dimension, len(self.classes))
         return PrototypeHead(model.dimension, len(self.classes), model.prototypes)
 
+    @property
+    def size(self) -> int:
+        """Numbers that were learnt: parameters, and what was fitted in closed form."""
+        fitted = () if self.companion is None else self.companion.buffers()
+        return sum(values.numel() for values in (*self.parameters(), *fitted))
+
     def forward(
         self,
         z0: Float[Tensor, "batch channel height width"],

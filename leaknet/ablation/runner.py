@@ -147,7 +147,7 @@ class _Table:
         result = replace(
             result,
             notes=tuple(note for note in notes if note),
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            parameters=model.size,
         )
         score = result.row.score
         if score.attention:

@@ -197,6 +197,8 @@ def test_statistics_alone_are_learned_from(tmp_path: Path):
     assert result.best.val_top1 > 0.9
     model = result.run.load_model(torch.device("cpu"))
     assert not [name for name in model.state_dict() if name.startswith(("backbone", "pool"))]
+    fitted_numbers = LENGTH * (2 + model.config.model.dimension)
+    assert model.size > fitted_numbers > sum(p.numel() for p in model.parameters())
     split = with_statistics(tiny_split(24, "test", seed=5), 5)
     moved = replace(split, z0=torch.randn_like(split.z0.float()).half())
     assert torch.equal(run_split(model, split).logits, run_split(model, moved).logits)
