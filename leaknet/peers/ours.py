@@ -56,7 +56,8 @@ class Ours(Peer):
     @property
     def parameters(self) -> int:
         """Of the network, those fitted in closed form included; the autoencoder's encoder, which
-        runs once an image, comes on top."""
+        runs once an image, comes on top.
+        """
         return self._model.size
 
 
