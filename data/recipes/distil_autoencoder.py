@@ -1,4 +1,4 @@
-r"""Distil the bundled autoencoder from TAESD, on two CPU cores, in under three hours.
+r"""Distil the bundled autoencoder from TAESD, on two CPU cores, in about two hours.
 
     python data/recipes/distil_autoencoder.py --teacher ../shared/weights/taesd.safetensors \
         --images ../shared/bench/faces/sd3 ../shared/bench/faces/real --wallpapers wallpapers \
@@ -9,9 +9,9 @@ r"""Distil the bundled autoencoder from TAESD, on two CPU cores, in under three 
 
 First a shallow encoder learns the teacher's latents: squared error, each channel over its variance,
 which is one minus the squared correlation up to bias. Then it is deepened and learns on; then it
-sees new and denser crops, and in the last two stages the channels that lag behind count more. With
-the encoder frozen, the decoder learns the teacher's decoding and the picture itself, from the
-teacher's and from the student's latents in turn. Crops and the teacher's answers are computed once
+sees new and denser crops, and last the channels that lag behind count more. Then, with the encoder
+frozen, the decoder learns the teacher's decoding and the picture itself, from the teacher's and
+from the student's latents in turn. Crops and the teacher's answers are computed once
 and kept under `--scratch`; a second run takes up what is finished.
 """
 
@@ -63,8 +63,7 @@ FITS = {
     "shallow": Fit(2500, ("pool-1", "pool-2")),
     "deep": Fit(9000, ("pool-1", "pool-2"), muon_rate=0.005, adam_rate=6e-4),
     "dense": Fit(7000, ("pool-3",), muon_rate=0.004, adam_rate=5e-4),
-    "weighted": Fit(9500, ("pool-3", "pool-4"), 0.005, 5e-4, weights=(0.2, 0.08, 0.2, 0.6)),
-    "encoder": Fit(9000, ("pool-5",), 0.005, 5e-4, weights=(0.12, 0.05, 0.12, 0.8)),
+    "encoder": Fit(9500, ("pool-3", "pool-4"), 0.005, 5e-4, weights=(0.2, 0.08, 0.2, 0.6)),
     "decoder": Fit(1500, ("pool-1",)),
 }
 
@@ -91,7 +90,6 @@ POOLS = {
     "pool-2": PoolPlan(seed=1, crops=4_000, style=CropStyle(1.0, PLAIN)),
     "pool-3": PoolPlan(seed=2, crops=24_000, style=CropStyle(1.0, DENSE), wallpapers=True),
     "pool-4": PoolPlan(seed=3, crops=20_000, style=CropStyle(1.0, DENSE), wallpapers=True),
-    "pool-5": PoolPlan(seed=4, crops=24_000, style=CropStyle(1.0, DENSE), wallpapers=True),
 }
 
 
@@ -125,7 +123,7 @@ def main() -> None:
     train(options, "shallow", shallow.encoder, partial(encoder_loss, shallow, None))
     learnt = shallow.encoder.state_dict()
     deepen(student.encoder, learnt, LAYOUT["num_encoder_blocks"], SHALLOW_BLOCKS)
-    for name in ("deep", "dense", "weighted", "encoder"):
+    for name in ("deep", "dense", "encoder"):
         loss = partial(encoder_loss, student, FITS[name].weights)
         train(options, name, student.encoder, loss)
     student.encoder.requires_grad_(False)
