@@ -15,19 +15,11 @@ from PIL import Image
 from leakcache.canonical import QUALITY, SIDE, canonicalise
 from leakcache.companions import statistics
 from leakcache.degradations import degrade
-from leakcache.loader import in_order
-from leakcache.originals import AHEAD, Originals
-from leakcache.pixel_cache import PixelReport, fill_store
-from leakcache.pixel_statistics import (
-    LENGTH,
-    LENGTHS,
-    MOST,
-    VERSION,
-    complete_store,
-    middle,
-    one_thread_each,
-)
+from leakcache.originals import Originals
+from leakcache.pixel_cache import PixelReport
+from leakcache.pixel_statistics import LENGTH, LENGTHS, MOST, VERSION, middle
 from leakcache.rows import RowSpec
+from leakcache.statistic_rows import fill_rows, stored_rows
 from leakcache.store import LatentCache
 
 CHAINS = ((1, 101), (2, 102), (3, 103), (3, 104))
@@ -63,9 +55,12 @@ def build_degraded(cache: LatentCache, *, fresh: bool = False, repair: bool = Fa
     Arguments and errors as `leakcache.pixel_statistics.build_statistics`.
     """
     originals = Originals.of(cache, cache.rows("train"))
-    return fill_store(
-        originals, SPEC, lambda rows: _rows(originals, rows), fresh=fresh, repair=repair
-    )
+
+    def one(row: int) -> Float16[np.ndarray, "copy value"]:
+        copies = copies_of(originals.picture(row), originals.hashes[row])
+        return np.stack([statistics(middle(copy)) for copy in copies]).astype(np.float16)
+
+    return fill_rows(originals, SPEC, one, fresh=fresh, repair=repair)
 
 
 def stored_degraded(
@@ -76,15 +71,4 @@ def stored_degraded(
     Raises:
         CacheCorrupt: a row's bytes do not match their checksum.
     """
-    originals = Originals.of(cache, rows)
-    store = complete_store(originals, SPEC)
-    return None if store is None else store.read(originals.hashes)
-
-
-def _rows(originals: Originals, rows: Int[np.ndarray, "k"]) -> Float16[np.ndarray, "k copy value"]:
-    def one(row: int) -> Float16[np.ndarray, "copy value"]:
-        copies = copies_of(originals.picture(row), originals.hashes[row])
-        return np.stack([statistics(middle(copy)) for copy in copies]).astype(np.float16)
-
-    with one_thread_each():
-        return np.stack(list(in_order(one, rows.tolist(), ahead=AHEAD)))
+    return stored_rows(cache, rows, SPEC)

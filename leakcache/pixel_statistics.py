@@ -12,14 +12,12 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import Float16, Int, UInt8
 from PIL import Image
-from threadpoolctl import threadpool_limits
 
 from leakcache.companions import FAMILIES, LEAST, statistics
-from leakcache.errors import CacheStale
-from leakcache.loader import in_order
-from leakcache.originals import AHEAD, Originals
-from leakcache.pixel_cache import PixelReport, fill_store
-from leakcache.rows import FILE, RowSpec, RowStore
+from leakcache.originals import Originals
+from leakcache.pixel_cache import PixelReport
+from leakcache.rows import RowSpec
+from leakcache.statistic_rows import all_stored, fill_rows, stored_rows
 from leakcache.store import LatentCache
 from leakcache.views import GRID
 from leakcache.window import fitted
@@ -78,15 +76,6 @@ def statistics_of(image: Image.Image) -> Float16[np.ndarray, "view value"]:
     return np.stack([statistics(view) for view in views_of(middle(image))]).astype(np.float16)
 
 
-def one_thread_each() -> threadpool_limits:
-    """While it is entered, linear algebra takes one thread a call.
-
-    The loader's threads share the cores already, and more threads on matrices as small as these
-    make everything several times slower.
-    """
-    return threadpool_limits(limits=1, user_api="blas")
-
-
 def build_statistics(
     cache: LatentCache, *, fresh: bool = False, repair: bool = False
 ) -> PixelReport:
@@ -104,14 +93,16 @@ def build_statistics(
         CacheError: another process is writing there, or the disk is full.
     """
     originals = Originals.of(cache, np.arange(len(cache)))
-    return fill_store(
-        originals, SPEC, lambda rows: _rows(originals, rows), fresh=fresh, repair=repair
-    )
+
+    def one(row: int) -> Float16[np.ndarray, "view value"]:
+        return statistics_of(originals.picture(row))
+
+    return fill_rows(originals, SPEC, one, fresh=fresh, repair=repair)
 
 
 def has_statistics(cache: LatentCache) -> bool:
     """Whether the rows of all images of a cache are kept."""
-    return complete_store(Originals.of(cache, np.arange(len(cache))), SPEC) is not None
+    return all_stored(cache, SPEC)
 
 
 def stored_statistics(
@@ -122,25 +113,4 @@ def stored_statistics(
     Raises:
         CacheCorrupt: a row's bytes do not match their checksum.
     """
-    originals = Originals.of(cache, rows)
-    store = complete_store(originals, SPEC)
-    return None if store is None else store.read(originals.hashes)
-
-
-def complete_store(originals: Originals, spec: RowSpec) -> RowStore | None:
-    """The store of some images; None where a row is missing or of another version."""
-    if not (originals.kept / originals.spec(spec).name / FILE).is_file():
-        return None
-    try:
-        store = originals.store(spec)
-    except CacheStale:
-        return None
-    return None if store.missing(originals.hashes) else store
-
-
-def _rows(originals: Originals, rows: Int[np.ndarray, "k"]) -> Float16[np.ndarray, "k view value"]:
-    def one(row: int) -> Float16[np.ndarray, "view value"]:
-        return statistics_of(originals.picture(row))
-
-    with one_thread_each():
-        return np.stack(list(in_order(one, rows.tolist(), ahead=AHEAD)))
+    return stored_rows(cache, rows, SPEC)

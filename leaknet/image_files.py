@@ -24,8 +24,9 @@ from leakcache.images import Preprocessing, decode, preprocess, to_unit_range
 from leakcache.index import read_index
 from leakcache.loader import in_order
 from leakcache.manifest import Encoding
-from leakcache.pixel_statistics import one_thread_each, statistics_of
+from leakcache.pixel_statistics import statistics_of
 from leakcache.progress import track
+from leakcache.statistic_rows import one_thread_each
 from leaknet.latents import SplitLatents
 from leaknet.model import ProtoLeakNet
 

@@ -1,4 +1,4 @@
-"""`leak cache build --with pixels`, and what `info` and `verify` then say."""
+"""`leak cache build --with`, and what `info` and `verify` then say."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from tiny_data import write_pictures
+
+from leakcache.store import LatentCache
 
 Call = Callable[..., Any]
 
@@ -36,6 +38,23 @@ def test_pixels_are_cut_once_for_both_splits(build: Call) -> None:
     assert pixels(build("--json", "--fresh")) == {"closed": (6, 0), "open": (3, 0)}
     said = build()
     assert "closed: pixels crop256x2: 0 images read, 6 already there" in said.out
+
+
+def test_statistics_are_of_all_images_and_those_of_copies_of_training_images(
+    call: Call, tmp_path: Path, vae: Path
+) -> None:
+    write_pictures(tmp_path / "data" / "Closed_Set", count=6)
+    write_pictures(tmp_path / "data" / "Open_Set", ("eve",), count=3, first=50)
+    given = ("--vae", vae, "--size", 64, "--split", "all", "--with", "statistics", "--json")
+    said = call("cache", "build", *given)
+    assert said.code == 0, said.err
+    train = len(LatentCache.open(tmp_path / said.json["cache"] / "closed").rows("train"))
+    found = said.json["statistics"]
+    assert found["closed"]["statistics"]["cut"] == 12
+    assert found["closed"]["statistics-degraded"]["cut"] == train < 12
+    assert set(found["open"]) == {"statistics"}
+    again = call("cache", "build", *given).json["statistics"]["closed"]
+    assert [one["cut"] for one in again.values()] == [0, 0]
 
 
 def test_info_lists_them_and_verify_finds_damage(build: Call, call: Call, tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from threadpoolctl import threadpool_info, threadpool_limits
 
+from leakcache import pixel_statistics
 from leakcache.autoencoder import Encoder
 from leakcache.build import build_cache
 from leakcache.canonical import canonicalise
@@ -123,6 +125,25 @@ def test_the_middle_is_native_and_bounded(size, expected):
     view = middle(Image.new("RGB", size, (1, 2, 3)))
     assert view.shape == (*expected, 3)
     assert statistics_of(Image.new("RGB", size)).shape == (VIEWS, LENGTH)
+
+
+def test_linear_algebra_takes_one_thread_where_the_loader_has_several(
+    tmp_path, encoder, monkeypatch
+):
+    seen = []
+
+    def watched(image):
+        seen.extend(one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas")
+        return statistics_of(image)
+
+    write_pictures(tmp_path / "images", count=3)
+    cache = built(tmp_path, encoder)
+    monkeypatch.setattr(pixel_statistics, "statistics_of", watched)
+    with threadpool_limits(limits=2, user_api="blas"):
+        build_statistics(cache)
+        after = [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
+    assert set(seen) == {1}
+    assert set(after) == {2}
 
 
 @pytest.mark.parametrize(("height", "width"), [(512, 512), (300, 500), (100, 64), (64, 64)])
