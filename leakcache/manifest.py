@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from leakcache.autoencoder import AutoencoderIdentity
-from leakcache.errors import CacheCorrupt, CacheIncomplete
+from leakcache.autoencoder import AutoencoderIdentity, Encoder
+from leakcache.errors import CacheCorrupt, CacheIncomplete, CacheStale
 from leakcache.images import Preprocessing
 
 FORMAT = 1
@@ -50,6 +50,22 @@ class Encoding:
             # As it was before there was a canonical track: those caches stay what they are.
             del preprocessing["canonical"], preprocessing["canonical_size"]
         return _hash({**asdict(self), "autoencoder": autoencoder, "preprocessing": preprocessing})
+
+    def encoder(self, device: str = "cpu") -> Encoder:
+        """The encoder that these latents were made with.
+
+        Raises:
+            WeightsError: it is not on this machine any more.
+            CacheStale: it has other weights than then.
+        """
+        spec = self.autoencoder.spec
+        encoder = Encoder.load(spec, self.precision, device)
+        if encoder.identity.weights_sha256 != self.autoencoder.weights_sha256:
+            raise CacheStale(
+                f"{spec}: has other weights than when the cache was built; build that again with "
+                "--fresh"
+            )
+        return encoder
 
     def difference(self, other: Encoding) -> str:
         """In words, what differs; empty where nothing does."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from leakcache.autoencoder import Encoder
 from leakcache.build import BuildReport, build_cache
-from leakcache.errors import CacheStale, DataError
+from leakcache.errors import DataError
 from leakcache.index import DatasetIndex, read_index
 from leakcache.store import LatentCache
 
@@ -41,12 +40,7 @@ def open_set_builds(
     else:
         indices = {"open": _own_open_set(closed)}
     encoding = closed.manifest.encoding
-    encoder = Encoder.load(encoding.autoencoder.spec, encoding.precision, device)
-    if encoder.identity.weights_sha256 != encoding.autoencoder.weights_sha256:
-        raise CacheStale(
-            f"{encoding.autoencoder.spec}: has other weights than when {closed.path} was built; "
-            "build that again with --fresh"
-        )
+    encoder = encoding.encoder(device)
     return [
         build_cache(
             index,

@@ -23,7 +23,7 @@ import zarr
 from jaxtyping import Int, Shaped
 from zarr.codecs import Crc32cCodec
 
-from leakcache.errors import CacheCorrupt, CacheError, CacheStale
+from leakcache.errors import CacheCorrupt, CacheError, CacheStale, WeightsError
 from leakcache.manifest import write_json
 from leakcache.row_spec import FILE, FORMAT, RowSpec, stored_spec
 from leakcache.shards import ARRAYS, member, open_group, refuse_missing
@@ -209,6 +209,8 @@ class RowStore:
                         f"{self.folder}: another process is writing here; wait for it or stop it"
                     ) from error
                 yield
+        except WeightsError:
+            raise  # a file that is missing, but none of these
         except OSError as error:
             raise CacheError(
                 f"{self.folder}: cannot be written ({error.strerror or error}); make room; "

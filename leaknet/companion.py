@@ -1,4 +1,4 @@
-"""The branch that reads statistics of the pixels: fitted in closed form, added to h̄.
+"""The branch that reads statistics: fitted in closed form, added to h̄.
 
     statistics of the picture and of its quarters → class scores of each (`leaknet.ridge_map`)
       → their mean → a fixed rotation into D dimensions
@@ -9,8 +9,8 @@ differ within a picture tells the regression which differences mean nothing.
 
 Where copies are learnt from as well (`features.degraded`) there are two maps, as one alone would
 lose on pictures as they were made what it gains on copies: the second learns from pictures and
-copies alike, whole ones, classes and which of the two a picture is: what it says of that weighs
-the maps.
+copies alike, whole ones and their pixels alone, classes and which of the two a picture is: what it
+says of that weighs the maps.
 
 While the rest of the network trains, each training image is embedded as a fit without its prompt
 group would embed it; otherwise the head would learn from an embedding that knows the answers.
@@ -27,8 +27,11 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from leakcache.latent_statistics import latent_lengths
+from leakcache.pixel_statistics import LENGTH, LENGTHS
 from leaknet.latents import SplitLatents
 from leaknet.ridge_map import RidgeMap
+from leaknet.sections import FeatureConfig
 
 MOST_VIEWS = 6000
 """Views that a map learns from, at most, where there are not more images than that: the fit takes
@@ -38,21 +41,25 @@ UNPENALISED = 1e4
 
 
 class Companion(nn.Module):
-    """From statistics of an image's pixels to an embedding of `dimension` values.
+    """From statistics of an image's pixels and latents to an embedding of `dimension` values.
 
     All of it are buffers, saved with the model: nothing is learnt by gradient descent.
     """
 
-    def __init__(self, dimension: int, *, degraded: bool) -> None:
+    def __init__(self, features: FeatureConfig, dimension: int, channels: int) -> None:
         """Build without statistics: `fit` or a state dict supplies them.
 
         Args:
+            features: whether statistics of native latents are read, and whether there is a
+                second map, for copies.
             dimension: of the embedding.
-            degraded: with a second map, for copies.
+            channels: of a latent.
         """
         super().__init__()
-        self.map = RidgeMap(dimension)
-        self.copies = RidgeMap(dimension + 1) if degraded else None
+        self.native_latents = features.native_latents
+        beside = latent_lengths(channels) if features.native_latents else {}
+        self.map = RidgeMap(dimension, {**LENGTHS, **beside})
+        self.copies = RidgeMap(dimension + 1, LENGTHS) if features.degraded else None
 
     def fit(
         self, train: SplitLatents, classes: tuple[str, ...]
@@ -76,7 +83,7 @@ class Companion(nn.Module):
         embedded: Tensor = self.map(statistics).mean(dim=1)
         if self.copies is None:
             return embedded
-        found = self.copies(statistics[:, 0])
+        found = self.copies(statistics[:, 0, :LENGTH])
         copies, original = found[:, :-1], found[:, -1:].sigmoid()
         weighed: Tensor = copies + original * (embedded - copies)
         return weighed
@@ -85,12 +92,12 @@ class Companion(nn.Module):
         self, train: SplitLatents, classes: tuple[str, ...]
     ) -> Float[np.ndarray, "image dimension"]:
         """Fit to pictures and their parts; held-out embeddings."""
-        assert train.statistics is not None
-        images, parts = train.statistics.shape[:2]
+        statistics = train.evidence(slice(None), native_latents=self.native_latents)
+        images, parts = statistics.shape[:2]
         parts = max(1, min(parts, MOST_VIEWS // images))
         wanted, targets = _wanted(train, classes)
         found = self.map.regress(
-            train.statistics[:, :parts].flatten(0, 1),
+            statistics[:, :parts].flatten(0, 1),
             wanted.repeat(parts, axis=0),
             train.groups.repeat(parts),
         )

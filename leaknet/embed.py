@@ -77,8 +77,7 @@ def run_split(
     advance: Callable[[int], object] | None = None,
 ) -> SplitOutput:
     """Outputs of the model in evaluation mode; its mode is left as it was."""
-    if model.config.features.statistics:
-        check_statistics(split)
+    check_statistics(model.config.features, split)
     training = model.training
     model.eval()
     parts = []
@@ -115,10 +114,10 @@ def _statistics(
     model: ProtoLeakNet, split: SplitLatents, rows: slice
 ) -> Float[Tensor, "crop part value"] | None:
     """Statistics of these images, once for each view; None for a model that reads none."""
-    if not model.config.features.statistics or split.statistics is None:
+    if model.companion is None:
         return None
-    found = split.statistics[rows].to(next(model.parameters()).device)
-    return found.repeat_interleave(split.views, dim=0)
+    found = split.evidence(rows, native_latents=model.config.features.native_latents)
+    return found.to(next(model.parameters()).device).repeat_interleave(split.views, dim=0)
 
 
 def noise_of(

@@ -16,19 +16,22 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
+from torch import Tensor
 
 from leakcache.autoencoder import Encoder
 from leakcache.canonical import canonicalise
 from leakcache.errors import DataError, ImageError, RunError, WeightsError
 from leakcache.images import Preprocessing, decode, preprocess, to_unit_range
 from leakcache.index import read_index
+from leakcache.latent_statistics import latent_statistics, native_latent
 from leakcache.loader import in_order
 from leakcache.manifest import Encoding
-from leakcache.pixel_statistics import statistics_of
+from leakcache.pixel_statistics import middle, statistics_of
 from leakcache.progress import track
 from leakcache.statistic_rows import one_thread_each
 from leaknet.latents import SplitLatents
 from leaknet.model import ProtoLeakNet
+from leaknet.sections import FeatureConfig
 
 Changes = Callable[[Image.Image], Sequence[Image.Image]]
 
@@ -42,6 +45,7 @@ class EncodedFile:
         sha256: of its bytes; empty where they could not be read.
         latents: of the image, then of each variant that was asked for; None where refused.
         statistics: of the pixels of the same; None where refused, or not asked for.
+        latent_statistics: of the latents of those pixels; likewise.
         reason: why it is refused; empty where it is not.
     """
 
@@ -49,6 +53,7 @@ class EncodedFile:
     sha256: str = ""
     latents: Float[np.ndarray, "variant view channel rows columns"] | None = None
     statistics: Float[np.ndarray, "variant part value"] | None = None
+    latent_statistics: Float[np.ndarray, "variant part number"] | None = None
     reason: str = ""
 
 
@@ -133,7 +138,7 @@ def encode_files(
     paths: Sequence[Path],
     changes: Changes | None = None,
     *,
-    statistics: bool = False,
+    features: FeatureConfig,
 ) -> list[EncodedFile]:
     """Latents of files, in their order; what can't be used has a reason instead.
 
@@ -142,11 +147,11 @@ def encode_files(
         encoding: how the run's latents were made.
         paths: image files.
         changes: variants of each image to encode after it.
-        statistics: take those of the pixels too.
+        features: of the run: which statistics are taken too.
     """
     encoded = []
     cut = encoding.preprocessing
-    load = partial(_load, preprocessing=cut, changes=changes, statistics=statistics)
+    load = partial(_load, preprocessing=cut, changes=changes, features=features)
     with one_thread_each(), track("encoding", len(paths), "images") as advance:
         for path, loaded in zip(paths, in_order(load, paths), strict=True):
             if loaded.reason:
@@ -173,7 +178,6 @@ def as_split(files: Sequence[EncodedFile], fold: str, label: str) -> SplitLatent
     def column(values: list[str]) -> np.ndarray:
         return np.repeat(np.array(values, dtype=np.str_), repeats)
 
-    statistics = [file.statistics for file in files if file.statistics is not None]
     return SplitLatents(
         z0=torch.from_numpy(np.concatenate(latents)),
         labels=column([label] * len(files)),
@@ -181,22 +185,29 @@ def as_split(files: Sequence[EncodedFile], fold: str, label: str) -> SplitLatent
         folds=column([fold] * len(files)),
         hashes=column([file.sha256 for file in files]),
         paths=column([str(file.path) for file in files]),
-        statistics=torch.from_numpy(np.concatenate(statistics)) if statistics else None,
+        statistics=_joined([file.statistics for file in files]),
+        latent_statistics=_joined([file.latent_statistics for file in files]),
     )
+
+
+def _joined(parts: Sequence[np.ndarray | None]) -> Tensor | None:
+    found = [part for part in parts if part is not None]
+    return torch.from_numpy(np.concatenate(found)) if found else None
 
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A file's hash, views of the image and of each variant, statistics of the same."""
+    """A file's hash; of the image and each variant views, native pixels and their statistics."""
 
     sha256: str = ""
     pixels: Sequence[UInt8[np.ndarray, "view height width 3"]] = ()
+    native: Sequence[UInt8[np.ndarray, "_ _ 3"]] = ()
     statistics: Float[np.ndarray, "variant part value"] | None = None
     reason: str = ""
 
 
 def _load(
-    path: Path, preprocessing: Preprocessing, changes: Changes | None, statistics: bool
+    path: Path, preprocessing: Preprocessing, changes: Changes | None, features: FeatureConfig
 ) -> _Loaded:
     try:
         data = path.read_bytes()
@@ -209,13 +220,17 @@ def _load(
         variants = [image, *(changes(image) if changes else ())]
     except ImageError as error:
         return _Loaded(sha256, reason=str(error))
-    found = np.stack([_statistics(v, preprocessing) for v in variants]) if statistics else None
-    return _Loaded(sha256, [preprocess(variant, preprocessing) for variant in variants], found)
+    views = [preprocess(variant, preprocessing) for variant in variants]
+    if not features.statistics:
+        return _Loaded(sha256, views)
+    judged = [_judged(variant, preprocessing) for variant in variants]
+    native = [middle(image) for image in judged] if features.native_latents else []
+    return _Loaded(sha256, views, native, np.stack([statistics_of(image) for image in judged]))
 
 
-def _statistics(image: Image.Image, cut: Preprocessing) -> Float[np.ndarray, "part value"]:
-    """As a cache keeps them: of the canonical form on the canonical track."""
-    return statistics_of(canonicalise(image, cut.canonical_size) if cut.canonical else image)
+def _judged(image: Image.Image, cut: Preprocessing) -> Image.Image:
+    """What statistics are taken of: on the canonical track, the canonical form."""
+    return canonicalise(image, cut.canonical_size) if cut.canonical else image
 
 
 def _refuse_tiny(size: tuple[int, int], enlarged_to: int) -> None:
@@ -237,7 +252,12 @@ def _encoded(
     if not np.isfinite(latents).all():
         reason = "the encoder gave latents that are not finite"
         return EncodedFile(path, loaded.sha256, reason=reason)
-    return EncodedFile(path, loaded.sha256, latents, loaded.statistics)
+    try:
+        native = [latent_statistics(native_latent(encoder, view)) for view in loaded.native]
+    except ImageError as error:
+        return EncodedFile(path, loaded.sha256, reason=str(error))
+    found = np.stack(native) if native else None
+    return EncodedFile(path, loaded.sha256, latents, loaded.statistics, found)
 
 
 def _encode(

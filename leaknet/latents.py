@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +14,13 @@ from torch import Tensor
 
 from leakcache.degraded_statistics import stored_degraded
 from leakcache.errors import CacheIncomplete
+from leakcache.latent_statistics import stored_latent_statistics
 from leakcache.pixel_statistics import stored_statistics
 from leakcache.store import LatentCache
+from leaknet.sections import FeatureConfig
 
 COLUMNS = ("labels", "groups", "folds", "hashes", "paths")
+TENSORS = ("z0", "statistics", "latent_statistics", "degraded")
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ class SplitLatents:
         paths: of each image, relative to the data root.
         statistics: of each image's native pixels and of its parts, as stored; None where the cache
             has none.
-        degraded: statistics of degraded copies of the same; None but for training images whose
+        latent_statistics: of the latents of the same pixels; None where the cache has none.
+        degraded: statistics of the pixels of degraded copies; None but for training images whose
             cache has them.
     """
 
@@ -43,6 +48,7 @@ class SplitLatents:
     hashes: Shaped[np.ndarray, "image"]
     paths: Shaped[np.ndarray, "image"]
     statistics: Float[Tensor, "image part value"] | None = None
+    latent_statistics: Float[Tensor, "image part number"] | None = None
     degraded: Float[Tensor, "image copy value"] | None = None
 
     def __len__(self) -> int:
@@ -72,27 +78,30 @@ class SplitLatents:
 
     def to(self, device: torch.device) -> SplitLatents:
         """The same split with its latents and statistics on another device."""
-        z0, statistics, degraded = self._tensors(lambda values: values.to(device))
-        return replace(self, z0=z0, statistics=statistics, degraded=degraded)
+        return replace(self, **self._tensors(lambda values: values.to(device)))
 
     def take(self, rows: Int[np.ndarray, "k"]) -> SplitLatents:
         """The images at these positions, in that order."""
         columns = {name: getattr(self, name)[rows] for name in COLUMNS}
-        z0, statistics, degraded = self._tensors(lambda values: values[rows])
-        return SplitLatents(z0=z0, statistics=statistics, degraded=degraded, **columns)
+        return replace(self, **self._tensors(lambda values: values[rows]), **columns)
 
-    def _tensors(
-        self, change: Callable[[Tensor], Tensor]
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        return (
-            change(self.z0),
-            None if self.statistics is None else change(self.statistics),
-            None if self.degraded is None else change(self.degraded),
-        )
+    def evidence(
+        self, rows: slice | Int[np.ndarray, "k"], *, native_latents: bool
+    ) -> Float[Tensor, "k part both"]:
+        """Statistics of the pixels of some images and, if wanted, of their latents behind them."""
+        assert self.statistics is not None
+        if not native_latents:
+            return self.statistics[rows]
+        assert self.latent_statistics is not None
+        return torch.cat([self.statistics[rows], self.latent_statistics[rows]], dim=-1)
+
+    def _tensors(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        found = {name: getattr(self, name) for name in TENSORS}
+        return {name: change(values) for name, values in found.items() if values is not None}
 
 
 def load_split(cache: LatentCache, fold: str, device: torch.device) -> SplitLatents:
-    """Read one fold whole: 8 KiB an image for 4×32×32 in half precision, 153 for statistics.
+    """Read one fold whole: 8 KiB an image for 4×32×32 in half precision, 166 for statistics.
 
     Raises:
         CacheCorrupt: a shard's bytes do not match their checksum.
@@ -100,33 +109,40 @@ def load_split(cache: LatentCache, fold: str, device: torch.device) -> SplitLate
     rows = cache.rows(fold)
     z0 = torch.from_numpy(cache.latents(rows)).to(device)
     columns = {name: getattr(cache, name)[rows] for name in COLUMNS}
-    statistics, degraded = kept_statistics(cache, rows, device)
-    return SplitLatents(z0=z0, statistics=statistics, degraded=degraded, **columns)
+    return SplitLatents(z0=z0, **columns, **kept_statistics(cache, rows, device))
 
 
 def kept_statistics(
     cache: LatentCache, rows: Int[np.ndarray, "image"], device: torch.device
-) -> tuple[Tensor | None, Tensor | None]:
-    """`statistics` and `degraded` of some images, None where the cache lacks them.
+) -> dict[str, Any]:
+    """What there is of `statistics`, `latent_statistics` and `degraded` of some images.
 
     Raises:
         CacheCorrupt: a row's bytes do not match their checksum.
     """
-    statistics, degraded = stored_statistics(cache, rows), stored_degraded(cache, rows)
-    return (
-        None if statistics is None else torch.from_numpy(statistics).to(device),
-        None if degraded is None else torch.from_numpy(degraded).to(device),
-    )
+    found = {
+        "statistics": stored_statistics(cache, rows),
+        "latent_statistics": stored_latent_statistics(cache, rows),
+        "degraded": stored_degraded(cache, rows),
+    }
+    return {
+        name: torch.from_numpy(values).to(device)
+        for name, values in found.items()
+        if values is not None
+    }
 
 
-def check_statistics(*splits: SplitLatents) -> None:
-    """Refuse splits without statistics of the pixels.
+def check_statistics(features: FeatureConfig, *splits: SplitLatents) -> None:
+    """Refuse splits without the statistics that a model reads.
 
     Raises:
-        CacheIncomplete: one has images and none.
+        CacheIncomplete: one has images and none of these.
     """
-    if any(len(split) and split.statistics is None for split in splits):
-        raise CacheIncomplete(f"the cache holds no statistics of the pixels {_CURE}")
+    for split in splits:
+        if features.statistics and len(split) and split.statistics is None:
+            raise CacheIncomplete(f"the cache holds no statistics of the pixels {_CURE}")
+        if features.native_latents and len(split) and split.latent_statistics is None:
+            raise CacheIncomplete(f"the cache holds no statistics of native latents {_CURE}")
 
 
 def check_degraded(train: SplitLatents) -> None:

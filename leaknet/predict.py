@@ -112,9 +112,8 @@ def predict(
     """
     encoding = encoding_of(model)
     changes = variants_of if stability else None
-    statistics = model.config.features.statistics
     encoder = load_encoder(encoding, vae, device)
-    files = encode_files(encoder, encoding, paths, changes, statistics=statistics)
+    files = encode_files(encoder, encoding, paths, changes, features=model.config.features)
     usable = [row for row, file in enumerate(files) if not file.reason]
     results = [ImageScore(str(file.path), file.reason) for file in files]
     if not usable:

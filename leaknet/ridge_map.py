@@ -1,4 +1,4 @@
-"""A linear map from statistics of pixels, fitted in closed form.
+"""A linear map from statistics of pixels and latents, fitted in closed form.
 
     x → (x - mean) / deviation, clipped to ±3, each family divided by √(its length)
       → class scores of a ridge regression, or what is a linear function of them
@@ -9,13 +9,13 @@ The regression's strength is chosen by leaving prompts out.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from leakcache.pixel_statistics import LENGTH, LENGTHS
 from leaknet.cross_ridge import CrossRidge, cross_ridge
 
 CLIP = 3.0
@@ -32,12 +32,19 @@ class RidgeMap(nn.Module):
     weight: Tensor
     start: Tensor
 
-    def __init__(self, outputs: int) -> None:
-        """Build empty: `regress` and its caller, or a state dict, supply the values."""
+    def __init__(self, outputs: int, lengths: Mapping[str, int]) -> None:
+        """Build empty: `regress` and its caller, or a state dict, supply the values.
+
+        Args:
+            outputs: number of them.
+            lengths: values of each family, in their order.
+        """
         super().__init__()
-        self.register_buffer("mean", torch.zeros(LENGTH))
-        self.register_buffer("scale", torch.zeros(LENGTH))
-        self.register_buffer("weight", torch.zeros(LENGTH, outputs))
+        self.lengths = dict(lengths)
+        length = sum(lengths.values())
+        self.register_buffer("mean", torch.zeros(length))
+        self.register_buffer("scale", torch.zeros(length))
+        self.register_buffer("weight", torch.zeros(length, outputs))
         self.register_buffer("start", torch.zeros(outputs))
 
     def regress(
@@ -67,7 +74,7 @@ class RidgeMap(nn.Module):
     def features(self, statistics: Float[Tensor, "*batch value"]) -> Float[Tensor, "*batch value"]:
         """Standardised, clipped and weighted statistics; the mean square norm is 1 or less."""
         standard = ((statistics.float() - self.mean) * self.scale).clamp(-CLIP, CLIP)
-        return standard * family_weights().to(standard.device)
+        return standard * family_weights(self.lengths).to(standard.device)
 
     def forward(self, statistics: Float[Tensor, "*batch value"]) -> Float[Tensor, "*batch output"]:
         """The outputs."""
@@ -75,9 +82,9 @@ class RidgeMap(nn.Module):
         return found
 
 
-def family_weights() -> Float[Tensor, " value"]:
+def family_weights(lengths: Mapping[str, int]) -> Float[Tensor, " value"]:
     """1 / √(length of the family · number of families), for each value."""
     each = [
-        torch.full((length,), 1 / math.sqrt(length * len(LENGTHS))) for length in LENGTHS.values()
+        torch.full((length,), 1 / math.sqrt(length * len(lengths))) for length in lengths.values()
     ]
     return torch.cat(each)

@@ -42,6 +42,7 @@ class FeatureConfig:
         dct_placement: how that block joins the latent's map; see `leaknet.features`.
         latents: False leaves latents out, so that statistics speak alone.
         statistics: read the statistics of the native pixels too; see `leaknet.companion`.
+        native_latents: and those of their latents; see `leakcache.latent_statistics`.
         degraded: learn from statistics of degraded copies of the training images as well.
     """
 
@@ -54,6 +55,7 @@ class FeatureConfig:
     dct_placement: str = "lowpass"
     latents: bool = True
     statistics: bool = False
+    native_latents: bool = False
     degraded: bool = False
 
     def __post_init__(self) -> None:
@@ -83,6 +85,12 @@ class FeatureConfig:
             "features.degraded",
             self.degraded,
             "false where features.statistics is false, as there is nothing to learn from copies",
+        )
+        _require(
+            self.statistics or not self.native_latents,
+            "features.native_latents",
+            self.native_latents,
+            "false where features.statistics is false, as they are read together",
         )
         _require(self.noise_seed >= 0, "features.noise_seed", self.noise_seed, "0 or more")
         _require(

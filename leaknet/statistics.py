@@ -1,4 +1,4 @@
-"""Statistics of the pixels that settings read and caches lack: computed when first asked for."""
+"""Statistics that settings read and caches lack: computed when first asked for."""
 
 from __future__ import annotations
 
@@ -10,23 +10,47 @@ if TYPE_CHECKING:
     from leaknet.sections import FeatureConfig
 
 
-def complete_statistics(features: FeatureConfig, caches: Iterable[LatentCache]) -> None:
+def complete_statistics(
+    features: FeatureConfig, caches: Iterable[LatentCache], device: str = "cpu"
+) -> None:
     """Bring the statistics of caches up to date, as `leak cache build --with statistics` does.
 
     Args:
         features: nothing is done where they read no statistics; those of degraded copies are
             computed of training images alone.
         caches: whose images; nothing is read where all rows are kept.
+        device: where native pixels are encoded.
 
     Raises:
-        CacheStale: an image file is gone, or has changed since the cache was built.
+        CacheStale: an image file is gone or has changed since the cache was built, or the
+            autoencoder has.
+        WeightsError: the autoencoder is not on this machine any more.
     """
     if not features.statistics:
         return
     from leakcache.degraded_statistics import build_degraded
+    from leakcache.latent_statistics import build_latent_statistics
     from leakcache.pixel_statistics import build_statistics
 
     for cache in caches:
         build_statistics(cache)
+        if features.native_latents:
+            build_latent_statistics(cache, device)
         if features.degraded and len(cache.rows("train")):
             build_degraded(cache)
+
+
+def complete_alike(cache: LatentCache, others: Iterable[LatentCache], device: str = "cpu") -> None:
+    """Give other caches the statistics of images that one has, so that a model can read them.
+
+    Arguments and errors as `complete_statistics`.
+    """
+    from leakcache.latent_statistics import build_latent_statistics, has_latent_statistics
+    from leakcache.pixel_statistics import build_statistics, has_statistics
+
+    pixels, latents = has_statistics(cache), has_latent_statistics(cache)
+    for other in others:
+        if pixels:
+            build_statistics(other)
+        if latents:
+            build_latent_statistics(other, device)

@@ -104,8 +104,7 @@ def fit(
 ) -> TrainResult:
     """Train on folds in memory; otherwise as `train`, to which the arguments belong."""
     check_trainable(data, record.classes)
-    if record.config.features.statistics:
-        check_statistics(data.train, data.val)
+    check_statistics(record.config.features, data.train, data.val)
     if record.config.features.degraded:
         check_degraded(data.train)
     run = _open_folder(folder, record)

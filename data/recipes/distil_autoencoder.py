@@ -1,18 +1,17 @@
 r"""Distil the bundled autoencoder from TAESD, on two CPU cores, in about two hours.
 
     python data/recipes/distil_autoencoder.py --teacher ../shared/weights/taesd.safetensors \
-        --images ../shared/bench/faces/sd3 ../shared/bench/faces/real --wallpapers wallpapers \
+        --images ../shared/bench/faces/sd3 ../shared/bench/faces/real --pictures pictures \
         --out leakcache/bundled
 
-`wallpapers` holds the ten CC BY 4.0 and CC0 photographs of Debian's package lomiri-wallpapers-16.04
-(see the model card).
+`pictures` is what collect_pictures.py writes.
 
 First a shallow encoder learns the teacher's latents: squared error, each channel over its variance,
 which is one minus the squared correlation up to bias. Then it is deepened and learns on; then it
-sees new and denser crops, and last the channels that lag behind count more. Then, with the encoder
-frozen, the decoder learns the teacher's decoding and the picture itself, from the teacher's and
-from the student's latents in turn. Crops and the teacher's answers are computed once
-and kept under `--scratch`; a second run takes up what is finished.
+sees new and denser crops, then the channels that lag behind count more, and last it sees
+landscapes. Then, with the encoder frozen, the decoder learns the teacher's decoding and the picture
+itself, from the teacher's and from the student's latents in turn. Crops and the teacher's answers
+are computed once and kept under `--scratch`; a second run takes up what is finished.
 """
 
 from __future__ import annotations
@@ -63,7 +62,8 @@ FITS = {
     "shallow": Fit(2500, ("pool-1", "pool-2")),
     "deep": Fit(9000, ("pool-1", "pool-2"), muon_rate=0.005, adam_rate=6e-4),
     "dense": Fit(7000, ("pool-3",), muon_rate=0.004, adam_rate=5e-4),
-    "encoder": Fit(9500, ("pool-3", "pool-4"), 0.005, 5e-4, weights=(0.2, 0.08, 0.2, 0.6)),
+    "weighted": Fit(9500, ("pool-3", "pool-4"), 0.005, 5e-4, weights=(0.2, 0.08, 0.2, 0.6)),
+    "encoder": Fit(8000, ("pool-5",), 0.004, 5e-4, weights=(0.25, 0.1, 0.2, 0.6)),
     "decoder": Fit(1500, ("pool-1",)),
 }
 
@@ -73,12 +73,12 @@ Loss = Callable[[Pool, int], Tensor]
 
 @dataclass(frozen=True)
 class PoolPlan:
-    """How many crops, of what style, with wallpapers or not, decoded by the teacher or not."""
+    """How many crops, of what style, with what folders of photographs, decoded or not."""
 
     seed: int
     crops: int
     style: CropStyle
-    wallpapers: bool = False
+    photographs: tuple[str, ...] = ()
     decode: bool = False
 
 
@@ -86,10 +86,17 @@ PLAIN = (0.75, 0.13, 0.06, 0.06, 0.0, 0.0)
 DENSE = (0.42, 0.06, 0.03, 0.04, 0.2, 0.25)
 # Soft, sharp and dense crops; the first pool also serves the decoder.
 POOLS = {
-    "pool-1": PoolPlan(seed=0, crops=12_000, style=CropStyle(0.6, PLAIN), decode=True),
-    "pool-2": PoolPlan(seed=1, crops=4_000, style=CropStyle(1.0, PLAIN)),
-    "pool-3": PoolPlan(seed=2, crops=24_000, style=CropStyle(1.0, DENSE), wallpapers=True),
-    "pool-4": PoolPlan(seed=3, crops=20_000, style=CropStyle(1.0, DENSE), wallpapers=True),
+    "pool-1": PoolPlan(0, 12_000, CropStyle(0.6, PLAIN), decode=True),
+    "pool-2": PoolPlan(1, 4_000, CropStyle(1.0, PLAIN)),
+    "pool-3": PoolPlan(
+        seed=2, crops=24_000, style=CropStyle(1.0, DENSE), photographs=("wallpapers",)
+    ),
+    "pool-4": PoolPlan(
+        seed=3, crops=20_000, style=CropStyle(1.0, DENSE), photographs=("wallpapers",)
+    ),
+    "pool-5": PoolPlan(
+        4, 28_000, CropStyle(1.0, DENSE, 0.85), photographs=("wallpapers", "landscapes")
+    ),
 }
 
 
@@ -123,7 +130,7 @@ def main() -> None:
     train(options, "shallow", shallow.encoder, partial(encoder_loss, shallow, None))
     learnt = shallow.encoder.state_dict()
     deepen(student.encoder, learnt, LAYOUT["num_encoder_blocks"], SHALLOW_BLOCKS)
-    for name in ("deep", "dense", "encoder"):
+    for name in ("deep", "dense", "weighted", "encoder"):
         loss = partial(encoder_loss, student, FITS[name].weights)
         train(options, name, student.encoder, loss)
     student.encoder.requires_grad_(False)
@@ -175,7 +182,8 @@ def make_pool(options: argparse.Namespace, name: str) -> Pool:
 def teach(options: argparse.Namespace, plan: PoolPlan) -> Pool:
     """Run the teacher over the planned crops, in bf16."""
     teacher, start = load_teacher(options.teacher), time.perf_counter()
-    sources = load_sources(options.images, options.wallpapers if plan.wallpapers else None)
+    photographs = [options.pictures / name for name in plan.photographs]
+    sources = load_sources(options.images, photographs)
     crops = Crops(sources, plan, options.size)
     parts: dict[str, list[Tensor]] = {"crops": [], "latents": [], "decodings": []}
     for number, batch in enumerate(DataLoader(crops, batch_size=32, num_workers=1)):
@@ -264,7 +272,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--teacher", type=Path, required=True, help="TAESD, AutoencoderTiny keys")
     parser.add_argument("--images", type=Path, nargs="*", default=[], help="folders of pictures")
-    parser.add_argument("--wallpapers", type=Path, required=True, help="folder of photographs")
+    parser.add_argument("--pictures", type=Path, required=True, help="from collect_pictures.py")
     parser.add_argument("--out", type=Path, default=Path("leakcache/bundled"))
     parser.add_argument("--scratch", type=Path, default=Path("scratch/distil"))
     parser.add_argument("--size", type=int, default=128, help="side of a crop, pixels")

@@ -37,8 +37,6 @@ PACKAGE_PHOTOGRAPHS = {
         )
     ),
 }
-# How often a picture of each source is drawn, against the number of pictures it has.
-PHOTOGRAPH_SHARE = 0.45
 RESAMPLERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
 # Larger photographs are reduced to this, as a camera's own pixels are soft.
 LARGEST = 1536
@@ -50,10 +48,12 @@ class CropStyle:
     """Windows at least `smallest` crops wide (below 1 some are enlarged) and the kinds' shares.
 
     Kinds: window, dead leaves, coloured noise, text, mosaic, leaves cut from pictures.
+    `photographs` is how often a picture is drawn from them and not from the folders.
     """
 
     smallest: float
     shares: tuple[float, ...]
+    photographs: float = 0.45
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,12 @@ class Sources:
     photographs: tuple[Image.Image, ...]
 
 
-def load_sources(folders: list[Path], wallpapers: Path | None) -> Sources:
-    """Read every picture of `folders`, and the photographs of packages and of `wallpapers`."""
-    photographs = package_photographs() + (_pictures(wallpapers) if wallpapers else [])
+def load_sources(folders: list[Path], photographs: list[Path]) -> Sources:
+    """Read every picture of `folders`, and those of Python packages and of `photographs`."""
+    paths = package_photographs() + [path for folder in photographs for path in _pictures(folder)]
     return Sources(
         tuple(_read(path) for folder in folders for path in _pictures(folder)),
-        tuple(_read(path) for path in photographs),
+        tuple(_read(path) for path in paths),
     )
 
 
@@ -92,7 +92,7 @@ def crop(sources: Sources, key: tuple[int, int], size: int, style: CropStyle) ->
     rng = np.random.default_rng(key)
     kind = rng.choice(len(style.shares), p=style.shares)
     if kind == 0:
-        image = _cut(_pick(sources, rng), rng, size, style.smallest)
+        image = _cut(_pick(sources, rng, style), rng, size, style.smallest)
     elif kind == 1:
         image = _dead_leaves(rng, size)
     elif kind == 2:
@@ -100,9 +100,9 @@ def crop(sources: Sources, key: tuple[int, int], size: int, style: CropStyle) ->
     elif kind == 3:
         image = _text(rng, size)
     elif kind == 4:
-        image = _mosaic(sources, rng, size)
+        image = _mosaic(sources, rng, size, style)
     else:
-        image = _textured_leaves(sources, rng, size)
+        image = _textured_leaves(sources, rng, size, style)
     return np.asarray(_degrade(_recolour(image, rng), rng), dtype=np.uint8)
 
 
@@ -113,8 +113,8 @@ def _read(path: Path) -> Image.Image:
     return picture
 
 
-def _pick(sources: Sources, rng: np.random.Generator) -> Image.Image:
-    use_photograph = sources.photographs and rng.random() < PHOTOGRAPH_SHARE
+def _pick(sources: Sources, rng: np.random.Generator, style: CropStyle) -> Image.Image:
+    use_photograph = sources.photographs and rng.random() < style.photographs
     pool = sources.photographs if use_photograph or not sources.folders else sources.folders
     return pool[rng.integers(len(pool))]
 
@@ -136,23 +136,25 @@ def _cut(image: Image.Image, rng: np.random.Generator, size: int, smallest: floa
     return piece
 
 
-def _mosaic(sources: Sources, rng: np.random.Generator, size: int) -> Image.Image:
+def _mosaic(sources: Sources, rng: np.random.Generator, size: int, style: CropStyle) -> Image.Image:
     """Windows side by side, each much reduced: the dense detail of whole scenes."""
     across = int(rng.integers(2, 4))
     tile = -(-size // across)
     image = Image.new("RGB", (size, size))
     for index in range(across * across):
-        piece = _cut(_pick(sources, rng), rng, tile, 1.0)
+        piece = _cut(_pick(sources, rng, style), rng, tile, 1.0)
         image.paste(_recolour(piece, rng), (index % across * tile, index // across * tile))
     return image
 
 
-def _textured_leaves(sources: Sources, rng: np.random.Generator, size: int) -> Image.Image:
+def _textured_leaves(
+    sources: Sources, rng: np.random.Generator, size: int, style: CropStyle
+) -> Image.Image:
     """Overlapping ellipses and triangles cut from pictures, on a picture."""
-    image = _cut(_pick(sources, rng), rng, size, 1.0)
+    image = _cut(_pick(sources, rng, style), rng, size, 1.0)
     for _ in range(int(rng.integers(4, 20))):
         side = int(min(size, max(8, 0.12 * size / np.sqrt(rng.uniform(0.01, 1)))))
-        piece = _recolour(_cut(_pick(sources, rng), rng, side, 1.0), rng)
+        piece = _recolour(_cut(_pick(sources, rng, style), rng, side, 1.0), rng)
         mask = Image.new("L", (2 * side, 2 * side))
         corners = [(float(x), float(y)) for x, y in rng.uniform(0, 2 * side, (4, 2))]
         if rng.random() < 0.5:

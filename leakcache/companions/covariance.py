@@ -26,7 +26,11 @@ def length(values: int) -> int:
 
 
 def log_covariance(
-    planes: Float32[np.ndarray, "plane height width"], side: int, contrast: float | None = None
+    planes: Float32[np.ndarray, "plane height width"],
+    side: int,
+    contrast: float | None = None,
+    *,
+    stride: int = STRIDE,
 ) -> Float32[np.ndarray, " entry"]:
     """Upper triangle of log(C + floor · I), C the covariance of patches less their own means.
 
@@ -38,8 +42,9 @@ def log_covariance(
         side: of a patch, which reaches over all planes.
         contrast: each patch is divided by its root mean square, or by this where that is less;
             None for patches as they are.
+        stride: rows and columns from one patch to the next.
     """
-    patches = _patches(planes, side)
+    patches = _patches(planes, side, stride)
     patches -= patches.mean(axis=0)
     if contrast is not None:
         patches /= np.maximum(np.sqrt(np.square(patches).mean(axis=0)), contrast)
@@ -55,11 +60,11 @@ def log_covariance(
 
 
 def _patches(
-    planes: Float32[np.ndarray, "plane height width"], side: int
+    planes: Float32[np.ndarray, "plane height width"], side: int, stride: int
 ) -> Float32[np.ndarray, "value patch"]:
     height, width = planes.shape[1] - side + 1, planes.shape[2] - side + 1
     shifted = [
-        plane[y : y + height : STRIDE, x : x + width : STRIDE].ravel()
+        plane[y : y + height : stride, x : x + width : stride].ravel()
         for plane in planes
         for y in range(side)
         for x in range(side)

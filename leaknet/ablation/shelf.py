@@ -13,14 +13,13 @@ from pathlib import Path
 from leakcache.errors import CacheError
 from leakcache.index import read_index
 from leakcache.open_set import open_set_builds
-from leakcache.pixel_statistics import build_statistics, has_statistics
 from leakcache.store import LatentCache
 from leaknet.ablation.wish import CacheWish
 from leaknet.evaluation.task import ClosedSet, Task
 from leaknet.latents import SplitLatents
 from leaknet.run_embeddings import open_splits
 from leaknet.sections import FeatureConfig
-from leaknet.statistics import complete_statistics
+from leaknet.statistics import complete_alike, complete_statistics
 
 
 class Shelf:
@@ -50,7 +49,7 @@ class Shelf:
         self.encoded = 0
         self._caches = (main, *also)
         self._roots, self._device = tuple(open_roots), device
-        self._tasks: dict[tuple[Path, bool, bool], Task] = {}
+        self._tasks: dict[tuple[Path, bool, bool, bool], Task] = {}
 
     def find(self, wish: CacheWish) -> LatentCache:
         """The first cache that is as wished.
@@ -83,9 +82,9 @@ class Shelf:
                 of an image that has changed.
             WeightsError: the autoencoder that open images are encoded with cannot be had.
         """
-        key = (cache.path, features.statistics, features.degraded)
+        key = (cache.path, features.statistics, features.native_latents, features.degraded)
         if key not in self._tasks:
-            complete_statistics(features, [cache])
+            complete_statistics(features, [cache], self._device)
             self._tasks[key] = ClosedSet.load(cache).whole(self._unknown(cache))
         return self._tasks[key]
 
@@ -95,8 +94,7 @@ class Shelf:
         builds = open_set_builds(cache, self._roots, self._device)
         self.encoded += sum(build.encoded for build in builds)
         unknown = [build.cache for build in builds]
-        for one in unknown if has_statistics(cache) else ():
-            build_statistics(one)
+        complete_alike(cache, unknown, self._device)
         return open_splits(unknown, cache)
 
 

@@ -20,13 +20,12 @@ import numpy as np
 from leakcache.autoencoder import Encoder
 from leakcache.build import build_cache
 from leakcache.copies import write_copies
-from leakcache.errors import CacheStale
 from leakcache.manifest import Encoding
-from leakcache.pixel_statistics import build_statistics, has_statistics
 from leakcache.records import DatasetIndex, ImageRecord, canonical
 from leakcache.store import LatentCache
 from leaknet.bench.data import BenchData, Judged
 from leaknet.peers.images import PeerImages
+from leaknet.statistics import complete_alike
 
 
 def with_steps(
@@ -53,7 +52,7 @@ def with_steps(
     home = closed.path.parent / ("steps" if data.limit is None else f"steps-limit{data.limit}")
     encoding = closed.manifest.encoding
     raw = data.steps[0]
-    encoder = once(lambda: _encoder(encoding, device))
+    encoder = once(lambda: encoding.encoder(device))
     found = {}
     for step in steps:
         if step == 0:
@@ -92,16 +91,5 @@ def _degraded(
         preprocessing=encoding.preprocessing,
         stored=encoding.stored,
     )
-    if has_statistics(source):
-        build_statistics(built.cache)
+    complete_alike(source, [built.cache], str(encoder.device))
     return PeerImages.of(built.cache, np.arange(len(built.cache)))
-
-
-def _encoder(encoding: Encoding, device: str) -> Encoder:
-    encoder = Encoder.load(encoding.autoencoder.spec, encoding.precision, device)
-    if encoder.identity.weights_sha256 != encoding.autoencoder.weights_sha256:
-        raise CacheStale(
-            f"{encoding.autoencoder.spec}: has other weights than when the cache was built; "
-            "build that again with --fresh"
-        )
-    return encoder

@@ -116,7 +116,7 @@ def bench(settings: Settings, /, **options: Any) -> None:
     unknown = _unknown(closed, options["open_roots"], device)
     for method in plan.methods:
         if issubclass(method, Ours):
-            complete_statistics(preset(method.preset).features, [closed, *unknown])
+            complete_statistics(preset(method.preset).features, [closed, *unknown], device)
     data = with_steps(raw_data(closed, unknown, options["limit"]), closed, unknown, steps, device)
     out = Path(options["out"] or settings.runs / _name(closed, options))
     result = run_bench(plan, data, out, lambda found: _keep(found, out))

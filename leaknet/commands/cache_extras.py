@@ -13,6 +13,8 @@ def build_extra(
 ) -> dict[str, Any]:
     """What was stored, by split and store; thrown away once, as the splits share the stores."""
     from leakcache.degraded_statistics import build_degraded
+    from leakcache.device import resolve_device
+    from leakcache.latent_statistics import build_latent_statistics
     from leakcache.pixel_cache import build_pixels
     from leakcache.pixel_statistics import build_statistics
 
@@ -22,7 +24,11 @@ def build_extra(
         if name == "pixels":
             done = build_pixels(report.cache, **how)
         else:
-            done = [build_statistics(report.cache, **how)]
+            device = str(resolve_device(options["device"]))
+            done = [
+                build_statistics(report.cache, **how),
+                build_latent_statistics(report.cache, device, **how),
+            ]
             if len(report.cache.rows("train")):
                 done.append(build_degraded(report.cache, **how))
         found[split] = {one.name: vars(one) for one in done}

@@ -94,10 +94,11 @@ def evaluate(settings: Settings, /, **options: Any) -> None:
     plan = _plan(options)
     folder = cache_folder(options["cache"], settings.caches)
     closed = open_current(folder / "closed")
-    complete_statistics(plan.config.features, [closed])
+    device = resolve_device(options["device"])
+    complete_statistics(plan.config.features, [closed], str(device))
     unknown = _open_caches(closed, options["open_roots"], options["device"])
     out = _out_folder(options["out"], settings.runs, folder.name, plan)
-    result = run_protocols(plan, closed, unknown, out, resolve_device(options["device"]))
+    result = run_protocols(plan, closed, unknown, out, device)
     if options["audit"]:
         result = replace(result, audit=_audit(closed, options["open_roots"]))
     write_evaluation(result, out)

@@ -117,12 +117,11 @@ def open_caches(closed: LatentCache, roots: tuple[str, ...], device: str) -> lis
     """Caches of the unknown generators, built beside the closed one where they are missing."""
     from leakcache.device import resolve_device
     from leakcache.open_set import build_open_caches
-    from leakcache.pixel_statistics import build_statistics, has_statistics
+    from leaknet.statistics import complete_alike
 
     where = str(resolve_device(device))
     caches = build_open_caches(closed, [Path(root) for root in roots], where)
-    for cache in caches if has_statistics(closed) else ():
-        build_statistics(cache)
+    complete_alike(closed, caches, where)
     return caches
 
 

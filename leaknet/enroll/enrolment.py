@@ -120,8 +120,8 @@ def enroll(
     _check_name(run, model, name)
     known = _known(run)
     encoding = encoding_of(model)
-    encoder, statistics = load_encoder(encoding, vae, str(where)), model.config.features.statistics
-    files = take_shots(encoder, encoding, images, shots, statistics=statistics)
+    encoder = load_encoder(encoding, vae, str(where))
+    files = take_shots(encoder, encoding, images, shots, features=model.config.features)
     usable = [file for file in files if not file.reason]
     _refuse_known(known, usable)
     images_of = embed(model, as_split(usable, "open", name))

@@ -15,6 +15,7 @@ from leakcache.autoencoder import Encoder
 from leakcache.errors import DataError
 from leakcache.manifest import Encoding
 from leaknet.image_files import EncodedFile, encode_files, find_images
+from leaknet.sections import FeatureConfig
 
 LEAST = 3
 """Two to learn a class from and one to calibrate it with."""
@@ -27,7 +28,7 @@ def take_shots(
     folder: Path,
     shots: int | None,
     *,
-    statistics: bool = False,
+    features: FeatureConfig,
 ) -> list[EncodedFile]:
     """Encode the images of a folder, or as many usable ones as asked for, in a seeded order.
 
@@ -46,7 +47,7 @@ def take_shots(
     usable = 0
     while paths and usable < wanted:
         batch, paths = paths[: wanted - usable], paths[wanted - usable :]
-        files += encode_files(encoder, encoding, batch, statistics=statistics)
+        files += encode_files(encoder, encoding, batch, features=features)
         files = without_repeats(files)
         usable = sum(not file.reason for file in files)
     if usable < max(LEAST, shots or 0):

@@ -52,11 +52,10 @@ class PeerImages:
         """
         columns = {name: getattr(cache, name)[rows] for name in COLUMNS}
         z0 = torch.from_numpy(cache.latents(rows))
-        statistics, degraded = kept_statistics(cache, rows, CPU)
         return cls(
             **columns,
             originals=Originals.of(cache, rows),
-            latent=SplitLatents(z0, statistics=statistics, degraded=degraded, **columns),
+            latent=SplitLatents(z0, **columns, **kept_statistics(cache, rows, CPU)),
         )
 
     def __len__(self) -> int:

@@ -11,6 +11,7 @@ import torch
 
 from leakcache.degraded_statistics import COPIES
 from leakcache.errors import CacheIncomplete, ConfigError
+from leakcache.latent_statistics import latent_lengths
 from leakcache.pixel_statistics import LENGTH, LENGTHS, VIEWS
 from leaknet import companion as companion_module
 from leaknet.companion import Companion, class_means
@@ -19,8 +20,17 @@ from leaknet.embed import embed, run_split
 from leaknet.latents import SplitLatents
 from leaknet.model import ProtoLeakNet
 from leaknet.ridge_map import CLIP, family_weights
+from leaknet.sections import FeatureConfig
 from leaknet.training_data import TrainingData
-from tests.leaknet.tiny import CLASSES, fit_tiny, tiny_config, tiny_data, tiny_model, tiny_split
+from tests.leaknet.tiny import (
+    CLASSES,
+    SHAPE,
+    fit_tiny,
+    tiny_config,
+    tiny_data,
+    tiny_model,
+    tiny_split,
+)
 
 WITH = "features.statistics=true"
 ALONE = (WITH, "features.latents=false")
@@ -41,7 +51,7 @@ def data() -> TrainingData:
 
 
 def fitted(split: SplitLatents, *, degraded: bool = False) -> tuple[Companion, torch.Tensor]:
-    companion = Companion(8, degraded=degraded)
+    companion = Companion(FeatureConfig(statistics=True, degraded=degraded), 8, channels=4)
     return companion, companion.fit(split, CLASSES)
 
 
@@ -66,7 +76,7 @@ def test_features_are_standardised_and_families_weigh_alike():
     companion, _ = fitted(split)
     assert split.statistics is not None
     features = companion.map.features(split.statistics).flatten(0, 1)
-    standard = features / family_weights()
+    standard = features / family_weights(LENGTHS)
     assert standard.abs().max() <= CLIP + 1e-6
     assert standard.mean(0).abs().max() < 0.1
     assert standard.std(0).sub(1).abs().max() < 0.1
@@ -121,7 +131,7 @@ def test_parts_help_where_they_differ_in_what_means_nothing():
         assert train.statistics is not None
         companion, _ = fitted(replace(train, statistics=train.statistics[:, :parts]))
         moves = torch.stack([nuisance, pattern[0] - pattern[1]]) * companion.map.scale
-        lengths = (moves * family_weights() @ companion.map.weight).norm(dim=1)
+        lengths = (moves * family_weights(LENGTHS) @ companion.map.weight).norm(dim=1)
         return float(lengths[0] / lengths[1])
 
     assert distraction(VIEWS) < 0.5 * distraction(1)
@@ -171,7 +181,7 @@ def test_copies_make_a_run_that_is_saved_and_read_again(tmp_path: Path):
     model = result.run.load_model(torch.device("cpu"))
     assert model.companion is not None
     assert both.val.statistics is not None
-    wide = Companion(model.config.model.dimension, degraded=True)
+    wide = Companion(model.config.features, model.config.model.dimension, channels=SHAPE[0])
     wide.fit(copied.train, CLASSES)
     torch.testing.assert_close(model.companion(both.val.statistics), wide(both.val.statistics))
 
@@ -271,3 +281,51 @@ def test_a_class_can_be_added(tmp_path: Path):
     grown = with_class(model, "new", vectors)
     assert isinstance(grown, ProtoLeakNet)
     np.testing.assert_allclose(embed(grown, split).vectors, vectors, atol=1e-6)
+
+
+def with_native_latents(split: SplitLatents, seed: int) -> SplitLatents:
+    """The only trace of the class is in the statistics of latents."""
+    length = sum(latent_lengths(SHAPE[0]).values())
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randn(len(split), VIEWS, LENGTH, generator=generator)
+    latents = torch.randn(len(split), VIEWS, length, generator=generator)
+    patterns = torch.randn(len(CLASSES), length, generator=torch.Generator().manual_seed(97))
+    latents += patterns[split.targets(CLASSES), None]
+    return replace(split, statistics=pixels.half(), latent_statistics=latents.half())
+
+
+def native_data() -> TrainingData:
+    plain = tiny_data()
+    return replace(
+        plain, train=with_native_latents(plain.train, 1), val=with_native_latents(plain.val, 2)
+    )
+
+
+def test_what_only_native_latents_show_is_learnt(tmp_path: Path):
+    both = native_data()
+    settings = (*ALONE, "train.epochs=1")
+    seeing = fit_tiny(tmp_path / "a", *settings, "features.native_latents=true", data=both)
+    blind = fit_tiny(tmp_path / "b", *settings, data=both)
+    assert blind.best.val_top1 < 0.7
+    assert seeing.best.val_top1 > 0.9
+    model = seeing.run.load_model(torch.device("cpu"))
+    split = with_native_latents(tiny_split(24, "test", seed=5), 5)
+    part = split.take(np.arange(3, 9))
+    torch.testing.assert_close(run_split(model, part).logits, run_split(model, split).logits[3:9])
+
+
+def test_copies_are_read_by_their_pixels_alone():
+    split = with_copies(native_data().train)
+    features = FeatureConfig(statistics=True, native_latents=True, degraded=True)
+    companion = Companion(features, 8, channels=SHAPE[0])
+    companion.fit(split, CLASSES)
+    assert companion.copies is not None
+    assert len(companion.copies.mean) == LENGTH < len(companion.map.mean)
+
+
+def test_native_latents_that_are_not_there_are_asked_for(tmp_path: Path):
+    native = (*ALONE, "features.native_latents=true")
+    with pytest.raises(CacheIncomplete, match=r"native latents .* --with statistics"):
+        fit_tiny(tmp_path / "run", *native, data=data())
+    with pytest.raises(ConfigError, match=r"features\.native_latents"):
+        tiny_config("features.native_latents=true")
