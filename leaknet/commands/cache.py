@@ -90,8 +90,8 @@ def cache() -> None:
     "extras",
     type=click.Choice(["statistics", "pixels"]),
     multiple=True,
-    help="Also store statistics of the native pixels, and of degraded copies of the training "
-    "images, for preset best; or canonical uint8 pixels, resized and native crops, for "
+    help="Also store statistics of native pixels, of their latents, and of degraded copies of "
+    "the training images, for preset best; or canonical uint8 pixels, resized and native crops, for "
     "`leak bench`.",
 )
 @click.option("--fresh", is_flag=True, help="Throw away what is in the cache folder.")
