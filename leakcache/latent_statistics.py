@@ -32,6 +32,8 @@ SIDE = 3
 """Of a patch, in places of a latent; it reaches over all channels."""
 CONTRAST = 0.05
 """Patches of less are not raised to unit contrast; latents have a deviation of about 1."""
+SHARD = 16
+"""An encoder of full size takes seconds an image."""
 VERSION = 1
 """To be raised when a row has other values."""
 
@@ -139,6 +141,7 @@ def spec_of(encoding: Encoding) -> RowSpec:
             "most": MOST,
             "version": VERSION,
         },
+        SHARD,
     )
 
 

@@ -31,12 +31,15 @@ class RowSpec:
         shape: of one row.
         dtype: of its values, such as "uint8" or "float16".
         depends: all settings that the values depend on, weights' hashes among them; JSON values.
+        shard: rows of one shard at most; few where a row takes long, as a kill loses what has
+            been computed of the next.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     depends: Mapping[str, Any] = field(default_factory=dict)
+    shard: int = SHARD
 
     @property
     def fingerprint(self) -> str:
@@ -52,7 +55,7 @@ class RowSpec:
     @property
     def per_shard(self) -> int:
         """Rows of one shard."""
-        return max(1, min(SHARD, SHARD_BYTES // max(1, self.row_bytes)))
+        return max(1, min(self.shard, SHARD_BYTES // max(1, self.row_bytes)))
 
     @property
     def per_chunk(self) -> int:
@@ -70,6 +73,7 @@ def stored_spec(folder: Path) -> RowSpec:
     path = folder / FILE
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return RowSpec(found["name"], tuple(found["shape"]), found["dtype"], found["depends"])
+        shape, shard = tuple(found["shape"]), found.get("shard", SHARD)
+        return RowSpec(found["name"], shape, found["dtype"], found["depends"], shard)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CacheCorrupt(f"{path}: is damaged ({error}); delete this folder") from error

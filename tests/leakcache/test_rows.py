@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -166,3 +168,22 @@ def test_shards_are_bounded_in_bytes_and_chunks_divide_them():
     for side in range(1, 300, 7):
         spec = RowSpec("x", (side, side, 3), "uint8")
         assert spec.per_shard % spec.per_chunk == 0
+
+
+def test_slow_rows_are_kept_in_small_shards_and_old_stores_are_read(tmp_path):
+    slow = replace(SPEC, shard=8)
+    store = RowStore(tmp_path / "slow", slow)
+    assert fill(store, NAMES[:20]) == [8, 8, 4]
+    np.testing.assert_array_equal(
+        RowStore(tmp_path / "slow", slow).read(NAMES[5:20]), values_of(NAMES[5:20])
+    )
+    with pytest.raises(CacheStale):
+        RowStore(tmp_path / "slow", SPEC)
+    fill(RowStore(tmp_path / "old", SPEC), NAMES[:20])
+    described = tmp_path / "old" / "rows.json"
+    described.write_text(
+        json.dumps({k: v for k, v in json.loads(described.read_text()).items() if k != "shard"})
+    )
+    np.testing.assert_array_equal(
+        RowStore(tmp_path / "old", SPEC).read(NAMES[:20]), values_of(NAMES[:20])
+    )
