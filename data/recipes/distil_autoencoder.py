@@ -9,14 +9,16 @@ r"""Distil the bundled autoencoder from TAESD, on two CPU cores, in about two ho
 First a shallow encoder learns the teacher's latents: squared error, each channel over its variance,
 which is one minus the squared correlation up to bias. Then it is deepened and learns on; then it
 sees new and denser crops, then the channels that lag behind count more, and last it sees
-landscapes. Then, with the encoder frozen, the decoder learns the teacher's decoding and the picture
-itself, from the teacher's and from the student's latents in turn. Crops and the teacher's answers
-are computed once and kept under `--scratch`; a second run takes up what is finished.
+landscapes, the lagging channels counting still more. Then, with the encoder frozen, the decoder
+learns the teacher's decoding and the picture itself, from the teacher's and from the student's
+latents in turn. Crops and the teacher's answers are computed once and kept under `--scratch`; a
+second run takes up what is finished.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -48,7 +50,8 @@ PARAMETER_LIMIT = 600_000
 class Fit:
     """Steps, the crops they see, and the peak rates of Muon (inner convolutions) and AdamW.
 
-    `weights` say how much each channel's error counts; without them the worst counts twice.
+    `weights` say how much each channel's error counts; without them the worst counts twice. What
+    ships is a mean of the weights after the steps and, by the share `before`, of those before them.
     """
 
     steps: int
@@ -56,6 +59,7 @@ class Fit:
     muon_rate: float = 0.006
     adam_rate: float = 1e-3
     weights: tuple[float, ...] | None = None
+    before: float = 0.0
 
 
 FITS = {
@@ -63,7 +67,8 @@ FITS = {
     "deep": Fit(9000, ("pool-1", "pool-2"), muon_rate=0.005, adam_rate=6e-4),
     "dense": Fit(7000, ("pool-3",), muon_rate=0.004, adam_rate=5e-4),
     "weighted": Fit(9500, ("pool-3", "pool-4"), 0.005, 5e-4, weights=(0.2, 0.08, 0.2, 0.6)),
-    "encoder": Fit(8000, ("pool-5",), 0.004, 5e-4, weights=(0.25, 0.1, 0.2, 0.6)),
+    "wide": Fit(8000, ("pool-5",), 0.004, 5e-4, (0.25, 0.1, 0.2, 0.6), before=0.35),
+    "encoder": Fit(6000, ("pool-5",), 0.004, 5e-4, (0.12, 0.05, 0.1, 0.9), before=0.35),
     "decoder": Fit(1500, ("pool-1",)),
 }
 
@@ -130,7 +135,7 @@ def main() -> None:
     train(options, "shallow", shallow.encoder, partial(encoder_loss, shallow, None))
     learnt = shallow.encoder.state_dict()
     deepen(student.encoder, learnt, LAYOUT["num_encoder_blocks"], SHALLOW_BLOCKS)
-    for name in ("deep", "dense", "weighted", "encoder"):
+    for name in ("deep", "dense", "weighted", "wide", "encoder"):
         loss = partial(encoder_loss, student, FITS[name].weights)
         train(options, name, student.encoder, loss)
     student.encoder.requires_grad_(False)
@@ -203,8 +208,10 @@ def train(options: argparse.Namespace, name: str, half: nn.Module, loss: Loss) -
     """Train one half of the student, or take what a finished run has left."""
     path, plan = options.scratch / f"{name}.safetensors", FITS[name]
     if not path.is_file():
+        before = copy.deepcopy(half.state_dict())
         fit(half, partial(loss, make_pools(options, plan.pools)), plan, options.batch_size)
-        save_file({key: value.contiguous() for key, value in half.state_dict().items()}, path)
+        mixed = {k: torch.lerp(v, before[k], plan.before) for k, v in half.state_dict().items()}
+        save_file({key: value.contiguous() for key, value in mixed.items()}, path)
     half.load_state_dict(load_file(path))
 
 
