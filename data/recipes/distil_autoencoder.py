@@ -8,11 +8,11 @@ r"""Distil the bundled autoencoder from TAESD, on two CPU cores, in about two ho
 
 First a shallow encoder learns the teacher's latents: squared error, each channel over its variance,
 which is one minus the squared correlation up to bias. Then it is deepened and learns on; then it
-sees new and denser crops, then the channels that lag behind count more, and last it sees
-landscapes, the lagging channels counting still more. Then, with the encoder frozen, the decoder
-learns the teacher's decoding and the picture itself, from the teacher's and from the student's
-latents in turn. Crops and the teacher's answers are computed once and kept under `--scratch`; a
-second run takes up what is finished.
+sees new and denser crops, then the channels that lag behind count more. Now, with the encoder
+frozen, the decoder learns the teacher's decoding and the picture itself, from the teacher's and
+from the student's latents in turn. Last the encoder sees landscapes, the lagging channels counting
+still more; the decoder stays, as what it reads is the teacher's space. Crops and the teacher's
+answers are computed once and kept under `--scratch`; a second run takes up what is finished.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ FITS = {
     "dense": Fit(7000, ("pool-3",), muon_rate=0.004, adam_rate=5e-4),
     "weighted": Fit(9500, ("pool-3", "pool-4"), 0.005, 5e-4, weights=(0.2, 0.08, 0.2, 0.6)),
     "wide": Fit(8000, ("pool-5",), 0.004, 5e-4, (0.25, 0.1, 0.2, 0.6), before=0.35),
-    "encoder": Fit(6000, ("pool-5",), 0.004, 5e-4, (0.12, 0.05, 0.1, 0.9), before=0.35),
+    "encoder": Fit(6000, ("pool-5",), 0.004, 5e-4, (0.12, 0.05, 0.1, 0.9), before=0.6),
     "decoder": Fit(1500, ("pool-1",)),
 }
 
@@ -135,11 +135,12 @@ def main() -> None:
     train(options, "shallow", shallow.encoder, partial(encoder_loss, shallow, None))
     learnt = shallow.encoder.state_dict()
     deepen(student.encoder, learnt, LAYOUT["num_encoder_blocks"], SHALLOW_BLOCKS)
-    for name in ("deep", "dense", "weighted", "wide", "encoder"):
-        loss = partial(encoder_loss, student, FITS[name].weights)
-        train(options, name, student.encoder, loss)
-    student.encoder.requires_grad_(False)
-    train(options, "decoder", student.decoder, partial(decoder_loss, student))
+    for name in ("deep", "dense", "weighted", "decoder", "wide", "encoder"):
+        if name == "decoder":
+            train(options, name, student.decoder, partial(decoder_loss, student))
+        else:
+            loss = partial(encoder_loss, student, FITS[name].weights)
+            train(options, name, student.encoder, loss)
     save(student, options.out)
     print(f"saved {parameters} parameters to {options.out}", flush=True)
 
