@@ -91,8 +91,8 @@ def cache() -> None:
     type=click.Choice(["statistics", "pixels"]),
     multiple=True,
     help="Also store statistics of native pixels, of their latents, and of degraded copies of "
-    "the training images, for preset best; or canonical uint8 pixels, resized and native crops, for "
-    "`leak bench`.",
+    "the training images, for preset best; or canonical uint8 pixels, resized and native crops, "
+    "for `leak bench`.",
 )
 @click.option("--fresh", is_flag=True, help="Throw away what is in the cache folder.")
 @click.option("--repair", is_flag=True, help="Check the shards and encode again what is damaged.")

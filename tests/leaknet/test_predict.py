@@ -105,17 +105,18 @@ def test_a_variant_is_scored_as_a_file_of_its_pixels_under_the_noise_of_the_orig
 ) -> None:
     from leaknet.embed import embed
     from leaknet.image_files import as_split, encode_files, encoding_of
+    from leaknet.sections import FeatureConfig
 
     model, _, _ = parts
     path = next((project / "images" / "ada").iterdir())
     encoding = encoding_of(model)
     encoder = load_encoder(encoding)
-    (file,) = encode_files(encoder, encoding, [path], variants_of)
+    (file,) = encode_files(encoder, encoding, [path], variants_of, features=FeatureConfig())
     split = as_split([file], "open", "?")
     assert len(split) == 9
     assert len(set(split.hashes.tolist())) == 1
     table = embed(model, split)
-    (alone,) = encode_files(encoder, encoding, [path])
+    (alone,) = encode_files(encoder, encoding, [path], features=FeatureConfig())
     np.testing.assert_allclose(
         table.vectors[0], embed(model, as_split([alone], "open", "?")).vectors[0], atol=1e-5
     )

@@ -24,10 +24,12 @@ from leakcache.latent_statistics import (
     stored_latent_statistics,
 )
 from leakcache.originals import Originals
-from leakcache.pixel_statistics import VIEWS, middle
+from leakcache.pixel_statistics import VIEWS, build_statistics, middle, stored_statistics
 from leakcache.statistic_rows import one_thread_each
 from leakcache.store import LatentCache
 from leakcache.views import Preprocessing
+from leaknet.image_files import as_split, encode_files
+from leaknet.sections import FeatureConfig
 from tests.tiny_data import SMALL, picture, save, tiny_model
 
 
@@ -138,3 +140,23 @@ def test_what_is_there_is_never_encoded_again(tmp_path: Path, vae: Path):
     report = build_latent_statistics(grown)
     assert (report.cut, report.kept) == (1, len(grown) - 1)
     assert has_latent_statistics(grown)
+
+
+@pytest.mark.parametrize("canonical", [False, True])
+def test_a_file_has_the_statistics_that_its_cache_keeps(tmp_path: Path, vae: Path, canonical: bool):
+    cut = Preprocessing(size=64, canonical=canonical, canonical_size=64) if canonical else SMALL
+    cache = built(tmp_path, vae, cut)
+    build_statistics(cache)
+    build_latent_statistics(cache)
+    everything = np.arange(len(cache))
+    files = encode_files(
+        Encoder.load(str(vae)),
+        cache.manifest.encoding,
+        Originals.of(cache, everything).files,
+        features=FeatureConfig(statistics=True, native_latents=True),
+    )
+    split = as_split(files, "open", "?")
+    assert split.statistics is not None
+    assert split.latent_statistics is not None
+    np.testing.assert_array_equal(split.statistics.numpy(), stored_statistics(cache, everything))
+    np.testing.assert_array_equal(split.latent_statistics.numpy(), rows_of(cache))
