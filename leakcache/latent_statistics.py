@@ -1,9 +1,9 @@
 """Statistics of the latents of native pixels, beside those of the pixels themselves.
 
-DIR/rows/latent-statistics-1a2b3c4d/ is a store of `leakcache.rows`: one row an image, found by
-content hash, of covariances of small patches of what the autoencoder with these weights makes of
-the picture's middle. A cache's own latents, of pictures reduced to 256 pixels, have lost what
-these show (docs/LOG.md).
+DIR/rows/latent-statistics-1a2b3c4d-fp32/ is a store of `leakcache.rows`: one row an image, found by
+content hash, of covariances of small patches of what the autoencoder with these weights, in this
+precision, makes of the picture's middle. A cache's own latents, of pictures reduced to 256 pixels,
+have lost what these show (docs/LOG.md).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from leakcache.autoencoder import AutoencoderIdentity, Encoder
-from leakcache.errors import CacheCorrupt, CacheIncomplete, CacheStale
+from leakcache.errors import CacheCorrupt, CacheIncomplete, CacheStale, WeightsError
 from leakcache.images import Preprocessing
 
 FORMAT = 1
@@ -59,7 +59,13 @@ class Encoding:
             CacheStale: it has other weights than then.
         """
         spec = self.autoencoder.spec
-        encoder = Encoder.load(spec, self.precision, device)
+        try:
+            encoder = Encoder.load(spec, self.precision, device)
+        except WeightsError as error:
+            raise WeightsError(
+                f"the cache's autoencoder {self.autoencoder.name} is not at {spec} any more: "
+                "put it back, or build the cache again with --vae"
+            ) from error
         if encoder.identity.weights_sha256 != self.autoencoder.weights_sha256:
             raise CacheStale(
                 f"{spec}: has other weights than when the cache was built; build that again with "

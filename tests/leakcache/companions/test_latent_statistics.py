@@ -121,7 +121,7 @@ def test_latents_that_are_not_finite_are_named(tmp_path: Path, vae: Path, monkey
 def test_other_weights_and_changed_files_are_refused(tmp_path: Path, vae: Path):
     cache = built(tmp_path, vae)
     shutil.rmtree(vae)
-    with pytest.raises(WeightsError):
+    with pytest.raises(WeightsError, match=r"autoencoder vae is not at .* any more: put it back"):
         build_latent_statistics(cache)
     save(tiny_model(seed=5), vae)
     with pytest.raises(CacheStale, match="other weights"):
