@@ -24,7 +24,7 @@ from leakcache.window import fitted
 
 MOST = 512
 """Longest side of the part of a picture that is read: bounds what it costs."""
-VERSION = 2
+VERSION = 3
 """To be raised when a family gives other values."""
 
 LENGTHS: Mapping[str, int] = MappingProxyType(

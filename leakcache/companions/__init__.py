@@ -22,6 +22,7 @@ from leakcache.companions.dct_histogram import dct_histogram
 from leakcache.companions.luma_covariance import luma_covariance
 from leakcache.companions.normalised_luma import normalised_luma
 from leakcache.companions.normalised_residual import normalised_residual
+from leakcache.companions.odd_luma import odd_luma
 from leakcache.companions.residual_spectrum import residual_spectrum
 from leakcache.companions.wide_dct import wide_dct
 
@@ -39,6 +40,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "luma_covariance": luma_covariance,
         "normalised_luma": normalised_luma,
         "normalised_residual": normalised_residual,
+        "odd_luma": odd_luma,
     }
 )
 """In the order in which `statistics` puts them one after another."""

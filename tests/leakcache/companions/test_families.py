@@ -20,6 +20,7 @@ from leakcache.companions.dct_histogram import BINS, EDGES, dct_histogram
 from leakcache.companions.luma_covariance import luma_covariance
 from leakcache.companions.normalised_luma import normalised_luma
 from leakcache.companions.normalised_residual import normalised_residual
+from leakcache.companions.odd_luma import odd_luma
 from leakcache.companions.planes import amplitudes, luma_chroma, residuals
 from leakcache.companions.residual_spectrum import HALF, residual_spectrum
 from leakcache.companions.wide_dct import wide_dct
@@ -205,9 +206,23 @@ def test_normalised_families_do_not_see_contrast():
     for normalised, plain in (
         (normalised_luma, luma_covariance),
         (normalised_residual, luma_covariance),
+        (odd_luma, luma_covariance),
     ):
         moved, as_it_is = (np.abs(f(even) - f(uneven)).mean() for f in (normalised, plain))
         assert moved < 0.5 * as_it_is
+
+
+def test_odd_patches_see_what_even_ones_do_one_pixel_on():
+    """Rows and columns that a doubling repeats look otherwise from the odd ones."""
+    doubled = grey(np.kron(np.random.default_rng(0).integers(0, 256, (64, 64)), np.ones((2, 2))))
+    plain = grey(np.random.default_rng(1).integers(0, 256, (128, 128)))
+    one_on = log_covariance(luma_chroma(doubled[1:, 1:])[:1], 7, contrast=4.0)
+    np.testing.assert_allclose(odd_luma(doubled), one_on, atol=1e-5)
+    moves = [
+        np.abs(odd_luma(view) - log_covariance(luma_chroma(view)[:1], 7, contrast=4.0)).mean()
+        for view in (doubled, plain)
+    ]
+    assert moves[0] > 10 * moves[1]
 
 
 def test_equal_colours_have_no_covariance_between_channels_beyond_their_own():
