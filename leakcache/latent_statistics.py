@@ -28,8 +28,8 @@ from leakcache.rows import RowSpec
 from leakcache.statistic_rows import all_stored, one_thread_each, stored_rows
 from leakcache.store import LatentCache
 
-SIDE = 3
-"""Of a patch, in places of a latent; it reaches over all channels."""
+FEW = 4
+"""Channels: of more, patches are smaller, so that rows stay short and covariances certain."""
 CONTRAST = 0.05
 """Patches of less are not raised to unit contrast; latents have a deviation of about 1."""
 SHARD = 16
@@ -40,8 +40,13 @@ VERSION = 1
 
 def latent_lengths(channels: int) -> Mapping[str, int]:
     """Values of each family, in the order of a row, for latents of so many channels."""
-    each = length(channels * SIDE**2)
+    each = length(channels * side_of(channels) ** 2)
     return {"latent_covariance": each, "normalised_latent": each}
+
+
+def side_of(channels: int) -> int:
+    """Side of a patch, which reaches over all channels, in places of a latent."""
+    return 3 if channels <= FEW else 2
 
 
 def native_latent(
@@ -146,8 +151,9 @@ def spec_of(encoding: Encoding) -> RowSpec:
 
 
 def _families(z0: Float32[np.ndarray, "channel height width"]) -> Float32[np.ndarray, " value"]:
-    plain = log_covariance(z0, SIDE, stride=1)
-    return np.concatenate([plain, log_covariance(z0, SIDE, CONTRAST, stride=1)])
+    side = side_of(len(z0))
+    plain = log_covariance(z0, side, stride=1)
+    return np.concatenate([plain, log_covariance(z0, side, CONTRAST, stride=1)])
 
 
 def _views(
