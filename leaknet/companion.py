@@ -2,6 +2,7 @@
 
     statistics of the picture and of its quarters → class scores of each (`leaknet.ridge_map`)
       → their mean → a fixed rotation into D dimensions
+    statistics of the picture → how unusual it is (`leaknet.novelty`) → a direction of its own
 
 With a hundred images a class a strongly shrunk linear map is far ahead of one that was learnt by
 gradient descent (docs/LOG.md). Quarters are learnt from as images of their own: how far they
@@ -10,7 +11,7 @@ differ within a picture tells the regression which differences mean nothing.
 Where copies are learnt from as well (`features.degraded`) there are two maps, as one alone would
 lose on pictures as they were made what it gains on copies: the second learns from pictures and
 copies alike, whole ones and their pixels alone, classes and which of the two a picture is: what it
-says of that weighs the maps.
+says of that weighs the maps. How unusual a picture is does not depend on that: a copy is unusual.
 
 While the rest of the network trains, each training image is embedded as a fit without its prompt
 group would embed it; otherwise the head would learn from an embedding that knows the answers.
@@ -30,6 +31,7 @@ from torch.nn import functional as F
 from leakcache.latent_statistics import latent_lengths
 from leakcache.pixel_statistics import LENGTH, LENGTHS
 from leaknet.latents import SplitLatents
+from leaknet.novelty import Novelty
 from leaknet.ridge_map import RidgeMap
 from leaknet.sections import FeatureConfig
 
@@ -39,12 +41,17 @@ time with the cube of their number, and the more images, the fewer views of each
 
 UNPENALISED = 1e4
 
+WORTH = 2.0
+"""A deviation beyond what is usual moves the embedding as far as two of a class score's do."""
+
 
 class Companion(nn.Module):
     """From statistics of an image's pixels and latents to an embedding of `dimension` values.
 
     All of it are buffers, saved with the model: nothing is learnt by gradient descent.
     """
+
+    unusual: Tensor
 
     def __init__(self, features: FeatureConfig, dimension: int, channels: int) -> None:
         """Build without statistics: `fit` or a state dict supplies them.
@@ -58,13 +65,18 @@ class Companion(nn.Module):
         super().__init__()
         self.native_latents = features.native_latents
         beside = latent_lengths(channels) if features.native_latents else {}
-        self.map = RidgeMap(dimension, {**LENGTHS, **beside})
+        lengths = {**LENGTHS, **beside}
+        self.map = RidgeMap(dimension, lengths)
+        self.novelty = Novelty(sum(lengths.values()))
+        self.register_buffer("unusual", torch.zeros(dimension))
         self.copies = RidgeMap(dimension + 1, LENGTHS) if features.degraded else None
 
     def fit(
         self, train: SplitLatents, classes: tuple[str, ...]
     ) -> Float[Tensor, "image dimension"]:
-        """Fit to the training fold; the embedding of each of its images without its own group.
+        """Fit to the training fold; what the head learns from.
+
+        That is the embedding of each image by a fit without its own group, less its novelty.
 
         Args:
             train: with statistics, and with those of copies where the second map needs them.
@@ -74,6 +86,7 @@ class Companion(nn.Module):
         if self.copies is not None:
             copies, original = self._fit_copies(self.copies, train, classes)
             embedded = copies + original[:, None] * (embedded - copies)
+        self._fit_novelty(train, classes)
         return torch.from_numpy(embedded).to(self.map.weight)
 
     def forward(
@@ -81,12 +94,30 @@ class Companion(nn.Module):
     ) -> Float[Tensor, "batch dimension"]:
         """The embedding."""
         embedded: Tensor = self.map(statistics).mean(dim=1)
-        if self.copies is None:
-            return embedded
-        found = self.copies(statistics[:, 0, :LENGTH])
-        copies, original = found[:, :-1], found[:, -1:].sigmoid()
-        weighed: Tensor = copies + original * (embedded - copies)
-        return weighed
+        if self.copies is not None:
+            found = self.copies(statistics[:, 0, :LENGTH])
+            copies, original = found[:, :-1], found[:, -1:].sigmoid()
+            embedded = copies + original * (embedded - copies)
+        novelty = self.novelty(self.map.features(statistics[:, 0]))
+        return embedded + torch.outer(novelty, self.unusual)
+
+    def without_novelty(
+        self, embedded: Float[Tensor, "*batch dimension"]
+    ) -> Float[Tensor, "*batch dimension"]:
+        """The part in which the known generators differ, which alone says which of them it is."""
+        square = self.unusual.square().sum().clamp_min(torch.finfo(embedded.dtype).tiny)
+        return embedded - (embedded @ self.unusual / square)[..., None] * self.unusual
+
+    def _fit_novelty(self, train: SplitLatents, classes: tuple[str, ...]) -> None:
+        """Fit to whole pictures; its direction is one that class scores leave free, if any."""
+        if len(classes) >= len(self.unusual):
+            return
+        whole = train.evidence(slice(None), native_latents=self.native_latents)[:, 0]
+        features = self.map.features(whole.to(self.map.mean.device))
+        self.novelty.fit(features, train.groups)
+        rows = torch.from_numpy(_rotation(len(classes) + 1, len(self.unusual))).to(features)
+        scores = features @ (self.map.weight @ rows[:-1].T)
+        self.unusual.copy_(WORTH * scores.std(dim=0).mean() * rows[-1])
 
     def _fit_map(
         self, train: SplitLatents, classes: tuple[str, ...]

@@ -166,9 +166,16 @@ class ProtoLeakNet(
     ) -> ModelOutput:
         """Gate and score pooled embeddings h̄; `attention` is passed on."""
         with torch.autocast(pooled.device.type, enabled=False):
-            gate = torch.ones_like(pooled) if self.gate is None else self.gate(pooled)
-            logits, distances = self.head(pooled, gate)
+            known = self.known_part(pooled)
+            gate = torch.ones_like(known) if self.gate is None else self.gate(known)
+            logits, distances = self.head(known, gate)
         return ModelOutput(logits, pooled, attention, gate, distances)
+
+    def known_part(
+        self, pooled: Float[Tensor, "batch dimension"]
+    ) -> Float[Tensor, "batch dimension"]:
+        """h̄ less what only says how unusual an image is: what gate and prototypes read."""
+        return pooled if self.companion is None else self.companion.without_novelty(pooled)
 
     def record(self) -> RunRecord:
         """Everything needed to build this model but its weights."""

@@ -15,7 +15,7 @@ from scipy.special import log_softmax
 from leaknet.calibration.halves import cut_in_halves
 from leaknet.calibration.temperature import fit_temperature
 from leaknet.embeddings import Embeddings
-from leaknet.enroll.prototypes import class_prototypes, prototype_head
+from leaknet.enroll.prototypes import class_prototypes, known_vectors, prototype_head
 from leaknet.head import PrototypeHead
 from leaknet.model import ProtoLeakNet
 
@@ -36,6 +36,7 @@ def fit_offset(
     """
     old = cut_in_halves(val)[0] if len(set(val.groups.tolist())) > 1 else val
     temperature = fit_temperature(old.logits, old.targets)
+    vectors = known_vectors(model, vectors)
     mine = _class_logits(model, old.vectors, class_prototypes(vectors, _count(model)))
     images = np.concatenate([old.vectors, vectors])
     known = _old_logits(model, images)
@@ -80,7 +81,7 @@ def _class_logits(
     head = PrototypeHead(vectors.shape[1], 1, len(centres)).to(old.prototypes)
     head.prototypes.copy_(torch.from_numpy(centres)[None])
     head.log_temperature.copy_(old.log_temperature)
-    pooled = torch.from_numpy(vectors).to(old.prototypes)
+    pooled = model.known_part(torch.from_numpy(vectors).to(old.prototypes))
     gate = torch.ones_like(pooled) if model.gate is None else model.gate(pooled)
     return np.asarray(head(pooled, gate)[0][:, 0].cpu(), dtype=np.float64)
 

@@ -42,7 +42,7 @@ def with_class(
     record = model.record()
     grown = ProtoLeakNet.from_record(replace(record, classes=(*record.classes, name)))
     old = model.state_dict()
-    centres = class_prototypes(vectors, model.config.model.prototypes)
+    centres = class_prototypes(known_vectors(model, vectors), model.config.model.prototypes)
     added = torch.from_numpy(centres).to(old["head.prototypes"])
     state = {
         **old,
@@ -65,6 +65,15 @@ def prototype_head(model: ProtoLeakNet) -> PrototypeHead:
             "without training: enrol into a run with prototypes"
         )
     return model.head
+
+
+@torch.inference_mode()
+def known_vectors(
+    model: ProtoLeakNet, vectors: Float[np.ndarray, "image dimension"]
+) -> Float[np.ndarray, "image dimension"]:
+    """Of pooled embeddings the part that prototypes are compared with."""
+    pooled = torch.from_numpy(vectors).to(next(model.parameters()))
+    return np.asarray(model.known_part(pooled).cpu())
 
 
 def class_prototypes(

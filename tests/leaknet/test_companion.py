@@ -108,10 +108,14 @@ def test_all_parts_of_an_image_count_alike_and_their_order_not_at_all():
     split = data().train
     companion, _ = fitted(split)
     assert split.statistics is not None
-    found = companion(split.statistics)
-    torch.testing.assert_close(companion(split.statistics.flip(1)), found)
-    alone = torch.stack([companion(split.statistics[:, [part]]) for part in range(VIEWS)])
-    torch.testing.assert_close(alone.mean(0), found)
+
+    def known(values: torch.Tensor) -> torch.Tensor:
+        return companion.without_novelty(companion(values))
+
+    found = known(split.statistics)
+    torch.testing.assert_close(known(split.statistics.flip(1)), found, atol=1e-4, rtol=1e-4)
+    alone = torch.stack([known(split.statistics[:, [part]]) for part in range(VIEWS)])
+    torch.testing.assert_close(alone.mean(0), found, atol=1e-4, rtol=1e-4)
 
 
 def test_parts_help_where_they_differ_in_what_means_nothing():
