@@ -1,4 +1,4 @@
-r"""Distil the bundled autoencoder from TAESD, on two CPU cores, in about two hours.
+r"""Distil the bundled autoencoder from TAESD, on two CPU cores, in about four hours.
 
     python data/recipes/distil_autoencoder.py --teacher ../shared/weights/taesd.safetensors \
         --images ../shared/bench/faces/sd3 ../shared/bench/faces/real --pictures pictures \
@@ -10,9 +10,10 @@ First a shallow encoder learns the teacher's latents: squared error, each channe
 which is one minus the squared correlation up to bias. Then it is deepened and learns on; then it
 sees new and denser crops, then the channels that lag behind count more. Now, with the encoder
 frozen, the decoder learns the teacher's decoding and the picture itself, from the teacher's and
-from the student's latents in turn. Last the encoder sees landscapes, the lagging channels counting
-still more; the decoder stays, as what it reads is the teacher's space. Crops and the teacher's
-answers are computed once and kept under `--scratch`; a second run takes up what is finished.
+from the student's latents in turn. Last the encoder sees landscapes and ever new crops, the lagging
+channels counting still more; the decoder stays, as what it reads is the teacher's space. Crops and
+the teacher's answers are computed once and kept under `--scratch`; a second run takes up what is
+finished.
 """
 
 from __future__ import annotations
@@ -69,6 +70,8 @@ FITS = {
     "weighted": Fit(9500, ("pool-3", "pool-4"), 0.005, 5e-4, weights=(0.2, 0.08, 0.2, 0.6)),
     "wide": Fit(8000, ("pool-5",), 0.004, 5e-4, (0.25, 0.1, 0.2, 0.6), before=0.35),
     "encoder": Fit(6000, ("pool-5",), 0.004, 5e-4, (0.12, 0.05, 0.1, 0.9), before=0.6),
+    "fine": Fit(12_000, ("pool-6",), 0.004, 5e-4, (0.06, 0.03, 0.06, 1.0), before=0.5),
+    "finest": Fit(9000, ("pool-6", "pool-7"), 0.003, 4e-4, (0.04, 0.02, 0.04, 1.0), before=0.5),
     "decoder": Fit(1500, ("pool-1",)),
 }
 
@@ -101,6 +104,12 @@ POOLS = {
     ),
     "pool-5": PoolPlan(
         4, 28_000, CropStyle(1.0, DENSE, 0.85), photographs=("wallpapers", "landscapes")
+    ),
+    "pool-6": PoolPlan(
+        5, 40_000, CropStyle(1.0, DENSE, 0.65), photographs=("wallpapers", "landscapes")
+    ),
+    "pool-7": PoolPlan(
+        6, 24_000, CropStyle(1.0, DENSE, 0.5), photographs=("wallpapers", "landscapes")
     ),
 }
 
@@ -135,7 +144,7 @@ def main() -> None:
     train(options, "shallow", shallow.encoder, partial(encoder_loss, shallow, None))
     learnt = shallow.encoder.state_dict()
     deepen(student.encoder, learnt, LAYOUT["num_encoder_blocks"], SHALLOW_BLOCKS)
-    for name in ("deep", "dense", "weighted", "decoder", "wide", "encoder"):
+    for name in ("deep", "dense", "weighted", "decoder", "wide", "encoder", "fine", "finest"):
         if name == "decoder":
             train(options, name, student.decoder, partial(decoder_loss, student))
         else:

@@ -19,8 +19,8 @@ BUNDLED = ROOT / "leakcache" / "bundled"
 WEIGHTS = BUNDLED / "diffusion_pytorch_model.safetensors"
 # In dB; 31.4 to 32.7 measured on the first image of each generator (2026-11-22).
 ROUND_TRIP_FLOOR = 31.0
-# Of each channel. The last is .949 on all test pictures, a hair short of .95: see the model card.
-CORRELATION = (0.95, 0.95, 0.95, 0.94)
+# Of each channel: the goal; measured on all test pictures in the model card.
+CORRELATION = 0.95
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +76,13 @@ def test_latents_agree_with_the_teacher_on_unseen_pictures(
     gallery = shared / "bench" / "gallery8"
     names = json.loads((gallery / "Split.json").read_text())["test"]
     pictures = unit_range(
-        gallery / name / names[name][i] for name in sorted(names) for i in (0, 31)
+        gallery / name / names[name][i] for name in sorted(names) for i in range(0, 63, 7)
     )
     teacher = AutoencoderTiny()
     weights = load_file(shared / "weights" / "taesd.safetensors")
     teacher.load_state_dict({key: value.float() for key, value in weights.items()})
     with torch.inference_mode():
         ours, theirs = student.encoder(pictures), teacher.eval().encoder(pictures)
-    for channel, least in enumerate(CORRELATION):
+    for channel in range(4):
         pair = torch.stack([ours[:, channel].flatten(), theirs[:, channel].flatten()])
-        assert torch.corrcoef(pair)[0, 1] >= least
+        assert torch.corrcoef(pair)[0, 1] >= CORRELATION
