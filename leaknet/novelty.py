@@ -27,6 +27,7 @@ MOST = 3000
 """Pictures that axes are taken of: the time grows with the cube of their number."""
 SEED = 0
 LEAST_ENERGY = 1e-12
+LEAST_DEVIATION = 1e-4
 
 
 class Novelty(nn.Module):
@@ -52,7 +53,8 @@ class Novelty(nn.Module):
     ) -> Novelty:
         """Take the axes of training pictures, and what is usual for those of other prompts.
 
-        With a single prompt nothing can be held out, and every picture stays usual.
+        With a single prompt nothing can be held out, and every picture stays usual; so it does
+        where all pictures are alike.
 
         Args:
             features: centred, as `leaknet.ridge_map.RidgeMap.features` gives them.
@@ -65,9 +67,10 @@ class Novelty(nn.Module):
         for fold in range(int(folds.max()) + 1):
             held = torch.from_numpy(folds == fold).to(features.device)
             energy[held] = log_residual(features[held], principal_axes(features[~held]))
-        self.axes.copy_(principal_axes(features))
-        self.mean.copy_(energy.mean())
-        self.deviation.copy_(energy.std())
+        if energy.std() > LEAST_DEVIATION:
+            self.axes.copy_(principal_axes(features))
+            self.mean.copy_(energy.mean())
+            self.deviation.copy_(energy.std())
         return self
 
     def forward(self, features: Float[Tensor, "*batch value"]) -> Float[Tensor, " *batch"]:
@@ -81,7 +84,7 @@ def principal_axes(features: Float[Tensor, "picture value"]) -> Float[Tensor, "v
     features = features[:: -(-len(features) // MOST)]
     count = min(AXES, len(features) // 2)
     values, vectors = torch.linalg.eigh((features @ features.T).double())
-    values, vectors = values[-count:].flip(0), vectors[:, -count:].flip(1)
+    values, vectors = values.flip(0)[:count], vectors.flip(1)[:, :count]
     found = torch.zeros(features.shape[1], AXES).to(features)
     there = values > values[:1] * 1e-9
     scaled = vectors[:, there] / values[there].sqrt()

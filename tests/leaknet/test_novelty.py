@@ -68,6 +68,16 @@ def test_with_one_prompt_everything_is_usual():
     assert not novelty(pictures(30, 1, beyond=9.0)).any()
 
 
+def test_pictures_that_are_all_alike_leave_everything_usual():
+    novelty = Novelty(LENGTH).fit(torch.zeros(8, LENGTH), groups(8))
+    assert not novelty(pictures(30, 1)).any()
+
+
+def test_two_pictures_are_enough():
+    novelty = Novelty(LENGTH).fit(pictures(2, 0), np.arange(2))
+    assert torch.isfinite(novelty(pictures(30, 1))).all()
+
+
 def test_axes_of_many_pictures_are_taken_of_some(monkeypatch: pytest.MonkeyPatch):
     values = pictures(200, 0)
     monkeypatch.setattr(novelty_module, "MOST", 60)
