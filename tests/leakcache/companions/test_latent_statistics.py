@@ -106,6 +106,8 @@ def test_equal_contrast_ignores_how_strong_a_texture_is_and_nothing_else():
 def test_blank_latents_of_any_kind_stay_finite(channels: int):
     found = latent_statistics(np.zeros((channels, 8, 8), np.float32))
     assert found.shape == (VIEWS, sum(latent_lengths(channels).values()))
+    values = {4: 4 * 3 * 3, 16: 16 * 2 * 2}[channels]  # of a patch, over all channels
+    assert set(latent_lengths(channels).values()) == {values * (values + 1) // 2}
     assert np.isfinite(found).all()
 
 
