@@ -1,7 +1,8 @@
 """Statistics of degraded copies of the training images, so that robustness can be learnt.
 
-DIR/rows/statistics-degraded/ holds for each training image those of five copies: WILD-like ones of
-one, two and three operations (`leakcache.degradations`), another of three, the canonical form.
+DIR/rows/statistics-degraded/ holds for each training image those of twelve copies: eleven WILD-like
+ones of one to three operations (`leakcache.degradations`) and the canonical form; of each as it is,
+and brought to one size.
 What is drawn depends on the image's hash and on seeds that no evaluation uses. No copy is kept
 as a picture, and nothing is encoded.
 """
@@ -17,12 +18,21 @@ from leakcache.companions import statistics
 from leakcache.degradations import degrade
 from leakcache.originals import Originals
 from leakcache.pixel_cache import PixelReport
-from leakcache.pixel_statistics import LENGTH, LENGTHS, MOST, VERSION, middle
+from leakcache.pixel_statistics import (
+    LENGTH,
+    LENGTHS,
+    MOST,
+    REDUCED,
+    VERSION,
+    middle,
+    reduced,
+)
 from leakcache.rows import RowSpec
 from leakcache.statistic_rows import fill_rows, stored_rows
 from leakcache.store import LatentCache
 
-CHAINS = ((1, 101), (2, 102), (3, 103), (3, 104))
+STEPS = (1, 2, 3, 3, 1, 2, 2, 3, 3, 3, 3)
+CHAINS = tuple((step, 101 + number) for number, step in enumerate(STEPS))
 """Operations and seed of each copy but the last, which is canonical."""
 COPIES = len(CHAINS) + 1
 ROOM = 2 * MOST
@@ -30,11 +40,12 @@ ROOM = 2 * MOST
 
 SPEC = RowSpec(
     "statistics-degraded",
-    (COPIES, LENGTH),
+    (COPIES, 2, LENGTH),
     "float16",
     {
         "families": dict(LENGTHS),
         "most": MOST,
+        "reduced": REDUCED,
         "version": VERSION,
         "chains": [list(chain) for chain in CHAINS],
         "canonical": [SIDE, QUALITY],
@@ -56,16 +67,17 @@ def build_degraded(cache: LatentCache, *, fresh: bool = False, repair: bool = Fa
     """
     originals = Originals.of(cache, cache.rows("train"))
 
-    def one(row: int) -> Float16[np.ndarray, "copy value"]:
+    def one(row: int) -> Float16[np.ndarray, "copy view value"]:
         copies = copies_of(originals.picture(row), originals.hashes[row])
-        return np.stack([statistics(middle(copy)) for copy in copies]).astype(np.float16)
+        views = [(statistics(middle(copy)), statistics(reduced(copy))) for copy in copies]
+        return np.array(views).astype(np.float16)
 
     return fill_rows(originals, SPEC, one, fresh=fresh, repair=repair)
 
 
 def stored_degraded(
     cache: LatentCache, rows: Int[np.ndarray, "image"]
-) -> Float16[np.ndarray, "image copy value"] | None:
+) -> Float16[np.ndarray, "image copy view value"] | None:
     """Rows of some training images of a cache; None where not all of them are kept.
 
     Raises:

@@ -23,7 +23,7 @@ from leakcache.loader import in_order
 from leakcache.manifest import Encoding
 from leakcache.originals import AHEAD, Originals
 from leakcache.pixel_cache import PixelReport, fill_store
-from leakcache.pixel_statistics import MOST, VIEWS, middle
+from leakcache.pixel_statistics import MOST, PARTS, middle
 from leakcache.rows import RowSpec
 from leakcache.statistic_rows import all_stored, one_thread_each, stored_rows
 from leakcache.store import LatentCache
@@ -67,13 +67,13 @@ def native_latent(
 
 def latent_statistics(
     z0: Float32[np.ndarray, "channel height width"],
-) -> Float16[np.ndarray, "view value"]:
+) -> Float16[np.ndarray, "part value"]:
     """Both families of a latent, at least 8 places high and wide, and of each of its quarters.
 
     Log-covariances of patches as they are, and of patches of equal contrast, which ignore how
     strong a texture is (as `leakcache.companions.normalised_luma` does in pixels).
     """
-    return np.stack([_families(view) for view in _views(z0)]).astype(np.float16)
+    return np.stack([_families(part) for part in _parts(z0)]).astype(np.float16)
 
 
 def build_latent_statistics(
@@ -99,7 +99,7 @@ def build_latent_statistics(
 
     def one(
         row: int, view: UInt8[np.ndarray, "height width 3"]
-    ) -> Float16[np.ndarray, "view value"]:
+    ) -> Float16[np.ndarray, "part value"]:
         try:
             return latent_statistics(native_latent(encoder(), view))
         except ImageError as error:
@@ -136,7 +136,7 @@ def spec_of(encoding: Encoding) -> RowSpec:
     lengths = latent_lengths(autoencoder.channels)
     return RowSpec(
         f"latent-statistics-{autoencoder.weights_sha256[:8]}-{encoding.precision}",
-        (VIEWS, sum(lengths.values())),
+        (PARTS, sum(lengths.values())),
         "float16",
         {
             "autoencoder": autoencoder.weights_sha256,
@@ -156,10 +156,10 @@ def _families(z0: Float32[np.ndarray, "channel height width"]) -> Float32[np.nda
     return np.concatenate([plain, log_covariance(z0, side, CONTRAST, stride=1)])
 
 
-def _views(
+def _parts(
     z0: Float32[np.ndarray, "channel height width"],
 ) -> tuple[Float32[np.ndarray, "channel _ _"], ...]:
-    """The whole, then its corners, half as wide and high, as `pixel_statistics.views_of`."""
+    """The whole, then its corners, half as wide and high, as `pixel_statistics.parts_of`."""
     height, width = (max(side // 2, LEAST // Encoder.DOWNSCALE) for side in z0.shape[1:])
     bottom, right = z0.shape[1] - height, z0.shape[2] - width
     corners = ((0, 0), (0, right), (bottom, 0), (bottom, right))

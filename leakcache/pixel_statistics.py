@@ -20,11 +20,13 @@ from leakcache.rows import RowSpec
 from leakcache.statistic_rows import all_stored, fill_rows, stored_rows
 from leakcache.store import LatentCache
 from leakcache.views import GRID
-from leakcache.window import fitted
+from leakcache.window import centre_square, fitted
 
 MOST = 512
 """Longest side of the part of a picture that is read: bounds what it costs."""
-VERSION = 3
+REDUCED = 256
+"""Of the view in which all pictures have one size, whatever was done to theirs."""
+VERSION = 4
 """To be raised when a family gives other values."""
 
 LENGTHS: Mapping[str, int] = MappingProxyType(
@@ -33,14 +35,16 @@ LENGTHS: Mapping[str, int] = MappingProxyType(
 """Values of each family, in the order of a row."""
 LENGTH = sum(LENGTHS.values())
 
-VIEWS = 5
-"""Of a picture: the whole of what is read, then its quarters."""
+PARTS = 5
+"""Views at native resolution: the whole of what is read, then its quarters."""
+VIEWS = PARTS + 1
+"""Of a picture: its parts, then the whole brought to `REDUCED` pixels."""
 
 SPEC = RowSpec(
     "statistics",
     (VIEWS, LENGTH),
     "float16",
-    {"families": dict(LENGTHS), "most": MOST, "version": VERSION},
+    {"families": dict(LENGTHS), "most": MOST, "reduced": REDUCED, "version": VERSION},
 )
 
 
@@ -57,10 +61,10 @@ def middle(image: Image.Image, most: int = MOST) -> UInt8[np.ndarray, "height wi
     return np.asarray(image.crop((left, top, left + width, top + height)))
 
 
-def views_of(
+def parts_of(
     whole: UInt8[np.ndarray, "height width 3"],
 ) -> tuple[UInt8[np.ndarray, "_ _ 3"], ...]:
-    """The whole, then one view in each of its corners, half as wide and high, but 64 at least.
+    """The whole, then its corners, half as wide and high, but 64 at least.
 
     They show how far statistics vary within one picture, which is no evidence of who made it.
     """
@@ -71,9 +75,18 @@ def views_of(
     return whole, *(whole[top : top + height, left : left + width] for top, left in corners)
 
 
+def reduced(image: Image.Image) -> UInt8[np.ndarray, "256 256 3"]:
+    """An RGB picture's centre square, its shorter side brought to `REDUCED` pixels.
+
+    Resampling changes the scale on which a generator's traces lie; here it is the picture's own.
+    """
+    return centre_square(image, REDUCED)
+
+
 def statistics_of(image: Image.Image) -> Float16[np.ndarray, "view value"]:
     """The row of an RGB picture."""
-    return np.stack([statistics(view) for view in views_of(middle(image))]).astype(np.float16)
+    views = (*parts_of(middle(image)), reduced(image))
+    return np.stack([statistics(view) for view in views]).astype(np.float16)
 
 
 def build_statistics(

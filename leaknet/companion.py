@@ -1,17 +1,21 @@
 """The branch that reads statistics: fitted in closed form, added to h̄.
 
     statistics of the picture and of its quarters → class scores of each (`leaknet.ridge_map`)
-      → their mean → a fixed rotation into D dimensions
+      → their mean → softmax: how the classes share the picture → a fixed rotation
     statistics of the picture → how unusual it is (`leaknet.novelty`) → a direction of its own
 
 With a hundred images a class a strongly shrunk linear map is far ahead of one that was learnt by
 gradient descent (docs/LOG.md). Quarters are learnt from as images of their own: how far they
 differ within a picture tells the regression which differences mean nothing.
 
+Scores are embedded as shares because a picture that two classes claim is thereby far from both:
+distances, which every density is made of, then tell unknown siblings of known generators better.
+
 Where copies are learnt from as well (`features.degraded`) there are two maps, as one alone would
 lose on pictures as they were made what it gains on copies: the second learns from pictures and
-copies alike, whole ones and their pixels alone, classes and which of the two a picture is: what it
-says of that weighs the maps. How unusual a picture is does not depend on that: a copy is unusual.
+copies alike, whole ones and their pixels alone, as they are and brought to one size, classes and
+which of the two a picture is: what it says of that weighs the maps. How unusual a picture is does
+not depend on that: a copy is unusual.
 
 While the rest of the network trains, each training image is embedded as a fit without its prompt
 group would embed it; otherwise the head would learn from an embedding that knows the answers.
@@ -28,21 +32,28 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from leakcache.errors import ConfigError
 from leakcache.latent_statistics import latent_lengths
-from leakcache.pixel_statistics import LENGTH, LENGTHS
+from leakcache.pixel_statistics import LENGTH, LENGTHS, PARTS
 from leaknet.latents import SplitLatents
 from leaknet.novelty import Novelty
 from leaknet.ridge_map import RidgeMap
 from leaknet.sections import FeatureConfig
 
-MOST_VIEWS = 6000
+MOST_VIEWS = 12_000
 """Views that a map learns from, at most, where there are not more images than that: the fit takes
 time with the cube of their number, and the more images, the fewer views of each are needed."""
 
 UNPENALISED = 1e4
 
-WORTH = 2.0
-"""A deviation beyond what is usual moves the embedding as far as two of a class score's do."""
+SHARPNESS = 0.2
+"""Of shares, where 1 makes them probabilities: those of certain pictures would all be alike."""
+
+WORTH = 1.0
+"""A deviation beyond what is usual moves the embedding as far as so many of a class's share do."""
+
+NO_CLASS = -1e4
+"""The score of a place in the embedding that no class has."""
 
 
 class Companion(nn.Module):
@@ -51,6 +62,7 @@ class Companion(nn.Module):
     All of it are buffers, saved with the model: nothing is learnt by gradient descent.
     """
 
+    frame: Tensor
     unusual: Tensor
 
     def __init__(self, features: FeatureConfig, dimension: int, channels: int) -> None:
@@ -67,9 +79,11 @@ class Companion(nn.Module):
         beside = latent_lengths(channels) if features.native_latents else {}
         lengths = {**LENGTHS, **beside}
         self.map = RidgeMap(dimension, lengths)
+        twice = {**LENGTHS, **{f"reduced_{name}": length for name, length in LENGTHS.items()}}
+        self.copies = RidgeMap(dimension + 1, twice) if features.degraded else None
         self.novelty = Novelty(sum(lengths.values()))
+        self.register_buffer("frame", torch.zeros(dimension, dimension))
         self.register_buffer("unusual", torch.zeros(dimension))
-        self.copies = RidgeMap(dimension + 1, LENGTHS) if features.degraded else None
 
     def fit(
         self, train: SplitLatents, classes: tuple[str, ...]
@@ -81,25 +95,40 @@ class Companion(nn.Module):
         Args:
             train: with statistics, and with those of copies where the second map needs them.
             classes: in the order of the logits.
+
+        Raises:
+            ConfigError: the embedding has no room for a direction of each class and of novelty.
         """
-        embedded = self._fit_map(train, classes)
+        dimension = len(self.frame)
+        if len(classes) >= dimension:
+            raise ConfigError(
+                f"model.dimension = {dimension} has no room for {len(classes)} classes and a "
+                f"direction for unknown ones: set it to {len(classes) + 1} or more"
+            )
+        scores = self._fit_map(train, classes)
         if self.copies is not None:
             copies, original = self._fit_copies(self.copies, train, classes)
-            embedded = copies + original[:, None] * (embedded - copies)
-        self._fit_novelty(train, classes)
-        return torch.from_numpy(embedded).to(self.map.weight)
+            scores = copies + original[:, None] * (scores - copies)
+        shares = torch.from_numpy(scores).softmax(dim=1)
+        # With w = 1/2, as an untrained gate has it, and prototypes where certain images lie,
+        # logits are the square of the frame's scale times the shares, up to a constant.
+        reach = math.sqrt(_sharpest(shares.numpy(), _targets(train, classes)))
+        frame = torch.from_numpy(reach * _rotation(dimension))
+        self.frame.copy_(frame)
+        self._fit_novelty(train, len(classes))
+        return (shares @ frame[: len(classes)]).to(self.frame)
 
     def forward(
-        self, statistics: Float[Tensor, "batch part value"]
+        self, statistics: Float[Tensor, "batch view value"]
     ) -> Float[Tensor, "batch dimension"]:
         """The embedding."""
-        embedded: Tensor = self.map(statistics).mean(dim=1)
+        scores: Tensor = self.map(statistics[:, :PARTS]).mean(dim=1)
         if self.copies is not None:
-            found = self.copies(statistics[:, 0, :LENGTH])
+            found = self.copies(_both_sizes(statistics))
             copies, original = found[:, :-1], found[:, -1:].sigmoid()
-            embedded = copies + original * (embedded - copies)
+            scores = copies + original * (scores - copies)
         novelty = self.novelty(self.map.features(statistics[:, 0]))
-        return embedded + torch.outer(novelty, self.unusual)
+        return scores.softmax(dim=1) @ self.frame + torch.outer(novelty, self.unusual)
 
     def without_novelty(
         self, embedded: Float[Tensor, "*batch dimension"]
@@ -108,40 +137,38 @@ class Companion(nn.Module):
         square = self.unusual.square().sum().clamp_min(torch.finfo(embedded.dtype).tiny)
         return embedded - (embedded @ self.unusual / square)[..., None] * self.unusual
 
-    def _fit_novelty(self, train: SplitLatents, classes: tuple[str, ...]) -> None:
-        """Fit to whole pictures; its direction is one that class scores leave free, if any."""
-        if len(classes) >= len(self.unusual):
-            return
+    def _fit_novelty(self, train: SplitLatents, classes: int) -> None:
+        """Fit to whole pictures; its direction is one that no class has."""
         whole = train.evidence(slice(None), native_latents=self.native_latents)[:, 0]
         features = self.map.features(whole.to(self.map.mean.device))
         self.novelty.fit(features, train.groups)
-        rows = torch.from_numpy(_rotation(len(classes) + 1, len(self.unusual))).to(features)
-        scores = features @ (self.map.weight @ rows[:-1].T)
-        self.unusual.copy_(WORTH * scores.std(dim=0).mean() * rows[-1])
+        shares = (features @ self.map.weight + self.map.start).softmax(dim=1)[:, :classes]
+        self.unusual.copy_(WORTH * shares.std(dim=0).mean() * self.frame[classes])
 
     def _fit_map(
         self, train: SplitLatents, classes: tuple[str, ...]
-    ) -> Float[np.ndarray, "image dimension"]:
-        """Fit to pictures and their parts; held-out embeddings."""
+    ) -> Float[np.ndarray, "image class"]:
+        """Fit to pictures and their parts; held-out scores."""
         statistics = train.evidence(slice(None), native_latents=self.native_latents)
-        images, parts = statistics.shape[:2]
-        parts = max(1, min(parts, MOST_VIEWS // images))
-        wanted, targets = _wanted(train, classes)
+        images = len(statistics)
+        statistics = statistics[:, : max(1, min(PARTS, MOST_VIEWS // images))]
+        parts = statistics.shape[1]
+        targets = _targets(train, classes)
         found = self.map.regress(
-            statistics[:, :parts].flatten(0, 1),
-            wanted.repeat(parts, axis=0),
+            statistics.flatten(0, 1),
+            _wanted(targets).repeat(parts, axis=0),
             train.groups.repeat(parts),
         )
         held_out = found.held_out.reshape(images, parts, -1).mean(axis=1)
-        rotation = _rotation(len(classes), self.map.weight.shape[1]) * _reach(held_out, targets)
-        self.map.weight.copy_(torch.from_numpy(found.weights @ rotation))
-        embedded: np.ndarray = held_out @ rotation
-        return embedded
+        scale = SHARPNESS * _sharpest(held_out, targets)
+        _place(self.map, scale * found.weights)
+        scores: np.ndarray = scale * held_out
+        return scores
 
     def _fit_copies(
         self, copies: RidgeMap, train: SplitLatents, classes: tuple[str, ...]
-    ) -> tuple[Float[np.ndarray, "image dimension"], Float[np.ndarray, "image"]]:
-        """Fit to whole pictures and copies; held-out embeddings of the pictures, and their weights.
+    ) -> tuple[Float[np.ndarray, "image class"], Float[np.ndarray, "image"]]:
+        """Fit to whole pictures and copies; held-out scores of the pictures, and their weights.
 
         The weight of the first map is the probability that a picture is as it was made, pictures
         and copies being equally frequent.
@@ -150,30 +177,29 @@ class Companion(nn.Module):
         assert train.degraded is not None
         images = len(train)
         count = max(1, min(train.degraded.shape[1], MOST_VIEWS // images - 1))
-        wanted, targets = _wanted(train, classes)
+        degraded = train.degraded[:, :count].flatten(2)
+        targets = np.tile(_targets(train, classes), 1 + count)
         original = np.arange(images * (1 + count)) < images
         found = copies.regress(
-            torch.cat([train.statistics[:, 0], *train.degraded[:, :count].unbind(dim=1)]),
-            np.column_stack([np.tile(wanted, (1 + count, 1)), original - original.mean()]),
+            torch.cat([_both_sizes(train.statistics), *degraded.unbind(dim=1)]),
+            np.column_stack([_wanted(targets), original - original.mean()]),
             np.tile(train.groups, 1 + count),
         )
         scores, makes = found.held_out[:, :-1], found.held_out[:, -1:]
-        rotation = _rotation(len(classes), copies.weight.shape[1] - 1)
-        rotation *= _reach(scores, np.tile(targets, 1 + count))
+        scale = SHARPNESS * _sharpest(scores, targets)
         told = LogisticRegression(C=UNPENALISED, class_weight="balanced").fit(makes, original)
         slope, start = float(told.coef_[0, 0]), float(told.intercept_[0])
-        weights = np.column_stack([found.weights[:, :-1] @ rotation, slope * found.weights[:, -1]])
-        copies.weight.copy_(torch.from_numpy(weights))
+        _place(copies, scale * found.weights[:, :-1])
+        copies.weight[:, -1] = torch.from_numpy(slope * found.weights[:, -1])
         copies.start[-1] = start
-        return scores[:images] @ rotation, told.predict_proba(makes[:images])[:, 1]
+        return scale * scores[:images], told.predict_proba(makes[:images])[:, 1]
 
 
-def _wanted(
-    train: SplitLatents, classes: tuple[str, ...]
-) -> tuple[Float[np.ndarray, "image class"], Int[np.ndarray, "image"]]:
-    """One-hot classes less their mean, and class numbers."""
-    targets = train.targets(classes).cpu().numpy()
-    return np.eye(len(classes))[targets] - 1 / len(classes), targets
+def _both_sizes(
+    statistics: Float[Tensor, "picture view both"],
+) -> Float[Tensor, "picture value"]:
+    """Of the pixels of whole pictures, as they are and reduced."""
+    return statistics[:, [0, PARTS], :LENGTH].flatten(1)
 
 
 def class_means(
@@ -184,24 +210,35 @@ def class_means(
     return torch.stack([embedded[targets == number].mean(dim=0) for number in classes])
 
 
-def _reach(held_out: Float[np.ndarray, "image class"], targets: Int[np.ndarray, "image"]) -> float:
-    """How long the embedding of a certain class should be.
+def _targets(train: SplitLatents, classes: tuple[str, ...]) -> Int[np.ndarray, "image"]:
+    found: np.ndarray = train.targets(classes).cpu().numpy()
+    return found
 
-    With w = 1/2, as an untrained gate has it, and prototypes where certain images lie, logits are
-    reach² times the scores, up to a constant; it is taken where their cross-entropy is least.
-    """
+
+def _wanted(targets: Int[np.ndarray, "image"]) -> Float[np.ndarray, "image class"]:
+    """One-hot classes less their mean where all are equally frequent."""
+    classes = int(targets.max()) + 1
+    found: np.ndarray = np.eye(classes)[targets] - 1 / classes
+    return found
+
+
+def _place(into: RidgeMap, weights: Float[np.ndarray, "value class"]) -> None:
+    """Let the first outputs be the classes' scores, and the others those of no class."""
+    classes = weights.shape[1]
+    into.weight[:, :classes] = torch.from_numpy(weights)
+    into.start[classes:] = NO_CLASS
+
+
+def _sharpest(scores: Float[np.ndarray, "image class"], targets: Int[np.ndarray, "image"]) -> float:
+    """The factor under which held-out scores are the best log-probabilities (least entropy)."""
     right = torch.from_numpy(targets)
-    squares = np.geomspace(1, 100, 25)
-    losses = [
-        float(F.cross_entropy(torch.from_numpy(square * held_out), right)) for square in squares
-    ]
-    return math.sqrt(squares[int(np.argmin(losses))])
+    factors = np.geomspace(1, 1000, 37)
+    losses = [float(F.cross_entropy(torch.from_numpy(by * scores), right)) for by in factors]
+    return float(factors[int(np.argmin(losses))])
 
 
-def _rotation(classes: int, dimension: int) -> Float[np.ndarray, "{classes} {dimension}"]:
-    """Orthonormal rows as far as there is room for them, always the same."""
-    generator = np.random.default_rng(0)
-    square = generator.normal(size=(max(classes, dimension), max(classes, dimension)))
-    orthonormal, _ = np.linalg.qr(square)
-    found: Float[np.ndarray, "{classes} {dimension}"] = orthonormal[:classes, :dimension]
+def _rotation(dimension: int) -> Float[np.ndarray, "{dimension} {dimension}"]:
+    """An orthonormal matrix, always the same."""
+    square = np.random.default_rng(0).normal(size=(dimension, dimension))
+    found: Float[np.ndarray, "{dimension} {dimension}"] = np.linalg.qr(square)[0]
     return found

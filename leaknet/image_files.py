@@ -52,7 +52,7 @@ class EncodedFile:
     path: Path
     sha256: str = ""
     latents: Float[np.ndarray, "variant view channel rows columns"] | None = None
-    statistics: Float[np.ndarray, "variant part value"] | None = None
+    statistics: Float[np.ndarray, "variant _ value"] | None = None
     latent_statistics: Float[np.ndarray, "variant part number"] | None = None
     reason: str = ""
 
@@ -202,7 +202,7 @@ class _Loaded:
     sha256: str = ""
     pixels: Sequence[UInt8[np.ndarray, "view height width 3"]] = ()
     native: Sequence[UInt8[np.ndarray, "_ _ 3"]] = ()
-    statistics: Float[np.ndarray, "variant part value"] | None = None
+    statistics: Float[np.ndarray, "variant _ value"] | None = None
     reason: str = ""
 
 

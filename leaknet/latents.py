@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, Int64, Shaped
 from torch import Tensor
+from torch.nn.functional import pad
 
 from leakcache.degraded_statistics import stored_degraded
 from leakcache.errors import CacheIncomplete
@@ -34,9 +35,9 @@ class SplitLatents:
         folds: fold of each image.
         hashes: SHA-256 of each image file, in hexadecimal; decides its evaluation noise.
         paths: of each image, relative to the data root.
-        statistics: of each image's native pixels and of its parts, as stored; None where the cache
-            has none.
-        latent_statistics: of the latents of the same pixels; None where the cache has none.
+        statistics: of each image's native pixels, of their quarters and of the reduced image, as
+            stored; None where the cache has none.
+        latent_statistics: of the latents of the native ones; None where the cache has none.
         degraded: statistics of the pixels of degraded copies; None but for training images whose
             cache has them.
     """
@@ -47,9 +48,9 @@ class SplitLatents:
     folds: Shaped[np.ndarray, "image"]
     hashes: Shaped[np.ndarray, "image"]
     paths: Shaped[np.ndarray, "image"]
-    statistics: Float[Tensor, "image part value"] | None = None
+    statistics: Float[Tensor, "image _ value"] | None = None
     latent_statistics: Float[Tensor, "image part number"] | None = None
-    degraded: Float[Tensor, "image copy value"] | None = None
+    degraded: Float[Tensor, "image copy _ value"] | None = None
 
     def __len__(self) -> int:
         return len(self.z0)
@@ -87,13 +88,18 @@ class SplitLatents:
 
     def evidence(
         self, rows: slice | Int[np.ndarray, "k"], *, native_latents: bool
-    ) -> Float[Tensor, "k part both"]:
-        """Statistics of the pixels of some images and, if wanted, of their latents behind them."""
+    ) -> Float[Tensor, "k view both"]:
+        """Statistics of the pixels of some images and, if wanted, of their latents behind them.
+
+        Of the reduced image there are none of latents: zeros stand there.
+        """
         assert self.statistics is not None
         if not native_latents:
             return self.statistics[rows]
         assert self.latent_statistics is not None
-        return torch.cat([self.statistics[rows], self.latent_statistics[rows]], dim=-1)
+        pixels, latents = self.statistics[rows], self.latent_statistics[rows]
+        latents = pad(latents, (0, 0, 0, pixels.shape[1] - latents.shape[1]))
+        return torch.cat([pixels, latents], dim=-1)
 
     def _tensors(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
         found = {name: getattr(self, name) for name in TENSORS}
@@ -101,7 +107,7 @@ class SplitLatents:
 
 
 def load_split(cache: LatentCache, fold: str, device: torch.device) -> SplitLatents:
-    """Read one fold whole: 8 KiB an image for 4×32×32 in half precision, 166 for statistics.
+    """Read one fold whole: 8 KiB an image for 4×32×32 in half precision, 211 for statistics.
 
     Raises:
         CacheCorrupt: a shard's bytes do not match their checksum.

@@ -115,7 +115,7 @@ class ProtoLeakNet(
         self,
         z0: Float[Tensor, "batch channel height width"],
         noise: Float[Tensor, "batch step channel height width"] | None,
-        statistics: Float[Tensor, "batch part value"] | None = None,
+        statistics: Float[Tensor, "batch view value"] | None = None,
     ) -> ModelOutput:
         """Attribute clean latents under given noise (None when the config has none).
 

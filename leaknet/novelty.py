@@ -21,10 +21,10 @@ AXES = 128
 """At most, and at most half as many as there are pictures."""
 FOLDS = 5
 """Each training picture is judged by axes of pictures of other prompts."""
-USUAL = 1.0
-"""Deviations above the mean that count as nothing."""
 MOST = 3000
 """Pictures that axes are taken of: the time grows with the cube of their number."""
+USUAL = 1.0
+"""Deviations above the mean that count as nothing."""
 SEED = 0
 LEAST_ENERGY = 1e-12
 LEAST_DEVIATION = 1e-4

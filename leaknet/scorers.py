@@ -10,7 +10,7 @@ import torch
 
 from leakcache.errors import ScoringError
 from leaknet.calibration.halves import choosing_half
-from leaknet.detectors import DETECTORS, Detector
+from leaknet.detectors import DETECTORS, Detector, GlobalKDE
 from leaknet.durable import read_tensors, save_tensors
 from leaknet.embeddings import Embeddings
 
@@ -18,18 +18,21 @@ FILE = "scorers.safetensors"
 
 
 def detectors_named(names: Sequence[str]) -> tuple[type[Detector], ...]:
-    """The detectors of these names; `all` for every one.
+    """The detectors of these names, the reported one first: KDE, else the first named.
+
+    `all` stands for every one. Which is reported is thereby fixed before any open image is scored.
 
     Raises:
         ScoringError: a name is not among them.
     """
     known = {detector.name: detector for detector in DETECTORS}
     if "all" in names:
-        return DETECTORS
+        names = tuple(known)
     for name in names:
         if name not in known:
             raise ScoringError(f"--detectors {name}: take some of {', '.join(known)}, or all")
-    return tuple(known[name] for name in names)
+    found = (known[name] for name in names)
+    return tuple(sorted(found, key=lambda kind: kind is not GlobalKDE))
 
 
 def fit_all(kinds: Sequence[type[Detector]], closed: Embeddings) -> list[Detector]:

@@ -35,6 +35,7 @@ from leaknet.model import ProtoLeakNet
 from leaknet.noise import epoch_seed
 from leaknet.record import CacheIdentity, RunRecord
 from leaknet.runfolder import RunFolder
+from leaknet.shared_fit import fit_shared
 from leaknet.stepper import Stepper
 from leaknet.training_data import TrainingData, check_trainable
 from leaknet.validation import keep_if_best, validate
@@ -154,7 +155,7 @@ def _fresh_model(
     model.features.fit(data.moments.latent, data.moments.dct)
     if model.companion is None:
         return model, None
-    held_out = model.companion.fit(data.train, record.classes)
+    held_out = fit_shared(model.companion, data.train, record.classes)
     if isinstance(model.head, PrototypeHead):
         model.head.start_at(class_means(held_out, data.train.targets(record.classes).cpu()))
     return model, held_out

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option(
     "--detectors",
     metavar="NAMES",
-    help="Open-set detectors, comma-separated, the reported one first; or all.",
+    help="Open-set detectors, comma-separated; or all. KDE is reported where it is among them.",
 )
 @click.option(
     "--open",

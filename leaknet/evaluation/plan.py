@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from leaknet.config import RunConfig
-from leaknet.detectors import Detector, GlobalKDE
+from leaknet.detectors import Detector
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Plan:
     Attributes:
         config: settings of every run; its seed is the first one.
         seeds: how many, counted up from there; 1 or more.
-        kinds: detectors for the unknown; 1 or more.
+        kinds: detectors for the unknown, the reported one first; 1 or more.
         leave_out: how many generators to leave out at once; 0 for none.
         real: known classes that are photographs.
         modes: also reproduce the attention modes of Table 2.
@@ -45,9 +45,5 @@ class Plan:
 
     @property
     def reported(self) -> str:
-        """The detector that figures are given for: the paper's KDE, else the first.
-
-        It is fixed by the request, before any open image is scored.
-        """
-        names = [kind.name for kind in self.kinds]
-        return GlobalKDE.name if GlobalKDE.name in names else names[0]
+        """The detector that figures are given for."""
+        return self.kinds[0].name

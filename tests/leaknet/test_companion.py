@@ -12,7 +12,7 @@ import torch
 from leakcache.degraded_statistics import COPIES
 from leakcache.errors import CacheIncomplete, ConfigError
 from leakcache.latent_statistics import latent_lengths
-from leakcache.pixel_statistics import LENGTH, LENGTHS, VIEWS
+from leakcache.pixel_statistics import LENGTH, LENGTHS, PARTS, VIEWS
 from leaknet import companion as companion_module
 from leaknet.companion import Companion, class_means
 from leaknet.config import load_config
@@ -63,8 +63,14 @@ def copies_of(split: SplitLatents, seed: int) -> torch.Tensor:
         torch.randn(len(CLASSES), LENGTH, generator=fixed),
         torch.randn(LENGTH, generator=fixed),
     )
-    values = torch.randn(len(split), COPIES, LENGTH, generator=generator)
-    return (3 + values + 0.2 * patterns[split.targets(CLASSES), None] + 0.3 * mark).half()
+    values = torch.randn(len(split), COPIES, 2, LENGTH, generator=generator)
+    return (3 + values + 0.2 * patterns[split.targets(CLASSES), None, None] + 0.3 * mark).half()
+
+
+def views_of_copies(split: SplitLatents, seed: int) -> torch.Tensor:
+    """Such a copy as a picture: five alike for its parts, and one reduced."""
+    copies = copies_of(split, seed)
+    return torch.cat([copies[:, :PARTS, 0], copies[:, :1, 1]], dim=1)
 
 
 def with_copies(split: SplitLatents, seed: int = 7) -> SplitLatents:
@@ -75,7 +81,7 @@ def test_features_are_standardised_and_families_weigh_alike():
     split = data().train
     companion, _ = fitted(split)
     assert split.statistics is not None
-    features = companion.map.features(split.statistics).flatten(0, 1)
+    features = companion.map.features(split.statistics[:, :PARTS]).flatten(0, 1)
     standard = features / family_weights(LENGTHS)
     assert standard.abs().max() <= CLIP + 1e-6
     assert standard.mean(0).abs().max() < 0.1
@@ -104,18 +110,61 @@ def test_embeddings_of_new_images_lie_where_those_of_held_out_ones_do():
     assert (distances.argmin(1) == both.val.targets(CLASSES)).float().mean() > 0.9
 
 
+def shares_of(companion: Companion, values: torch.Tensor) -> torch.Tensor:
+    """How the classes share each picture, read back from its embedding."""
+    known = companion.without_novelty(companion(values))
+    return known @ companion.frame.T / companion.frame[0].square().sum()
+
+
+def test_the_embedding_holds_shares_of_the_classes_and_of_nothing_else():
+    both = data()
+    companion, _ = fitted(both.train)
+    assert both.val.statistics is not None
+    shares = shares_of(companion, both.val.statistics)
+    classes = shares[:, : len(CLASSES)]
+    torch.testing.assert_close(classes.sum(1), torch.ones(len(shares)), atol=1e-4, rtol=0)
+    assert float(classes.min()) > 0
+    assert float(shares[:, len(CLASSES) :].abs().max()) < 1e-4
+    assert (classes.argmax(1) == both.val.targets(CLASSES)).float().mean() > 0.9
+
+
+def test_a_picture_that_two_classes_claim_is_far_from_both():
+    """Half of each statistic of two classes: closer to neither than their own pictures are."""
+    both = data()
+    companion, held_out = fitted(both.train)
+    targets, values = both.val.targets(CLASSES), both.val.statistics
+    assert values is not None
+    centres = class_means(held_out, both.train.targets(CLASSES))
+    first, second = (values[targets == number] for number in (0, 1))
+    count = min(len(first), len(second))
+    between = (first[:count] + second[:count]) / 2
+
+    def nearest(pictures: torch.Tensor) -> float:
+        known = companion.without_novelty(companion(pictures))
+        return float(torch.cdist(known, centres).min(dim=1).values.mean())
+
+    assert nearest(between) > 1.5 * nearest(first)
+
+
 def test_all_parts_of_an_image_count_alike_and_their_order_not_at_all():
     split = data().train
     companion, _ = fitted(split)
     assert split.statistics is not None
 
-    def known(values: torch.Tensor) -> torch.Tensor:
-        return companion.without_novelty(companion(values))
+    parts = split.statistics[:, :PARTS]
+    found = shares_of(companion, split.statistics)[:, : len(CLASSES)]
+    flipped = shares_of(companion, parts.flip(1))[:, : len(CLASSES)]
+    torch.testing.assert_close(flipped, found, atol=1e-3, rtol=0)
+    alone = torch.stack([shares_of(companion, parts[:, [part]]) for part in range(PARTS)])
+    together = alone[..., : len(CLASSES)].clamp_min(1e-9).log().mean(0).softmax(1)
+    torch.testing.assert_close(together, found, atol=1e-3, rtol=0)
 
-    found = known(split.statistics)
-    torch.testing.assert_close(known(split.statistics.flip(1)), found, atol=1e-4, rtol=1e-4)
-    alone = torch.stack([known(split.statistics[:, [part]]) for part in range(VIEWS)])
-    torch.testing.assert_close(alone.mean(0), found, atol=1e-4, rtol=1e-4)
+
+def test_more_classes_than_there_is_room_for_are_refused():
+    split = data().train
+    companion = Companion(FeatureConfig(statistics=True), len(CLASSES), channels=4)
+    with pytest.raises(ConfigError, match=r"model\.dimension = 3 .* set it to 4 or more"):
+        companion.fit(split, CLASSES)
 
 
 def test_parts_help_where_they_differ_in_what_means_nothing():
@@ -138,7 +187,7 @@ def test_parts_help_where_they_differ_in_what_means_nothing():
         lengths = (moves * family_weights(LENGTHS) @ companion.map.weight).norm(dim=1)
         return float(lengths[0] / lengths[1])
 
-    assert distraction(VIEWS) < 0.5 * distraction(1)
+    assert distraction(PARTS) < 0.5 * distraction(1)
 
 
 def test_many_images_are_learnt_from_with_fewer_parts(monkeypatch: pytest.MonkeyPatch):
@@ -161,7 +210,7 @@ def test_copies_are_attributed_without_loss_on_pictures():
 
     robust, naive = fitted(train, degraded=True), fitted(train)
     assert val.statistics is not None
-    degraded = copies_of(val, 8)
+    degraded = views_of_copies(val, 8)
     assert accuracy(*naive, degraded) < 0.6
     assert accuracy(*robust, degraded) > 0.9
     assert accuracy(*robust, val.statistics) > 0.9
@@ -292,7 +341,7 @@ def with_native_latents(split: SplitLatents, seed: int) -> SplitLatents:
     length = sum(latent_lengths(SHAPE[0]).values())
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randn(len(split), VIEWS, LENGTH, generator=generator)
-    latents = torch.randn(len(split), VIEWS, length, generator=generator)
+    latents = torch.randn(len(split), PARTS, length, generator=generator)
     patterns = torch.randn(len(CLASSES), length, generator=torch.Generator().manual_seed(97))
     latents += patterns[split.targets(CLASSES), None]
     return replace(split, statistics=pixels.half(), latent_statistics=latents.half())
@@ -324,7 +373,7 @@ def test_copies_are_read_by_their_pixels_alone():
     companion = Companion(features, 8, channels=SHAPE[0])
     companion.fit(split, CLASSES)
     assert companion.copies is not None
-    assert len(companion.copies.mean) == LENGTH < len(companion.map.mean)
+    assert len(companion.copies.mean) == 2 * LENGTH
 
 
 def test_native_latents_that_are_not_there_are_asked_for(tmp_path: Path):

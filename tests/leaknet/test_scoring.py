@@ -159,6 +159,8 @@ def test_detectors_are_fitted_again_only_for_other_weights(run: Path, cache: Lat
 
 def test_detectors_by_name() -> None:
     assert detectors_named(["kde", "energy"]) == (GlobalKDE, Energy)
+    assert detectors_named(["energy", "kde"]) == (GlobalKDE, Energy)
+    assert detectors_named(["all"])[0] is GlobalKDE
     assert len(detectors_named(["all"])) == 13
     with pytest.raises(ScoringError, match="--detectors nosuch: take some of"):
         detectors_named(["nosuch"])

@@ -22,7 +22,7 @@ from leakcache.degraded_statistics import (
 from leakcache.errors import CacheStale
 from leakcache.images import decode
 from leakcache.index import read_index
-from leakcache.pixel_statistics import LENGTH, middle
+from leakcache.pixel_statistics import LENGTH, middle, reduced
 from leakcache.statistic_rows import one_thread_each
 from leakcache.store import LatentCache
 from leakcache.views import Preprocessing
@@ -44,12 +44,14 @@ def test_rows_are_those_of_the_copies_and_of_training_images_alone(cache: Latent
     assert (report.cut, report.kept) == (len(train), 0)
     rows = stored_degraded(cache, train)
     assert rows is not None
-    assert rows.shape == (len(train), COPIES, LENGTH)
+    assert rows.shape == (len(train), COPIES, 2, LENGTH)
     path = Path(cache.manifest.data) / str(cache.paths[train[0]])
     copies = copies_of(decode(path.read_bytes()), str(cache.hashes[train[0]]))
     with one_thread_each():
-        expected = np.stack([statistics(middle(copy)) for copy in copies]).astype(np.float16)
-    np.testing.assert_array_equal(rows[0], expected)
+        native = np.stack([statistics(middle(copy)) for copy in copies]).astype(np.float16)
+        small = np.stack([statistics(reduced(copy)) for copy in copies]).astype(np.float16)
+    np.testing.assert_array_equal(rows[0, :, 0], native)
+    np.testing.assert_array_equal(rows[0, :, 1], small)
     assert stored_degraded(cache, cache.rows("val")) is None
     assert build_degraded(cache).cut == 0
 

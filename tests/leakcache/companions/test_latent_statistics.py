@@ -24,7 +24,7 @@ from leakcache.latent_statistics import (
     stored_latent_statistics,
 )
 from leakcache.originals import Originals
-from leakcache.pixel_statistics import VIEWS, build_statistics, middle, stored_statistics
+from leakcache.pixel_statistics import PARTS, build_statistics, middle, stored_statistics
 from leakcache.statistic_rows import one_thread_each
 from leakcache.store import LatentCache
 from leakcache.views import Preprocessing
@@ -66,7 +66,7 @@ def test_rows_are_those_of_native_latents_whatever_the_cache_resized(tmp_path: P
     assert (report.cut, report.kept) == (len(cache), 0)
     rows, encoder = rows_of(cache), Encoder.load(str(vae))
     assert rows is not None
-    assert rows.shape == (len(cache), VIEWS, sum(latent_lengths(4).values()))
+    assert rows.shape == (len(cache), PARTS, sum(latent_lengths(4).values()))
     for row, path in zip(rows, Originals.of(cache, np.arange(len(cache))).files, strict=True):
         found = expected_of(encoder, middle(decode(path.read_bytes())))
         np.testing.assert_allclose(row, found, rtol=2e-3, atol=2e-3)
@@ -87,7 +87,7 @@ def test_views_are_the_whole_and_its_corners():
     z0 = np.random.default_rng(0).normal(size=(4, 20, 31)).astype(np.float32)
     corners = [z0[:, :10, :15], z0[:, :10, 16:], z0[:, 10:, :15], z0[:, 10:, 16:]]
     found = latent_statistics(z0)
-    assert found.shape[0] == VIEWS == 1 + len(corners)
+    assert found.shape[0] == PARTS == 1 + len(corners)
     for row, corner in zip(found[1:], corners, strict=True):
         np.testing.assert_array_equal(row, latent_statistics(corner)[0])
 
@@ -105,7 +105,7 @@ def test_equal_contrast_ignores_how_strong_a_texture_is_and_nothing_else():
 @pytest.mark.parametrize("channels", [4, 16])
 def test_blank_latents_of_any_kind_stay_finite(channels: int):
     found = latent_statistics(np.zeros((channels, 8, 8), np.float32))
-    assert found.shape == (VIEWS, sum(latent_lengths(channels).values()))
+    assert found.shape == (PARTS, sum(latent_lengths(channels).values()))
     values = {4: 4 * 3 * 3, 16: 16 * 2 * 2}[channels]  # of a patch, over all channels
     assert set(latent_lengths(channels).values()) == {values * (values + 1) // 2}
     assert np.isfinite(found).all()

@@ -24,9 +24,9 @@ from leakcache.pixel_statistics import (
     VIEWS,
     build_statistics,
     middle,
+    parts_of,
     statistics_of,
     stored_statistics,
-    views_of,
 )
 from leakcache.statistic_rows import one_thread_each
 from leakcache.store import LatentCache
@@ -155,7 +155,7 @@ def test_linear_algebra_takes_one_thread_where_the_loader_has_several(
 def test_parts_lie_in_the_corners_on_the_grid(height, width):
     rows, columns = np.mgrid[:height, :width]
     whole = np.stack([rows % 256, columns % 256, rows // 256 + 2 * (columns // 256)], -1)
-    first, *parts = views_of(whole.astype(np.uint8))
+    first, *parts = parts_of(whole.astype(np.uint8))
     assert first.shape == (height, width, 3)
     assert len({part.shape for part in parts}) == 1
     assert parts[0].shape[0] >= max(64, height // 2 - 8)

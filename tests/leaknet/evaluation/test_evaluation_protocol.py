@@ -24,7 +24,7 @@ CONFIG = tiny_config("train.epochs=2", "train.learning_rate=3e-3", "train.seed=3
 FULL = Plan(
     CONFIG,
     seeds=2,
-    kinds=(MaxSoftmax, GlobalKDE),
+    kinds=(GlobalKDE, MaxSoftmax),
     leave_out=1,
     real=("ada",),
     modes=True,
