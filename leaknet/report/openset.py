@@ -43,7 +43,7 @@ def _everything(run: ScoredRun) -> Html:
             "Each detector gives an image one score, higher for “more like the known”, "
             "and all images go through the same call. Reported: ",
             element("strong", run.detector),
-            ", named first when the run was scored. It was fitted on known generators alone.",
+            ", chosen before any image was scored. It was fitted on known generators alone.",
         ),
         heading("Each unknown generator"),
         _generators(run),
