@@ -31,8 +31,7 @@ from leakcache.rows import RowSpec
 from leakcache.statistic_rows import fill_rows, stored_rows
 from leakcache.store import LatentCache
 
-STEPS = (1, 2, 3, 3, 1, 2, 2, 3, 3, 3, 3)
-CHAINS = tuple((step, 101 + number) for number, step in enumerate(STEPS))
+CHAINS = tuple((step, 101 + k) for k, step in enumerate((1, 2, 3, 3, 1, 2, 2, 3, 3, 3, 3)))
 """Operations and seed of each copy but the last, which is canonical."""
 COPIES = len(CHAINS) + 1
 ROOM = 2 * MOST

@@ -137,6 +137,23 @@ class Companion(nn.Module):
         square = self.unusual.square().sum().clamp_min(torch.finfo(embedded.dtype).tiny)
         return embedded - (embedded @ self.unusual / square)[..., None] * self.unusual
 
+    def centres(
+        self, held_out: Float[Tensor, "image dimension"], targets: Int[Tensor, "image"]
+    ) -> Float[Tensor, "class dimension"]:
+        """Where prototypes start: as certain as held-out pictures are on average, all alike.
+
+        The classes' own means are not equally far from a picture that all classes share, and the
+        flat shares of degraded pictures would fall to those that lie in the midst.
+        """
+        means = class_means(held_out, targets)
+        classes = len(means)
+        corners = self.frame[:classes]
+        shares = means.to(corners) @ corners.T / corners[0].square().sum()
+        own = shares.diagonal().mean()
+        even = ((1 - own) / (classes - 1)).expand(classes, classes).clone()
+        even.fill_diagonal_(float(own))
+        return even @ corners
+
     def _fit_novelty(self, train: SplitLatents, classes: int) -> None:
         """Fit to whole pictures; its direction is one that no class has."""
         whole = train.evidence(slice(None), native_latents=self.native_latents)[:, 0]

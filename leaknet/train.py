@@ -25,7 +25,6 @@ from leakcache.progress import Advance
 from leakcache.progress import track as show_progress
 from leakcache.store import LatentCache
 from leaknet.checkpoint import load_checkpoint, save_checkpoint
-from leaknet.companion import class_means
 from leaknet.config import RunConfig
 from leaknet.epoch import seeded_globally, train_epoch
 from leaknet.head import PrototypeHead
@@ -157,7 +156,8 @@ def _fresh_model(
         return model, None
     held_out = fit_shared(model.companion, data.train, record.classes)
     if isinstance(model.head, PrototypeHead):
-        model.head.start_at(class_means(held_out, data.train.targets(record.classes).cpu()))
+        targets = data.train.targets(record.classes).cpu()
+        model.head.start_at(model.companion.centres(held_out, targets))
     return model, held_out
 
 

@@ -146,6 +146,23 @@ def test_a_picture_that_two_classes_claim_is_far_from_both():
     assert nearest(between) > 1.5 * nearest(first)
 
 
+def test_prototypes_start_where_they_are_fair_to_pictures_that_say_little():
+    both = data()
+    companion, held_out = fitted(both.train)
+    targets = both.train.targets(CLASSES)
+    # One class is less certain than the others, so that its mean lies nearer to the middle.
+    middle = companion.frame[: len(CLASSES)].mean(0)
+    uneven = torch.where((targets == 0)[:, None], middle + 0.5 * (held_out - middle), held_out)
+    centres = companion.centres(uneven, targets)
+    distances = (centres - middle).norm(dim=1)
+    torch.testing.assert_close(distances, distances[:1].expand(len(CLASSES)))
+    flat = middle + 0.05 * (held_out - middle)
+    named = torch.cdist(flat, centres).argmin(1)
+    largest = (flat @ companion.frame[: len(CLASSES)].T).argmax(1)
+    assert torch.equal(named, largest)
+    assert not torch.equal(torch.cdist(flat, class_means(uneven, targets)).argmin(1), largest)
+
+
 def test_all_parts_of_an_image_count_alike_and_their_order_not_at_all():
     split = data().train
     companion, _ = fitted(split)
