@@ -134,6 +134,30 @@ class Encoder:
         unit = pixels.to(self.device).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
         return self.encode(unit)
 
+    @torch.inference_mode()
+    def activations(
+        self, view: UInt8[Tensor, "height width 3"]
+    ) -> tuple[Float[Tensor, "channel _ _"], ...]:
+        """What the convolutions that halve the resolution give, a half, a quarter, an eighth of it.
+
+        As float32, on the encoder's device.
+
+        Args:
+            view: RGB; height and width are multiples of 8.
+        """
+        found: list[Tensor] = []
+        hooks = [
+            module.register_forward_hook(lambda _, __, output: found.append(output[0].float()))
+            for module in self._network.modules()
+            if isinstance(module, nn.Conv2d) and module.stride == (2, 2)
+        ]
+        try:
+            self.encode_bytes(view[None])
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return tuple(found)
+
     def relative_error(self, pixels: UInt8[Tensor, "image height width 3"]) -> float:
         """RMS difference from full precision on these images, over the latents' own RMS."""
         if self._exact is None:

@@ -1,13 +1,17 @@
 """Statistics of degraded copies of the training images, so that robustness can be learnt.
 
-DIR/rows/statistics-degraded/ holds for each training image those of twelve copies: eleven WILD-like
-ones of one to three operations (`leakcache.degradations`) and the canonical form; of each as it is,
-and brought to one size.
+DIR/rows/statistics-degraded/ holds for each training image those of five copies: four WILD-like
+ones of one to three operations (`leakcache.degradations`) and the canonical form; of each as it
+is, and brought to one size.
 What is drawn depends on the image's hash and on seeds that no evaluation uses. No copy is kept
-as a picture, and nothing is encoded.
+as a picture.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float16, Int
@@ -31,24 +35,22 @@ from leakcache.rows import RowSpec
 from leakcache.statistic_rows import fill_rows, stored_rows
 from leakcache.store import LatentCache
 
-CHAINS = tuple((step, 101 + k) for k, step in enumerate((1, 2, 3, 3, 1, 2, 2, 3, 3, 3, 3)))
+CHAINS = tuple((step, 101 + k) for k, step in enumerate((1, 2, 3, 3)))
 """Operations and seed of each copy but the last, which is canonical."""
 COPIES = len(CHAINS) + 1
 ROOM = 2 * MOST
 """Longest side of the part of a picture that is degraded: bounds what it costs."""
 
+DRAWN: Mapping[str, Any] = MappingProxyType(
+    {"chains": [list(chain) for chain in CHAINS], "last": [SIDE, QUALITY]}
+)
+"""What the copies depend on, beside the images."""
+
 SPEC = RowSpec(
     "statistics-degraded",
     (COPIES, 2, LENGTH),
     "float16",
-    {
-        "families": dict(LENGTHS),
-        "most": MOST,
-        "reduced": REDUCED,
-        "version": VERSION,
-        "chains": [list(chain) for chain in CHAINS],
-        "canonical": [SIDE, QUALITY],
-    },
+    {"families": dict(LENGTHS), "most": MOST, "reduced": REDUCED, "version": VERSION, **DRAWN},
 )
 
 

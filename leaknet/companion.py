@@ -12,10 +12,10 @@ Scores are embedded as shares because a picture that two classes claim is thereb
 distances, which every density is made of, then tell unknown siblings of known generators better.
 
 Where copies are learnt from as well (`features.degraded`) there are two maps, as one alone would
-lose on pictures as they were made what it gains on copies: the second learns from pictures and
-copies alike, whole ones and their pixels alone, as they are and brought to one size, classes and
-which of the two a picture is: what it says of that weighs the maps. How unusual a picture is does
-not depend on that: a copy is unusual.
+lose on pictures as they were made what it gains on copies. The second learns from whole pictures
+and copies alike, as they are and brought to one size: classes and which of the two a picture is;
+what it says of that weighs the maps. How unusual a picture is does not depend on that: a copy is
+unusual.
 
 While the rest of the network trains, each training image is embedded as a fit without its prompt
 group would embed it; otherwise the head would learn from an embedding that knows the answers.
@@ -32,9 +32,9 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from leakcache.activation_statistics import LENGTHS as ACTIVATIONS
 from leakcache.errors import ConfigError
-from leakcache.latent_statistics import latent_lengths
-from leakcache.pixel_statistics import LENGTH, LENGTHS, PARTS
+from leakcache.pixel_statistics import LENGTHS, PARTS
 from leaknet.latents import SplitLatents
 from leaknet.novelty import Novelty
 from leaknet.ridge_map import RidgeMap
@@ -57,7 +57,7 @@ NO_CLASS = -1e4
 
 
 class Companion(nn.Module):
-    """From statistics of an image's pixels and latents to an embedding of `dimension` values.
+    """From statistics of an image's pixels and activations to an embedding of `dimension` values.
 
     All of it are buffers, saved with the model: nothing is learnt by gradient descent.
     """
@@ -65,22 +65,21 @@ class Companion(nn.Module):
     frame: Tensor
     unusual: Tensor
 
-    def __init__(self, features: FeatureConfig, dimension: int, channels: int) -> None:
+    def __init__(self, features: FeatureConfig, dimension: int) -> None:
         """Build without statistics: `fit` or a state dict supplies them.
 
         Args:
-            features: whether statistics of native latents are read, and whether there is a
+            features: whether statistics of activations are read, and whether there is a
                 second map, for copies.
             dimension: of the embedding.
-            channels: of a latent.
         """
         super().__init__()
-        self.native_latents = features.native_latents
-        beside = latent_lengths(channels) if features.native_latents else {}
-        lengths = {**LENGTHS, **beside}
+        self.activations = features.activations
+        seen = ACTIVATIONS if features.activations else {}
+        lengths = {**LENGTHS, **seen}
         self.map = RidgeMap(dimension, lengths)
-        twice = {**LENGTHS, **{f"reduced_{name}": length for name, length in LENGTHS.items()}}
-        self.copies = RidgeMap(dimension + 1, twice) if features.degraded else None
+        small = {f"reduced_{name}": length for name, length in lengths.items()}
+        self.copies = RidgeMap(dimension + 1, {**lengths, **small}) if features.degraded else None
         self.novelty = Novelty(sum(lengths.values()))
         self.register_buffer("frame", torch.zeros(dimension, dimension))
         self.register_buffer("unusual", torch.zeros(dimension))
@@ -156,7 +155,7 @@ class Companion(nn.Module):
 
     def _fit_novelty(self, train: SplitLatents, classes: int) -> None:
         """Fit to whole pictures; its direction is one that no class has."""
-        whole = train.evidence(slice(None), native_latents=self.native_latents)[:, 0]
+        whole = train.evidence(slice(None), activations=self.activations)[:, 0]
         features = self.map.features(whole.to(self.map.mean.device))
         self.novelty.fit(features, train.groups)
         shares = (features @ self.map.weight + self.map.start).softmax(dim=1)[:, :classes]
@@ -166,7 +165,7 @@ class Companion(nn.Module):
         self, train: SplitLatents, classes: tuple[str, ...]
     ) -> Float[np.ndarray, "image class"]:
         """Fit to pictures and their parts; held-out scores."""
-        statistics = train.evidence(slice(None), native_latents=self.native_latents)
+        statistics = train.evidence(slice(None), activations=self.activations)
         images = len(statistics)
         statistics = statistics[:, : max(1, min(PARTS, MOST_VIEWS // images))]
         parts = statistics.shape[1]
@@ -190,15 +189,18 @@ class Companion(nn.Module):
         The weight of the first map is the probability that a picture is as it was made, pictures
         and copies being equally frequent.
         """
-        assert train.statistics is not None
         assert train.degraded is not None
+        statistics = train.evidence(slice(None), activations=self.activations)
         images = len(train)
         count = max(1, min(train.degraded.shape[1], MOST_VIEWS // images - 1))
-        degraded = train.degraded[:, :count].flatten(2)
+        degraded = train.degraded[:, :count]
+        if self.activations:
+            assert train.degraded_activations is not None
+            degraded = torch.cat([degraded, train.degraded_activations[:, :count]], dim=-1)
         targets = np.tile(_targets(train, classes), 1 + count)
         original = np.arange(images * (1 + count)) < images
         found = copies.regress(
-            torch.cat([_both_sizes(train.statistics), *degraded.unbind(dim=1)]),
+            torch.cat([_both_sizes(statistics), *degraded.flatten(2).unbind(dim=1)]),
             np.column_stack([_wanted(targets), original - original.mean()]),
             np.tile(train.groups, 1 + count),
         )
@@ -215,8 +217,8 @@ class Companion(nn.Module):
 def _both_sizes(
     statistics: Float[Tensor, "picture view both"],
 ) -> Float[Tensor, "picture value"]:
-    """Of the pixels of whole pictures, as they are and reduced."""
-    return statistics[:, [0, PARTS], :LENGTH].flatten(1)
+    """Of whole pictures, as they are and reduced."""
+    return statistics[:, [0, PARTS]].flatten(1)
 
 
 def class_means(

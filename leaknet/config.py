@@ -101,11 +101,11 @@ epoch.
 
 BEST = RunConfig(
     preset="best",
-    features=FeatureConfig(latents=False, statistics=True, native_latents=True, degraded=True),
+    features=FeatureConfig(latents=False, statistics=True, activations=True, degraded=True),
 )
-"""What validation says is best: statistics of the native pixels, of their latents and of degraded
-copies, embedded in closed form, and the paper's gate and prototypes on them. A network on reduced
-latents beside them loses (docs/LOG.md)."""
+"""What validation says is best: statistics of the native pixels, of the encoder's activations and
+of degraded copies, embedded in closed form, and the paper's gate and prototypes on them. A network
+on reduced latents beside them loses (docs/LOG.md)."""
 
 PRESETS: Mapping[str, RunConfig] = MappingProxyType(
     {"paper": PAPER, "authors": AUTHORS, "best": BEST}

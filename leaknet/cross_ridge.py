@@ -1,6 +1,6 @@
 """Kernel ridge regression, its strength chosen by leaving prompt groups out.
 
-With fewer images than features the regression is solved in the space of images: with the Gram
+With fewer images than features Z the regression is solved in the space of images: with the Gram
 matrix G = Z Zᵀ and A = (G + λI)⁻¹ T, the weights are Zᵀ A. What the images of group g would score
 had it been left out follows in closed form, T_g - [(G + λI)⁻¹]_gg⁻¹ A_g (Pahikkala et al., "Fast
 n-fold cross-validation for regularized least-squares", 2006).
@@ -31,13 +31,13 @@ class CrossRidge:
     """A linear regression without intercept.
 
     Attributes:
-        weights: from features to outputs.
+        dual: A, of which the weights from features to outputs are Zᵀ A.
         held_out: outputs of the training images, each by a fit without its group.
         strength: the λ chosen, over the mean eigenvalue of the Gram matrix.
         error: mean square of what `held_out` misses.
     """
 
-    weights: Float[np.ndarray, "feature output"]
+    dual: Float64[Tensor, "image output"]
     held_out: Float[np.ndarray, "image output"]
     strength: float
     error: float
@@ -55,19 +55,17 @@ class _Solved:
 
 
 def cross_ridge(
-    features: Float[np.ndarray, "image feature"],
+    gram: Float64[Tensor, "image image"],
     wanted: Float[np.ndarray, "image output"],
     groups: Shaped[np.ndarray, "image"],
 ) -> CrossRidge:
     """Fit; time grows with the cube of the number of images, memory with its square.
 
     Args:
-        features: centred.
+        gram: Z Zᵀ of centred features.
         wanted: what each image should give, centred.
         groups: prompt group of each.
     """
-    rows = torch.from_numpy(features)
-    gram = (rows @ rows.T).double()
     targets = torch.from_numpy(wanted).double()
     members = [torch.from_numpy(np.flatnonzero(groups == group)) for group in np.unique(groups)]
     best = _solved(gram, targets, members, len(STRENGTHS) // 2)
@@ -81,7 +79,7 @@ def cross_ridge(
         if best is not start:
             break
     return CrossRidge(
-        (rows.T @ best.dual.to(rows)).numpy(),
+        best.dual,
         (targets - best.missed).numpy(),
         STRENGTHS[best.place],
         best.error,

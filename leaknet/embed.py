@@ -116,7 +116,7 @@ def _statistics(
     """Statistics of these images, once for each view; None for a model that reads none."""
     if model.companion is None:
         return None
-    found = split.evidence(rows, native_latents=model.config.features.native_latents)
+    found = split.evidence(rows, activations=model.config.features.activations)
     return found.to(next(model.parameters()).device).repeat_interleave(split.views, dim=0)
 
 

@@ -18,15 +18,15 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from leakcache.activation_statistics import activation_statistics_of
 from leakcache.autoencoder import Encoder
 from leakcache.canonical import canonicalise
 from leakcache.errors import DataError, ImageError, RunError, WeightsError
 from leakcache.images import Preprocessing, decode, preprocess, to_unit_range
 from leakcache.index import read_index
-from leakcache.latent_statistics import latent_statistics, native_latent
 from leakcache.loader import in_order
 from leakcache.manifest import Encoding
-from leakcache.pixel_statistics import middle, statistics_of
+from leakcache.pixel_statistics import statistics_of
 from leakcache.progress import track
 from leakcache.statistic_rows import one_thread_each
 from leaknet.latents import SplitLatents
@@ -45,7 +45,7 @@ class EncodedFile:
         sha256: of its bytes; empty where they could not be read.
         latents: of the image, then of each variant that was asked for; None where refused.
         statistics: of the pixels of the same; None where refused, or not asked for.
-        latent_statistics: of the latents of those pixels; likewise.
+        activations: statistics of what the encoder sees in them; likewise.
         reason: why it is refused; empty where it is not.
     """
 
@@ -53,7 +53,7 @@ class EncodedFile:
     sha256: str = ""
     latents: Float[np.ndarray, "variant view channel rows columns"] | None = None
     statistics: Float[np.ndarray, "variant _ value"] | None = None
-    latent_statistics: Float[np.ndarray, "variant part number"] | None = None
+    activations: Float[np.ndarray, "variant _ number"] | None = None
     reason: str = ""
 
 
@@ -186,7 +186,7 @@ def as_split(files: Sequence[EncodedFile], fold: str, label: str) -> SplitLatent
         hashes=column([file.sha256 for file in files]),
         paths=column([str(file.path) for file in files]),
         statistics=_joined([file.statistics for file in files]),
-        latent_statistics=_joined([file.latent_statistics for file in files]),
+        activations=_joined([file.activations for file in files]),
     )
 
 
@@ -197,11 +197,11 @@ def _joined(parts: Sequence[np.ndarray | None]) -> Tensor | None:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A file's hash; of the image and each variant views, native pixels and their statistics."""
+    """A file's hash; of the image and each variant views, what is judged and its statistics."""
 
     sha256: str = ""
     pixels: Sequence[UInt8[np.ndarray, "view height width 3"]] = ()
-    native: Sequence[UInt8[np.ndarray, "_ _ 3"]] = ()
+    judged: Sequence[Image.Image] = ()
     statistics: Float[np.ndarray, "variant _ value"] | None = None
     reason: str = ""
 
@@ -224,8 +224,8 @@ def _load(
     if not features.statistics:
         return _Loaded(sha256, views)
     judged = [_judged(variant, preprocessing) for variant in variants]
-    native = [middle(image) for image in judged] if features.native_latents else []
-    return _Loaded(sha256, views, native, np.stack([statistics_of(image) for image in judged]))
+    statistics = np.stack([statistics_of(image) for image in judged])
+    return _Loaded(sha256, views, judged if features.activations else (), statistics)
 
 
 def _judged(image: Image.Image, cut: Preprocessing) -> Image.Image:
@@ -253,10 +253,10 @@ def _encoded(
         reason = "the encoder gave latents that are not finite"
         return EncodedFile(path, loaded.sha256, reason=reason)
     try:
-        native = [latent_statistics(native_latent(encoder, view)) for view in loaded.native]
+        seen = [activation_statistics_of(encoder, image) for image in loaded.judged]
     except ImageError as error:
         return EncodedFile(path, loaded.sha256, reason=str(error))
-    found = np.stack(native) if native else None
+    found = np.stack(seen) if seen else None
     return EncodedFile(path, loaded.sha256, latents, loaded.statistics, found)
 
 

@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, Int64, Shaped
 from torch import Tensor
-from torch.nn.functional import pad
 
+from leakcache.activation_statistics import stored_activation_statistics
+from leakcache.degraded_activations import stored_degraded_activations
 from leakcache.degraded_statistics import stored_degraded
 from leakcache.errors import CacheIncomplete
-from leakcache.latent_statistics import stored_latent_statistics
 from leakcache.pixel_statistics import stored_statistics
 from leakcache.store import LatentCache
 from leaknet.sections import FeatureConfig
 
 COLUMNS = ("labels", "groups", "folds", "hashes", "paths")
-TENSORS = ("z0", "statistics", "latent_statistics", "degraded")
+TENSORS = ("z0", "statistics", "activations", "degraded", "degraded_activations")
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,10 @@ class SplitLatents:
         paths: of each image, relative to the data root.
         statistics: of each image's native pixels, of their quarters and of the reduced image, as
             stored; None where the cache has none.
-        latent_statistics: of the latents of the native ones; None where the cache has none.
+        activations: statistics of what the encoder sees in the same; None where the cache has none.
         degraded: statistics of the pixels of degraded copies; None but for training images whose
             cache has them.
+        degraded_activations: of what the encoder sees in those copies; likewise.
     """
 
     z0: Float[Tensor, "image view channel height width"]
@@ -49,8 +50,9 @@ class SplitLatents:
     hashes: Shaped[np.ndarray, "image"]
     paths: Shaped[np.ndarray, "image"]
     statistics: Float[Tensor, "image _ value"] | None = None
-    latent_statistics: Float[Tensor, "image part number"] | None = None
+    activations: Float[Tensor, "image _ number"] | None = None
     degraded: Float[Tensor, "image copy _ value"] | None = None
+    degraded_activations: Float[Tensor, "image copy _ number"] | None = None
 
     def __len__(self) -> int:
         return len(self.z0)
@@ -87,19 +89,14 @@ class SplitLatents:
         return replace(self, **self._tensors(lambda values: values[rows]), **columns)
 
     def evidence(
-        self, rows: slice | Int[np.ndarray, "k"], *, native_latents: bool
+        self, rows: slice | Int[np.ndarray, "k"], *, activations: bool
     ) -> Float[Tensor, "k view both"]:
-        """Statistics of the pixels of some images and, if wanted, of their latents behind them.
-
-        Of the reduced image there are none of latents: zeros stand there.
-        """
+        """Statistics of the pixels of some images and, if wanted, of activations behind them."""
         assert self.statistics is not None
-        if not native_latents:
+        if not activations:
             return self.statistics[rows]
-        assert self.latent_statistics is not None
-        pixels, latents = self.statistics[rows], self.latent_statistics[rows]
-        latents = pad(latents, (0, 0, 0, pixels.shape[1] - latents.shape[1]))
-        return torch.cat([pixels, latents], dim=-1)
+        assert self.activations is not None
+        return torch.cat([self.statistics[rows], self.activations[rows]], dim=-1)
 
     def _tensors(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
         found = {name: getattr(self, name) for name in TENSORS}
@@ -121,15 +118,16 @@ def load_split(cache: LatentCache, fold: str, device: torch.device) -> SplitLate
 def kept_statistics(
     cache: LatentCache, rows: Int[np.ndarray, "image"], device: torch.device
 ) -> dict[str, Any]:
-    """What there is of `statistics`, `latent_statistics` and `degraded` of some images.
+    """What there is of the statistics of some images, by name.
 
     Raises:
         CacheCorrupt: a row's bytes do not match their checksum.
     """
     found = {
         "statistics": stored_statistics(cache, rows),
-        "latent_statistics": stored_latent_statistics(cache, rows),
+        "activations": stored_activation_statistics(cache, rows),
         "degraded": stored_degraded(cache, rows),
+        "degraded_activations": stored_degraded_activations(cache, rows),
     }
     return {
         name: torch.from_numpy(values).to(device)
@@ -147,17 +145,17 @@ def check_statistics(features: FeatureConfig, *splits: SplitLatents) -> None:
     for split in splits:
         if features.statistics and len(split) and split.statistics is None:
             raise CacheIncomplete(f"the cache holds no statistics of the pixels {_CURE}")
-        if features.native_latents and len(split) and split.latent_statistics is None:
-            raise CacheIncomplete(f"the cache holds no statistics of native latents {_CURE}")
+        if features.activations and len(split) and split.activations is None:
+            raise CacheIncomplete(f"the cache holds no statistics of activations {_CURE}")
 
 
-def check_degraded(train: SplitLatents) -> None:
+def check_degraded(features: FeatureConfig, train: SplitLatents) -> None:
     """Refuse a training fold without statistics of degraded copies.
 
     Raises:
         CacheIncomplete: it has none.
     """
-    if train.degraded is None:
+    if train.degraded is None or (features.activations and train.degraded_activations is None):
         raise CacheIncomplete(f"the cache holds no statistics of degraded copies {_CURE}")
 
 

@@ -91,7 +91,7 @@ class ProtoLeakNet(
             )
         self.companion: Companion | None = None
         if config.features.statistics:
-            self.companion = Companion(config.features, model.dimension, shape[0])
+            self.companion = Companion(config.features, model.dimension)
         if self.companion is not None and self.backbone is not None:
             # What latents add starts at nothing, beside an embedding that is fitted already.
             nn.init.zeros_(self.embed.weight)

@@ -9,19 +9,33 @@ The regression's strength is chosen by leaving prompts out.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from leaknet.cross_ridge import CrossRidge, cross_ridge
+from leaknet.cross_ridge import cross_ridge
 
 CLIP = 3.0
 """Standard deviations: farther off is no stronger evidence."""
 CONSTANT = 1e-4
 """A deviation below this is that of a constant, whose value is 0."""
+
+
+@dataclass(frozen=True)
+class Regression:
+    """What a regression found.
+
+    Attributes:
+        weights: from features to outputs.
+        held_out: outputs of the views, each by a fit without its prompt group.
+    """
+
+    weights: Float[np.ndarray, "value output"]
+    held_out: Float[np.ndarray, "view output"]
 
 
 class RidgeMap(nn.Module):
@@ -52,7 +66,7 @@ class RidgeMap(nn.Module):
         statistics: Float[Tensor, "view value"],
         wanted: Float[np.ndarray, "view output"],
         groups: Shaped[np.ndarray, "view"],
-    ) -> CrossRidge:
+    ) -> Regression:
         """Take the standardisation from views of images, and find what gives the wanted outputs.
 
         The caller writes the regression's weights, or what it makes of them, into `weight`, and
@@ -63,18 +77,42 @@ class RidgeMap(nn.Module):
             wanted: what each view should give, centred.
             groups: prompt group of each view.
         """
-        values = statistics.cpu().float()
-        deviation = values.std(dim=0, correction=0)
-        gain = torch.where(deviation > CONSTANT, 1 / deviation.clamp_min(CONSTANT), 0.0)
-        self.mean.copy_(values.mean(dim=0))
-        self.scale.copy_(gain)
-        features = self.features(values.to(self.mean.device)).cpu().numpy()
-        return cross_ridge(features, wanted, groups)
+        gram = torch.zeros(len(statistics), len(statistics), dtype=torch.float64)
+        # Family by family, so that features of all of them never lie in memory at once.
+        for family in self._families():
+            values = statistics[:, family].cpu().float()
+            deviation = values.std(dim=0, correction=0)
+            gain = torch.where(deviation > CONSTANT, 1 / deviation.clamp_min(CONSTANT), 0.0)
+            self.mean[family] = values.mean(dim=0).to(self.mean)
+            self.scale[family] = gain.to(self.scale)
+            features = self._features(values, family)
+            gram += features @ features.T
+        found = cross_ridge(gram, wanted, groups)
+        dual = found.dual.float()
+        weights = [
+            self._features(statistics[:, family].cpu().float(), family).T @ dual
+            for family in self._families()
+        ]
+        return Regression(torch.cat(weights).numpy(), found.held_out)
 
     def features(self, statistics: Float[Tensor, "*batch value"]) -> Float[Tensor, "*batch value"]:
         """Standardised, clipped and weighted statistics; the mean square norm is 1 or less."""
         standard = ((statistics.float() - self.mean) * self.scale).clamp(-CLIP, CLIP)
         return standard * family_weights(self.lengths).to(standard.device)
+
+    def _families(self) -> Iterator[slice]:
+        start = 0
+        for length in self.lengths.values():
+            yield slice(start, start + length)
+            start += length
+
+    def _features(
+        self, values: Float[Tensor, "view part"], family: slice
+    ) -> Float[Tensor, "view part"]:
+        """As `features`, of one family, on the processor."""
+        mean, scale = self.mean[family].cpu(), self.scale[family].cpu()
+        standard = ((values - mean) * scale).clamp_(-CLIP, CLIP)
+        return standard / math.sqrt((family.stop - family.start) * len(self.lengths))
 
     def forward(self, statistics: Float[Tensor, "*batch value"]) -> Float[Tensor, "*batch output"]:
         """The outputs."""

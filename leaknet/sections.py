@@ -42,7 +42,7 @@ class FeatureConfig:
         dct_placement: how that block joins the latent's map; see `leaknet.features`.
         latents: False leaves latents out, so that statistics speak alone.
         statistics: read the statistics of the native pixels too; see `leaknet.companion`.
-        native_latents: and those of their latents; see `leakcache.latent_statistics`.
+        activations: and those of what the encoder sees; see `leakcache.activation_statistics`.
         degraded: learn from statistics of degraded copies of the training images as well.
     """
 
@@ -55,7 +55,7 @@ class FeatureConfig:
     dct_placement: str = "lowpass"
     latents: bool = True
     statistics: bool = False
-    native_latents: bool = False
+    activations: bool = False
     degraded: bool = False
 
     def __post_init__(self) -> None:
@@ -87,9 +87,9 @@ class FeatureConfig:
             "false where features.statistics is false, as there is nothing to learn from copies",
         )
         _require(
-            self.statistics or not self.native_latents,
-            "features.native_latents",
-            self.native_latents,
+            self.statistics or not self.activations,
+            "features.activations",
+            self.activations,
             "false where features.statistics is false, as they are read together",
         )
         _require(self.noise_seed >= 0, "features.noise_seed", self.noise_seed, "0 or more")

@@ -43,10 +43,15 @@ def fit_shared(
 
 def _key(companion: Companion, train: SplitLatents, classes: tuple[str, ...]) -> str:
     shapes = {name: tuple(value.shape) for name, value in companion.state_dict().items()}
-    digest = hashlib.blake2b(repr((shapes, companion.native_latents, classes)).encode())
+    digest = hashlib.blake2b(repr((shapes, companion.activations, classes)).encode())
     for column in (train.labels, train.groups):
         digest.update("\n".join(column.tolist()).encode())
-    for values in (train.statistics, train.latent_statistics, train.degraded):
+    for values in (
+        train.statistics,
+        train.activations,
+        train.degraded,
+        train.degraded_activations,
+    ):
         found = torch.empty(0) if values is None else values.cpu().contiguous()
         digest.update(repr(tuple(found.shape)).encode())
         digest.update(np.ascontiguousarray(found.numpy()).data)

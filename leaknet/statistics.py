@@ -19,7 +19,7 @@ def complete_statistics(
         features: nothing is done where they read no statistics; those of degraded copies are
             computed of training images alone.
         caches: whose images; nothing is read where all rows are kept.
-        device: where native pixels are encoded.
+        device: where the encoder runs.
 
     Raises:
         CacheStale: an image file is gone or has changed since the cache was built, or the
@@ -28,16 +28,19 @@ def complete_statistics(
     """
     if not features.statistics:
         return
+    from leakcache.activation_statistics import build_activation_statistics
+    from leakcache.degraded_activations import build_degraded_activations
     from leakcache.degraded_statistics import build_degraded
-    from leakcache.latent_statistics import build_latent_statistics
     from leakcache.pixel_statistics import build_statistics
 
     for cache in caches:
         build_statistics(cache)
-        if features.native_latents:
-            build_latent_statistics(cache, device)
+        if features.activations:
+            build_activation_statistics(cache, device)
         if features.degraded and len(cache.rows("train")):
             build_degraded(cache)
+            if features.activations:
+                build_degraded_activations(cache, device)
 
 
 def complete_alike(cache: LatentCache, others: Iterable[LatentCache], device: str = "cpu") -> None:
@@ -45,12 +48,15 @@ def complete_alike(cache: LatentCache, others: Iterable[LatentCache], device: st
 
     Arguments and errors as `complete_statistics`.
     """
-    from leakcache.latent_statistics import build_latent_statistics, has_latent_statistics
+    from leakcache.activation_statistics import (
+        build_activation_statistics,
+        has_activation_statistics,
+    )
     from leakcache.pixel_statistics import build_statistics, has_statistics
 
-    pixels, latents = has_statistics(cache), has_latent_statistics(cache)
+    pixels, activations = has_statistics(cache), has_activation_statistics(cache)
     for other in others:
         if pixels:
             build_statistics(other)
-        if latents:
-            build_latent_statistics(other, device)
+        if activations:
+            build_activation_statistics(other, device)

@@ -106,7 +106,7 @@ def fit(
     check_trainable(data, record.classes)
     check_statistics(record.config.features, data.train, data.val)
     if record.config.features.degraded:
-        check_degraded(data.train)
+        check_degraded(record.config.features, data.train)
     run = _open_folder(folder, record)
     if run.finished:
         done = tuple(run.epochs())

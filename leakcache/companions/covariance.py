@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
 STRIDE = 2
 """Every other row and column of patches: a quarter of the work, and hardly less information."""
@@ -29,42 +29,45 @@ def log_covariance(
     planes: Float32[np.ndarray, "plane height width"],
     side: int,
     contrast: float | None = None,
-    *,
-    stride: int = STRIDE,
 ) -> Float32[np.ndarray, " entry"]:
-    """Upper triangle of log(C + floor · I), C the covariance of patches less their own means.
-
-    Entries beside the diagonal are multiplied by √2, so that distances of vectors are those of
-    matrices.
+    """`log_triangle` of the covariance of patches, each less its own mean.
 
     Args:
         planes: at least `side` high and wide.
         side: of a patch, which reaches over all planes.
         contrast: each patch is divided by its root mean square, or by this where that is less;
             None for patches as they are.
-        stride: rows and columns from one patch to the next.
     """
-    patches = _patches(planes, side, stride)
+    patches = _patches(planes, side)
     patches -= patches.mean(axis=0)
     if contrast is not None:
         patches /= np.maximum(np.sqrt(np.square(patches).mean(axis=0)), contrast)
     patches -= patches.mean(axis=1, keepdims=True)
-    floor = FLOOR if contrast is None else NORMALISED_FLOOR
     matrix = (patches @ patches.T).astype(np.float64) / patches.shape[1]
-    values, vectors = np.linalg.eigh(matrix + floor * np.eye(len(matrix)))
+    return log_triangle(matrix, FLOOR if contrast is None else NORMALISED_FLOOR)
+
+
+def log_triangle(
+    covariance: Float64[np.ndarray, "value value"], floor: float
+) -> Float32[np.ndarray, " entry"]:
+    """Upper triangle of log(C + floor · I), those beside the diagonal times √2.
+
+    So distances of vectors are those of matrices.
+    """
+    values, vectors = np.linalg.eigh(covariance + floor * np.eye(len(covariance)))
     logarithm = (vectors * np.log(np.maximum(values, floor / 2))) @ vectors.T
-    rows, columns = np.triu_indices(len(matrix))
+    rows, columns = np.triu_indices(len(covariance))
     weights = np.where(rows == columns, 1, math.sqrt(2))
     found: np.ndarray = weights * logarithm[rows, columns]
     return found.astype(np.float32)
 
 
 def _patches(
-    planes: Float32[np.ndarray, "plane height width"], side: int, stride: int
+    planes: Float32[np.ndarray, "plane height width"], side: int
 ) -> Float32[np.ndarray, "value patch"]:
     height, width = planes.shape[1] - side + 1, planes.shape[2] - side + 1
     shifted = [
-        plane[y : y + height : stride, x : x + width : stride].ravel()
+        plane[y : y + height : STRIDE, x : x + width : STRIDE].ravel()
         for plane in planes
         for y in range(side)
         for x in range(side)

@@ -82,7 +82,7 @@ class Shelf:
                 of an image that has changed.
             WeightsError: the autoencoder that open images are encoded with cannot be had.
         """
-        key = (cache.path, features.statistics, features.native_latents, features.degraded)
+        key = (cache.path, features.statistics, features.activations, features.degraded)
         if key not in self._tasks:
             complete_statistics(features, [cache], self._device)
             self._tasks[key] = ClosedSet.load(cache).whole(self._unknown(cache))

@@ -12,9 +12,10 @@ def build_extra(
     name: str, reports: dict[str, BuildReport], options: dict[str, Any]
 ) -> dict[str, Any]:
     """What was stored, by split and store; thrown away once, as the splits share the stores."""
+    from leakcache.activation_statistics import build_activation_statistics
+    from leakcache.degraded_activations import build_degraded_activations
     from leakcache.degraded_statistics import build_degraded
     from leakcache.device import resolve_device
-    from leakcache.latent_statistics import build_latent_statistics
     from leakcache.pixel_cache import build_pixels
     from leakcache.pixel_statistics import build_statistics
 
@@ -27,9 +28,12 @@ def build_extra(
             device = str(resolve_device(options["device"]))
             done = [
                 build_statistics(report.cache, **how),
-                build_latent_statistics(report.cache, device, **how),
+                build_activation_statistics(report.cache, device, **how),
             ]
             if len(report.cache.rows("train")):
-                done.append(build_degraded(report.cache, **how))
+                done += [
+                    build_degraded(report.cache, **how),
+                    build_degraded_activations(report.cache, device, **how),
+                ]
         found[split] = {one.name: vars(one) for one in done}
     return found

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from leakcache.activation_statistics import LENGTH as SEEN
 from leakcache.degraded_statistics import COPIES
 from leakcache.errors import CacheIncomplete, ConfigError
-from leakcache.latent_statistics import latent_lengths
 from leakcache.pixel_statistics import LENGTH, LENGTHS, PARTS, VIEWS
 from leaknet import companion as companion_module
 from leaknet.companion import Companion, class_means
@@ -24,7 +24,6 @@ from leaknet.sections import FeatureConfig
 from leaknet.training_data import TrainingData
 from tests.leaknet.tiny import (
     CLASSES,
-    SHAPE,
     fit_tiny,
     tiny_config,
     tiny_data,
@@ -51,7 +50,7 @@ def data() -> TrainingData:
 
 
 def fitted(split: SplitLatents, *, degraded: bool = False) -> tuple[Companion, torch.Tensor]:
-    companion = Companion(FeatureConfig(statistics=True, degraded=degraded), 8, channels=4)
+    companion = Companion(FeatureConfig(statistics=True, degraded=degraded), 8)
     return companion, companion.fit(split, CLASSES)
 
 
@@ -179,7 +178,7 @@ def test_all_parts_of_an_image_count_alike_and_their_order_not_at_all():
 
 def test_more_classes_than_there_is_room_for_are_refused():
     split = data().train
-    companion = Companion(FeatureConfig(statistics=True), len(CLASSES), channels=4)
+    companion = Companion(FeatureConfig(statistics=True), len(CLASSES))
     with pytest.raises(ConfigError, match=r"model\.dimension = 3 .* set it to 4 or more"):
         companion.fit(split, CLASSES)
 
@@ -251,7 +250,7 @@ def test_copies_make_a_run_that_is_saved_and_read_again(tmp_path: Path):
     model = result.run.load_model(torch.device("cpu"))
     assert model.companion is not None
     assert both.val.statistics is not None
-    wide = Companion(model.config.features, model.config.model.dimension, channels=SHAPE[0])
+    wide = Companion(model.config.features, model.config.model.dimension)
     wide.fit(copied.train, CLASSES)
     torch.testing.assert_close(model.companion(both.val.statistics), wide(both.val.statistics))
 
@@ -353,49 +352,71 @@ def test_a_class_can_be_added(tmp_path: Path):
     np.testing.assert_allclose(embed(grown, split).vectors, vectors, atol=1e-6)
 
 
-def with_native_latents(split: SplitLatents, seed: int) -> SplitLatents:
-    """The only trace of the class is in the statistics of latents."""
-    length = sum(latent_lengths(SHAPE[0]).values())
+def with_activations(split: SplitLatents, seed: int) -> SplitLatents:
+    """The only trace of the class is in the statistics of activations."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randn(len(split), VIEWS, LENGTH, generator=generator)
-    latents = torch.randn(len(split), PARTS, length, generator=generator)
-    patterns = torch.randn(len(CLASSES), length, generator=torch.Generator().manual_seed(97))
-    latents += patterns[split.targets(CLASSES), None]
-    return replace(split, statistics=pixels.half(), latent_statistics=latents.half())
+    seen = torch.randn(len(split), VIEWS, SEEN, generator=generator)
+    patterns = torch.randn(len(CLASSES), SEEN, generator=torch.Generator().manual_seed(97))
+    seen += patterns[split.targets(CLASSES), None]
+    return replace(split, statistics=pixels.half(), activations=seen.half())
 
 
-def native_data() -> TrainingData:
+def seeing_data() -> TrainingData:
     plain = tiny_data()
     return replace(
-        plain, train=with_native_latents(plain.train, 1), val=with_native_latents(plain.val, 2)
+        plain, train=with_activations(plain.train, 1), val=with_activations(plain.val, 2)
     )
 
 
-def test_what_only_native_latents_show_is_learnt(tmp_path: Path):
-    both = native_data()
+def test_what_only_activations_show_is_learnt(tmp_path: Path):
+    both = seeing_data()
     settings = (*ALONE, "train.epochs=1")
-    seeing = fit_tiny(tmp_path / "a", *settings, "features.native_latents=true", data=both)
+    seeing = fit_tiny(tmp_path / "a", *settings, "features.activations=true", data=both)
     blind = fit_tiny(tmp_path / "b", *settings, data=both)
     assert blind.best.val_top1 < 0.7
     assert seeing.best.val_top1 > 0.9
     model = seeing.run.load_model(torch.device("cpu"))
-    split = with_native_latents(tiny_split(24, "test", seed=5), 5)
+    split = with_activations(tiny_split(24, "test", seed=5), 5)
     part = split.take(np.arange(3, 9))
     torch.testing.assert_close(run_split(model, part).logits, run_split(model, split).logits[3:9])
 
 
-def test_copies_are_read_by_their_pixels_alone():
-    split = with_copies(native_data().train)
-    features = FeatureConfig(statistics=True, native_latents=True, degraded=True)
-    companion = Companion(features, 8, channels=SHAPE[0])
-    companion.fit(split, CLASSES)
+def test_what_only_activations_show_of_copies_is_learnt():
+    """Copies have the class turned round: one map cannot name both; two can."""
+    both = seeing_data()
+
+    def turned(split: SplitLatents, seed: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        mark = torch.randn(SEEN, generator=torch.Generator().manual_seed(96))
+        patterns = torch.randn(len(CLASSES), SEEN, generator=torch.Generator().manual_seed(97))
+        wrong = patterns[(split.targets(CLASSES) + 1) % len(CLASSES)]
+        values = torch.randn(len(split), COPIES, 2, SEEN, generator=generator)
+        return (values + wrong[:, None, None] + mark).half()
+
+    pixels = torch.randn(len(both.train), COPIES, 2, LENGTH).half()
+    train = replace(both.train, degraded=pixels, degraded_activations=turned(both.train, 8))
+    features = FeatureConfig(statistics=True, activations=True, degraded=True)
+    companion = Companion(features, 8)
+    companion.fit(train, CLASSES)
     assert companion.copies is not None
-    assert len(companion.copies.mean) == 2 * LENGTH
+    assert len(companion.copies.mean) == 2 * (LENGTH + SEEN)
+    copies = turned(both.val, 9)[:, 0, :1].expand(-1, VIEWS, -1)
+    for seen in (both.val.activations, copies):
+        assert seen is not None
+        picture = replace(both.val, activations=seen)
+        shares = shares_of(companion, picture.evidence(slice(None), activations=True))
+        named = shares[:, : len(CLASSES)].argmax(1)
+        assert (named == both.val.targets(CLASSES)).float().mean() > 0.9
 
 
-def test_native_latents_that_are_not_there_are_asked_for(tmp_path: Path):
-    native = (*ALONE, "features.native_latents=true")
-    with pytest.raises(CacheIncomplete, match=r"native latents .* --with statistics"):
-        fit_tiny(tmp_path / "run", *native, data=data())
-    with pytest.raises(ConfigError, match=r"features\.native_latents"):
-        tiny_config("features.native_latents=true")
+def test_statistics_of_activations_that_are_not_there_are_asked_for(tmp_path: Path):
+    seeing = (*ALONE, "features.activations=true")
+    with pytest.raises(CacheIncomplete, match=r"activations .* --with statistics"):
+        fit_tiny(tmp_path / "run", *seeing, data=data())
+    both = seeing_data()
+    unseen = replace(both, train=replace(both.train, degraded=copies_of(both.train, 7)))
+    with pytest.raises(CacheIncomplete, match=r"copies .* --with statistics"):
+        fit_tiny(tmp_path / "other", *seeing, "features.degraded=true", data=unseen)
+    with pytest.raises(ConfigError, match=r"features\.activations"):
+        tiny_config("features.activations=true")

@@ -142,6 +142,6 @@ def test_best_differs_from_paper_in_what_it_reads() -> None:
         "preset: paper, now best",
         "features.latents: True, now False",
         "features.statistics: False, now True",
-        "features.native_latents: False, now True",
+        "features.activations: False, now True",
         "features.degraded: False, now True",
     ]

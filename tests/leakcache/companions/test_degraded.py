@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from leakcache.activation_statistics import LENGTH as SEEN
+from leakcache.activation_statistics import activation_statistics
 from leakcache.autoencoder import Encoder
 from leakcache.build import build_cache
 from leakcache.companions import statistics
+from leakcache.degraded_activations import (
+    build_degraded_activations,
+    degraded_spec,
+    stored_degraded_activations,
+)
 from leakcache.degraded_statistics import (
     CHAINS,
     COPIES,
@@ -54,6 +62,35 @@ def test_rows_are_those_of_the_copies_and_of_training_images_alone(cache: Latent
     np.testing.assert_array_equal(rows[0, :, 1], small)
     assert stored_degraded(cache, cache.rows("val")) is None
     assert build_degraded(cache).cut == 0
+
+
+def test_activations_are_those_of_the_same_copies(cache: LatentCache):
+    train = cache.rows("train")
+    assert stored_degraded_activations(cache, train) is None
+    report = build_degraded_activations(cache)
+    assert (report.cut, report.kept) == (len(train), 0)
+    rows = stored_degraded_activations(cache, train)
+    assert rows is not None
+    assert rows.shape == (len(train), COPIES, 2, SEEN)
+    path = Path(cache.manifest.data) / str(cache.paths[train[0]])
+    encoder = Encoder.load(cache.manifest.encoding.autoencoder.spec)
+    for row, copy in zip(
+        rows[0], copies_of(decode(path.read_bytes()), str(cache.hashes[train[0]])), strict=True
+    ):
+        with one_thread_each():
+            found = [activation_statistics(encoder, view(copy))[0] for view in (middle, reduced)]
+        np.testing.assert_allclose(row, np.stack(found), rtol=2e-3, atol=2e-3)
+    assert build_degraded_activations(cache).cut == 0
+    assert build_degraded_activations(cache, fresh=True).cut == len(train)
+
+
+def test_activations_of_copies_depend_on_the_encoder_and_on_what_is_drawn(cache: LatentCache):
+    encoding = cache.manifest.encoding
+    spec = degraded_spec(encoding)
+    other = replace(encoding.autoencoder, weights_sha256="f" * 64)
+    assert degraded_spec(replace(encoding, autoencoder=other)).name != spec.name
+    assert spec.depends["chains"] == [list(chain) for chain in CHAINS]
+    assert spec.depends["autoencoder"] == encoding.autoencoder.weights_sha256
 
 
 def test_copies_differ_and_repeat():

@@ -1,0 +1,238 @@
+"""Statistics of what the autoencoder's encoder sees: of its activations, beside pixels.
+
+DIR/rows/activation-statistics-1a2b3c4d-fp32/ is a store of `leakcache.rows`: one row an image,
+found by content hash, of covariances of the activations of the encoder with these weights, in this
+precision, wherever it halves the resolution. An encoder that was trained to keep all that matters
+of a picture has filters for what generators do to one, which its four or sixteen channels of
+latents have no room for (docs/LOG.md). Covariances of activations tell styles of texture apart
+(Gatys, Ecker and Bethge, "Texture synthesis using convolutional neural networks", 2015).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float16, Float32, Int, UInt8
+from PIL import Image
+from torch import Tensor
+
+from leakcache.autoencoder import Encoder
+from leakcache.companions import LEAST
+from leakcache.companions.covariance import length, log_triangle
+from leakcache.errors import ImageError
+from leakcache.loader import in_order
+from leakcache.manifest import Encoding
+from leakcache.originals import AHEAD, Originals
+from leakcache.pixel_cache import PixelReport, fill_store
+from leakcache.pixel_statistics import MOST, PARTS, REDUCED, VIEWS, middle, reduced
+from leakcache.rows import RowSpec
+from leakcache.statistic_rows import all_stored, one_thread_each, stored_rows
+from leakcache.store import LatentCache
+
+SCALES = (2, 4, 8)
+"""How many times smaller than the picture the activations are that are read."""
+KINDS = ("activation", "across", "down")
+"""Activations, their differences from one column to the next, and from one row to the next."""
+CHANNELS = 64
+"""Encoders of other widths are brought to this one by a fixed orthonormal matrix."""
+LENGTHS: Mapping[str, int] = MappingProxyType(
+    {f"{kind}_{scale}": length(CHANNELS) for scale in SCALES for kind in KINDS}
+)
+"""Values of each family, in the order of a row."""
+LENGTH = sum(LENGTHS.values())
+FLOOR = 1e-3
+"""Added to every variance, as a share of their mean: single directions of rounding say nothing."""
+LEAST_VARIANCE = 1e-8
+"""The same for blank views, whose variances are 0."""
+SHARD = 16
+"""An encoder of full size takes seconds an image."""
+VERSION = 1
+"""To be raised when a row has other values."""
+
+
+def activation_statistics(
+    encoder: Encoder, view: UInt8[np.ndarray, "height width 3"], parts: int = 1
+) -> Float32[np.ndarray, "{parts} value"]:
+    """Families of a view as it is, and of its quarters where `parts` is 5.
+
+    The last rows and columns are left out where it is not a multiple of 8.
+
+    Raises:
+        ImageError: an activation is not finite, as half precision may give.
+    """
+    height, width = (side // encoder.DOWNSCALE * encoder.DOWNSCALE for side in view.shape[:2])
+    found = encoder.activations(torch.from_numpy(view[:height, :width].copy()))
+    if not all(bool(maps.isfinite().all()) for maps in found):
+        raise ImageError("the encoder gave activations that are not finite")
+    scales = [_covariances(maps, scale, parts) for scale, maps in zip(SCALES, found, strict=True)]
+    return np.concatenate(scales, axis=1)
+
+
+def activation_statistics_of(
+    encoder: Encoder, image: Image.Image
+) -> Float16[np.ndarray, "view value"]:
+    """The row of an RGB picture; raises as `activation_statistics`."""
+    native = activation_statistics(encoder, middle(image), PARTS)
+    small = activation_statistics(encoder, reduced(image))
+    return np.concatenate([native, small]).astype(np.float16)
+
+
+def build_activation_statistics(
+    cache: LatentCache, device: str = "cpu", *, fresh: bool = False, repair: bool = False
+) -> PixelReport:
+    """Compute and keep the rows of every image of a cache that are not there yet.
+
+    Args:
+        cache: whose images, and whose autoencoder and precision.
+        device: where the encoder runs.
+        fresh: throw away what is there.
+        repair: read what is there through its checksums and compute again what is lost.
+
+    Raises:
+        CacheStale: an image file, or the autoencoder, has changed since the cache was built.
+        WeightsError: the autoencoder is not on this machine any more.
+        ImageError: an activation is not finite.
+        CacheError: another process is writing there, or the disk is full.
+    """
+    encoding = cache.manifest.encoding
+    return fill_activations(
+        Originals.of(cache, np.arange(len(cache))),
+        encoding,
+        spec_of(encoding),
+        lambda encoder, picture, _: activation_statistics_of(encoder, picture),
+        device,
+        fresh=fresh,
+        repair=repair,
+    )
+
+
+def has_activation_statistics(cache: LatentCache) -> bool:
+    """Whether the rows of all images of a cache are kept."""
+    return all_stored(cache, spec_of(cache.manifest.encoding))
+
+
+def stored_activation_statistics(
+    cache: LatentCache, rows: Int[np.ndarray, "image"]
+) -> Float16[np.ndarray, "image view value"] | None:
+    """Rows of some images of a cache; None where not all of them are kept.
+
+    Raises:
+        CacheCorrupt: a row's bytes do not match their checksum.
+    """
+    return stored_rows(cache, rows, spec_of(cache.manifest.encoding))
+
+
+def spec_of(encoding: Encoding) -> RowSpec:
+    """Of rows by an encoding's autoencoder, in its precision; its preprocessing is not used."""
+    weights = encoding.autoencoder.weights_sha256
+    return RowSpec(
+        f"activation-statistics-{weights[:8]}-{encoding.precision}",
+        (VIEWS, LENGTH),
+        "float16",
+        {
+            "autoencoder": weights,
+            "families": dict(LENGTHS),
+            "most": MOST,
+            "reduced": REDUCED,
+            "version": VERSION,
+        },
+        SHARD,
+    )
+
+
+def fill_activations(
+    originals: Originals,
+    encoding: Encoding,
+    spec: RowSpec,
+    row: Callable[[Encoder, Image.Image, str], Float16[np.ndarray, "..."]],
+    device: str,
+    *,
+    fresh: bool,
+    repair: bool,
+) -> PixelReport:
+    """Compute and keep rows that an encoder takes part in; raises as `build_activation_statistics`.
+
+    Args:
+        originals: the images.
+        encoding: whose autoencoder, and in which precision.
+        spec: of the rows.
+        row: gives the row of a picture, whose hash it is told.
+        device: where the encoder runs.
+        fresh: throw away what is there.
+        repair: read what is there through its checksums and compute again what is lost.
+    """
+    encoder: Callable[[], Encoder] = lru_cache(lambda: encoding.encoder(device))
+
+    def one(place: int, picture: Image.Image) -> Float16[np.ndarray, "..."]:
+        try:
+            return row(encoder(), picture, originals.hashes[place])
+        except ImageError as error:
+            raise ImageError(f"{originals.files[place]}: {error}") from error
+
+    def compute(rows: Int[np.ndarray, "k"]) -> Float16[np.ndarray, "k ..."]:
+        places = rows.tolist()
+        pictures = in_order(originals.picture, places, ahead=AHEAD)
+        with one_thread_each():
+            return np.stack([one(*both) for both in zip(places, pictures, strict=True)])
+
+    return fill_store(originals, spec, compute, fresh=fresh, repair=repair)
+
+
+def _covariances(
+    maps: Float[Tensor, "channel height width"], scale: int, parts: int
+) -> Float32[np.ndarray, "{parts} value"]:
+    """Of each part, every kind."""
+    maps = _widened(maps)
+    return np.stack(
+        [
+            np.concatenate([_log_covariance(kind) for kind in _kinds(part)])
+            for part in list(_parts(maps, LEAST // scale))[:parts]
+        ]
+    )
+
+
+def _widened(
+    maps: Float[Tensor, "channel height width"],
+) -> Float[Tensor, "64 height width"]:
+    """As `CHANNELS` channels: distances of covariances stay, or are mixed alike for all images."""
+    if len(maps) == CHANNELS:
+        return maps
+    found = torch.einsum("oc,chw->ohw", _orthonormal(len(maps)).to(maps), maps)
+    return found
+
+
+@lru_cache
+def _orthonormal(channels: int) -> Float[Tensor, "64 {channels}"]:
+    """Orthonormal rows or columns, whichever are fewer; always the same."""
+    generator = np.random.default_rng(channels)
+    longer, shorter = max(channels, CHANNELS), min(channels, CHANNELS)
+    basis = np.linalg.qr(generator.normal(size=(longer, shorter)))[0]
+    return torch.from_numpy(basis.T.copy() if channels > CHANNELS else basis)
+
+
+def _parts(
+    maps: Float[Tensor, "channel height width"], least: int
+) -> Iterator[Float[Tensor, "channel _ _"]]:
+    """The whole, then its corners, half as wide and high, as `pixel_statistics.parts_of`."""
+    yield maps
+    height, width = (max(side // 2, least) for side in maps.shape[1:])
+    bottom, right = maps.shape[1] - height, maps.shape[2] - width
+    for top, left in ((0, 0), (0, right), (bottom, 0), (bottom, right)):
+        yield maps[:, top : top + height, left : left + width]
+
+
+def _kinds(
+    maps: Float[Tensor, "channel height width"],
+) -> tuple[Float[Tensor, "channel _ _"], ...]:
+    return maps, maps[:, :, 1:] - maps[:, :, :-1], maps[:, 1:] - maps[:, :-1]
+
+
+def _log_covariance(maps: Float[Tensor, "channel height width"]) -> Float32[np.ndarray, " entry"]:
+    values = maps.flatten(1)
+    values = values - values.mean(dim=1, keepdim=True)
+    matrix = (values @ values.T).cpu().double().numpy() / values.shape[1]
+    return log_triangle(matrix, FLOOR * np.trace(matrix) / CHANNELS + LEAST_VARIANCE)
