@@ -90,9 +90,9 @@ def cache() -> None:
     "extras",
     type=click.Choice(["statistics", "pixels"]),
     multiple=True,
-    help="Also store statistics of native pixels and of the encoder's activations, those of degraded "
-    "copies of the training images too, for preset best; or canonical uint8 pixels, resized and "
-    "native crops, for `leak bench`.",
+    help="Also store statistics of native pixels and of the encoder's activations, those of "
+    "degraded copies of the training images too, for preset best; or canonical uint8 pixels, "
+    "resized and native crops, for `leak bench`.",
 )
 @click.option("--fresh", is_flag=True, help="Throw away what is in the cache folder.")
 @click.option("--repair", is_flag=True, help="Check the shards and encode again what is damaged.")
