@@ -2,7 +2,7 @@
 
     statistics of the picture and of its quarters → class scores of each (`leaknet.ridge_map`)
       → their mean → softmax: how the classes share the picture → a fixed rotation
-    statistics of the picture → how unusual it is (`leaknet.novelty`) → a direction of its own
+    statistics of its pixels → how unusual it is (`leaknet.novelty`) → a direction of its own
 
 With a hundred images a class a strongly shrunk linear map is far ahead of one that was learnt by
 gradient descent (docs/LOG.md). Quarters are learnt from as images of their own: how far they
@@ -15,7 +15,7 @@ Where copies are learnt from as well (`features.degraded`) there are two maps, a
 lose on pictures as they were made what it gains on copies. The second learns from whole pictures
 and copies alike, as they are and brought to one size: classes and which of the two a picture is;
 what it says of that weighs the maps. How unusual a picture is does not depend on that: a copy is
-unusual.
+unusual. Pixels alone tell it: beside activations they tell it less well (docs/LOG.md).
 
 While the rest of the network trains, each training image is embedded as a fit without its prompt
 group would embed it; otherwise the head would learn from an embedding that knows the answers.
@@ -34,7 +34,7 @@ from torch.nn import functional as F
 
 from leakcache.activation_statistics import LENGTHS as ACTIVATIONS
 from leakcache.errors import ConfigError
-from leakcache.pixel_statistics import LENGTHS, PARTS
+from leakcache.pixel_statistics import LENGTH, LENGTHS, PARTS
 from leaknet.latents import SplitLatents
 from leaknet.novelty import Novelty
 from leaknet.ridge_map import RidgeMap
@@ -80,7 +80,7 @@ class Companion(nn.Module):
         self.map = RidgeMap(dimension, lengths)
         small = {f"reduced_{name}": length for name, length in lengths.items()}
         self.copies = RidgeMap(dimension + 1, {**lengths, **small}) if features.degraded else None
-        self.novelty = Novelty(sum(lengths.values()))
+        self.novelty = Novelty(LENGTH)
         self.register_buffer("frame", torch.zeros(dimension, dimension))
         self.register_buffer("unusual", torch.zeros(dimension))
 
@@ -126,7 +126,7 @@ class Companion(nn.Module):
             found = self.copies(_both_sizes(statistics))
             copies, original = found[:, :-1], found[:, -1:].sigmoid()
             scores = copies + original * (scores - copies)
-        novelty = self.novelty(self.map.features(statistics[:, 0]))
+        novelty = self.novelty(self.map.features(statistics[:, 0])[:, :LENGTH])
         return scores.softmax(dim=1) @ self.frame + torch.outer(novelty, self.unusual)
 
     def without_novelty(
@@ -157,7 +157,7 @@ class Companion(nn.Module):
         """Fit to whole pictures; its direction is one that no class has."""
         whole = train.evidence(slice(None), activations=self.activations)[:, 0]
         features = self.map.features(whole.to(self.map.mean.device))
-        self.novelty.fit(features, train.groups)
+        self.novelty.fit(features[:, :LENGTH], train.groups)
         shares = (features @ self.map.weight + self.map.start).softmax(dim=1)[:, :classes]
         self.unusual.copy_(WORTH * shares.std(dim=0).mean() * self.frame[classes])
 

@@ -410,6 +410,25 @@ def test_what_only_activations_show_of_copies_is_learnt():
         assert (named == both.val.targets(CLASSES)).float().mean() > 0.9
 
 
+def test_only_pixels_tell_how_unusual_a_picture_is():
+    both = seeing_data()
+    companion = Companion(FeatureConfig(statistics=True, activations=True), 8)
+    companion.fit(both.train, CLASSES)
+    assert both.val.statistics is not None
+    assert both.val.activations is not None
+
+    def novelty(split: SplitLatents) -> torch.Tensor:
+        embedded = companion(split.evidence(slice(None), activations=True))
+        return (embedded - companion.without_novelty(embedded)).norm(dim=1)
+
+    noise = torch.randn(both.val.activations.shape, generator=torch.Generator().manual_seed(4))
+    foreign = replace(both.val, activations=(both.val.activations + 9 * noise).half())
+    torch.testing.assert_close(novelty(foreign), novelty(both.val), atol=1e-4, rtol=1e-3)
+    noise = torch.randn(both.val.statistics.shape, generator=torch.Generator().manual_seed(5))
+    strange = replace(both.val, statistics=(both.val.statistics + 3 * noise).half())
+    assert float(novelty(strange).min()) > float(novelty(both.val).max())
+
+
 def test_statistics_of_activations_that_are_not_there_are_asked_for(tmp_path: Path):
     seeing = (*ALONE, "features.activations=true")
     with pytest.raises(CacheIncomplete, match=r"activations .* --with statistics"):
