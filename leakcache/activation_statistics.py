@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from types import MappingProxyType
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +34,8 @@ from leakcache.rows import RowSpec
 from leakcache.statistic_rows import all_stored, one_thread_each, stored_rows
 from leakcache.store import LatentCache
 
+Sight = TypeVar("Sight")
+
 SCALES = (2, 4, 8)
 """How many times smaller than the picture the activations are that are read."""
 KINDS = ("activation", "across", "down")
@@ -50,34 +53,42 @@ LEAST_VARIANCE = 1e-8
 """The same for blank views, whose variances are 0."""
 SHARD = 16
 """An encoder of full size takes seconds an image."""
+SIGHTS = 3
+"""Pictures whose activations are in memory at most: some 30 MB for each view of 512 pixels."""
 VERSION = 1
 """To be raised when a row has other values."""
 
 
-def activation_statistics(
-    encoder: Encoder, view: UInt8[np.ndarray, "height width 3"], parts: int = 1
-) -> Float32[np.ndarray, "{parts} value"]:
-    """Families of a view as it is, and of its quarters where `parts` is 5.
+Seen = tuple[Float[Tensor, "channel _ _"], ...]
+"""Activations of a view at each of `SCALES`."""
 
-    The last rows and columns are left out where it is not a multiple of 8.
+
+def look(encoder: Encoder, view: UInt8[np.ndarray, "height width 3"]) -> Seen:
+    """Activations of a view, less its last rows and columns where it is not a multiple of 8."""
+    height, width = (side // encoder.DOWNSCALE * encoder.DOWNSCALE for side in view.shape[:2])
+    return encoder.activations(torch.from_numpy(view[:height, :width].copy()))
+
+
+def activation_statistics(seen: Seen, parts: int = 1) -> Float32[np.ndarray, "{parts} value"]:
+    """Families of a view as a whole, and of its quarters where `parts` is 5.
 
     Raises:
         ImageError: an activation is not finite, as half precision may give.
     """
-    height, width = (side // encoder.DOWNSCALE * encoder.DOWNSCALE for side in view.shape[:2])
-    found = encoder.activations(torch.from_numpy(view[:height, :width].copy()))
-    if not all(bool(maps.isfinite().all()) for maps in found):
+    if not all(bool(maps.isfinite().all()) for maps in seen):
         raise ImageError("the encoder gave activations that are not finite")
-    scales = [_covariances(maps, scale, parts) for scale, maps in zip(SCALES, found, strict=True)]
+    scales = [_covariances(maps, scale, parts) for scale, maps in zip(SCALES, seen, strict=True)]
     return np.concatenate(scales, axis=1)
 
 
-def activation_statistics_of(
-    encoder: Encoder, image: Image.Image
-) -> Float16[np.ndarray, "view value"]:
-    """The row of an RGB picture; raises as `activation_statistics`."""
-    native = activation_statistics(encoder, middle(image), PARTS)
-    small = activation_statistics(encoder, reduced(image))
+def look_at(encoder: Encoder, image: Image.Image) -> tuple[Seen, Seen]:
+    """Activations of an RGB picture as it is, and of it brought to one size."""
+    return look(encoder, middle(image)), look(encoder, reduced(image))
+
+
+def activation_statistics_of(seen: tuple[Seen, Seen]) -> Float16[np.ndarray, "view value"]:
+    """The row of what `look_at` gives; raises as `activation_statistics`."""
+    native, small = activation_statistics(seen[0], PARTS), activation_statistics(seen[1])
     return np.concatenate([native, small]).astype(np.float16)
 
 
@@ -103,7 +114,8 @@ def build_activation_statistics(
         Originals.of(cache, np.arange(len(cache))),
         encoding,
         spec_of(encoding),
-        lambda encoder, picture, _: activation_statistics_of(encoder, picture),
+        lambda encoder, picture, _: look_at(encoder, picture),
+        activation_statistics_of,
         device,
         fresh=fresh,
         repair=repair,
@@ -148,7 +160,8 @@ def fill_activations(
     originals: Originals,
     encoding: Encoding,
     spec: RowSpec,
-    row: Callable[[Encoder, Image.Image, str], Float16[np.ndarray, "..."]],
+    see: Callable[[Encoder, Image.Image, str], Sight],
+    tell: Callable[[Sight], Float16[np.ndarray, "..."]],
     device: str,
     *,
     fresh: bool,
@@ -160,24 +173,28 @@ def fill_activations(
         originals: the images.
         encoding: whose autoencoder, and in which precision.
         spec: of the rows.
-        row: gives the row of a picture, whose hash it is told.
+        see: what the encoder makes of a picture, whose hash it is told.
+        tell: the row of that; on threads, while the encoder is at the next pictures.
         device: where the encoder runs.
         fresh: throw away what is there.
         repair: read what is there through its checksums and compute again what is lost.
     """
     encoder: Callable[[], Encoder] = lru_cache(lambda: encoding.encoder(device))
 
-    def one(place: int, picture: Image.Image) -> Float16[np.ndarray, "..."]:
+    def sights(places: list[int]) -> Iterator[tuple[int, Sight]]:
+        pictures = in_order(originals.picture, places, ahead=AHEAD)
+        for place, picture in zip(places, pictures, strict=True):
+            yield place, see(encoder(), picture, originals.hashes[place])
+
+    def row(sight: tuple[int, Sight]) -> Float16[np.ndarray, "..."]:
         try:
-            return row(encoder(), picture, originals.hashes[place])
+            return tell(sight[1])
         except ImageError as error:
-            raise ImageError(f"{originals.files[place]}: {error}") from error
+            raise ImageError(f"{originals.files[sight[0]]}: {error}") from error
 
     def compute(rows: Int[np.ndarray, "k"]) -> Float16[np.ndarray, "k ..."]:
-        places = rows.tolist()
-        pictures = in_order(originals.picture, places, ahead=AHEAD)
         with one_thread_each():
-            return np.stack([one(*both) for both in zip(places, pictures, strict=True)])
+            return np.stack(list(in_order(row, sights(rows.tolist()), ahead=SIGHTS)))
 
     return fill_store(originals, spec, compute, fresh=fresh, repair=repair)
 

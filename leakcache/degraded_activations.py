@@ -14,8 +14,10 @@ from PIL import Image
 
 from leakcache.activation_statistics import (
     LENGTH,
+    Seen,
     activation_statistics,
     fill_activations,
+    look_at,
     spec_of,
 )
 from leakcache.autoencoder import Encoder
@@ -23,7 +25,6 @@ from leakcache.degraded_statistics import COPIES, DRAWN, copies_of
 from leakcache.manifest import Encoding
 from leakcache.originals import Originals
 from leakcache.pixel_cache import PixelReport
-from leakcache.pixel_statistics import middle, reduced
 from leakcache.rows import RowSpec
 from leakcache.statistic_rows import stored_rows
 from leakcache.store import LatentCache
@@ -36,20 +37,17 @@ def build_degraded_activations(
 
     Arguments and errors as `leakcache.activation_statistics.build_activation_statistics`.
     """
-
-    def row(
-        encoder: Encoder, picture: Image.Image, sha256: str
-    ) -> Float16[np.ndarray, "copy view value"]:
-        found = [
-            [activation_statistics(encoder, view)[0] for view in (middle(copy), reduced(copy))]
-            for copy in copies_of(picture, sha256)
-        ]
-        return np.array(found).astype(np.float16)
-
     encoding = cache.manifest.encoding
-    originals = Originals.of(cache, cache.rows("train"))
-    spec = degraded_spec(encoding)
-    return fill_activations(originals, encoding, spec, row, device, fresh=fresh, repair=repair)
+    return fill_activations(
+        Originals.of(cache, cache.rows("train")),
+        encoding,
+        degraded_spec(encoding),
+        _look_at_copies,
+        _tell,
+        device,
+        fresh=fresh,
+        repair=repair,
+    )
 
 
 def stored_degraded_activations(
@@ -72,3 +70,12 @@ def degraded_spec(encoding: Encoding) -> RowSpec:
         shape=(COPIES, 2, LENGTH),
         depends={**spec.depends, **DRAWN},
     )
+
+
+def _look_at_copies(encoder: Encoder, picture: Image.Image, sha256: str) -> list[tuple[Seen, Seen]]:
+    return [look_at(encoder, copy) for copy in copies_of(picture, sha256)]
+
+
+def _tell(copies: list[tuple[Seen, Seen]]) -> Float16[np.ndarray, "copy view value"]:
+    found = [[activation_statistics(view)[0] for view in copy] for copy in copies]
+    return np.array(found).astype(np.float16)

@@ -18,7 +18,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from leakcache.activation_statistics import activation_statistics_of
+from leakcache.activation_statistics import activation_statistics_of, look_at
 from leakcache.autoencoder import Encoder
 from leakcache.canonical import canonicalise
 from leakcache.errors import DataError, ImageError, RunError, WeightsError
@@ -253,7 +253,7 @@ def _encoded(
         reason = "the encoder gave latents that are not finite"
         return EncodedFile(path, loaded.sha256, reason=reason)
     try:
-        seen = [activation_statistics_of(encoder, image) for image in loaded.judged]
+        seen = [activation_statistics_of(look_at(encoder, image)) for image in loaded.judged]
     except ImageError as error:
         return EncodedFile(path, loaded.sha256, reason=str(error))
     found = np.stack(seen) if seen else None

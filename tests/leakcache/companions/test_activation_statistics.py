@@ -22,6 +22,8 @@ from leakcache.activation_statistics import (
     activation_statistics_of,
     build_activation_statistics,
     has_activation_statistics,
+    look,
+    look_at,
     stored_activation_statistics,
 )
 from leakcache.autoencoder import Encoder
@@ -61,7 +63,7 @@ def rows_of(cache: LatentCache) -> np.ndarray | None:
 
 def expected_of(encoder: Encoder, image: Image.Image) -> np.ndarray:
     with one_thread_each():
-        return activation_statistics_of(encoder, image)
+        return activation_statistics_of(look_at(encoder, image))
 
 
 def pixels_of(seed: int, size: tuple[int, int] = (96, 80)) -> np.ndarray:
@@ -71,7 +73,7 @@ def pixels_of(seed: int, size: tuple[int, int] = (96, 80)) -> np.ndarray:
 def test_families_are_log_covariances_of_what_the_strided_convolutions_give(tmp_path: Path):
     model = tiny_model(width=64)
     view = pixels_of(1)
-    found = activation_statistics(Encoder.load(str(save(model, tmp_path / "vae"))), view)[0]
+    found = activation_statistics(look(Encoder.load(str(save(model, tmp_path / "vae"))), view))[0]
     assert list(LENGTHS) == [f"{kind}_{scale}" for scale in SCALES for kind in KINDS]
     families = dict(
         zip(LENGTHS, np.split(found, np.cumsum(list(LENGTHS.values()))[:-1]), strict=True)
@@ -102,7 +104,7 @@ def test_encoders_of_any_kind_and_width_tell_textures_apart(tmp_path: Path, mode
     encoder = Encoder.load(str(save(model, tmp_path / "vae")))
     with one_thread_each():
         first, again, other, blank = (
-            activation_statistics(encoder, view)[0]
+            activation_statistics(look(encoder, view))[0]
             for view in (
                 pixels_of(1),
                 pixels_of(1),
@@ -129,7 +131,7 @@ def test_other_widths_keep_distances(tmp_path: Path):
     turned = Encoder.load(str(save(model, tmp_path / "turned")))
 
     def distance(encoder: Encoder) -> float:
-        first, other = (activation_statistics(encoder, pixels_of(seed))[0] for seed in (1, 2))
+        first, other = (activation_statistics(look(encoder, pixels_of(seed)))[0] for seed in (1, 2))
         return float(np.linalg.norm(first - other))
 
     assert distance(turned) == pytest.approx(distance(plain), rel=1e-3)
@@ -167,10 +169,10 @@ def test_parts_are_the_whole_and_its_corners(vae: Path):
         generator.integers(0, 8 * 4**k, (96, 128, 3)).astype(np.uint8) for k in (0, 1, 2, 2.45)
     ]
     view = np.concatenate([np.hstack(quarters[:2]), np.hstack(quarters[2:])])
-    found = activation_statistics(encoder, view, PARTS)
+    found = activation_statistics(look(encoder, view), PARTS)
     assert found.shape == (PARTS, LENGTH)
-    np.testing.assert_array_equal(found[0], activation_statistics(encoder, view)[0])
-    alone = np.stack([activation_statistics(encoder, quarter)[0] for quarter in quarters])
+    np.testing.assert_array_equal(found[0], activation_statistics(look(encoder, view))[0])
+    alone = np.stack([activation_statistics(look(encoder, quarter))[0] for quarter in quarters])
     distances = np.linalg.norm(found[1:, None] - alone, axis=2)
     np.testing.assert_array_equal(distances.argmin(1), np.arange(4))
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from leakcache.activation_statistics import LENGTH as SEEN
-from leakcache.activation_statistics import activation_statistics
+from leakcache.activation_statistics import activation_statistics, look_at
 from leakcache.autoencoder import Encoder
 from leakcache.build import build_cache
 from leakcache.companions import statistics
@@ -78,7 +78,7 @@ def test_activations_are_those_of_the_same_copies(cache: LatentCache):
         rows[0], copies_of(decode(path.read_bytes()), str(cache.hashes[train[0]])), strict=True
     ):
         with one_thread_each():
-            found = [activation_statistics(encoder, view(copy))[0] for view in (middle, reduced)]
+            found = [activation_statistics(seen)[0] for seen in look_at(encoder, copy)]
         np.testing.assert_allclose(row, np.stack(found), rtol=2e-3, atol=2e-3)
     assert build_degraded_activations(cache).cut == 0
     assert build_degraded_activations(cache, fresh=True).cut == len(train)
