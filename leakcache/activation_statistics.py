@@ -11,7 +11,7 @@ latents have no room for (docs/LOG.md). Covariances of activations tell styles o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -29,7 +29,7 @@ from leakcache.loader import in_order
 from leakcache.manifest import Encoding
 from leakcache.originals import AHEAD, Originals
 from leakcache.pixel_cache import PixelReport, fill_store
-from leakcache.pixel_statistics import MOST, PARTS, REDUCED, VIEWS, middle, reduced
+from leakcache.pixel_statistics import MOST, PARTS, REDUCED, VIEWS, at_both_sizes
 from leakcache.rows import RowSpec
 from leakcache.statistic_rows import all_stored, one_thread_each, stored_rows
 from leakcache.store import LatentCache
@@ -83,7 +83,7 @@ def activation_statistics(seen: Seen, parts: int = 1) -> Float32[np.ndarray, "{p
 
 def look_at(encoder: Encoder, image: Image.Image) -> tuple[Seen, Seen]:
     """Activations of an RGB picture as it is, and of it brought to one size."""
-    return look(encoder, middle(image)), look(encoder, reduced(image))
+    return at_both_sizes(partial(look, encoder), image)
 
 
 def activation_statistics_of(seen: tuple[Seen, Seen]) -> Float16[np.ndarray, "view value"]:

@@ -6,8 +6,9 @@ families in `leakcache.companions`. Latents and their fingerprint know nothing o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float16, Int, UInt8
@@ -21,6 +22,8 @@ from leakcache.statistic_rows import all_stored, fill_rows, stored_rows
 from leakcache.store import LatentCache
 from leakcache.views import GRID
 from leakcache.window import centre_square, fitted
+
+Result = TypeVar("Result")
 
 MOST = 512
 """Longest side of the part of a picture that is read: bounds what it costs."""
@@ -83,10 +86,20 @@ def reduced(image: Image.Image) -> UInt8[np.ndarray, "256 256 3"]:
     return centre_square(image, REDUCED)
 
 
+def at_both_sizes(
+    function: Callable[[UInt8[np.ndarray, "height width 3"]], Result], image: Image.Image
+) -> tuple[Result, Result]:
+    """A function of an RGB picture's `middle`, and of it `reduced`; called once if both are one."""
+    native, small = middle(image), reduced(image)
+    found = function(native)
+    return found, found if np.array_equal(native, small) else function(small)
+
+
 def statistics_of(image: Image.Image) -> Float16[np.ndarray, "view value"]:
     """The row of an RGB picture."""
-    views = (*parts_of(middle(image)), reduced(image))
-    return np.stack([statistics(view) for view in views]).astype(np.float16)
+    whole, small = at_both_sizes(statistics, image)
+    quarters = [statistics(quarter) for quarter in parts_of(middle(image))[1:]]
+    return np.stack([whole, *quarters, small]).astype(np.float16)
 
 
 def build_statistics(

@@ -67,9 +67,10 @@ def copies_of(split: SplitLatents, seed: int) -> torch.Tensor:
 
 
 def views_of_copies(split: SplitLatents, seed: int) -> torch.Tensor:
-    """Such a copy as a picture: five alike for its parts, and one reduced."""
+    """Such copies as one picture: as its parts, and one reduced."""
     copies = copies_of(split, seed)
-    return torch.cat([copies[:, :PARTS, 0], copies[:, :1, 1]], dim=1)
+    parts = copies[:, torch.arange(PARTS) % COPIES, 0]
+    return torch.cat([parts, copies[:, :1, 1]], dim=1)
 
 
 def with_copies(split: SplitLatents, seed: int = 7) -> SplitLatents:
