@@ -52,11 +52,13 @@ def test_statistics_are_of_all_images_and_those_of_copies_of_training_images(
     found = said.json["statistics"]
     assert found["closed"]["statistics"]["cut"] == 12
     assert found["closed"]["statistics-degraded"]["cut"] == train < 12
-    [latents] = [name for name in found["open"] if name.startswith("latent-statistics-")]
-    assert set(found["open"]) == {"statistics", latents}
-    assert found["closed"][latents]["cut"] == 12
+    [seen] = [name for name in found["open"] if name.startswith("activation-statistics-")]
+    assert set(found["open"]) == {"statistics", seen}
+    assert found["closed"][seen]["cut"] == 12
+    [copied] = [name for name in found["closed"] if name.startswith("activations-degraded-")]
+    assert found["closed"][copied]["cut"] == train
     again = call("cache", "build", *given).json["statistics"]["closed"]
-    assert [one["cut"] for one in again.values()] == [0, 0, 0]
+    assert [one["cut"] for one in again.values()] == [0, 0, 0, 0]
 
 
 def test_info_lists_them_and_verify_finds_damage(build: Call, call: Call, tmp_path: Path) -> None:

@@ -27,13 +27,13 @@ def fits() -> int:
 
 
 def shared(split: SplitLatents, *, degraded: bool = False) -> tuple[Companion, torch.Tensor]:
-    companion = Companion(FeatureConfig(statistics=True, degraded=degraded), 8, channels=4)
+    companion = Companion(FeatureConfig(statistics=True, degraded=degraded), 8)
     return companion, fit_shared(companion, split, CLASSES)
 
 
 def test_a_shared_fit_is_the_fit():
     split = with_copies(data().train)
-    direct = Companion(FeatureConfig(statistics=True, degraded=True), 8, channels=4)
+    direct = Companion(FeatureConfig(statistics=True, degraded=True), 8)
     expected = direct.fit(split, CLASSES)
     for _ in range(2):
         companion, held_out = shared(split, degraded=True)
