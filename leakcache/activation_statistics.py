@@ -55,7 +55,7 @@ SHARD = 16
 """An encoder of full size takes seconds an image."""
 SIGHTS = 3
 """Pictures whose activations are in memory at most: some 30 MB for each view of 512 pixels."""
-VERSION = 1
+VERSION = 2
 """To be raised when a row has other values."""
 
 

@@ -20,17 +20,22 @@ from leakcache.originals import Originals
 from leakcache.pixel_cache import check_rows
 from leakcache.pixel_statistics import (
     LENGTH,
+    MOST,
+    REDUCED,
     SPEC,
     VIEWS,
+    at_both_sizes,
     build_statistics,
     middle,
     parts_of,
+    reduced,
     statistics_of,
     stored_statistics,
 )
 from leakcache.statistic_rows import one_thread_each
 from leakcache.store import LatentCache
 from leakcache.views import Preprocessing
+from leakcache.window import centre_square
 from tests.tiny_data import SMALL, array_bytes, picture, save, tiny_model, write_pictures
 
 
@@ -171,3 +176,21 @@ def test_the_middle_starts_on_the_grid_of_jpeg_blocks():
     pixels[::8, ::8] = 255
     view = middle(Image.fromarray(pixels))
     assert (view[::8, ::8] == 255).all()
+
+
+@pytest.mark.parametrize("size", [(1100, 900), (1024, 1024), (512, 512), (300, 200), (40, 90)])
+def test_a_picture_and_its_middle_are_reduced_alike(size: tuple[int, int]):
+    image = picture(3, size)
+    small = reduced(image)
+    assert small.shape == (REDUCED, REDUCED, 3)
+    np.testing.assert_array_equal(small, reduced(Image.fromarray(middle(image))))
+    if min(size) >= 64 and max(size) <= MOST:
+        np.testing.assert_array_equal(small, centre_square(image, REDUCED))
+
+
+def test_a_view_is_computed_once_where_both_sizes_are_one():
+    calls: list[tuple[int, ...]] = []
+    at_both_sizes(lambda view: calls.append(view.shape), picture(1, (256, 256)))
+    assert calls == [(256, 256, 3)]
+    at_both_sizes(lambda view: calls.append(view.shape), picture(1, (300, 256)))
+    assert calls[1:] == [(256, 300, 3), (256, 256, 3)]
