@@ -109,11 +109,10 @@ def build_activation_statistics(
         ImageError: an activation is not finite.
         CacheError: another process is writing there, or the disk is full.
     """
-    encoding = cache.manifest.encoding
     return fill_activations(
-        Originals.of(cache, np.arange(len(cache))),
-        encoding,
-        spec_of(encoding),
+        cache,
+        np.arange(len(cache)),
+        spec_of(cache.manifest.encoding),
         lambda encoder, picture, _: look_at(encoder, picture),
         activation_statistics_of,
         device,
@@ -157,8 +156,8 @@ def spec_of(encoding: Encoding) -> RowSpec:
 
 
 def fill_activations(
-    originals: Originals,
-    encoding: Encoding,
+    cache: LatentCache,
+    rows: Int[np.ndarray, "image"],
     spec: RowSpec,
     see: Callable[[Encoder, Image.Image, str], Sight],
     tell: Callable[[Sight], Float16[np.ndarray, "..."]],
@@ -170,8 +169,8 @@ def fill_activations(
     """Compute and keep rows that an encoder takes part in; raises as `build_activation_statistics`.
 
     Args:
-        originals: the images.
-        encoding: whose autoencoder, and in which precision.
+        cache: whose autoencoder, and in which precision.
+        rows: whose images.
         spec: of the rows.
         see: what the encoder makes of a picture, whose hash it is told.
         tell: the row of that; on threads, while the encoder is at the next pictures.
@@ -179,7 +178,8 @@ def fill_activations(
         fresh: throw away what is there.
         repair: read what is there through its checksums and compute again what is lost.
     """
-    encoder: Callable[[], Encoder] = lru_cache(lambda: encoding.encoder(device))
+    originals = Originals.of(cache, rows)
+    encoder: Callable[[], Encoder] = lru_cache(lambda: cache.manifest.encoding.encoder(device))
 
     def sights(places: list[int]) -> Iterator[tuple[int, Sight]]:
         pictures = in_order(originals.picture, places, ahead=AHEAD)

@@ -23,7 +23,6 @@ from leakcache.activation_statistics import (
 from leakcache.autoencoder import Encoder
 from leakcache.degraded_statistics import COPIES, DRAWN, copies_of
 from leakcache.manifest import Encoding
-from leakcache.originals import Originals
 from leakcache.pixel_cache import PixelReport
 from leakcache.rows import RowSpec
 from leakcache.statistic_rows import stored_rows
@@ -37,17 +36,9 @@ def build_degraded_activations(
 
     Arguments and errors as `leakcache.activation_statistics.build_activation_statistics`.
     """
-    encoding = cache.manifest.encoding
-    return fill_activations(
-        Originals.of(cache, cache.rows("train")),
-        encoding,
-        degraded_spec(encoding),
-        _look_at_copies,
-        _tell,
-        device,
-        fresh=fresh,
-        repair=repair,
-    )
+    rows, spec = cache.rows("train"), degraded_spec(cache.manifest.encoding)
+    how = {"fresh": fresh, "repair": repair}
+    return fill_activations(cache, rows, spec, _look_at_copies, _tell, device, **how)
 
 
 def stored_degraded_activations(
