@@ -11,7 +11,7 @@ latents have no room for (docs/LOG.md). Covariances of activations tell styles o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache, partial
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -29,7 +29,7 @@ from leakcache.loader import in_order
 from leakcache.manifest import Encoding
 from leakcache.originals import AHEAD, Originals
 from leakcache.pixel_cache import PixelReport, fill_store
-from leakcache.pixel_statistics import MOST, PARTS, REDUCED, VIEWS, at_both_sizes
+from leakcache.pixel_statistics import MOST, PARTS, REDUCED, middle, reduced
 from leakcache.rows import RowSpec
 from leakcache.statistic_rows import all_stored, one_thread_each, stored_rows
 from leakcache.store import LatentCache
@@ -55,7 +55,13 @@ SHARD = 16
 """An encoder of full size takes seconds an image."""
 SIGHTS = 3
 """Pictures whose activations are in memory at most: some 30 MB for each view of 512 pixels."""
-VERSION = 2
+VIEWS = 2 * PARTS
+"""Of a picture: its parts as they are, then the parts of it brought to one size."""
+ENLARGED = 2
+"""How many times the picture that was brought to one size is enlarged before it is looked at: the
+finest traces are then also met where the encoder has come to halve for the last time, and the
+covariances there are over four times as many positions (docs/LOG.md)."""
+VERSION = 3
 """To be raised when a row has other values."""
 
 
@@ -82,14 +88,14 @@ def activation_statistics(seen: Seen, parts: int = 1) -> Float32[np.ndarray, "{p
 
 
 def look_at(encoder: Encoder, image: Image.Image) -> tuple[Seen, Seen]:
-    """Activations of an RGB picture as it is, and of it brought to one size."""
-    return at_both_sizes(partial(look, encoder), image)
+    """Activations of an RGB picture as it is, and of it brought to one size and enlarged."""
+    return look(encoder, middle(image)), look(encoder, _enlarged(reduced(image)))
 
 
 def activation_statistics_of(seen: tuple[Seen, Seen]) -> Float16[np.ndarray, "view value"]:
     """The row of what `look_at` gives; raises as `activation_statistics`."""
-    native, small = activation_statistics(seen[0], PARTS), activation_statistics(seen[1])
-    return np.concatenate([native, small]).astype(np.float16)
+    found = [activation_statistics(size, PARTS) for size in seen]
+    return np.concatenate(found).astype(np.float16)
 
 
 def build_activation_statistics(
@@ -146,6 +152,7 @@ def spec_of(encoding: Encoding) -> RowSpec:
         "float16",
         {
             "autoencoder": weights,
+            "enlarged": ENLARGED,
             "families": dict(LENGTHS),
             "most": MOST,
             "reduced": REDUCED,
@@ -197,6 +204,14 @@ def fill_activations(
             return np.stack(list(in_order(row, sights(rows.tolist()), ahead=SIGHTS)))
 
     return fill_store(originals, spec, compute, fresh=fresh, repair=repair)
+
+
+def _enlarged(
+    view: UInt8[np.ndarray, "height width 3"],
+) -> UInt8[np.ndarray, "larger wider 3"]:
+    picture = Image.fromarray(view)
+    size = (picture.width * ENLARGED, picture.height * ENLARGED)
+    return np.asarray(picture.resize(size, Image.Resampling.LANCZOS))
 
 
 def _covariances(

@@ -1,8 +1,8 @@
 """Statistics of degraded copies of the training images, so that robustness can be learnt.
 
-DIR/rows/statistics-degraded/ holds for each training image those of three copies: two WILD-like
-ones, of two and three operations (`leakcache.degradations`), and the canonical form; of each as it
-is, and brought to one size. More copies are hardly worth their cost (docs/LOG.md).
+DIR/rows/statistics-degraded/ holds for each training image those of two copies: a WILD-like
+one, of two operations (`leakcache.degradations`), and the canonical form; of each as it is, and
+brought to one size. More copies are hardly worth their cost (docs/LOG.md).
 What is drawn depends on the image's hash and on seeds that no evaluation uses. No copy is kept
 as a picture.
 """
@@ -35,7 +35,7 @@ from leakcache.rows import RowSpec
 from leakcache.statistic_rows import fill_rows, stored_rows
 from leakcache.store import LatentCache
 
-CHAINS = ((2, 102), (3, 103))
+CHAINS = ((2, 102),)
 """Operations and seed of each copy but the last, which is canonical."""
 COPIES = len(CHAINS) + 1
 ROOM = 2 * MOST

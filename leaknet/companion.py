@@ -24,6 +24,7 @@ group would embed it; otherwise the head would learn from an embedding that know
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -76,9 +77,9 @@ class Companion(nn.Module):
         super().__init__()
         self.activations = features.activations
         seen = ACTIVATIONS if features.activations else {}
-        lengths = {**LENGTHS, **seen}
+        lengths = {**LENGTHS, **seen, **_reduced(seen)}
         self.map = RidgeMap(dimension, lengths)
-        small = {f"reduced_{name}": length for name, length in lengths.items()}
+        small = _reduced(LENGTHS)
         self.copies = RidgeMap(dimension + 1, {**lengths, **small}) if features.degraded else None
         self.novelty = Novelty(LENGTH)
         self.register_buffer("frame", torch.zeros(dimension, dimension))
@@ -118,15 +119,16 @@ class Companion(nn.Module):
         return (shares @ frame[: len(classes)]).to(self.frame)
 
     def forward(
-        self, statistics: Float[Tensor, "batch view value"]
+        self, evidence: Float[Tensor, "batch part value"]
     ) -> Float[Tensor, "batch dimension"]:
         """The embedding."""
-        scores: Tensor = self.map(statistics[:, :PARTS]).mean(dim=1)
+        parts = self._for_map(evidence)
+        scores: Tensor = self.map(parts).mean(dim=1)
         if self.copies is not None:
-            found = self.copies(_both_sizes(statistics))
+            found = self.copies(evidence[:, 0])
             copies, original = found[:, :-1], found[:, -1:].sigmoid()
             scores = copies + original * (scores - copies)
-        novelty = self.novelty(self.map.features(statistics[:, 0])[:, :LENGTH])
+        novelty = self.novelty(self.map.features(parts[:, 0])[:, :LENGTH])
         return scores.softmax(dim=1) @ self.frame + torch.outer(novelty, self.unusual)
 
     def without_novelty(
@@ -153,9 +155,16 @@ class Companion(nn.Module):
         even.fill_diagonal_(float(own))
         return even @ corners
 
+    def _for_map(
+        self, evidence: Float[Tensor, "picture part all"]
+    ) -> Float[Tensor, "picture part value"]:
+        """All but the reduced pixels, which gain nothing on pictures as they were made."""
+        return evidence[..., :-LENGTH]
+
     def _fit_novelty(self, train: SplitLatents, classes: int) -> None:
         """Fit to whole pictures; its direction is one that no class has."""
-        whole = train.evidence(slice(None), activations=self.activations)[:, 0]
+        evidence = train.evidence(slice(None), activations=self.activations)
+        whole = self._for_map(evidence)[:, 0]
         features = self.map.features(whole.to(self.map.mean.device))
         self.novelty.fit(features[:, :LENGTH], train.groups)
         shares = (features @ self.map.weight + self.map.start).softmax(dim=1)[:, :classes]
@@ -165,13 +174,12 @@ class Companion(nn.Module):
         self, train: SplitLatents, classes: tuple[str, ...]
     ) -> Float[np.ndarray, "image class"]:
         """Fit to pictures and their parts; held-out scores."""
-        statistics = train.evidence(slice(None), activations=self.activations)
-        images = len(statistics)
-        statistics = statistics[:, : max(1, min(PARTS, MOST_VIEWS // images))]
-        parts = statistics.shape[1]
+        evidence = self._for_map(train.evidence(slice(None), activations=self.activations))
+        images = len(evidence)
+        parts = max(1, min(PARTS, MOST_VIEWS // images))
         targets = _targets(train, classes)
         found = self.map.regress(
-            statistics.flatten(0, 1),
+            evidence[:, :parts].flatten(0, 1),
             _wanted(targets).repeat(parts, axis=0),
             train.groups.repeat(parts),
         )
@@ -190,17 +198,14 @@ class Companion(nn.Module):
         and copies being equally frequent.
         """
         assert train.degraded is not None
-        statistics = train.evidence(slice(None), activations=self.activations)
         images = len(train)
         count = max(1, min(train.degraded.shape[1], MOST_VIEWS // images - 1))
-        degraded = train.degraded[:, :count]
-        if self.activations:
-            assert train.degraded_activations is not None
-            degraded = torch.cat([degraded, train.degraded_activations[:, :count]], dim=-1)
+        pictures = train.evidence(slice(None), activations=self.activations)[:, 0]
+        degraded = train.degraded_evidence(count, activations=self.activations)
         targets = np.tile(_targets(train, classes), 1 + count)
         original = np.arange(images * (1 + count)) < images
         found = copies.regress(
-            torch.cat([_both_sizes(statistics), *degraded.flatten(2).unbind(dim=1)]),
+            torch.cat([pictures, *degraded.unbind(dim=1)]),
             np.column_stack([_wanted(targets), original - original.mean()]),
             np.tile(train.groups, 1 + count),
         )
@@ -214,11 +219,8 @@ class Companion(nn.Module):
         return scale * scores[:images], told.predict_proba(makes[:images])[:, 1]
 
 
-def _both_sizes(
-    statistics: Float[Tensor, "picture view both"],
-) -> Float[Tensor, "picture value"]:
-    """Of whole pictures, as they are and reduced."""
-    return statistics[:, [0, PARTS]].flatten(1)
+def _reduced(lengths: Mapping[str, int]) -> dict[str, int]:
+    return {f"reduced_{name}": length for name, length in lengths.items()}
 
 
 def class_means(

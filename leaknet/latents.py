@@ -16,7 +16,7 @@ from leakcache.activation_statistics import stored_activation_statistics
 from leakcache.degraded_activations import stored_degraded_activations
 from leakcache.degraded_statistics import stored_degraded
 from leakcache.errors import CacheIncomplete
-from leakcache.pixel_statistics import stored_statistics
+from leakcache.pixel_statistics import PARTS, stored_statistics
 from leakcache.store import LatentCache
 from leaknet.sections import FeatureConfig
 
@@ -90,13 +90,31 @@ class SplitLatents:
 
     def evidence(
         self, rows: slice | Int[np.ndarray, "k"], *, activations: bool
-    ) -> Float[Tensor, "k view both"]:
-        """Statistics of the pixels of some images and, if wanted, of activations behind them."""
+    ) -> Float[Tensor, "k part value"]:
+        """Statistics of each part of some images: the whole, then its quarters.
+
+        Of its pixels; if wanted, of activations as it is and brought to one size; last, of the
+        pixels of the whole brought to one size.
+        """
         assert self.statistics is not None
+        statistics = self.statistics[rows]
+        native, small = statistics[:, :PARTS], statistics[:, PARTS:].expand(-1, PARTS, -1)
         if not activations:
-            return self.statistics[rows]
+            return torch.cat([native, small], dim=-1)
         assert self.activations is not None
-        return torch.cat([self.statistics[rows], self.activations[rows]], dim=-1)
+        return torch.cat([native, *self.activations[rows].split(PARTS, dim=1), small], dim=-1)
+
+    def degraded_evidence(
+        self, copies: int, *, activations: bool
+    ) -> Float[Tensor, "image copy value"]:
+        """The same of the first whole degraded copies of each image."""
+        assert self.degraded is not None
+        native, small = self.degraded[:, :copies].unbind(dim=2)
+        if not activations:
+            return torch.cat([native, small], dim=-1)
+        assert self.degraded_activations is not None
+        seen = self.degraded_activations[:, :copies].unbind(dim=2)
+        return torch.cat([native, *seen, small], dim=-1)
 
     def _tensors(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
         found = {name: getattr(self, name) for name in TENSORS}
@@ -104,9 +122,9 @@ class SplitLatents:
 
 
 def load_split(cache: LatentCache, fold: str, device: torch.device) -> SplitLatents:
-    """Read one fold whole: 8 KiB an image for 4×32×32 in half precision, 417 for statistics.
+    """Read one fold whole: 8 KiB an image for 4×32×32 in half precision, 563 for statistics.
 
-    Of these 198 are for pixels and 219 for activations; copies of a training image have 417 more.
+    Of these 198 are for pixels and 366 for activations; copies of a training image have 278 more.
 
     Raises:
         CacheCorrupt: a shard's bytes do not match their checksum.

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from leakcache.activation_statistics import LENGTH as SEEN
+from leakcache.activation_statistics import VIEWS as SIGHTS
 from leakcache.degraded_statistics import COPIES
 from leakcache.errors import CacheIncomplete, ConfigError
 from leakcache.pixel_statistics import LENGTH, LENGTHS, PARTS, VIEWS
@@ -49,6 +50,10 @@ def data() -> TrainingData:
     return replace(plain, train=with_statistics(plain.train, 1), val=with_statistics(plain.val, 2))
 
 
+def evidence(split: SplitLatents) -> torch.Tensor:
+    return split.evidence(slice(None), activations=False)
+
+
 def fitted(split: SplitLatents, *, degraded: bool = False) -> tuple[Companion, torch.Tensor]:
     companion = Companion(FeatureConfig(statistics=True, degraded=degraded), 8)
     return companion, companion.fit(split, CLASSES)
@@ -80,8 +85,7 @@ def with_copies(split: SplitLatents, seed: int = 7) -> SplitLatents:
 def test_features_are_standardised_and_families_weigh_alike():
     split = data().train
     companion, _ = fitted(split)
-    assert split.statistics is not None
-    features = companion.map.features(split.statistics[:, :PARTS]).flatten(0, 1)
+    features = companion.map.features(evidence(split)[..., :LENGTH]).flatten(0, 1)
     standard = features / family_weights(LENGTHS)
     assert standard.abs().max() <= CLIP + 1e-6
     assert standard.mean(0).abs().max() < 0.1
@@ -98,15 +102,15 @@ def test_constant_values_are_left_out():
     companion, _ = fitted(split)
     other = split.statistics.clone()
     other[..., 7] = -60
-    assert torch.equal(companion(split.statistics), companion(other))
+    changed = replace(split, statistics=other)
+    assert torch.equal(companion(evidence(split)), companion(evidence(changed)))
 
 
 def test_embeddings_of_new_images_lie_where_those_of_held_out_ones_do():
     both = data()
     companion, held_out = fitted(both.train)
     centres = class_means(held_out, both.train.targets(CLASSES))
-    assert both.val.statistics is not None
-    distances = torch.cdist(companion(both.val.statistics), centres)
+    distances = torch.cdist(companion(evidence(both.val)), centres)
     assert (distances.argmin(1) == both.val.targets(CLASSES)).float().mean() > 0.9
 
 
@@ -119,8 +123,7 @@ def shares_of(companion: Companion, values: torch.Tensor) -> torch.Tensor:
 def test_the_embedding_holds_shares_of_the_classes_and_of_nothing_else():
     both = data()
     companion, _ = fitted(both.train)
-    assert both.val.statistics is not None
-    shares = shares_of(companion, both.val.statistics)
+    shares = shares_of(companion, evidence(both.val))
     classes = shares[:, : len(CLASSES)]
     torch.testing.assert_close(classes.sum(1), torch.ones(len(shares)), atol=1e-4, rtol=0)
     assert float(classes.min()) > 0
@@ -132,8 +135,7 @@ def test_a_picture_that_two_classes_claim_is_far_from_both():
     """Half of each statistic of two classes: closer to neither than their own pictures are."""
     both = data()
     companion, held_out = fitted(both.train)
-    targets, values = both.val.targets(CLASSES), both.val.statistics
-    assert values is not None
+    targets, values = both.val.targets(CLASSES), evidence(both.val)
     centres = class_means(held_out, both.train.targets(CLASSES))
     first, second = (values[targets == number] for number in (0, 1))
     count = min(len(first), len(second))
@@ -166,10 +168,8 @@ def test_prototypes_start_where_they_are_fair_to_pictures_that_say_little():
 def test_all_parts_of_an_image_count_alike_and_their_order_not_at_all():
     split = data().train
     companion, _ = fitted(split)
-    assert split.statistics is not None
-
-    parts = split.statistics[:, :PARTS]
-    found = shares_of(companion, split.statistics)[:, : len(CLASSES)]
+    parts = evidence(split)
+    found = shares_of(companion, parts)[:, : len(CLASSES)]
     flipped = shares_of(companion, parts.flip(1))[:, : len(CLASSES)]
     torch.testing.assert_close(flipped, found, atol=1e-3, rtol=0)
     alone = torch.stack([shares_of(companion, parts[:, [part]]) for part in range(PARTS)])
@@ -184,7 +184,7 @@ def test_more_classes_than_there_is_room_for_are_refused():
         companion.fit(split, CLASSES)
 
 
-def test_parts_help_where_they_differ_in_what_means_nothing():
+def test_parts_help_where_they_differ_in_what_means_nothing(monkeypatch: pytest.MonkeyPatch):
     """A nuisance that varies within pictures is unlearnt from their parts."""
     generator = torch.Generator().manual_seed(3)
     nuisance = torch.randn(LENGTH, generator=generator)
@@ -198,8 +198,8 @@ def test_parts_help_where_they_differ_in_what_means_nothing():
     pattern = torch.randn(len(CLASSES), LENGTH, generator=torch.Generator().manual_seed(99))
 
     def distraction(parts: int) -> float:
-        assert train.statistics is not None
-        companion, _ = fitted(replace(train, statistics=train.statistics[:, :parts]))
+        monkeypatch.setattr(companion_module, "MOST_VIEWS", parts * len(train))
+        companion, _ = fitted(train)
         moves = torch.stack([nuisance, pattern[0] - pattern[1]]) * companion.map.scale
         lengths = (moves * family_weights(LENGTHS) @ companion.map.weight).norm(dim=1)
         return float(lengths[0] / lengths[1])
@@ -210,10 +210,14 @@ def test_parts_help_where_they_differ_in_what_means_nothing():
 def test_many_images_are_learnt_from_with_fewer_parts(monkeypatch: pytest.MonkeyPatch):
     split = data().train
     assert split.statistics is not None
+    _, every = fitted(split)
     monkeypatch.setattr(companion_module, "MOST_VIEWS", 2 * len(split) + 1)
     _, few = fitted(split)
-    _, expected = fitted(replace(split, statistics=split.statistics[:, :2]))
+    changed = split.statistics.clone()
+    changed[:, 2:PARTS] = 0
+    _, expected = fitted(replace(split, statistics=changed))
     torch.testing.assert_close(few, expected)
+    assert float((few - every).abs().max()) > 1e-3
 
 
 def test_copies_are_attributed_without_loss_on_pictures():
@@ -221,23 +225,22 @@ def test_copies_are_attributed_without_loss_on_pictures():
     train, val = with_copies(both.train), both.val
     targets = val.targets(CLASSES)
 
-    def accuracy(companion: Companion, held_out: torch.Tensor, values: torch.Tensor) -> float:
+    def accuracy(companion: Companion, held_out: torch.Tensor, pictures: SplitLatents) -> float:
         centres = class_means(held_out, train.targets(CLASSES))
-        return float((companion(values) @ centres.T).argmax(1).eq(targets).float().mean())
+        named = (companion(evidence(pictures)) @ centres.T).argmax(1)
+        return float(named.eq(targets).float().mean())
 
     robust, naive = fitted(train, degraded=True), fitted(train)
-    assert val.statistics is not None
-    degraded = views_of_copies(val, 8)
+    degraded = replace(val, statistics=views_of_copies(val, 8))
     assert accuracy(*naive, degraded) < 0.6
     assert accuracy(*robust, degraded) > 0.9
-    assert accuracy(*robust, val.statistics) > 0.9
+    assert accuracy(*robust, val) > 0.9
 
 
 def test_held_out_embeddings_with_copies_lie_where_those_of_new_images_do():
     both = data()
     companion, held_out = fitted(with_copies(both.train), degraded=True)
-    assert both.val.statistics is not None
-    new = companion(both.val.statistics)
+    new = companion(evidence(both.val))
     assert 0.5 < float(new.norm(dim=1).mean() / held_out.norm(dim=1).mean()) < 2
     centres = class_means(held_out, both.train.targets(CLASSES))
     assert torch.cdist(new, centres).argmin(1).eq(both.val.targets(CLASSES)).float().mean() > 0.9
@@ -250,10 +253,9 @@ def test_copies_make_a_run_that_is_saved_and_read_again(tmp_path: Path):
     result = fit_tiny(tmp_path / "run", *settings, data=copied)
     model = result.run.load_model(torch.device("cpu"))
     assert model.companion is not None
-    assert both.val.statistics is not None
     wide = Companion(model.config.features, model.config.model.dimension)
     wide.fit(copied.train, CLASSES)
-    torch.testing.assert_close(model.companion(both.val.statistics), wide(both.val.statistics))
+    torch.testing.assert_close(model.companion(evidence(both.val)), wide(evidence(both.val)))
 
 
 def test_copies_that_are_not_there_are_asked_for(tmp_path: Path):
@@ -357,7 +359,7 @@ def with_activations(split: SplitLatents, seed: int) -> SplitLatents:
     """The only trace of the class is in the statistics of activations."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randn(len(split), VIEWS, LENGTH, generator=generator)
-    seen = torch.randn(len(split), VIEWS, SEEN, generator=generator)
+    seen = torch.randn(len(split), SIGHTS, SEEN, generator=generator)
     patterns = torch.randn(len(CLASSES), SEEN, generator=torch.Generator().manual_seed(97))
     seen += patterns[split.targets(CLASSES), None]
     return replace(split, statistics=pixels.half(), activations=seen.half())
@@ -402,7 +404,7 @@ def test_what_only_activations_show_of_copies_is_learnt():
     companion.fit(train, CLASSES)
     assert companion.copies is not None
     assert len(companion.copies.mean) == 2 * (LENGTH + SEEN)
-    copies = turned(both.val, 9)[:, 0, :1].expand(-1, VIEWS, -1)
+    copies = turned(both.val, 9)[:, 0, :1].expand(-1, SIGHTS, -1)
     for seen in (both.val.activations, copies):
         assert seen is not None
         picture = replace(both.val, activations=seen)
@@ -428,6 +430,31 @@ def test_only_pixels_tell_how_unusual_a_picture_is():
     noise = torch.randn(both.val.statistics.shape, generator=torch.Generator().manual_seed(5))
     strange = replace(both.val, statistics=(both.val.statistics + 3 * noise).half())
     assert float(novelty(strange).min()) > float(novelty(both.val).max())
+
+
+def test_evidence_pairs_each_part_with_itself_reduced():
+    """Pixels of a part, its activations as it is and reduced, and the whole's reduced pixels."""
+    split = with_copies(seeing_data().train)
+    seen = torch.randn(len(split), COPIES, 2, SEEN).half()
+    split = replace(split, degraded_activations=seen)
+    rows = np.array([3, 1])
+    found = split.evidence(rows, activations=True)
+    assert split.statistics is not None
+    assert split.activations is not None
+    assert split.degraded is not None
+    for number, row in enumerate(rows):
+        for part in range(PARTS):
+            expected = [
+                split.statistics[row, part],
+                split.activations[row, part],
+                split.activations[row, PARTS + part],
+                split.statistics[row, PARTS],
+            ]
+            assert torch.equal(found[number, part], torch.cat(expected))
+    copies = split.degraded_evidence(1, activations=True)
+    assert copies.shape[:2] == (len(split), 1)
+    expected = [split.degraded[2, 0, 0], seen[2, 0, 0], seen[2, 0, 1], split.degraded[2, 0, 1]]
+    assert torch.equal(copies[2, 0], torch.cat(expected))
 
 
 def test_statistics_of_activations_that_are_not_there_are_asked_for(tmp_path: Path):

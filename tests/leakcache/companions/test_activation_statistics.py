@@ -18,6 +18,7 @@ from leakcache.activation_statistics import (
     LENGTH,
     LENGTHS,
     SCALES,
+    VIEWS,
     activation_statistics,
     activation_statistics_of,
     build_activation_statistics,
@@ -33,10 +34,16 @@ from leakcache.errors import CacheStale, ImageError, WeightsError
 from leakcache.images import decode, to_unit_range
 from leakcache.index import read_index
 from leakcache.originals import Originals
-from leakcache.pixel_statistics import PARTS, VIEWS, build_statistics, stored_statistics
+from leakcache.pixel_statistics import (
+    PARTS,
+    REDUCED,
+    build_statistics,
+    stored_statistics,
+)
 from leakcache.statistic_rows import one_thread_each
 from leakcache.store import LatentCache
 from leakcache.views import Preprocessing
+from leakcache.window import centre_square
 from leaknet.image_files import as_split, encode_files
 from leaknet.sections import FeatureConfig
 from tests.tiny_data import SMALL, kl_model, picture, save, tiny_model
@@ -161,6 +168,20 @@ def test_the_canonical_track_reads_canonical_pixels(tmp_path: Path, vae: Path):
     image = decode(Originals.of(cache, np.arange(1)).files[0].read_bytes())
     found = expected_of(Encoder.load(str(vae)), canonicalise(image, 64))
     np.testing.assert_allclose(rows[0], found, rtol=2e-3, atol=2e-3)
+
+
+def test_what_is_brought_to_one_size_is_seen_enlarged(vae: Path):
+    """Also where the picture has that size already."""
+    encoder = Encoder.load(str(vae))
+    for size, whole in (((300, 260), (296, 256)), ((256, 256), (256, 256))):
+        image = picture(1, size)
+        native, small = look_at(encoder, image)
+        square = Image.fromarray(centre_square(image, REDUCED))
+        large = square.resize((512, 512), Image.Resampling.LANCZOS)
+        for maps, scale in zip(native, SCALES, strict=True):
+            assert maps.shape[1:] == (whole[1] // scale, whole[0] // scale)
+        for maps, expected in zip(small, look(encoder, np.asarray(large)), strict=True):
+            torch.testing.assert_close(maps, expected)
 
 
 def test_parts_are_the_whole_and_its_corners(vae: Path):
