@@ -102,7 +102,7 @@ class SplitLatents:
         if not activations:
             return torch.cat([native, small], dim=-1)
         assert self.activations is not None
-        return torch.cat([native, *self.activations[rows].split(PARTS, dim=1), small], dim=-1)
+        return torch.cat([native, *self.activations[rows].chunk(2, dim=1), small], dim=-1)
 
     def degraded_evidence(
         self, copies: int, *, activations: bool
