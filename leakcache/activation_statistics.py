@@ -6,6 +6,9 @@ precision, wherever it halves the resolution. An encoder that was trained to kee
 of a picture has filters for what generators do to one, which its four or sixteen channels of
 latents have no room for (docs/LOG.md). Covariances of activations tell styles of texture apart
 (Gatys, Ecker and Bethge, "Texture synthesis using convolutional neural networks", 2015).
+
+A row has the picture as it is and its quarters, then the picture brought to one size and its
+quarters: these cost no pass of their own, as they are corners of the whole's activations.
 """
 
 from __future__ import annotations

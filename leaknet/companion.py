@@ -6,7 +6,8 @@
 
 With a hundred images a class a strongly shrunk linear map is far ahead of one that was learnt by
 gradient descent (docs/LOG.md). Quarters are learnt from as images of their own: how far they
-differ within a picture tells the regression which differences mean nothing.
+differ within a picture tells the regression which differences mean nothing. What the encoder sees
+of each is read as it is and from the picture brought to one size.
 
 Scores are embedded as shares because a picture that two classes claim is thereby far from both:
 distances, which every density is made of, then tell unknown siblings of known generators better.

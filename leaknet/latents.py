@@ -37,7 +37,8 @@ class SplitLatents:
         paths: of each image, relative to the data root.
         statistics: of each image's native pixels, of their quarters and of the reduced image, as
             stored; None where the cache has none.
-        activations: statistics of what the encoder sees in the same; None where the cache has none.
+        activations: statistics of what the encoder sees of the image and of its quarters, then of
+            the reduced image and of its quarters; None where the cache has none.
         degraded: statistics of the pixels of degraded copies; None but for training images whose
             cache has them.
         degraded_activations: of what the encoder sees in those copies; likewise.
