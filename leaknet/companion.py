@@ -54,9 +54,6 @@ SHARPNESS = 0.2
 WORTH = 1.0
 """A deviation beyond what is usual moves the embedding as far as so many of a class's share do."""
 
-NO_CLASS = -1e4
-"""The score of a place in the embedding that no class has."""
-
 
 class Companion(nn.Module):
     """From statistics of an image's pixels and activations to an embedding of `dimension` values.
@@ -79,9 +76,9 @@ class Companion(nn.Module):
         self.activations = features.activations
         seen = ACTIVATIONS if features.activations else {}
         lengths = {**LENGTHS, **seen, **_reduced(seen)}
-        self.map = RidgeMap(dimension, lengths)
+        self.map = RidgeMap(lengths)
         small = _reduced(LENGTHS)
-        self.copies = RidgeMap(dimension + 1, {**lengths, **small}) if features.degraded else None
+        self.copies = RidgeMap({**lengths, **small}) if features.degraded else None
         self.novelty = Novelty(LENGTH)
         self.register_buffer("frame", torch.zeros(dimension, dimension))
         self.register_buffer("unusual", torch.zeros(dimension))
@@ -130,7 +127,8 @@ class Companion(nn.Module):
             copies, original = found[:, :-1], found[:, -1:].sigmoid()
             scores = copies + original * (scores - copies)
         novelty = self.novelty(self.map.features(parts[:, 0])[:, :LENGTH])
-        return scores.softmax(dim=1) @ self.frame + torch.outer(novelty, self.unusual)
+        shares = scores.softmax(dim=1)
+        return shares @ self.frame[: shares.shape[1]] + torch.outer(novelty, self.unusual)
 
     def without_novelty(
         self, embedded: Float[Tensor, "*batch dimension"]
@@ -168,7 +166,7 @@ class Companion(nn.Module):
         whole = self._for_map(evidence)[:, 0]
         features = self.map.features(whole.to(self.map.mean.device))
         self.novelty.fit(features[:, :LENGTH], train.groups)
-        shares = (features @ self.map.weight + self.map.start).softmax(dim=1)[:, :classes]
+        shares = (features @ self.map.weight + self.map.start).softmax(dim=1)
         self.unusual.copy_(WORTH * shares.std(dim=0).mean() * self.frame[classes])
 
     def _fit_map(
@@ -186,7 +184,7 @@ class Companion(nn.Module):
         )
         held_out = found.held_out.reshape(images, parts, -1).mean(axis=1)
         scale = SHARPNESS * _sharpest(held_out, targets)
-        _place(self.map, scale * found.weights)
+        self.map.place(scale * found.weights)
         scores: np.ndarray = scale * held_out
         return scores
 
@@ -214,9 +212,8 @@ class Companion(nn.Module):
         scale = SHARPNESS * _sharpest(scores, targets)
         told = LogisticRegression(C=UNPENALISED, class_weight="balanced").fit(makes, original)
         slope, start = float(told.coef_[0, 0]), float(told.intercept_[0])
-        _place(copies, scale * found.weights[:, :-1])
-        copies.weight[:, -1] = torch.from_numpy(slope * found.weights[:, -1])
-        copies.start[-1] = start
+        gains = np.append(np.full(scores.shape[1], scale), slope)
+        copies.place(gains * found.weights, np.append(np.zeros(scores.shape[1]), start))
         return scale * scores[:images], told.predict_proba(makes[:images])[:, 1]
 
 
@@ -242,13 +239,6 @@ def _wanted(targets: Int[np.ndarray, "image"]) -> Float[np.ndarray, "image class
     classes = int(targets.max()) + 1
     found: np.ndarray = np.eye(classes)[targets] - 1 / classes
     return found
-
-
-def _place(into: RidgeMap, weights: Float[np.ndarray, "value class"]) -> None:
-    """Let the first outputs be the classes' scores, and the others those of no class."""
-    classes = weights.shape[1]
-    into.weight[:, :classes] = torch.from_numpy(weights)
-    into.start[classes:] = NO_CLASS
 
 
 def _sharpest(scores: Float[np.ndarray, "image class"], targets: Int[np.ndarray, "image"]) -> float:

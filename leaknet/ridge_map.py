@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,11 +47,10 @@ class RidgeMap(nn.Module):
     weight: Tensor
     start: Tensor
 
-    def __init__(self, outputs: int, lengths: Mapping[str, int]) -> None:
-        """Build empty: `regress` and its caller, or a state dict, supply the values.
+    def __init__(self, lengths: Mapping[str, int]) -> None:
+        """Build empty: `regress` and its caller, or a state dict, supply values and outputs.
 
         Args:
-            outputs: number of them.
             lengths: values of each family, in their order.
         """
         super().__init__()
@@ -58,8 +58,8 @@ class RidgeMap(nn.Module):
         length = sum(lengths.values())
         self.register_buffer("mean", torch.zeros(length))
         self.register_buffer("scale", torch.zeros(length))
-        self.register_buffer("weight", torch.zeros(length, outputs))
-        self.register_buffer("start", torch.zeros(outputs))
+        self.register_buffer("weight", torch.zeros(length, 0))
+        self.register_buffer("start", torch.zeros(0))
 
     def regress(
         self,
@@ -69,8 +69,7 @@ class RidgeMap(nn.Module):
     ) -> Regression:
         """Take the standardisation from views of images, and find what gives the wanted outputs.
 
-        The caller writes the regression's weights, or what it makes of them, into `weight`, and
-        into `start` what is added to the outputs.
+        The caller hands the regression's weights, or what it makes of them, to `place`.
 
         Args:
             statistics: as stored.
@@ -94,6 +93,25 @@ class RidgeMap(nn.Module):
             for family in self._families()
         ]
         return Regression(torch.cat(weights).numpy(), found.held_out)
+
+    def place(
+        self,
+        weight: Float[np.ndarray, "value output"],
+        start: Float[np.ndarray, " output"] | None = None,
+    ) -> None:
+        """Set the weights from features to outputs, and what is added to these (nothing)."""
+        added = np.zeros(weight.shape[1]) if start is None else start
+        self.weight = torch.from_numpy(weight).to(self.mean)
+        self.start = torch.from_numpy(added).to(self.mean)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        # How many outputs there are is known to whoever fitted the map: a run that a class was
+        # enrolled into has one more class than its map.
+        outputs = state_dict.get(f"{prefix}start")
+        if outputs is not None:
+            self.weight = self.mean.new_zeros(len(self.mean), len(outputs))
+            self.start = self.mean.new_zeros(len(outputs))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def features(self, statistics: Float[Tensor, "*batch value"]) -> Float[Tensor, "*batch value"]:
         """Standardised, clipped and weighted statistics; the mean square norm is 1 or less."""

@@ -253,6 +253,9 @@ def test_copies_make_a_run_that_is_saved_and_read_again(tmp_path: Path):
     result = fit_tiny(tmp_path / "run", *settings, data=copied)
     model = result.run.load_model(torch.device("cpu"))
     assert model.companion is not None
+    assert model.companion.copies is not None
+    assert model.companion.map.weight.shape[1] == len(CLASSES)
+    assert model.companion.copies.weight.shape[1] == len(CLASSES) + 1
     wide = Companion(model.config.features, model.config.model.dimension)
     wide.fit(copied.train, CLASSES)
     torch.testing.assert_close(model.companion(evidence(both.val)), wide(evidence(both.val)))
@@ -351,7 +354,8 @@ def test_a_class_can_be_added(tmp_path: Path):
     split = with_statistics(tiny_split(12, "test", seed=5), 5)
     vectors = embed(model, split).vectors
     grown = with_class(model, "new", vectors)
-    assert isinstance(grown, ProtoLeakNet)
+    grown.save_pretrained(tmp_path / "grown")
+    grown = ProtoLeakNet.from_pretrained(tmp_path / "grown")
     np.testing.assert_allclose(embed(grown, split).vectors, vectors, atol=1e-6)
 
 
