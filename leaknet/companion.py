@@ -162,7 +162,7 @@ class Companion(nn.Module):
 
     def _fit_novelty(self, train: SplitLatents, classes: int) -> None:
         """Fit to whole pictures; its direction is one that no class has."""
-        evidence = train.evidence(slice(None), activations=self.activations)
+        evidence = train.evidence(slice(None), activations=self.activations, parts=1)
         whole = self._for_map(evidence)[:, 0]
         features = self.map.features(whole.to(self.map.mean.device))
         self.novelty.fit(features[:, :LENGTH], train.groups)
@@ -173,12 +173,12 @@ class Companion(nn.Module):
         self, train: SplitLatents, classes: tuple[str, ...]
     ) -> Float[np.ndarray, "image class"]:
         """Fit to pictures and their parts; held-out scores."""
-        evidence = self._for_map(train.evidence(slice(None), activations=self.activations))
-        images = len(evidence)
+        images = len(train)
         parts = max(1, min(PARTS, MOST_VIEWS // images))
+        evidence = train.evidence(slice(None), activations=self.activations, parts=parts)
         targets = _targets(train, classes)
         found = self.map.regress(
-            evidence[:, :parts].flatten(0, 1),
+            self._for_map(evidence).flatten(0, 1),
             _wanted(targets).repeat(parts, axis=0),
             train.groups.repeat(parts),
         )
@@ -199,7 +199,7 @@ class Companion(nn.Module):
         assert train.degraded is not None
         images = len(train)
         count = max(1, min(train.degraded.shape[1], MOST_VIEWS // images - 1))
-        pictures = train.evidence(slice(None), activations=self.activations)[:, 0]
+        pictures = train.evidence(slice(None), activations=self.activations, parts=1)[:, 0]
         degraded = train.degraded_evidence(count, activations=self.activations)
         targets = np.tile(_targets(train, classes), 1 + count)
         original = np.arange(images * (1 + count)) < images

@@ -90,20 +90,21 @@ class SplitLatents:
         return replace(self, **self._tensors(lambda values: values[rows]), **columns)
 
     def evidence(
-        self, rows: slice | Int[np.ndarray, "k"], *, activations: bool
-    ) -> Float[Tensor, "k part value"]:
-        """Statistics of each part of some images: the whole, then its quarters.
+        self, rows: slice | Int[np.ndarray, "k"], *, activations: bool, parts: int = PARTS
+    ) -> Float[Tensor, "k {parts} value"]:
+        """Statistics of the first parts of some images: the whole, then its quarters.
 
-        Of its pixels; if wanted, of activations as it is and brought to one size; last, of the
-        pixels of the whole brought to one size.
+        Of a part's pixels; if wanted, of activations as it is and brought to one size; last, of
+        the pixels of the whole brought to one size.
         """
         assert self.statistics is not None
         statistics = self.statistics[rows]
-        native, small = statistics[:, :PARTS], statistics[:, PARTS:].expand(-1, PARTS, -1)
+        native, small = statistics[:, :parts], statistics[:, PARTS:].expand(-1, parts, -1)
         if not activations:
             return torch.cat([native, small], dim=-1)
         assert self.activations is not None
-        return torch.cat([native, *self.activations[rows].chunk(2, dim=1), small], dim=-1)
+        seen = [size[:, :parts] for size in self.activations[rows].chunk(2, dim=1)]
+        return torch.cat([native, *seen, small], dim=-1)
 
     def degraded_evidence(
         self, copies: int, *, activations: bool
