@@ -221,23 +221,14 @@ def _covariances(
     maps: Float[Tensor, "channel height width"], scale: int, parts: int
 ) -> Float32[np.ndarray, "{parts} value"]:
     """Of each part, every kind."""
-    maps = _widened(maps)
+    if len(maps) > CHANNELS:
+        maps = torch.einsum("oc,chw->ohw", _orthonormal(len(maps)).to(maps), maps)
     return np.stack(
         [
             np.concatenate([_log_covariance(kind) for kind in _kinds(part)])
             for part in list(_parts(maps, LEAST // scale))[:parts]
         ]
     )
-
-
-def _widened(
-    maps: Float[Tensor, "channel height width"],
-) -> Float[Tensor, "64 height width"]:
-    """As `CHANNELS` channels: distances of covariances stay, or are mixed alike for all images."""
-    if len(maps) == CHANNELS:
-        return maps
-    found = torch.einsum("oc,chw->ohw", _orthonormal(len(maps)).to(maps), maps)
-    return found
 
 
 @lru_cache
@@ -267,7 +258,11 @@ def _kinds(
 
 
 def _log_covariance(maps: Float[Tensor, "channel height width"]) -> Float32[np.ndarray, " entry"]:
+    """Of `CHANNELS` channels: of fewer, turned into that many, which keeps their distances."""
     values = maps.flatten(1)
     values = values - values.mean(dim=1, keepdim=True)
     matrix = (values @ values.T).cpu().double().numpy() / values.shape[1]
+    if len(matrix) < CHANNELS:
+        turn = _orthonormal(len(matrix)).numpy()
+        matrix = turn @ matrix @ turn.T
     return log_triangle(matrix, FLOOR * np.trace(matrix) / CHANNELS + LEAST_VARIANCE)

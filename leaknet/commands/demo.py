@@ -34,7 +34,7 @@ def demo(settings: Settings, /, as_json: bool) -> None:
     """
     from leakcache.autoencoder import Encoder
     from leakcache.build import build_cache
-    from leakcache.device import resolve_device
+    from leakcache.device import quick_precision, resolve_device
     from leakcache.index import read_index
     from leaknet.config import preset
     from leaknet.detectors import GlobalKDE
@@ -46,7 +46,9 @@ def demo(settings: Settings, /, as_json: bool) -> None:
     start = time.monotonic()
     root, cache, run = sample_root(), settings.caches / "demo", settings.runs / "demo"
     device = resolve_device("auto")
-    index, encoder = read_index(root), Encoder.load("bundled", device=str(device))
+    precision = quick_precision(device)
+    encoder = Encoder.load("bundled", device=str(device), precision=precision)
+    index = read_index(root)
     closed = build_cache(index, encoder, cache / "closed", split="closed").cache
     unknown = build_cache(index, encoder, cache / "open", split="open").cache
     config = preset("best").with_overrides([f"train.epochs={EPOCHS}"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from leakcache.device import resolve_device
+from leakcache.device import quick_precision, resolve_device
 from leakcache.errors import ConfigError
 
 
@@ -21,3 +21,11 @@ def test_what_is_not_here_is_refused_by_name(name: str) -> None:
         ConfigError, match=f"--device {name}: not on this machine; take auto or cpu"
     ):
         resolve_device(name)
+
+
+@pytest.mark.parametrize(("capability", "expected"), [("AVX2", "fp32"), ("AVX512", "bf16")])
+def test_half_precision_only_where_the_processor_has_it(
+    monkeypatch: pytest.MonkeyPatch, capability: str, expected: str
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert quick_precision(torch.device("cpu")) == expected
