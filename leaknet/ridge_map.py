@@ -1,4 +1,4 @@
-"""A linear map from statistics of pixels and latents, fitted in closed form.
+"""A linear map from statistics of pixels and activations, fitted in closed form.
 
     x → (x - mean) / deviation, clipped to ±3, each family divided by √(its length)
       → class scores of a ridge regression, or what is a linear function of them
