@@ -1,4 +1,4 @@
-"""Where torch computes."""
+"""Where torch computes, and in which precision."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def resolve_device(name: str) -> torch.device:
 
 
 def quick_precision(device: torch.device) -> str:
-    """Of an encoder where speed counts more than the last digits: "bf16" where that is faster.
+    """Of an encoder where speed counts more than the last digits: "bf16" or "fp32".
 
-    Processors without AVX-512 emulate it, many times slower than "fp32".
+    "bf16" where the hardware computes in it; processors without AVX-512 do not.
     """
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
