@@ -12,7 +12,7 @@ import sys
 import click
 
 from leakcache.errors import LeakError
-from leaknet.commands.settings import Settings, read_settings
+from leaknet.commands.defaults import Settings, read_settings
 
 COMMANDS = {
     "demo": "Run everything on the bundled sample: cache, train, score, report.",

@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from leaknet.model import ProtoLeakNet
+    from leaknet.model.protoleaknet import ProtoLeakNet
 
 __all__ = ["ProtoLeakNet"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "ProtoLeakNet":
-        from leaknet.model import ProtoLeakNet
+        from leaknet.model.protoleaknet import ProtoLeakNet
 
         return ProtoLeakNet
     raise AttributeError(f"module 'leaknet' has no attribute {name!r}")

@@ -21,7 +21,7 @@ from typing import Any, get_type_hints
 import tomli_w
 
 from leakcache.errors import ConfigError
-from leaknet.sections import FeatureConfig, ModelConfig, TrainConfig
+from leaknet.fold_leaknet_sections import FeatureConfig, ModelConfig, TrainConfig
 
 __all__ = [
     "AUTHORS",

@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from PIL import Image
 
-from leakcache.images import Preprocessing
+from leakcache.images.decode import Preprocessing
 
 SIDE = 64
 SMALL = Preprocessing(size=SIDE)

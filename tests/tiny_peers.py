@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 from tiny_data import picture
 
-from leakcache.originals import Originals
-from leaknet.peers import PeerImages
+from leakcache.store.source_images import Originals
+from leaknet.baselines import PeerImages
 
 CLASSES = ("ada", "bob", "cyd")
 

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from leaknet.commands.defaults import LeakCommand, Settings
+from leaknet.commands.fold_commands_places import cache_folder
 from leaknet.commands.options import cache_option, device_option, emit, json_option
-from leaknet.commands.places import cache_folder
-from leaknet.commands.settings import LeakCommand, Settings
 
 if TYPE_CHECKING:
-    from leaknet.ablation import AblationResult, Request, Row, RowResult, Shelf
+    from leaknet.experiments.ablation.caches import Shelf
+    from leaknet.experiments.ablation.run import Request
+    from leaknet.experiments.ablation.spec import Row
+    from leaknet.experiments.ablation.tables import AblationResult, RowResult
 
 
 @click.command(cls=LeakCommand)
@@ -71,10 +74,10 @@ def ablate(settings: Settings, /, **options: Any) -> None:
       leak ablate table5 --seeds 3
       leak ablate table3 --also caches/faces-taesdxl-resize256 --open unknown/ --json
     """
-    from leaknet.ablation import run_ablation
-    from leaknet.ablation.files import write_results
-    from leaknet.ablation.tables import ablation_tables, summary_line
-    from leaknet.evaluation.render import print_grids
+    from leaknet.experiments.ablation.fold_ablation_files import write_results
+    from leaknet.experiments.ablation.fold_ablation_tables import ablation_tables, summary_line
+    from leaknet.experiments.ablation.run import run_ablation
+    from leaknet.experiments.fold_evaluation_render import print_grids
 
     folder = cache_folder(options["cache"], settings.caches)
     request, shelf = _request(settings, folder, options), _shelf(folder, options)
@@ -93,9 +96,10 @@ def ablate(settings: Settings, /, **options: Any) -> None:
 
 def _request(settings: Settings, folder: Path, options: dict[str, Any]) -> Request:
     from leakcache.device import resolve_device
-    from leaknet.ablation import Request, find_ablation
-    from leaknet.ablation.files import write_results
     from leaknet.commands.train import configured
+    from leaknet.experiments.ablation.fold_ablation_files import write_results
+    from leaknet.experiments.ablation.run import Request
+    from leaknet.experiments.ablation.spec import find_ablation
 
     ablation, base = find_ablation(options["table"]), configured(options)
     out = Path(options["out"] or settings.runs / f"ablations-{folder.name}")
@@ -123,8 +127,8 @@ def _announce(row: Row, number: int) -> None:
 
 def _shelf(folder: Path, options: dict[str, Any]) -> Shelf:
     from leakcache.device import resolve_device
-    from leakcache.store import LatentCache
-    from leaknet.ablation import Shelf
+    from leakcache.store.cache import LatentCache
+    from leaknet.experiments.ablation.caches import Shelf
 
     return Shelf(
         LatentCache.open(folder / "closed"),

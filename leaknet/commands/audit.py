@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from leaknet.commands.defaults import LeakCommand
+from leaknet.commands.fold_commands_places import data_root
 from leaknet.commands.options import canonical_option, emit, json_option
-from leaknet.commands.places import data_root
-from leaknet.commands.settings import LeakCommand
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from leaknet.controls.audit import Audit
-    from leaknet.intervals import Interval
+    from leaknet.audit.audit import Audit
+    from leaknet.metrics.bootstrap import Interval
 
 _STYLES = {"severe": "bold red", "warning": "yellow", "unsure": "cyan", "note": "dim"}
 
@@ -58,9 +58,9 @@ def audit(
       leak audit photos/
       leak audit photos/ --open unknown-generators/ --canonical --json
     """
-    from leakcache.images import Preprocessing
-    from leakcache.index import read_index
-    from leaknet.controls.audit import audit as judge
+    from leakcache.dataset.index import read_index
+    from leakcache.images.decode import Preprocessing
+    from leaknet.audit.audit import audit as judge
 
     side = Preprocessing(canonical=canonical, canonical_size=canonical_size).canonical_size
     found = judge(

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from leakcache.statistics.build import complete_statistics
+from leaknet.commands.defaults import LeakCommand, Settings
+from leaknet.commands.fold_commands_places import cache_folder, data_root, name_cache, remember
 from leaknet.commands.options import (
     cache_option,
     data_option,
@@ -16,13 +19,11 @@ from leaknet.commands.options import (
     json_option,
     vae_option,
 )
-from leaknet.commands.places import cache_folder, data_root, name_cache, remember
-from leaknet.commands.settings import LeakCommand, Settings
-from leaknet.statistics import complete_statistics
 
 if TYPE_CHECKING:
-    from leakcache.store import LatentCache
-    from leaknet.bench import BenchPlan, BenchResult
+    from leakcache.store.cache import LatentCache
+    from leaknet.experiments.benchmark.tables import BenchResult
+    from leaknet.experiments.fold_bench_plan import BenchPlan
 
 STEPS = (0, 1, 2, 3)
 
@@ -100,14 +101,14 @@ def bench(settings: Settings, /, **options: Any) -> None:
       leak bench --methods resnet50,npr,ours --open unknown/ --steps 0,1,2,3 --seeds 3
     """
     from leakcache.device import resolve_device
-    from leaknet.bench import run_bench
-    from leaknet.bench.data import raw_data
-    from leaknet.bench.degraded import with_steps
-    from leaknet.bench.files import write_bench
-    from leaknet.bench.tables import bench_tables
+    from leaknet.baselines.ours import Ours
     from leaknet.config import preset
-    from leaknet.evaluation.render import print_grids
-    from leaknet.peers.ours import Ours
+    from leaknet.experiments.benchmark.data import raw_data
+    from leaknet.experiments.benchmark.fold_bench_degraded import with_steps
+    from leaknet.experiments.benchmark.fold_bench_files import write_bench
+    from leaknet.experiments.benchmark.fold_bench_tables import bench_tables
+    from leaknet.experiments.benchmark.run import run_bench
+    from leaknet.experiments.fold_evaluation_render import print_grids
 
     steps = _steps(options["steps"])
     plan = _plan(options)
@@ -142,9 +143,8 @@ def _steps(text: str) -> list[int]:
 
 def _plan(options: dict[str, Any]) -> BenchPlan:
     from leakcache.device import resolve_device
-    from leaknet.bench import BenchPlan
-    from leaknet.bench.plan import methods_named
-    from leaknet.scorers import detectors_named
+    from leaknet.experiments.fold_bench_plan import BenchPlan, methods_named
+    from leaknet.scoring.fitted_detectors import detectors_named
 
     if options["detector"] == "all":
         raise click.BadParameter("takes one name", param_hint="--detector")
@@ -161,16 +161,16 @@ def _plan(options: dict[str, Any]) -> BenchPlan:
 
 def _closed(settings: Settings, options: dict[str, Any], device: str) -> LatentCache:
     """The cache of the known generators; built from --data where that is given."""
-    from leakcache.changes import open_current
+    from leakcache.store.changes import open_current
 
     if options["data"] is None:
         return open_current(cache_folder(options["cache"], settings.caches) / "closed")
-    from leakcache.autoencoder import Encoder
-    from leakcache.build import build_cache
-    from leakcache.images import Preprocessing
-    from leakcache.index import read_index
-    from leakcache.manifest import FILE, CacheManifest
-    from leakcache.weights import locate
+    from leakcache.dataset.index import read_index
+    from leakcache.encoder.autoencoder import Encoder
+    from leakcache.encoder.weights import locate
+    from leakcache.images.decode import Preprocessing
+    from leakcache.store.build import build_cache
+    from leakcache.store.manifest import FILE, CacheManifest
 
     root, cut = data_root(options["data"]), Preprocessing()
     spec, precision, stored = options["vae"], "fp32", "float16"
@@ -195,8 +195,8 @@ def _closed(settings: Settings, options: dict[str, Any], device: str) -> LatentC
 
 def _unknown(closed: LatentCache, roots: tuple[str, ...], device: str) -> list[LatentCache]:
     """Caches of the folders named; without any, of the data's own open set if there is one."""
-    from leakcache.index import read_index
-    from leakcache.open_set import build_open_caches
+    from leakcache.dataset.index import read_index
+    from leakcache.store.open_set import build_open_caches
 
     data = Path(closed.manifest.data)
     if not roots and (not data.exists() or not read_index(data).unknown):
@@ -213,7 +213,7 @@ def _name(closed: LatentCache, options: dict[str, Any]) -> str:
 
 
 def _keep(result: BenchResult, out: Path) -> None:
-    from leaknet.bench.files import write_bench
+    from leaknet.experiments.benchmark.fold_bench_files import write_bench
 
     write_bench(result, out)
     last = result.rows[-1]

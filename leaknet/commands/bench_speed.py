@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
+from leaknet.commands.defaults import LeakCommand
 from leaknet.commands.options import device_option, emit, json_option, vae_option
-from leaknet.commands.settings import LeakCommand
 
 MEANING = {
     "build.images_per_second": "a cache build, from JPEG files to latents on disk",
@@ -50,7 +50,7 @@ def bench_speed(vae: str, device: str, as_json: bool) -> None:
 
 
 def _build(vae: str, device: str) -> dict[str, Any]:
-    from leakcache.speed import measure_build
+    from leaknet.speed.build import measure_build
 
     speed = measure_build(vae, device)
     return {
@@ -61,7 +61,7 @@ def _build(vae: str, device: str) -> dict[str, Any]:
 
 
 def _train(device: Any) -> dict[str, Any]:
-    from leaknet.speed import measure_encoder, measure_epoch, sd_encoder, taesd_encoder
+    from leaknet.speed.train import measure_encoder, measure_epoch, sd_encoder, taesd_encoder
 
     speed = measure_epoch(device)
     return {
@@ -73,7 +73,7 @@ def _train(device: Any) -> dict[str, Any]:
 
 
 def _kde() -> dict[str, Any]:
-    from leaknet.density_speed import measure_density
+    from leaknet.speed.kde import measure_density
 
     speed = measure_density()
     return {

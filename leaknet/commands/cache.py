@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leaknet.commands.cache_extras import build_extra
-from leaknet.commands.cache_output import (
+from leakcache.statistics.fold_commands_cache_extras import build_extra
+from leaknet.commands.defaults import LeakCommand, Settings
+from leaknet.commands.fold_commands_cache_output import (
     built,
     print_built,
     print_extras,
@@ -17,6 +18,7 @@ from leaknet.commands.cache_output import (
     print_verified,
     refuse_too_many_rejects,
 )
+from leaknet.commands.fold_commands_places import cache_folder, data_root, name_cache, remember
 from leaknet.commands.options import (
     cache_option,
     canonical_option,
@@ -26,14 +28,12 @@ from leaknet.commands.options import (
     json_option,
     vae_option,
 )
-from leaknet.commands.places import cache_folder, data_root, name_cache, remember
-from leaknet.commands.settings import LeakCommand, Settings
 
 if TYPE_CHECKING:
-    from leakcache.build import BuildReport
-    from leakcache.images import Preprocessing
-    from leakcache.index import DatasetIndex, Split
-    from leakcache.store import LatentCache
+    from leakcache.dataset.index import DatasetIndex, Split
+    from leakcache.images.decode import Preprocessing
+    from leakcache.store.build import BuildReport
+    from leakcache.store.cache import LatentCache
 
 
 @click.group()
@@ -106,9 +106,9 @@ def build(settings: Settings, /, **options: Any) -> None:
       leak cache build --split closed
       leak cache build --data photos/ --vae taesd --precision bf16 --with statistics
     """
-    from leakcache.images import Preprocessing
-    from leakcache.index import read_index
-    from leakcache.weights import locate
+    from leakcache.dataset.index import read_index
+    from leakcache.encoder.weights import locate
+    from leakcache.images.decode import Preprocessing
 
     preprocessing = Preprocessing(
         options["view"],
@@ -144,9 +144,9 @@ def _words(preprocessing: Preprocessing) -> str:
 def _build_splits(
     index: DatasetIndex, folder: Path, preprocessing: Preprocessing, options: dict[str, Any]
 ) -> dict[str, BuildReport]:
-    from leakcache.autoencoder import Encoder
-    from leakcache.build import build_cache
     from leakcache.device import resolve_device
+    from leakcache.encoder.autoencoder import Encoder
+    from leakcache.store.build import build_cache
 
     encoder = Encoder.load(
         options["vae"], options["precision"], str(resolve_device(options["device"]))
@@ -177,7 +177,7 @@ def open_caches(folder: Path) -> dict[str, LatentCache]:
     Raises:
         CacheIncomplete: there is none.
     """
-    from leakcache.store import LatentCache
+    from leakcache.store.cache import LatentCache
 
     found = {
         path.parent.name: LatentCache.open(path.parent)
@@ -197,8 +197,8 @@ def info(settings: Settings, cache: str | None, as_json: bool) -> None:
     Example:
       leak cache info
     """
-    from leakcache.describe import describe
-    from leakcache.pixel_cache import describe_rows
+    from leakcache.store.derived import describe_rows
+    from leakcache.store.info import describe
 
     folder = cache_folder(cache, settings.caches)
     facts = {name: describe(found) for name, found in open_caches(folder).items()}
@@ -236,10 +236,10 @@ def verify(
     Example:
       leak cache verify --spot 20
     """
-    from leakcache.autoencoder import Encoder
     from leakcache.device import resolve_device
-    from leakcache.pixel_cache import check_rows
-    from leakcache.verify import verify as check
+    from leakcache.encoder.autoencoder import Encoder
+    from leakcache.store.derived import check_rows
+    from leakcache.store.verify import verify as check
 
     folder = cache_folder(cache, settings.caches)
     results = {}
@@ -277,8 +277,8 @@ def export(
     Example:
       leak cache export --to h5 --out latents.h5
     """
-    from leakcache.export import export_h5
-    from leakcache.store import LatentCache
+    from leakcache.store.cache import LatentCache
+    from leakcache.store.fold_leakcache_export import export_h5
 
     folder = cache_folder(cache, settings.caches)
     found = LatentCache.open(folder / split)

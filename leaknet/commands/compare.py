@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
+from leaknet.commands.defaults import LeakCommand, Settings
 from leaknet.commands.options import emit, json_option
-from leaknet.commands.settings import LeakCommand, Settings
 
 
 @click.command(cls=LeakCommand)
@@ -34,10 +34,10 @@ def compare(settings: Settings, /, run_a: str, run_b: str, **options: Any) -> No
     Example:
       leak compare runs/paper-seed0 runs/best-seed0
     """
-    from leaknet.evaluation import compare_runs
-    from leaknet.evaluation.render import print_grids
-    from leaknet.evaluation.tables import comparison_table
-    from leaknet.scorers import detectors_named
+    from leaknet.experiments.compare_runs import compare_runs
+    from leaknet.experiments.fold_evaluation_render import print_grids
+    from leaknet.experiments.tables import comparison_table
+    from leaknet.scoring.fitted_detectors import detectors_named
 
     name = options["detector"]
     if name == "all":

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 import click
 
+from leaknet.commands.defaults import LeakCommand, Settings
+from leaknet.commands.fold_commands_places import data_root
 from leaknet.commands.options import emit, json_option
-from leaknet.commands.places import data_root
-from leaknet.commands.settings import LeakCommand, Settings
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from leakcache.copies import CopyReport
-    from leakcache.index import DatasetIndex
-    from leakcache.records import Reject
-    from leakcache.wild import WildCheck
+    from leakcache.dataset.index import DatasetIndex
+    from leakcache.dataset.records import Reject
+    from leakcache.dataset.wild import WildCheck
+    from leakcache.degrade.copies import CopyReport
 
 SHOWN = 20
 """Rejects printed one by one; `--json` lists them all."""
@@ -56,7 +56,7 @@ def index(
       leak data index path/to/WILD --out index.csv
       leak data index path/to/WILD/step1 --json
     """
-    from leakcache.index import read_index
+    from leakcache.dataset.index import read_index
 
     found = read_index(data_root(data), seed=seed, open_set=open_set)
     caches = (ctx.find_object(Settings) or Settings({})).caches
@@ -108,7 +108,7 @@ def _table(found: DatasetIndex) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from leakcache.index import FOLDS
+    from leakcache.dataset.index import FOLDS
 
     table = Table("class", *FOLDS, "groups", title=Text(str(found.root)), show_footer=True)
     counts = found.counts()
@@ -175,8 +175,8 @@ def degrade(
       leak data degrade path/to/WILD --step 1 --out degraded --fold test --fold open
       leak data index degraded/step1
     """
-    from leakcache.copies import write_copies
-    from leakcache.index import FOLDS, read_index
+    from leakcache.dataset.index import FOLDS, read_index
+    from leakcache.degrade.copies import write_copies
 
     found = read_index(data_root(data), seed=seed, open_set=open_set)
     report = write_copies(found, Path(out), step=int(step), seed=seed, folds=folds or FOLDS)
@@ -193,7 +193,7 @@ def degrade(
 
 
 def _copied(report: CopyReport) -> dict[str, object]:
-    from leakcache.copy_manifest import FILE
+    from leakcache.degrade.fold_leakcache_copy_manifest import FILE
 
     return {
         "folder": str(report.folder),
@@ -228,7 +228,7 @@ def wild(folder: str | None, fetch: bool, seed: int, as_json: bool) -> None:
       leak data wild
       leak data wild path/to/WILD --json
     """
-    from leakcache import wild as source
+    from leakcache.dataset import wild as source
 
     if folder is None and not fetch:
         say = {"kaggle": source.KAGGLE, "page": source.PAGE}
@@ -245,7 +245,7 @@ def wild(folder: str | None, fetch: bool, seed: int, as_json: bool) -> None:
 
 
 def _checked(found: WildCheck) -> dict[str, object]:
-    from leakcache.wild import CLOSED, OPEN
+    from leakcache.dataset.wild import CLOSED, OPEN
 
     return {
         "generators": {name: found.folders.get(name) for name in (*CLOSED, *OPEN)},

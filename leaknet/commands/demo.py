@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
+from leakcache.statistics.build import complete_statistics
+from leaknet.commands.defaults import LeakCommand, Settings
+from leaknet.commands.fold_commands_places import remember, sample_root
 from leaknet.commands.options import emit, json_option
-from leaknet.commands.places import remember, sample_root
-from leaknet.commands.settings import LeakCommand, Settings
-from leaknet.statistics import complete_statistics
 
 EPOCHS = 12
 """An epoch of the sample is nine steps: the preset's number would hardly move the weights."""
@@ -32,16 +32,16 @@ def demo(settings: Settings, /, as_json: bool) -> None:
     Example:
       leak demo
     """
-    from leakcache.autoencoder import Encoder
-    from leakcache.build import build_cache
+    from leakcache.dataset.index import read_index
     from leakcache.device import quick_precision, resolve_device
-    from leakcache.index import read_index
+    from leakcache.encoder.autoencoder import Encoder
+    from leakcache.store.build import build_cache
     from leaknet.config import preset
     from leaknet.detectors import GlobalKDE
     from leaknet.report.page import write_page
-    from leaknet.report.table import print_scores
-    from leaknet.scoring import prepare_run, score_run
-    from leaknet.train import train
+    from leaknet.report.terminal import print_scores
+    from leaknet.scoring.score_run import prepare_run, score_run
+    from leaknet.training.train import train
 
     start = time.monotonic()
     root, cache, run = sample_root(), settings.caches / "demo", settings.runs / "demo"

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from leaknet.commands.defaults import LeakCommand, Settings
+from leaknet.commands.fold_commands_places import remember, run_folder
 from leaknet.commands.options import cache_option, device_option, emit, json_option, run_option
-from leaknet.commands.places import remember, run_folder
-from leaknet.commands.settings import LeakCommand, Settings
 
 if TYPE_CHECKING:
     from leaknet.enroll import Enrolment
-    from leaknet.enroll.evaluation import LeftOut
+    from leaknet.enroll.evaluate import LeftOut
 
 
 @click.command(cls=LeakCommand)
@@ -117,8 +117,8 @@ def _undo(run: Path, options: dict[str, Any], settings: Settings) -> None:
 def _evaluate(run: Path, options: dict[str, Any], settings: Settings) -> None:
     from leakcache.device import resolve_device
     from leaknet.commands.score import closed_cache
-    from leaknet.enroll.evaluation import evaluate_enrolment, summary
-    from leaknet.record import RunRecord
+    from leaknet.enroll.evaluate import evaluate_enrolment, summary
+    from leaknet.model.run_record import RunRecord
 
     folder = run.with_name(f"{run.name}-enrolment")
     rows = evaluate_enrolment(

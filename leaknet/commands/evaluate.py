@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from leakcache.statistics.build import complete_statistics
+from leaknet.commands.defaults import LeakCommand, Settings
+from leaknet.commands.fold_commands_places import cache_folder
 from leaknet.commands.options import alpha_option, cache_option, device_option, emit, json_option
-from leaknet.commands.places import cache_folder
-from leaknet.commands.settings import LeakCommand, Settings
-from leaknet.statistics import complete_statistics
 
 if TYPE_CHECKING:
-    from leakcache.store import LatentCache
-    from leaknet.evaluation import Plan
+    from leakcache.store.cache import LatentCache
+    from leaknet.experiments.plan import Plan
 
 
 @click.command(cls=LeakCommand)
@@ -85,11 +85,11 @@ def evaluate(settings: Settings, /, **options: Any) -> None:
       leak evaluate --preset paper --seeds 3 --leave-out 2
       leak evaluate --open unknown/ --detectors all --table2 --shuffle-labels --out eval/
     """
-    from leakcache.changes import open_current
     from leakcache.device import resolve_device
-    from leaknet.evaluation import evaluate as run_protocols
-    from leaknet.evaluation.render import print_grids, write_evaluation
-    from leaknet.evaluation.tables import evaluation_tables
+    from leakcache.store.changes import open_current
+    from leaknet.experiments.fold_evaluation_render import print_grids, write_evaluation
+    from leaknet.experiments.protocols import evaluate as run_protocols
+    from leaknet.experiments.tables import evaluation_tables
 
     plan = _plan(options)
     folder = cache_folder(options["cache"], settings.caches)
@@ -111,8 +111,8 @@ def evaluate(settings: Settings, /, **options: Any) -> None:
 
 def _plan(options: dict[str, Any]) -> Plan:
     from leaknet.config import load_config, preset
-    from leaknet.evaluation import Plan
-    from leaknet.scorers import detectors_named
+    from leaknet.experiments.plan import Plan
+    from leaknet.scoring.fitted_detectors import detectors_named
 
     file = options["config"]
     config = load_config(Path(file)) if file else preset(options["preset"])
@@ -134,7 +134,7 @@ def _plan(options: dict[str, Any]) -> Plan:
 
 def _open_caches(closed: LatentCache, roots: tuple[str, ...], device: str) -> list[LatentCache]:
     """Caches of the folders named; without any, of the data's own open set if there is one."""
-    from leakcache.index import read_index
+    from leakcache.dataset.index import read_index
     from leaknet.commands.score import open_caches
 
     data = Path(closed.manifest.data)
@@ -145,8 +145,8 @@ def _open_caches(closed: LatentCache, roots: tuple[str, ...], device: str) -> li
 
 def _audit(closed: LatentCache, roots: tuple[str, ...]) -> dict[str, Any]:
     """The controls of the data, on the track that was encoded; nothing where the files are gone."""
-    from leakcache.index import read_index
-    from leaknet.controls.audit import audit
+    from leakcache.dataset.index import read_index
+    from leaknet.audit.audit import audit
 
     data = Path(closed.manifest.data)
     if not data.exists():

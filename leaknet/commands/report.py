@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
+from leaknet.commands.defaults import LeakCommand, Settings
+from leaknet.commands.fold_commands_places import run_folder
 from leaknet.commands.options import emit, json_option, run_option
-from leaknet.commands.places import run_folder
-from leaknet.commands.settings import LeakCommand, Settings
 
 
 @click.command(cls=LeakCommand)

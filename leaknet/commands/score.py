@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from leaknet.commands.defaults import LeakCommand, Settings
+from leaknet.commands.fold_commands_places import cache_folder, run_folder
 from leaknet.commands.options import (
     alpha_option,
     cache_option,
@@ -16,12 +18,10 @@ from leaknet.commands.options import (
     json_option,
     run_option,
 )
-from leaknet.commands.places import cache_folder, run_folder
-from leaknet.commands.settings import LeakCommand, Settings
 
 if TYPE_CHECKING:
-    from leakcache.store import LatentCache
-    from leaknet.predict import ImageScore
+    from leakcache.store.cache import LatentCache
+    from leaknet.scoring.predict import ImageScore
 
 
 @click.command(cls=LeakCommand)
@@ -102,8 +102,8 @@ def closed_cache(run: Path, cache: str | None, caches: Path) -> LatentCache:
     Raises:
         CacheError: it is not there, or its images have changed since.
     """
-    from leakcache.changes import open_current
-    from leaknet.record import RunRecord
+    from leakcache.store.changes import open_current
+    from leaknet.model.run_record import RunRecord
 
     if cache is not None:
         return open_current(Path(cache) / "closed")
@@ -116,8 +116,8 @@ def closed_cache(run: Path, cache: str | None, caches: Path) -> LatentCache:
 def open_caches(closed: LatentCache, roots: tuple[str, ...], device: str) -> list[LatentCache]:
     """Caches of the unknown generators, built beside the closed one where they are missing."""
     from leakcache.device import resolve_device
-    from leakcache.open_set import build_open_caches
-    from leaknet.statistics import complete_alike
+    from leakcache.statistics.build import complete_alike
+    from leakcache.store.open_set import build_open_caches
 
     where = str(resolve_device(device))
     caches = build_open_caches(closed, [Path(root) for root in roots], where)
@@ -127,9 +127,9 @@ def open_caches(closed: LatentCache, roots: tuple[str, ...], device: str) -> lis
 
 def _score_run(run: Path, options: dict[str, Any], settings: Settings) -> None:
     from leakcache.device import resolve_device
-    from leaknet.report.table import print_scores
-    from leaknet.scorers import detectors_named
-    from leaknet.scoring import score_run
+    from leaknet.report.terminal import print_scores
+    from leaknet.scoring.fitted_detectors import detectors_named
+    from leaknet.scoring.score_run import score_run
 
     closed = closed_cache(run, options["cache"], settings.caches)
     names = _names(options) or (["kde"] if options["open_roots"] else [])
@@ -146,11 +146,11 @@ def _score_run(run: Path, options: dict[str, Any], settings: Settings) -> None:
 def _score_images(run: Path, options: dict[str, Any]) -> None:
     from leakcache.device import resolve_device
     from leaknet.calibration import load_calibration
-    from leaknet.embeddings import Embeddings
-    from leaknet.predict import find_images, score_files
-    from leaknet.report.image_table import print_images, write_images_csv
-    from leaknet.runfolder import RunFolder
-    from leaknet.scorers import detectors_named, load_scorers
+    from leaknet.data.embeddings import Embeddings
+    from leaknet.report.fold_report_image_table import print_images, write_images_csv
+    from leaknet.scoring.fitted_detectors import detectors_named, load_scorers
+    from leaknet.scoring.predict import find_images, score_files
+    from leaknet.training.run_folder import RunFolder
 
     found = find_images(options["images"])
     device = resolve_device(options["device"])

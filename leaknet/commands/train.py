@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from leakcache.statistics.build import complete_statistics
+from leaknet.commands.defaults import LeakCommand, Settings
+from leaknet.commands.fold_commands_places import cache_folder, remember
 from leaknet.commands.options import cache_option, device_option, emit, json_option, run_option
-from leaknet.commands.places import cache_folder, remember
-from leaknet.commands.settings import LeakCommand, Settings
-from leaknet.statistics import complete_statistics
 
 if TYPE_CHECKING:
     from leaknet.config import RunConfig
-    from leaknet.history import EpochRecord
-    from leaknet.judge import ClosedResult
-    from leaknet.train import TrainResult
+    from leaknet.evaluation.fold_leaknet_judge import ClosedResult
+    from leaknet.training.history import EpochRecord
+    from leaknet.training.train import TrainResult
 
 
 @click.command(cls=LeakCommand)
@@ -46,10 +46,10 @@ def train(settings: Settings, /, **options: Any) -> None:
       leak train
       leak train --preset paper --seed 1 --set model.prototypes=6
     """
-    from leakcache.changes import open_current
     from leakcache.device import resolve_device
-    from leaknet.scoring import prepare_run
-    from leaknet.train import train as fit
+    from leakcache.store.changes import open_current
+    from leaknet.scoring.score_run import prepare_run
+    from leaknet.training.train import train as fit
 
     config = configured(options)
     folder = cache_folder(options["cache"], settings.caches)

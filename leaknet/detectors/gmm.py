@@ -16,10 +16,10 @@ from scipy.special import logsumexp
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
-from leaknet.detectors.closed_set import Standardiser, class_counts, require_closed
+from leaknet.data.embeddings import Embeddings
+from leaknet.detectors.base import ClassScorer
+from leaknet.detectors.fold_detectors_closed_set import Standardiser, class_counts, require_closed
 from leaknet.detectors.mahalanobis import FLOOR
-from leaknet.detectors.protocol import ClassScorer
-from leaknet.embeddings import Embeddings
 
 GRID = (2, 3, 4, 6)
 

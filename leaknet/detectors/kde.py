@@ -15,10 +15,10 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float32, Float64, Int
 
-from leaknet.detectors.closed_set import Standardiser, require_closed
-from leaknet.detectors.density import log_density
-from leaknet.detectors.protocol import ClassScorer, Detector
-from leaknet.embeddings import Embeddings
+from leaknet.data.embeddings import Embeddings
+from leaknet.detectors.base import ClassScorer, Detector
+from leaknet.detectors.fold_detectors_closed_set import Standardiser, require_closed
+from leaknet.detectors.fold_detectors_density import log_density
 
 GRID = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
 # Below, all images are certain to be unlike each other; above, all references are one blob.

@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int
 from sklearn.neighbors import NearestNeighbors
 
-from leaknet.detectors.closed_set import Standardiser, require_closed
-from leaknet.detectors.protocol import Detector
-from leaknet.embeddings import Embeddings
+from leaknet.data.embeddings import Embeddings
+from leaknet.detectors.base import Detector
+from leaknet.detectors.fold_detectors_closed_set import Standardiser, require_closed
 from leaknet.metrics import auroc
 
 GRID = (1, 2, 5, 10, 20, 50)

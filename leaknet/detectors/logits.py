@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Float64, Int
 
 from leakcache.errors import ScoringError
-from leaknet.detectors.closed_set import require_closed
-from leaknet.detectors.protocol import Detector
-from leaknet.embeddings import Embeddings
+from leaknet.data.embeddings import Embeddings
+from leaknet.detectors.base import Detector
+from leaknet.detectors.fold_detectors_closed_set import require_closed
 
 _D = TypeVar("_D", bound="LogitDetector")
 

@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Float64, Int
 from sklearn.covariance import ledoit_wolf
 
-from leaknet.detectors.closed_set import Standardiser, require_closed
-from leaknet.detectors.protocol import ClassScorer
-from leaknet.embeddings import Embeddings
+from leaknet.data.embeddings import Embeddings
+from leaknet.detectors.base import ClassScorer
+from leaknet.detectors.fold_detectors_closed_set import Standardiser, require_closed
 
 FLOOR = 1e-3
 SHRINKAGE = 0.05

@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Float64
 from scipy.special import logsumexp
 
-from leaknet.detectors.closed_set import Standardiser, require_closed
-from leaknet.detectors.protocol import Detector
-from leaknet.embeddings import Embeddings
+from leaknet.data.embeddings import Embeddings
+from leaknet.detectors.base import Detector
+from leaknet.detectors.fold_detectors_closed_set import Standardiser, require_closed
 
 VARIANCE_KEPT = 0.9
 

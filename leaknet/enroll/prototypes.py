@@ -14,9 +14,9 @@ from jaxtyping import Float
 from sklearn.cluster import KMeans
 
 from leakcache.errors import RunError
-from leaknet.embeddings import Embeddings
-from leaknet.head import PrototypeHead
-from leaknet.model import ProtoLeakNet
+from leaknet.data.embeddings import Embeddings
+from leaknet.model.head import PrototypeHead
+from leaknet.model.protoleaknet import ProtoLeakNet
 
 BATCH = 256
 
@@ -33,7 +33,7 @@ def with_class(
         model: a trained one, with prototypes.
         name: of the new class, which becomes the last one.
         vectors: h̄ of its training images, before the gate; one or more.
-        offset: added to its logit; see `leaknet.enroll.offset`.
+        offset: added to its logit; see `leaknet.enroll.fold_enroll_offset`.
 
     Raises:
         RunError: the model has a linear head, which cannot grow without training.

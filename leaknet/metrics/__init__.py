@@ -1,12 +1,12 @@
 """Figures of merit, as pure functions of scores: closed set, open set, calibration.
 
 Every metric takes optional weights per image, with leading axes for resamples, so that the
-bootstrap of `leaknet.intervals` evaluates the very code that gives the point estimate.
+bootstrap of `leaknet.metrics.bootstrap` evaluates the very code that gives the point estimate.
 """
 
-from leaknet.metrics.calibration import expected_calibration_error
-from leaknet.metrics.closed import ClosedScores, closed_scores, closed_values
-from leaknet.metrics.openset import (
+from leaknet.metrics.closed_set import ClosedScores, closed_scores, closed_values
+from leaknet.metrics.fold_metrics_calibration import expected_calibration_error
+from leaknet.metrics.open_set import (
     OpenReport,
     OpenScores,
     auroc,

@@ -13,13 +13,19 @@ import pytest
 import torch
 from tiny_data import array_bytes, save, tiny_model
 
-from leakcache.autoencoder import Encoder
-from leakcache.build import build_cache
+from leakcache.dataset.index import DatasetIndex
 from leakcache.dct import dct_low
-from leakcache.encode import BATCH
-from leakcache.index import DatasetIndex
-from leakcache.speed import BuildSpeed, PacedEncoder, measure_build, ready_pixels, write_pictures
-from leakcache.statistics import LatentMoments
+from leakcache.encoder.autoencoder import Encoder
+from leakcache.store.build import build_cache
+from leakcache.store.fold_leakcache_encode import BATCH
+from leakcache.store.fold_leakcache_statistics import LatentMoments
+from leaknet.speed.build import (
+    BuildSpeed,
+    PacedEncoder,
+    measure_build,
+    ready_pixels,
+    write_pictures,
+)
 
 
 @pytest.fixture(scope="module")

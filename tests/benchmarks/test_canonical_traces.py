@@ -22,8 +22,8 @@ from sklearn.model_selection import GroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from leakcache.images import decode
-from leakcache.views import Preprocessing, preprocess
+from leakcache.images.decode import decode
+from leakcache.images.preprocess import Preprocessing, preprocess
 
 LANCZOS, BICUBIC = Image.Resampling.LANCZOS, Image.Resampling.BICUBIC
 

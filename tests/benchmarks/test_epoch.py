@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from leaknet.config import PAPER
-from leaknet.features import LeakFeatures
-from leaknet.noise import training_generator, training_noise
-from leaknet.speed import (
+from leaknet.features.latent_features import LeakFeatures
+from leaknet.features.noise import training_generator, training_noise
+from leaknet.speed.train import (
     EpochBench,
     EpochSpeed,
     measure_encoder,

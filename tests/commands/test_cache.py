@@ -11,7 +11,7 @@ import h5py
 import pytest
 from tiny_data import picture, write_pictures
 
-from leakcache.store import LatentCache
+from leakcache.store.cache import LatentCache
 
 Call = Callable[..., Any]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tiny_data import write_pictures
 
-from leakcache.store import LatentCache
+from leakcache.store.cache import LatentCache
 
 Call = Callable[..., Any]
 

@@ -47,7 +47,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def call(project: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    from leaknet.commands.settings import read_settings
+    from leaknet.commands.defaults import read_settings
 
     monkeypatch.chdir(project)
 

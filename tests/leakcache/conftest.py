@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_data import save, tiny_model, write_pictures
 
-from leakcache.autoencoder import Encoder
+from leakcache.encoder.autoencoder import Encoder
 
 
 @pytest.fixture(scope="session")

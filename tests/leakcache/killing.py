@@ -29,11 +29,11 @@ torch.set_num_threads(1)
 
 from tiny_data import SMALL, array_bytes  # noqa: E402
 
-from leakcache import shards  # noqa: E402
-from leakcache.autoencoder import Encoder  # noqa: E402
-from leakcache.build import build_cache  # noqa: E402
-from leakcache.index import DatasetIndex, read_index  # noqa: E402
-from leakcache.store import LatentCache  # noqa: E402
+from leakcache.store import zarr_shards as shards  # noqa: E402
+from leakcache.dataset.index import DatasetIndex, read_index  # noqa: E402
+from leakcache.encoder.autoencoder import Encoder  # noqa: E402
+from leakcache.store.build import build_cache  # noqa: E402
+from leakcache.store.cache import LatentCache  # noqa: E402
 
 KILLS = 20
 PUBLICATIONS = 10

@@ -18,11 +18,11 @@ import torch
 # Before any parallel region: threads do not survive a fork.
 torch.set_num_threads(1)
 
-from leakcache.autoencoder import Encoder  # noqa: E402
-from leakcache.build import build_cache  # noqa: E402
-from leakcache.images import Preprocessing  # noqa: E402
-from leakcache.index import DatasetIndex, read_index  # noqa: E402
+from leakcache.dataset.index import DatasetIndex, read_index  # noqa: E402
+from leakcache.encoder.autoencoder import Encoder  # noqa: E402
+from leakcache.images.decode import Preprocessing  # noqa: E402
 from leakcache.memory import keep_freed_memory  # noqa: E402
+from leakcache.store.build import build_cache  # noqa: E402
 
 
 def peak(index: DatasetIndex, encoder: Encoder, folder: Path) -> int:

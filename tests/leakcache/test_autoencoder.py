@@ -13,10 +13,10 @@ from diffusers import AutoencoderTiny
 from safetensors.torch import load_file, save_file
 from tiny_data import kl_model, save, tiny_model
 
-from leakcache.autoencoder import Encoder
+from leakcache.encoder.autoencoder import Encoder
+from leakcache.encoder.weights import WEIGHTS_FILE
 from leakcache.errors import ConfigError, WeightsError
-from leakcache.images import to_unit_range
-from leakcache.weights import WEIGHTS_FILE
+from leakcache.images.decode import to_unit_range
 
 
 def pixels(count: int = 2, height: int = 64, width: int = 64) -> torch.Tensor:

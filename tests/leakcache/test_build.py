@@ -15,15 +15,15 @@ import torch
 from PIL import Image
 from tiny_data import SIDE, SMALL, array_bytes, picture, save, tiny_model, write_pictures
 
-from leakcache import shards
-from leakcache.autoencoder import Encoder
-from leakcache.build import BuildReport, build_cache
+from leakcache.dataset.index import FOLDS, DatasetIndex, read_index
+from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheCorrupt, CacheError, CacheStale, DataError
-from leakcache.images import Preprocessing, decode, preprocess, to_unit_range
-from leakcache.index import FOLDS, DatasetIndex, read_index
-from leakcache.loader import images_ahead
-from leakcache.store import LatentCache
-from leakcache.workspace import Workspace
+from leakcache.images.decode import Preprocessing, decode, preprocess, to_unit_range
+from leakcache.images.loader import images_ahead
+from leakcache.store.build import BuildReport, build_cache
+from leakcache.store.cache import LatentCache
+from leakcache.store.cache import zarr_shards as shards
+from leakcache.store.workspace import Workspace
 
 
 @pytest.fixture(autouse=True)

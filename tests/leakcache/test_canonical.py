@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.JpegImagePlugin import get_sampling
 
-from leakcache.autoencoder import AutoencoderIdentity
-from leakcache.canonical import canonical_bytes, canonicalise
+from leakcache.encoder.autoencoder import AutoencoderIdentity
 from leakcache.errors import ConfigError, ImageError
-from leakcache.images import Preprocessing, decode, preprocess
-from leakcache.loader import load_image
-from leakcache.manifest import Encoding
+from leakcache.images.canonical import canonical_bytes, canonicalise
+from leakcache.images.decode import Preprocessing, decode, preprocess
+from leakcache.images.loader import load_image
+from leakcache.store.manifest import Encoding
 
 CANONICAL = Preprocessing(canonical=True)
 

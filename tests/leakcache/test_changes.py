@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from tiny_data import SMALL, picture
 
-from leakcache.autoencoder import Encoder
-from leakcache.build import build_cache
-from leakcache.changes import Changes, find_changes, listed_otherwise, open_current
+from leakcache.dataset.index import DatasetIndex, Reject, read_index
+from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheStale
-from leakcache.index import DatasetIndex, Reject, read_index
-from leakcache.store import LatentCache
+from leakcache.store.build import build_cache
+from leakcache.store.cache import LatentCache
+from leakcache.store.changes import Changes, find_changes, listed_otherwise, open_current
 
 
 @pytest.fixture

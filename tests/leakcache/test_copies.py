@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 from tiny_data import picture, write_pictures
 
-from leakcache.copies import write_copies
-from leakcache.copy_manifest import FILE
-from leakcache.degradations import degrade, operations
+from leakcache.dataset.index import read_index
+from leakcache.degrade.chain import degrade, operations
+from leakcache.degrade.copies import write_copies
+from leakcache.degrade.fold_leakcache_copy_manifest import FILE
 from leakcache.errors import DataError
-from leakcache.index import read_index
-from leakcache.loader import hash_file
+from leakcache.images.loader import hash_file
 
 SIZE = (24, 20)
 

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny_data import picture
 
-from leakcache.degradations import degrade, operations
-from leakcache.errors import ConfigError, ImageError
-from leakcache.operations import (
+from leakcache.degrade.chain import degrade, operations
+from leakcache.degrade.operations import (
     OPERATIONS,
     Blur,
     Contrast,
@@ -29,6 +28,7 @@ from leakcache.operations import (
     Webp,
     largest_upright,
 )
+from leakcache.errors import ConfigError, ImageError
 
 HASHES = [hashlib.sha256(bytes([number])).hexdigest() for number in range(200)]
 hashes = st.sampled_from(HASHES)

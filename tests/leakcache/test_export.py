@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from tiny_data import SMALL
 
-from leakcache import export
-from leakcache.autoencoder import Encoder
-from leakcache.build import build_cache
-from leakcache.describe import describe
-from leakcache.index import read_index
-from leakcache.store import LatentCache
+from leakcache.dataset.index import read_index
+from leakcache.encoder.autoencoder import Encoder
+from leakcache.store.build import build_cache
+from leakcache.store.cache import LatentCache
+from leakcache.store.cache import fold_leakcache_export as export
+from leakcache.store.info import describe
 
 
 @pytest.fixture

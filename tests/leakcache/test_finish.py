@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from test_manifest import AUTOENCODER
 
+from leakcache.dataset.index import DatasetIndex, ImageRecord, Reject
 from leakcache.errors import DataError
-from leakcache.finish import finish
-from leakcache.images import Preprocessing
-from leakcache.index import DatasetIndex, ImageRecord, Reject
-from leakcache.manifest import CacheManifest, Encoding, images_hash
-from leakcache.shards import ShardArrays
-from leakcache.store import LatentCache
-from leakcache.workspace import DoneShard
+from leakcache.images.decode import Preprocessing
+from leakcache.store.cache import LatentCache
+from leakcache.store.fold_leakcache_finish import finish
+from leakcache.store.manifest import CacheManifest, Encoding, images_hash
+from leakcache.store.workspace import DoneShard
+from leakcache.store.zarr_shards import ShardArrays
 
 ENCODING = Encoding(AUTOENCODER, Preprocessing(size=64), "fp32", "float16")
 RECORDS = (

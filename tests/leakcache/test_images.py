@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from leakcache.errors import ImageError
-from leakcache.images import PIXEL_LIMIT, decode
+from leakcache.images.decode import PIXEL_LIMIT, decode
 
 RNG = np.random.default_rng(7)
 NOISE = RNG.integers(0, 256, (24, 40, 3), dtype=np.uint8)
@@ -224,7 +224,7 @@ def test_exif_orientation_is_applied(kind, orientation):
     assert np.abs(pixels(data)[..., 0].astype(int) - upright).max() <= 2
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # as leakcache.images asks outside tests
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # as leakcache.images.decode asks outside tests
 @pytest.mark.parametrize("content", [b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12", b"Exif\0\0junk"])
 def test_damaged_exif_counts_as_none(content):
     image = Image.fromarray(smooth())

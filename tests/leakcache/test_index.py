@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from leakcache.dataset.index import ImageRecord, read_index
 from leakcache.errors import DataError
-from leakcache.index import ImageRecord, read_index
 
 
 def touch(root: Path, *names: str) -> Path:

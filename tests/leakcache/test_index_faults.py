@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from leakcache.dataset.index import read_index
 from leakcache.errors import DataError
-from leakcache.index import read_index
 
 
 @pytest.fixture

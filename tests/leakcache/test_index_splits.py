@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from leakcache.dataset.index import read_index
 from leakcache.errors import DataError
-from leakcache.index import read_index
 
 NAMES = ("b.png", "A.png", "c.png", "D.png")  # in order of lower-cased name: A b c D
 

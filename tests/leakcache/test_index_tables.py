@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from leakcache.dataset.index import DatasetIndex, ImageRecord, read_index
+from leakcache.dataset.records import canonical
 from leakcache.errors import DataError
-from leakcache.index import DatasetIndex, ImageRecord, read_index
-from leakcache.records import canonical
 
 
 @pytest.fixture

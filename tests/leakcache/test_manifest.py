@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from leakcache.autoencoder import AutoencoderIdentity
+from leakcache.encoder.autoencoder import AutoencoderIdentity
 from leakcache.errors import CacheCorrupt, CacheIncomplete
-from leakcache.images import Preprocessing
-from leakcache.manifest import CacheManifest, Encoding, images_hash, write_json
+from leakcache.images.decode import Preprocessing
+from leakcache.store.manifest import CacheManifest, Encoding, images_hash, write_json
 
 AUTOENCODER = AutoencoderIdentity(
     name="one",

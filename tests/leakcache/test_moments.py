@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from leakcache.moments import Moments, merge_all
+from leakcache.store.moments import Moments, merge_all
 
 SAMPLES = hnp.arrays(
     np.float64,

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leakcache.autoencoder import Encoder
-from leakcache.build import build_cache
-from leakcache.canonical import canonicalise
+from leakcache.dataset.index import read_index
+from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheStale
-from leakcache.images import decode, preprocess
-from leakcache.index import read_index
-from leakcache.originals import Originals
-from leakcache.pixel_cache import CUTS, build_pixels, check_rows, describe_rows
-from leakcache.pixels import CROPS, RESIZED, Views
-from leakcache.store import LatentCache
-from leakcache.views import Preprocessing
+from leakcache.images.canonical import canonicalise
+from leakcache.images.decode import decode, preprocess
+from leakcache.images.preprocess import Preprocessing
+from leakcache.store.build import build_cache
+from leakcache.store.cache import LatentCache
+from leakcache.store.derived import CUTS, build_pixels, check_rows, describe_rows
+from leakcache.store.source_images import Originals
+from leakcache.store.views import CROPS, RESIZED, Views
 from tests.tiny_data import SMALL, array_bytes, picture, save, tiny_model, write_pictures
 
 SMALL_CUT = Views(Preprocessing("resize", 64))

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leakcache.errors import CacheCorrupt, CacheError, CacheStale
-from leakcache.rows import Rows, RowSpec, RowStore, stored_spec
+from leakcache.store.array_store import Rows, RowSpec, RowStore, stored_spec
 
 SPEC = RowSpec("numbers", (2, 3), "float32", {"weights": "ab", "sizes": (1, 2)})
 LARGE = RowSpec("large", (2**12, 2**10), "uint8")

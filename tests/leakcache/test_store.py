@@ -10,15 +10,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_manifest import AUTOENCODER
 
-from leakcache import shards
+from leakcache.dataset.index import DatasetIndex, ImageRecord
 from leakcache.errors import CacheCorrupt
-from leakcache.finish import finish
-from leakcache.images import Preprocessing
-from leakcache.index import DatasetIndex, ImageRecord
-from leakcache.manifest import Encoding
-from leakcache.shards import ShardArrays, dct_side
-from leakcache.store import LatentCache
-from leakcache.workspace import DoneShard
+from leakcache.images.decode import Preprocessing
+from leakcache.store.cache import LatentCache
+from leakcache.store.cache import zarr_shards as shards
+from leakcache.store.fold_leakcache_finish import finish
+from leakcache.store.manifest import Encoding
+from leakcache.store.workspace import DoneShard
+from leakcache.store.zarr_shards import ShardArrays, dct_side
 
 SHAPE = (2, 4, 8, 8)
 COUNT = 11

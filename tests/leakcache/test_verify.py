@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from tiny_data import SMALL, picture, save, tiny_model
 
-from leakcache import shards
-from leakcache.autoencoder import Encoder
-from leakcache.build import build_cache
+from leakcache.dataset.index import read_index
+from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheStale
-from leakcache.index import read_index
-from leakcache.shards import ShardArrays
-from leakcache.store import LatentCache
-from leakcache.verify import verify
+from leakcache.store.build import build_cache
+from leakcache.store.cache import LatentCache
+from leakcache.store.cache import zarr_shards as shards
+from leakcache.store.verify import verify
+from leakcache.store.zarr_shards import ShardArrays
 
 
 @pytest.fixture

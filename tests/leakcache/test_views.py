@@ -14,8 +14,8 @@ from torchvision.transforms import v2
 from torchvision.transforms.functional import normalize, to_tensor
 
 from leakcache.errors import ConfigError
-from leakcache.images import Preprocessing, preprocess, to_unit_range
-from leakcache.views import GRID, crop_corners
+from leakcache.images.decode import Preprocessing, preprocess, to_unit_range
+from leakcache.images.preprocess import GRID, crop_corners
 
 
 def noise(width: int, height: int) -> Image.Image:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from leakcache.encoder.weights import PRESETS, WEIGHTS_FILE, locate
 from leakcache.errors import WeightsError
-from leakcache.weights import PRESETS, WEIGHTS_FILE, locate
 
 
 @pytest.fixture(autouse=True)

@@ -7,9 +7,9 @@ from importlib.util import find_spec
 
 import pytest
 
-from leakcache import wild
+from leakcache.dataset import wild
+from leakcache.dataset.wild import CLOSED, OPEN, check, download
 from leakcache.errors import DataError
-from leakcache.wild import CLOSED, OPEN, check, download
 
 
 @pytest.fixture

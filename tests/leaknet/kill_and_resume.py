@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-from leaknet.runfolder import RunFolder
-from leaknet.schedule import noise_levels
+from leaknet.features.schedule import noise_levels
+from leaknet.training.run_folder import RunFolder
 from tests.leaknet.tiny import fit_tiny, tiny_data
 
 RUNS = 5

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
-from leakcache.autoencoder import Encoder
-from leakcache.build import build_cache
-from leakcache.index import read_index
+from leakcache.dataset.index import read_index
+from leakcache.encoder.autoencoder import Encoder
+from leakcache.store.build import build_cache
 from leaknet.config import RunConfig
-from leaknet.scoring import prepare_run
-from leaknet.train import train
+from leaknet.scoring.score_run import prepare_run
+from leaknet.training.train import train
 from tests.leaknet.tiny import silent
 from tests.tiny_data import SMALL, save, tiny_model, write_pictures
 

@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from leakcache.activation_statistics import LENGTH as SEEN
-from leakcache.activation_statistics import VIEWS as SIGHTS
-from leakcache.degraded_statistics import COPIES
 from leakcache.errors import CacheIncomplete, ConfigError
-from leakcache.pixel_statistics import LENGTH, LENGTHS, PARTS, VIEWS
-from leaknet import companion as companion_module
-from leaknet.companion import Companion, class_means
+from leakcache.statistics.activations import LENGTH as SEEN
+from leakcache.statistics.activations import VIEWS as SIGHTS
+from leakcache.statistics.degraded import COPIES
+from leakcache.statistics.pixels import LENGTH, LENGTHS, PARTS, VIEWS
 from leaknet.config import load_config
-from leaknet.embed import embed, run_split
-from leaknet.latents import SplitLatents
-from leaknet.model import ProtoLeakNet
-from leaknet.ridge_map import CLIP, family_weights
-from leaknet.sections import FeatureConfig
-from leaknet.training_data import TrainingData
+from leaknet.data.split import SplitLatents
+from leaknet.data.training_data import TrainingData
+from leaknet.fold_leaknet_sections import FeatureConfig
+from leaknet.model.inference import embed, run_split
+from leaknet.model.protoleaknet import ProtoLeakNet
+from leaknet.model.protoleaknet import statistics_branch as companion_module
+from leaknet.model.ridge import CLIP, family_weights
+from leaknet.model.statistics_branch import Companion, class_means
 from tests.leaknet.tiny import (
     CLASSES,
     fit_tiny,

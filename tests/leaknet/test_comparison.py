@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import permutation_test
 
 from leakcache.errors import ScoringError
-from leaknet.comparison import OpenScoring, compare_closed, compare_open, sign_flip_p
 from leaknet.metrics import auroc, closed_scores
+from leaknet.metrics.paired_tests import OpenScoring, compare_closed, compare_open, sign_flip_p
 
 
 def test_few_groups_are_enumerated() -> None:

@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 from tiny_data import write_pictures
 
+from leakcache.dataset.index import read_index
 from leakcache.errors import DataError
-from leakcache.index import read_index
 from leaknet.commands.data import data
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from leakcache.errors import ScoringError
-from leaknet.embed import embed
-from leaknet.embeddings import Embeddings
-from leaknet.latents import SplitLatents
-from leaknet.noise import evaluation_noise
+from leaknet.data.embeddings import Embeddings
+from leaknet.data.split import SplitLatents
+from leaknet.features.noise import evaluation_noise
+from leaknet.model.inference import embed
 from tests.leaknet.tiny import CLASSES, tiny_model, tiny_split
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from leakcache.errors import RunError, ScoringError
-from leaknet.embeddings import Embeddings
+from leaknet.data.embeddings import Embeddings
 
 N = 6
 COLUMNS = ("vectors", "logits", "attention", "labels", "groups", "folds", "hashes", "paths")

@@ -16,18 +16,18 @@ from click.testing import CliRunner
 
 from cli import leak
 from leakcache.errors import DataError, RunError, ScoringError
-from leakcache.store import LatentCache
-from leaknet.embed import embed
-from leaknet.embeddings import Embeddings
+from leakcache.store.cache import LatentCache
+from leaknet.data.embeddings import Embeddings
 from leaknet.enroll import enroll, undo
-from leaknet.enroll.evaluation import evaluate_enrolment, summary
-from leaknet.enroll.offset import fit_offset
+from leaknet.enroll.evaluate import evaluate_enrolment, summary
+from leaknet.enroll.few_shot import fold_of_each
+from leaknet.enroll.fold_enroll_offset import fit_offset
 from leaknet.enroll.prototypes import class_prototypes, reclassified, with_class
-from leaknet.enroll.shots import fold_of_each
-from leaknet.judge import concatenate
-from leaknet.model import ProtoLeakNet
-from leaknet.runfolder import RunFolder
-from leaknet.scoring import score_run
+from leaknet.evaluation.fold_leaknet_judge import concatenate
+from leaknet.model.inference import embed
+from leaknet.model.protoleaknet import ProtoLeakNet
+from leaknet.scoring.score_run import score_run
+from leaknet.training.run_folder import RunFolder
 from tests.leaknet.small_run import small_run
 from tests.leaknet.tiny import CLASSES, tiny_cache, tiny_config, tiny_model, tiny_split
 from tests.tiny_data import write_pictures

@@ -5,9 +5,9 @@ import pytest
 from scipy.stats import bootstrap, norm
 
 from leakcache.errors import ScoringError
-from leaknet import intervals
-from leaknet.intervals import closed_intervals, cluster_weights, open_intervals
+from leaknet.metrics import bootstrap as intervals
 from leaknet.metrics import closed_scores, open_report
+from leaknet.metrics.bootstrap import closed_intervals, cluster_weights, open_intervals
 
 
 def clustered(

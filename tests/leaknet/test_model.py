@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from leakcache.errors import ConfigError, RunError, WeightsError
-from leaknet.backbone import build_backbone, describe_patches
-from leaknet.head import PrototypeHead, TemporalAttention
-from leaknet.model import ModelOutput, ProtoLeakNet
-from leaknet.sections import ModelConfig
+from leaknet.fold_leaknet_sections import ModelConfig
+from leaknet.model.backbone import build_backbone, describe_patches
+from leaknet.model.head import PrototypeHead, TemporalAttention
+from leaknet.model.protoleaknet import ModelOutput, ProtoLeakNet
 from tests.leaknet.tiny import CLASSES, SHAPE, random_latents, tiny_config, tiny_model
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from leaknet.noise import epoch_seed, evaluation_noise, training_generator, training_noise
+from leaknet.features.noise import epoch_seed, evaluation_noise, training_generator, training_noise
 
 SHAPE = (2, 4, 4)
 

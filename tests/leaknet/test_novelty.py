@@ -10,9 +10,9 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from leaknet import novelty as novelty_module
-from leaknet.embed import embed
-from leaknet.novelty import AXES, USUAL, Novelty, log_residual, principal_axes
+from leaknet.model.inference import embed
+from leaknet.model.novelty import AXES, USUAL, Novelty, log_residual, principal_axes
+from leaknet.model.protoleaknet import novelty as novelty_module
 from tests.leaknet.test_companion import ALONE, data, with_statistics
 from tests.leaknet.tiny import fit_tiny, tiny_split
 

@@ -17,14 +17,14 @@ from PIL import Image
 from cli import leak
 from leakcache.errors import DataError, RunError, WeightsError
 from leaknet.calibration import Calibration, load_calibration
+from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Detector, GlobalKDE
-from leaknet.embeddings import Embeddings
-from leaknet.image_files import load_encoder
-from leaknet.model import ProtoLeakNet
-from leaknet.predict import ImageScore, find_images, predict
-from leaknet.runfolder import RunFolder
-from leaknet.scorers import load_scorers
-from leaknet.stability import VARIANTS, variants_of
+from leaknet.model.protoleaknet import ProtoLeakNet
+from leaknet.scoring.encode_files import load_encoder
+from leaknet.scoring.fitted_detectors import load_scorers
+from leaknet.scoring.predict import ImageScore, find_images, predict
+from leaknet.scoring.stability import VARIANTS, variants_of
+from leaknet.training.run_folder import RunFolder
 from tests.leaknet.small_run import LABELS, small_run
 from tests.tiny_data import picture, save, tiny_model
 
@@ -103,9 +103,9 @@ def test_stability_asks_the_same_of_every_variant(
 def test_a_variant_is_scored_as_a_file_of_its_pixels_under_the_noise_of_the_original(
     project: Path, parts: tuple[ProtoLeakNet, list[Detector], Calibration]
 ) -> None:
-    from leaknet.embed import embed
-    from leaknet.image_files import as_split, encode_files, encoding_of
-    from leaknet.sections import FeatureConfig
+    from leaknet.fold_leaknet_sections import FeatureConfig
+    from leaknet.model.inference import embed
+    from leaknet.scoring.encode_files import as_split, encode_files, encoding_of
 
     model, _, _ = parts
     path = next((project / "images" / "ada").iterdir())

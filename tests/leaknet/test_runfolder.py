@@ -11,11 +11,11 @@ import torch
 
 from leakcache.errors import ConfigError, RunError
 from leaknet.config import load_config
-from leaknet.durable import read_tensors, save_tensors
-from leaknet.history import EpochRecord, append_history, read_history
-from leaknet.record import CacheIdentity, RunRecord
-from leaknet.runfolder import RunFolder
-from leaknet.train import train
+from leaknet.files import read_tensors, save_tensors
+from leaknet.model.run_record import CacheIdentity, RunRecord
+from leaknet.training.history import EpochRecord, append_history, read_history
+from leaknet.training.run_folder import RunFolder
+from leaknet.training.train import train
 from tests.leaknet.tiny import SHAPE, fit_tiny, silent, tiny_cache, tiny_config, tiny_record
 
 EPOCH = EpochRecord(1, 0.5, 0.6, 0.7, 0.8, True, 1.0, (0.25, 0.75), 2.0, 24.0)

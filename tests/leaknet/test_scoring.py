@@ -11,17 +11,17 @@ import pytest
 import torch
 
 from leakcache.errors import CacheStale, RunError, ScoringError
-from leakcache.store import LatentCache
+from leakcache.store.cache import LatentCache
+from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Energy, GlobalKDE, MaxSoftmax
-from leaknet.embeddings import Embeddings
-from leaknet.judge import concatenate, judge_closed
+from leaknet.evaluation.fold_leaknet_judge import concatenate, judge_closed
 from leaknet.metrics import closed_scores
-from leaknet.runfolder import RunFolder
-from leaknet.score_table import read_score_table
-from leaknet.scorers import FILE as SCORERS
-from leaknet.scorers import detectors_named, fit_all, load_scorers
-from leaknet.scoring import prepare_run, score_run
-from leaknet.train import train
+from leaknet.scoring.fitted_detectors import FILE as SCORERS
+from leaknet.scoring.fitted_detectors import detectors_named, fit_all, load_scorers
+from leaknet.scoring.score_run import prepare_run, score_run
+from leaknet.scoring.score_table import read_score_table
+from leaknet.training.run_folder import RunFolder
+from leaknet.training.train import train
 from tests.leaknet.tiny import silent, tiny_cache, tiny_config
 
 

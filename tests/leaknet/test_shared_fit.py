@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from leaknet import shared_fit
-from leaknet.companion import Companion
-from leaknet.latents import SplitLatents
-from leaknet.sections import FeatureConfig
-from leaknet.shared_fit import KEPT, fit_shared
+from leaknet.data.split import SplitLatents
+from leaknet.fold_leaknet_sections import FeatureConfig
+from leaknet.model.statistics_branch import Companion
+from leaknet.training import fit_cache as shared_fit
+from leaknet.training.fit_cache import KEPT, fit_shared
 from tests.leaknet.test_companion import data, with_copies
 from tests.leaknet.tiny import CLASSES
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leaknet.stability import VARIANTS, Stability, stability_of, variants_of
+from leaknet.scoring.stability import VARIANTS, Stability, stability_of, variants_of
 from tests.tiny_data import picture
 
 IMAGE = picture(0, (120, 96))

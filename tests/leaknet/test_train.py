@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from scipy.stats import entropy
 
 from leakcache.errors import RunError, TrainingError
-from leaknet.embed import run_split
-from leaknet.epoch import batch_sizes, train_epoch
-from leaknet.history import EpochRecord
-from leaknet.model import ProtoLeakNet
-from leaknet.runfolder import RunFolder
-from leaknet.stepper import Stepper
-from leaknet.train import fit, train
-from leaknet.training_data import TrainingData
+from leaknet.data.training_data import TrainingData
+from leaknet.model.inference import run_split
+from leaknet.model.protoleaknet import ProtoLeakNet
+from leaknet.training.epoch import batch_sizes, train_epoch
+from leaknet.training.fold_leaknet_stepper import Stepper
+from leaknet.training.history import EpochRecord
+from leaknet.training.run_folder import RunFolder
+from leaknet.training.train import fit, train
 from tests.leaknet.tiny import (
     CLASSES,
     SHAPE,

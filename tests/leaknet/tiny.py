@@ -11,22 +11,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from leakcache.autoencoder import AutoencoderIdentity
+from leakcache.dataset.index import DatasetIndex, ImageRecord
 from leakcache.dct import dct_low
-from leakcache.finish import finish
-from leakcache.images import Preprocessing
-from leakcache.index import DatasetIndex, ImageRecord
-from leakcache.manifest import Encoding
-from leakcache.moments import Moments
-from leakcache.statistics import LatentMoments
-from leakcache.store import LatentCache, ShardArrays
-from leakcache.workspace import DoneShard
+from leakcache.encoder.autoencoder import AutoencoderIdentity
+from leakcache.images.decode import Preprocessing
+from leakcache.store.cache import LatentCache, ShardArrays
+from leakcache.store.fold_leakcache_finish import finish
+from leakcache.store.fold_leakcache_statistics import LatentMoments
+from leakcache.store.manifest import Encoding
+from leakcache.store.moments import Moments
+from leakcache.store.workspace import DoneShard
 from leaknet.config import RunConfig
-from leaknet.latents import SplitLatents
-from leaknet.model import ProtoLeakNet
-from leaknet.record import RunRecord
-from leaknet.train import TrainResult, fit
-from leaknet.training_data import TrainingData
+from leaknet.data.split import SplitLatents
+from leaknet.data.training_data import TrainingData
+from leaknet.model.protoleaknet import ProtoLeakNet
+from leaknet.model.run_record import RunRecord
+from leaknet.training.train import TrainResult, fit
 
 SHAPE = (4, 16, 16)
 CLASSES = ("ada", "bob", "cyd")

@@ -11,7 +11,14 @@ import torch
 from PIL import Image
 from scipy.linalg import logm
 
-from leakcache.activation_statistics import (
+from leakcache.dataset.index import read_index
+from leakcache.encoder.autoencoder import Encoder
+from leakcache.errors import CacheStale, ImageError, WeightsError
+from leakcache.images.canonical import canonicalise
+from leakcache.images.decode import decode, to_unit_range
+from leakcache.images.preprocess import Preprocessing
+from leakcache.images.resize import centre_square
+from leakcache.statistics.activations import (
     FLOOR,
     KINDS,
     LEAST_VARIANCE,
@@ -27,25 +34,18 @@ from leakcache.activation_statistics import (
     look_at,
     stored_activation_statistics,
 )
-from leakcache.autoencoder import Encoder
-from leakcache.build import build_cache
-from leakcache.canonical import canonicalise
-from leakcache.errors import CacheStale, ImageError, WeightsError
-from leakcache.images import decode, to_unit_range
-from leakcache.index import read_index
-from leakcache.originals import Originals
-from leakcache.pixel_statistics import (
+from leakcache.statistics.pixels import (
     PARTS,
     REDUCED,
     build_statistics,
     stored_statistics,
 )
-from leakcache.statistic_rows import one_thread_each
-from leakcache.store import LatentCache
-from leakcache.views import Preprocessing
-from leakcache.window import centre_square
-from leaknet.image_files import as_split, encode_files
-from leaknet.sections import FeatureConfig
+from leakcache.store.build import build_cache
+from leakcache.store.cache import LatentCache
+from leakcache.store.fold_leakcache_statistic_rows import one_thread_each
+from leakcache.store.source_images import Originals
+from leaknet.fold_leaknet_sections import FeatureConfig
+from leaknet.scoring.encode_files import as_split, encode_files
 from tests.tiny_data import SMALL, kl_model, picture, save, tiny_model
 
 

@@ -9,17 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leakcache.activation_statistics import LENGTH as SEEN
-from leakcache.activation_statistics import activation_statistics, look_at
-from leakcache.autoencoder import Encoder
-from leakcache.build import build_cache
-from leakcache.companions import statistics
-from leakcache.degraded_activations import (
-    build_degraded_activations,
-    degraded_spec,
-    stored_degraded_activations,
-)
-from leakcache.degraded_statistics import (
+from leakcache.dataset.index import read_index
+from leakcache.encoder.autoencoder import Encoder
+from leakcache.errors import CacheStale
+from leakcache.images.decode import decode
+from leakcache.images.preprocess import Preprocessing
+from leakcache.statistics.activations import LENGTH as SEEN
+from leakcache.statistics.activations import activation_statistics, look_at
+from leakcache.statistics.degraded import (
     CHAINS,
     COPIES,
     ROOM,
@@ -27,13 +24,16 @@ from leakcache.degraded_statistics import (
     copies_of,
     stored_degraded,
 )
-from leakcache.errors import CacheStale
-from leakcache.images import decode
-from leakcache.index import read_index
-from leakcache.pixel_statistics import LENGTH, middle, reduced
-from leakcache.statistic_rows import one_thread_each
-from leakcache.store import LatentCache
-from leakcache.views import Preprocessing
+from leakcache.statistics.fold_leakcache_degraded_activations import (
+    build_degraded_activations,
+    degraded_spec,
+    stored_degraded_activations,
+)
+from leakcache.statistics.pixel_features import statistics
+from leakcache.statistics.pixels import LENGTH, middle, reduced
+from leakcache.store.build import build_cache
+from leakcache.store.cache import LatentCache
+from leakcache.store.fold_leakcache_statistic_rows import one_thread_each
 from tests.tiny_data import picture, save, tiny_model, write_pictures
 
 

@@ -9,16 +9,14 @@ import pytest
 from PIL import Image
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from leakcache import pixel_statistics
-from leakcache.autoencoder import Encoder
-from leakcache.build import build_cache
-from leakcache.canonical import canonicalise
+from leakcache.dataset.index import read_index
+from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheStale
-from leakcache.images import decode
-from leakcache.index import read_index
-from leakcache.originals import Originals
-from leakcache.pixel_cache import check_rows
-from leakcache.pixel_statistics import (
+from leakcache.images.canonical import canonicalise
+from leakcache.images.decode import decode
+from leakcache.images.preprocess import Preprocessing
+from leakcache.images.resize import centre_square
+from leakcache.statistics.pixels import (
     LENGTH,
     MOST,
     REDUCED,
@@ -32,10 +30,12 @@ from leakcache.pixel_statistics import (
     statistics_of,
     stored_statistics,
 )
-from leakcache.statistic_rows import one_thread_each
-from leakcache.store import LatentCache
-from leakcache.views import Preprocessing
-from leakcache.window import centre_square
+from leakcache.store.build import build_cache
+from leakcache.store.cache import LatentCache
+from leakcache.store.derived import check_rows
+from leakcache.store.fold_leakcache_statistic_rows import one_thread_each
+from leakcache.store.fold_leakcache_statistics import pixels as pixel_statistics
+from leakcache.store.source_images import Originals
 from tests.tiny_data import SMALL, array_bytes, picture, save, tiny_model, write_pictures
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from leakcache.manifest import Encoding
-from leakcache.store import LatentCache
-from leaknet.ablation import Ablation, Request
-from leaknet.ablation.spec import read_ablation
+from leakcache.store.cache import LatentCache
+from leakcache.store.manifest import Encoding
+from leaknet.experiments.ablation.run import Request
+from leaknet.experiments.ablation.spec import Ablation, read_ablation
 from tests.leaknet.evaluation.synthetic import ENCODING, closed_cache
 from tests.leaknet.tiny import tiny_config
 

@@ -9,18 +9,20 @@ import numpy as np
 import pytest
 
 from leakcache.errors import ConfigError
-from leakcache.store import LatentCache
-from leaknet.ablation import Ablation, AblationResult, Row, Shelf, run_ablation
-from leaknet.ablation.runner import RUNS
-from leaknet.ablation.scoring import Scoring
-from leaknet.ablation.spec import find_ablation
+from leakcache.store.cache import LatentCache
+from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import GlobalKDE
-from leaknet.embeddings import Embeddings
-from leaknet.evaluation import Plan, evaluate
-from leaknet.evaluation.task import Task
+from leaknet.experiments.ablation.caches import Shelf
+from leaknet.experiments.ablation.fold_ablation_scoring import Scoring
+from leaknet.experiments.ablation.run import RUNS, run_ablation
+from leaknet.experiments.ablation.spec import Ablation, Row, find_ablation
+from leaknet.experiments.ablation.tables import AblationResult
+from leaknet.experiments.plan import Plan
+from leaknet.experiments.protocols import evaluate
+from leaknet.experiments.task import Task
+from leaknet.fold_leaknet_sections import FeatureConfig
 from leaknet.metrics import closed_values
-from leaknet.run_embeddings import open_splits
-from leaknet.sections import FeatureConfig
+from leaknet.scoring.run_embeddings import open_splits
 from tests.leaknet.ablation.tables import HEADS, cache_of, request, written
 from tests.leaknet.evaluation.synthetic import closed_cache, open_cache
 

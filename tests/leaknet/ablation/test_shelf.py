@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from leakcache.autoencoder import Encoder
-from leakcache.build import build_cache
+from leakcache.dataset.index import read_index
+from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheError
-from leakcache.index import read_index
-from leaknet.ablation import Shelf
-from leaknet.ablation.wish import CacheWish
+from leakcache.store.build import build_cache
 from leaknet.config import preset
+from leaknet.experiments.ablation.caches import Shelf
+from leaknet.experiments.ablation.fold_ablation_wish import CacheWish
 from tests.leaknet.ablation.tables import cache_of
 from tests.leaknet.evaluation.synthetic import closed_cache
 from tests.tiny_data import SMALL, save, tiny_model, write_pictures

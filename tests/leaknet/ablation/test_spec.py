@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from leakcache.errors import ConfigError
-from leaknet.ablation.spec import BUILT_IN, NAMES, find_ablation
-from leaknet.backbone import build_backbone
 from leaknet.config import PRESETS, RunConfig
-from leaknet.evaluation.attention_modes import PUBLISHED
+from leaknet.experiments.ablation.spec import BUILT_IN, NAMES, find_ablation
+from leaknet.experiments.attention_modes import PUBLISHED
+from leaknet.model.backbone import build_backbone
 from tests.leaknet.ablation.tables import written
 
 HEAD = '[[row]]\nname = "one"\n'

@@ -8,15 +8,15 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from leakcache.autoencoder import Encoder
-from leakcache.build import build_cache
+from leakcache.dataset.index import read_index
+from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import WeightsError
-from leakcache.index import read_index
-from leakcache.open_set import build_open_caches
-from leakcache.store import LatentCache
-from leaknet.embeddings import Embeddings
-from leaknet.peers.images import PeerImages
-from leaknet.peers.protocol import Peer
+from leakcache.store.build import build_cache
+from leakcache.store.cache import LatentCache
+from leakcache.store.open_set import build_open_caches
+from leaknet.baselines.base import Peer
+from leaknet.baselines.images import PeerImages
+from leaknet.data.embeddings import Embeddings
 from tests.tiny_data import SMALL, picture, save, tiny_model
 
 KNOWN = ("ada", "bob")

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leakcache.build import build_cache
-from leakcache.degradations import degrade
+from leakcache.dataset.index import read_index
+from leakcache.degrade.chain import degrade
 from leakcache.errors import CacheStale, ScoringError
-from leakcache.images import decode
-from leakcache.index import read_index
-from leaknet.bench.data import raw_data, spread
-from leaknet.bench.degraded import with_steps
+from leakcache.images.decode import decode
+from leakcache.store.build import build_cache
+from leaknet.experiments.benchmark.data import raw_data, spread
+from leaknet.experiments.benchmark.fold_bench_degraded import with_steps
 from tests.leaknet.bench.small_bench import small_caches
 from tests.tiny_data import picture
 
@@ -77,7 +77,7 @@ def test_an_image_on_both_sides_is_refused(tmp_path):
     closed, _ = small_caches(tmp_path, count=6)
     known = tmp_path / "images" / "ada" / "00.png"
     shutil.copy(known, tmp_path / "unknown" / "eve" / "copy.png")
-    from leakcache.open_set import build_open_caches
+    from leakcache.store.open_set import build_open_caches
 
     unknown = build_open_caches(closed, [tmp_path / "unknown"])
     with pytest.raises(ScoringError, match=r"also the closed image ada/00\.png"):
@@ -86,7 +86,7 @@ def test_an_image_on_both_sides_is_refused(tmp_path):
 
 def test_caches_that_were_encoded_otherwise_are_refused(caches, tmp_path):
     closed, [opened] = caches
-    from leakcache.autoencoder import Encoder
+    from leakcache.encoder.autoencoder import Encoder
 
     encoder = Encoder.load(closed.manifest.encoding.autoencoder.spec)
     index = read_index(Path(opened.manifest.data))
@@ -127,7 +127,8 @@ def test_copies_are_made_and_encoded_once(tmp_path, monkeypatch):
     raw = raw_data(closed, unknown)
     first = with_steps(raw, closed, unknown, [1], "cpu").steps[1]
     monkeypatch.setattr(
-        "leakcache.autoencoder.Encoder.encode_bytes", lambda *_: pytest.fail("encoded again")
+        "leakcache.encoder.autoencoder.Encoder.encode_bytes",
+        lambda *_: pytest.fail("encoded again"),
     )
     again = with_steps(raw, closed, unknown, [1], "cpu").steps[1]
     assert again.test.hashes.tolist() == first.test.hashes.tolist()

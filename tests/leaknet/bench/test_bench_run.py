@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 
 from leakcache.errors import ConfigError, RunError, TrainingError
-from leaknet.bench import BenchPlan, Judged, run_bench
-from leaknet.bench.data import raw_data
-from leaknet.bench.files import write_bench
-from leaknet.bench.plan import methods_named
-from leaknet.bench.published import PUBLISHED
-from leaknet.bench.tables import bench_tables
+from leaknet.baselines import PEERS
+from leaknet.baselines.base import PeerOptions
 from leaknet.detectors import GlobalKDE, MaxLogit
-from leaknet.evaluation.render import markdown
-from leaknet.judge import judge_closed, judge_open
-from leaknet.peers import PEERS
-from leaknet.peers.protocol import PeerOptions
-from leaknet.scorers import fit_all
+from leaknet.evaluation.fold_leaknet_judge import judge_closed, judge_open
+from leaknet.experiments.benchmark.data import Judged, raw_data
+from leaknet.experiments.benchmark.fold_bench_files import write_bench
+from leaknet.experiments.benchmark.fold_bench_published import PUBLISHED
+from leaknet.experiments.benchmark.fold_bench_tables import bench_tables
+from leaknet.experiments.benchmark.run import run_bench
+from leaknet.experiments.fold_bench_plan import BenchPlan, methods_named
+from leaknet.experiments.fold_evaluation_render import markdown
+from leaknet.scoring.fitted_detectors import fit_all
 from tests.leaknet.bench.small_bench import Colours, Kept, Weightless
 
 
@@ -37,7 +37,7 @@ def test_figures_are_those_of_the_shared_judges(data, tmp_path):
     test, unknown = peer.embed(judged.test), peer.embed(judged.unknown[0])
     closed = judge_closed(test.logits, test)
     known = [peer.embed(part) for part in (data.train, data.val)]
-    from leaknet.judge import concatenate
+    from leaknet.evaluation.fold_leaknet_judge import concatenate
 
     detector = fit_all([GlobalKDE], concatenate(known))[0]
     opened = judge_open(detector, test, unknown)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from leaknet.embeddings import Embeddings
+from leaknet.data.embeddings import Embeddings
 
 CLASSES = ("ada", "bob", "cyd")
 

@@ -10,12 +10,12 @@ import pytest
 
 from leakcache.errors import RunError
 from leaknet.calibration import Calibration, calibrate, load_calibration, save_calibration
-from leaknet.calibration.files import FILE
-from leaknet.calibration.fitted import ratio_costs
-from leaknet.calibration.halves import cut_in_halves
+from leaknet.calibration.calibration import ratio_costs
+from leaknet.calibration.fold_calibration_files import FILE
+from leaknet.calibration.split_half import cut_in_halves
+from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Energy, GlobalKDE
-from leaknet.embeddings import Embeddings
-from leaknet.scorers import fit_all
+from leaknet.scoring.fitted_detectors import fit_all
 from tests.leaknet.calibration.exchangeable import closed
 
 KINDS = (GlobalKDE, Energy)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leakcache.errors import ScoringError
-from leaknet.calibration.halves import choosing_half, cut_in_halves
+from leaknet.calibration.split_half import choosing_half, cut_in_halves
 from tests.leaknet.calibration.exchangeable import CLASSES, closed
 
 

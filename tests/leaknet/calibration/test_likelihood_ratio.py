@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from leakcache.errors import ScoringError
-from leaknet.calibration.cllr import cllr, min_cllr, pav_log10_ratios
+from leaknet.calibration.fold_calibration_cllr import cllr, min_cllr, pav_log10_ratios
+from leaknet.calibration.fold_calibration_verbal import verbal
 from leaknet.calibration.likelihood_ratio import ClassRatios, supported_range
-from leaknet.calibration.verbal import verbal
-from leaknet.metrics.closed import log_odds
+from leaknet.metrics.closed_set import log_odds
 from tests.leaknet.calibration.exchangeable import closed
 
 

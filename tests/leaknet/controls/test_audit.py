@@ -10,12 +10,12 @@ import pytest
 from pictures import picture, plain, saved
 from PIL import Image
 
-from leakcache.canonical import canonical_bytes
+from leakcache.dataset.index import read_index
 from leakcache.errors import DataError
-from leakcache.images import decode
-from leakcache.index import read_index
-from leaknet.controls import audit
-from leaknet.controls.findings import LEVELS
+from leakcache.images.canonical import canonical_bytes
+from leakcache.images.decode import decode
+from leaknet.audit import audit
+from leaknet.audit.findings import LEVELS
 
 
 def wider(label, number, image):

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from leaknet.controls.protocol import SMALL, by_group, closed_protocol, log_probabilities
-from leaknet.metrics.closed import closed_values
+from leaknet.audit.cross_validation import SMALL, by_group, closed_protocol, log_probabilities
+from leaknet.metrics.closed_set import closed_values
 
 
 def groups_of(prompts: int, images: int) -> np.ndarray:

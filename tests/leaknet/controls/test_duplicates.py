@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from pictures import picture, saved
 from PIL import Image
 
-from leakcache.images import decode
-from leaknet.controls.duplicates import (
+from leakcache.images.decode import decode
+from leaknet.audit.duplicates import (
     LIKENESS,
     blank_images,
     exact_duplicates,

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 from pictures import picture, saved
 
-from leaknet.controls.file_facts import read_facts
-from leaknet.controls.metadata import SIZES, WORDS, fact_table
+from leaknet.audit.fact_table import SIZES, WORDS, fact_table
+from leaknet.audit.file_facts import read_facts
 
 PLAIN = read_facts(saved(picture(0), "JPEG"))
 

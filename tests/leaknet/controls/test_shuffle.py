@@ -10,10 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leakcache.index import FOLDS, DatasetIndex, ImageRecord
-from leakcache.records import canonical
-from leaknet.controls import shuffle_index, shuffle_labels, shuffle_split
-from leaknet.latents import SplitLatents
+from leakcache.dataset.index import FOLDS, DatasetIndex, ImageRecord
+from leakcache.dataset.records import canonical
+from leaknet.audit import shuffle_index, shuffle_labels, shuffle_split
+from leaknet.data.split import SplitLatents
 
 rows = st.lists(st.tuples(st.sampled_from(FOLDS), st.sampled_from("abc")), max_size=60)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from leaknet.embeddings import Embeddings
+from leaknet.data.embeddings import Embeddings
 
 CLASSES = ("alpha", "beta", "gamma")
 DIMENSION = 6

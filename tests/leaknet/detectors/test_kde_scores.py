@@ -9,10 +9,10 @@ from scipy.special import logsumexp
 from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from sklearn.neighbors import KernelDensity
 
-from leaknet.detectors import density
-from leaknet.detectors.closed_set import Standardiser
+from leaknet.data.embeddings import Embeddings
+from leaknet.detectors import fold_detectors_density as density
+from leaknet.detectors.fold_detectors_closed_set import Standardiser
 from leaknet.detectors.kde import GRID, MOST, ClassKDE, GlobalKDE, choose_bandwidth
-from leaknet.embeddings import Embeddings
 
 
 def sklearn_density(queries: np.ndarray, references: np.ndarray, h: float) -> np.ndarray:

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from leaknet.detectors.closed_set import Standardiser
+from leaknet.data.embeddings import Embeddings
+from leaknet.detectors.fold_detectors_closed_set import Standardiser
 from leaknet.detectors.mahalanobis import (
     DiagonalMahalanobis,
     RelativeMahalanobis,
     TiedMahalanobis,
     whitener,
 )
-from leaknet.embeddings import Embeddings
 from leaknet.metrics import auroc
 
 

@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.mixture import GaussianMixture
 
 from leakcache.errors import ScoringError
+from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import (
     ClassMixture,
     Energy,
@@ -23,12 +24,11 @@ from leaknet.detectors import (
     PrototypeDistance,
     VirtualLogit,
 )
-from leaknet.detectors.closed_set import Standardiser
+from leaknet.detectors.fold_detectors_closed_set import Standardiser
 from leaknet.detectors.gmm import GRID as COMPONENTS
 from leaknet.detectors.knn import GRID as NEIGHBOURS
 from leaknet.detectors.knn import choose_k
 from leaknet.detectors.mahalanobis import whitener
-from leaknet.embeddings import Embeddings
 
 
 def test_logit_detectors(train: Embeddings, val: Embeddings, test: Embeddings) -> None:

@@ -11,8 +11,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from leakcache.errors import ScoringError
+from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import DETECTORS, ClassScorer, Detector
-from leaknet.embeddings import Embeddings
 from leaknet.metrics import auroc
 
 Maker = Callable[..., Embeddings]

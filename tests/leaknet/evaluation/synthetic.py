@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from leakcache.autoencoder import AutoencoderIdentity
+from leakcache.dataset.index import DatasetIndex, ImageRecord
 from leakcache.dct import dct_low
-from leakcache.finish import finish
-from leakcache.images import Preprocessing
-from leakcache.index import DatasetIndex, ImageRecord
-from leakcache.manifest import Encoding
-from leakcache.store import LatentCache, ShardArrays
-from leakcache.workspace import DoneShard
-from leaknet.embeddings import Embeddings
+from leakcache.encoder.autoencoder import AutoencoderIdentity
+from leakcache.images.decode import Preprocessing
+from leakcache.store.cache import LatentCache, ShardArrays
+from leakcache.store.fold_leakcache_finish import finish
+from leakcache.store.manifest import Encoding
+from leakcache.store.workspace import DoneShard
+from leaknet.data.embeddings import Embeddings
 from tests.leaknet.tiny import CLASSES, SHAPE, image_ids, patterned_latents, random_latents
 
 ENCODING = Encoding(

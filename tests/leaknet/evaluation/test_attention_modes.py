@@ -9,8 +9,9 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KernelDensity
 
 from leakcache.errors import ScoringError
-from leaknet.embeddings import Embeddings
-from leaknet.evaluation.attention_modes import (
+from leaknet.data.embeddings import Embeddings
+from leaknet.evaluation.fold_leaknet_judge import concatenate
+from leaknet.experiments.attention_modes import (
     MODES,
     detect,
     gate_weights,
@@ -18,7 +19,6 @@ from leaknet.evaluation.attention_modes import (
     summarise_modes,
     untrained_gate,
 )
-from leaknet.judge import concatenate
 from tests.leaknet.evaluation.synthetic import embeddings
 from tests.leaknet.tiny import tiny_model
 

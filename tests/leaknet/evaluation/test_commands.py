@@ -12,9 +12,9 @@ from click.testing import CliRunner, Result
 from cli import leak
 from leakcache.errors import ScoringError
 from leaknet.calibration import Calibration
+from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import GlobalKDE
-from leaknet.embeddings import Embeddings
-from leaknet.scorers import fit_all
+from leaknet.scoring.fitted_detectors import fit_all
 from tests.leaknet.evaluation.synthetic import closed_cache
 from tests.leaknet.tiny import CLASSES
 

@@ -9,14 +9,17 @@ from typing import Any
 import pytest
 
 from leakcache.errors import RunError, ScoringError
-from leakcache.store import LatentCache
+from leakcache.store.cache import LatentCache
 from leaknet.detectors import DETECTORS, GlobalKDE, MaxSoftmax
-from leaknet.evaluation import Evaluation, Plan, compare_runs, evaluate
-from leaknet.evaluation.render import markdown, write_evaluation
-from leaknet.evaluation.tables import comparison_table, evaluation_tables
-from leaknet.run_embeddings import UNKNOWN
-from leaknet.runfolder import RunFolder
-from leaknet.scorers import FILE as SCORERS
+from leaknet.experiments.compare_runs import compare_runs
+from leaknet.experiments.fold_evaluation_render import markdown, write_evaluation
+from leaknet.experiments.fold_evaluation_result import Evaluation
+from leaknet.experiments.plan import Plan
+from leaknet.experiments.protocols import evaluate
+from leaknet.experiments.tables import comparison_table, evaluation_tables
+from leaknet.scoring.fitted_detectors import FILE as SCORERS
+from leaknet.scoring.run_embeddings import UNKNOWN
+from leaknet.training.run_folder import RunFolder
 from tests.leaknet.evaluation.synthetic import closed_cache, open_cache
 from tests.leaknet.tiny import tiny_config
 

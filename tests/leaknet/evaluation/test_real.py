@@ -8,7 +8,7 @@ from scipy.special import softmax
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from leakcache.errors import ScoringError
-from leaknet.evaluation.real import check_real, summarise_real
+from leaknet.experiments.real_or_generated import check_real, summarise_real
 from tests.leaknet.evaluation.synthetic import embeddings
 from tests.leaknet.tiny import CLASSES
 

@@ -8,9 +8,9 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from leaknet.embeddings import Embeddings
-from leaknet.evaluation.shuffle import chance_range, cross_areas, summarise_shuffled
-from leaknet.metrics.closed import per_class_auc
+from leaknet.data.embeddings import Embeddings
+from leaknet.experiments.label_shuffle import chance_range, cross_areas, summarise_shuffled
+from leaknet.metrics.closed_set import per_class_auc
 from tests.leaknet.evaluation.synthetic import embeddings
 
 

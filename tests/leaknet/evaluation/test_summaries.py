@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from leakcache.errors import ScoringError
+from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import GlobalKDE
-from leaknet.embeddings import Embeddings
-from leaknet.evaluation.closed_summary import summarise_closed
-from leaknet.evaluation.detection import ACCEPTED, Detection, threshold
-from leaknet.evaluation.open_summary import summarise_open
-from leaknet.evaluation.seeds import Summary
-from leaknet.intervals import closed_intervals, open_intervals
-from leaknet.judge import concatenate
+from leaknet.evaluation.closed_set import summarise_closed
+from leaknet.evaluation.fold_evaluation_detection import ACCEPTED, Detection, threshold
+from leaknet.evaluation.fold_leaknet_judge import concatenate
+from leaknet.evaluation.open_set import summarise_open
+from leaknet.evaluation.summary import Summary
 from leaknet.metrics import closed_scores, open_report
+from leaknet.metrics.bootstrap import closed_intervals, open_intervals
 from tests.leaknet.evaluation.synthetic import embeddings
 
 

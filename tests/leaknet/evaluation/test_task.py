@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from leakcache.store import LatentCache
-from leaknet.evaluation.task import ClosedSet
-from leaknet.record import training_hash
+from leakcache.store.cache import LatentCache
+from leaknet.experiments.task import ClosedSet
+from leaknet.model.run_record import training_hash
 from tests.leaknet.evaluation.synthetic import closed_cache
 from tests.leaknet.tiny import moments_of
 

@@ -11,10 +11,10 @@ from tiny_peers import CLASSES, peer_images
 from torch.nn import functional as F
 
 from leakcache.errors import WeightsError
-from leakcache.pixels import CROPS
-from leaknet.peers.aeroblade import Aeroblade, ReconstructionMSE
-from leaknet.peers.lpips import FILE, KEY, Lpips2
-from leaknet.peers.protocol import PeerOptions
+from leakcache.store.views import CROPS
+from leaknet.baselines.aeroblade import Aeroblade, ReconstructionMSE
+from leaknet.baselines.base import PeerOptions
+from leaknet.baselines.fold_peers_lpips import FILE, KEY, Lpips2
 
 
 class SmallAeroblade(Aeroblade):

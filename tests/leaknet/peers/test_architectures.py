@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from tiny_peers import CLASSES, peer_images
 from torch.nn import functional as F
 
-from leakcache.contrast import ContrastTiles
+from leakcache.store.fold_leakcache_contrast import ContrastTiles
+from leaknet.baselines import PEERS, cnn
+from leaknet.baselines.base import PeerOptions
+from leaknet.baselines.fold_peers_spectra import SpectralConv, channel_high_pass, spatial_high_pass
+from leaknet.baselines.freqnet import FreqNet, FreqNetwork
+from leaknet.baselines.npr import NPR, NeighbourNetwork, NPRResized, neighbour_residual
+from leaknet.baselines.susy import SuSy, SusyNetwork, descent
 from leaknet.metrics import closed_values
-from leaknet.peers import PEERS, backbones
-from leaknet.peers.freqnet import FreqNet, FreqNetwork
-from leaknet.peers.npr import NPR, NeighbourNetwork, NPRResized, neighbour_residual
-from leaknet.peers.protocol import PeerOptions
-from leaknet.peers.spectra import SpectralConv, channel_high_pass, spatial_high_pass
-from leaknet.peers.susy import SuSy, SusyNetwork, descent
 
 TEN = 10
 
@@ -39,9 +39,9 @@ def test_sizes_are_those_published_for_ten_classes(network, millions, width):
 @pytest.mark.parametrize(
     ("kind", "count", "width"),
     [
-        (backbones.EfficientNetB4Scratch, 17_566_546, 1792),
-        (backbones.XceptionScratch, 20_827_442, 2048),
-        (backbones.ResNet50Scratch, 23_528_522, 2048),
+        (cnn.EfficientNetB4Scratch, 17_566_546, 1792),
+        (cnn.XceptionScratch, 20_827_442, 2048),
+        (cnn.ResNet50Scratch, 23_528_522, 2048),
     ],
 )
 def test_cnns_are_those_of_timm(kind, count, width):
@@ -52,8 +52,8 @@ def test_cnns_are_those_of_timm(kind, count, width):
     views = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), np.uint8)
     peer.network.eval()
     with torch.inference_mode():
-        vectors, logits = peer.network(backbones.standardised(views))
-        expected = peer.network.network(backbones.standardised(views))
+        vectors, logits = peer.network(cnn.standardised(views))
+        expected = peer.network.network(cnn.standardised(views))
     assert vectors.shape == (2, width)
     torch.testing.assert_close(logits, expected)
     assert kind.size <= kind.cut.preprocessing.size < kind.size + 40
@@ -114,11 +114,11 @@ def images(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", [FreqNet, NPR, NPRResized, SuSy])
 def test_every_network_runs_from_files_to_embeddings(images, kind, monkeypatch):
-    monkeypatch.setattr("leaknet.peers.freqnet.SIZE", 32)
-    monkeypatch.setattr("leaknet.peers.npr.SIZE", 32)
+    monkeypatch.setattr("leaknet.baselines.freqnet.SIZE", 32)
+    monkeypatch.setattr("leaknet.baselines.npr.SIZE", 32)
     if kind is SuSy:
-        monkeypatch.setattr("leaknet.peers.susy.TILES", ContrastTiles(32, 2))
-        monkeypatch.setattr("leaknet.peers.susy.PROBABILITY", 1.0)
+        monkeypatch.setattr("leaknet.baselines.susy.TILES", ContrastTiles(32, 2))
+        monkeypatch.setattr("leaknet.baselines.susy.PROBABILITY", 1.0)
     peer = kind(CLASSES[:2], PeerOptions(epochs=1)).fit(images["train"], images["val"])
     e = peer.embed(images["val"])
     assert e.logits.shape == (2, 2)

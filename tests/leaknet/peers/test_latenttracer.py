@@ -11,11 +11,11 @@ from tiny_data import kl_model, save, tiny_model
 from tiny_peers import CLASSES, peer_images
 
 from leakcache.errors import WeightsError
-from leaknet.peers.autoencoders import Reconstructor, at_hand
-from leaknet.peers.frozen import count, fingerprint, frozen
-from leaknet.peers.latenttracer import LatentTracer, inversion_losses
-from leaknet.peers.protocol import PeerOptions
-from leaknet.peers.residual import LatentTracerResidual, residual
+from leaknet.baselines.autoencoders import Reconstructor, at_hand
+from leaknet.baselines.base import PeerOptions
+from leaknet.baselines.fold_peers_frozen import count, fingerprint, frozen
+from leaknet.baselines.fold_peers_residual import LatentTracerResidual, residual
+from leaknet.baselines.latenttracer import LatentTracer, inversion_losses
 
 CPU = torch.device("cpu")
 

@@ -14,11 +14,11 @@ from tiny_clip import save_diffusion
 from tiny_peers import CLASSES, peer_images
 
 from leakcache.errors import WeightsError
-from leaknet.noise import evaluation_noise
-from leaknet.peers.frozen import count
-from leaknet.peers.latte import Latte, LatteNetwork, LookingBlock, warm_cosine
-from leaknet.peers.protocol import PeerOptions
-from leaknet.peers.trajectory import CUT, REPOSITORY, TIMESTEPS
+from leaknet.baselines.base import PeerOptions
+from leaknet.baselines.ddim_trajectory import CUT, REPOSITORY, TIMESTEPS
+from leaknet.baselines.fold_peers_frozen import count
+from leaknet.baselines.latte import Latte, LatteNetwork, LookingBlock, warm_cosine
+from leaknet.features.noise import evaluation_noise
 
 
 class Small(Latte):

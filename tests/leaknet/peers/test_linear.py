@@ -8,8 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from tiny_peers import CLASSES, peer_images
 
 from leakcache.errors import TrainingError
-from leaknet.peers.linear import STRENGTHS, VectorPeer
-from leaknet.peers.protocol import PeerOptions
+from leaknet.baselines.base import PeerOptions
+from leaknet.baselines.linear_probe import STRENGTHS, VectorPeer
 
 
 class Noisy(VectorPeer):

@@ -11,11 +11,11 @@ from sklearn.neighbors import NearestNeighbors
 from tiny_peers import CLASSES, peer_images
 
 from leakcache.errors import TrainingError, WeightsError
-from leakcache.pixels import RESIZED
-from leaknet.peers.augment import cropped, standardised
-from leaknet.peers.frozen import count
-from leaknet.peers.midlayer import ClipNeighbours, DinoNeighbours, MidLayerNeighbours
-from leaknet.peers.protocol import PeerOptions
+from leakcache.store.views import RESIZED
+from leaknet.baselines.augment import cropped, standardised
+from leaknet.baselines.base import PeerOptions
+from leaknet.baselines.fold_peers_frozen import count
+from leaknet.baselines.midlayer_knn import ClipNeighbours, DinoNeighbours, MidLayerNeighbours
 
 
 class Small(MidLayerNeighbours):

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from tiny_peers import CLASSES, peer_images
 from torch import nn
 
-from leakcache.contrast import ContrastTiles
 from leakcache.errors import TrainingError
-from leakcache.originals import Originals
+from leakcache.store.fold_leakcache_contrast import ContrastTiles
+from leakcache.store.source_images import Originals
+from leaknet.baselines.augment import cropped, flipped, standardised
+from leaknet.baselines.base import PeerOptions
+from leaknet.baselines.freqnet import FreqNetwork
+from leaknet.baselines.trained_network import NetworkPeer, Recipe, over_views, stepped
 from leaknet.metrics import closed_values
-from leaknet.peers.augment import cropped, flipped, standardised
-from leaknet.peers.freqnet import FreqNetwork
-from leaknet.peers.network import NetworkPeer, Recipe, over_views, stepped
-from leaknet.peers.protocol import PeerOptions
 
 TILES = ContrastTiles(32, 2)
 

@@ -14,12 +14,12 @@ from tiny_clip import save_clip
 from tiny_peers import CLASSES, peer_images
 
 from leakcache.errors import TrainingError, WeightsError
-from leaknet.peers import clip as clip_module
-from leaknet.peers import occ_clip
-from leaknet.peers.clip import REPOSITORY, library
-from leaknet.peers.frozen import count
-from leaknet.peers.occ_clip import CONTEXT, WORDS, Bicubic, OccClip, _Shots
-from leaknet.peers.protocol import PeerOptions
+from leaknet.baselines import clip as clip_module
+from leaknet.baselines import occ_clip
+from leaknet.baselines.base import PeerOptions
+from leaknet.baselines.fold_peers_clip import REPOSITORY, library
+from leaknet.baselines.fold_peers_frozen import count
+from leaknet.baselines.occ_clip import CONTEXT, WORDS, Bicubic, OccClip, _Shots
 
 
 @pytest.fixture(scope="module")

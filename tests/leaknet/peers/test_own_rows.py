@@ -10,18 +10,18 @@ import pytest
 import torch
 from tiny_peers import CLASSES, peer_images
 
-from leakcache.autoencoder import Encoder
-from leakcache.build import build_cache
+from leakcache.dataset.index import read_index
+from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import RunError
-from leakcache.index import read_index
+from leakcache.store.build import build_cache
+from leaknet.baselines.base import PeerOptions
+from leaknet.baselines.controls import Metadata, Thumbnail
+from leaknet.baselines.images import PeerImages
+from leaknet.baselines.ours import Ours, OursPaper, moments
 from leaknet.config import RunConfig, preset
 from leaknet.metrics import closed_values
-from leaknet.peers.images import PeerImages
-from leaknet.peers.leak_controls import Metadata, Thumbnail
-from leaknet.peers.ours import Ours, OursPaper, moments
-from leaknet.peers.protocol import PeerOptions
-from leaknet.record import CacheIdentity
-from leaknet.train import train
+from leaknet.model.run_record import CacheIdentity
+from leaknet.training.train import train
 from tests.leaknet.small_run import LABELS, SETTINGS
 from tests.leaknet.tiny import silent
 from tests.tiny_data import SMALL, picture, save, tiny_model, write_pictures

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 from leakcache.errors import WeightsError
-from leaknet.peers.backbones import ResNet50, Xception
-from leaknet.peers.pretrained import pretrained
-from leaknet.peers.protocol import PeerOptions
+from leaknet.baselines.base import PeerOptions
+from leaknet.baselines.cnn import ResNet50, Xception
+from leaknet.baselines.fold_peers_pretrained import pretrained
 
 MODEL = "test_resnet"
 

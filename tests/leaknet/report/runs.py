@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from leakcache.autoencoder import AutoencoderIdentity
-from leakcache.images import Preprocessing
-from leakcache.manifest import Encoding
+from leakcache.encoder.autoencoder import AutoencoderIdentity
+from leakcache.images.decode import Preprocessing
+from leakcache.store.manifest import Encoding
+from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Detector, GlobalKDE, MaxLogit
-from leaknet.embeddings import Embeddings
-from leaknet.history import EpochRecord, write_history
-from leaknet.judge import concatenate
-from leaknet.model import WEIGHTS, ProtoLeakNet
-from leaknet.record import CacheIdentity, RunRecord
-from leaknet.run_embeddings import UNKNOWN
-from leaknet.runfolder import RunFolder
-from leaknet.scoring import fit_run, judge_run
+from leaknet.evaluation.fold_leaknet_judge import concatenate
+from leaknet.model.protoleaknet import WEIGHTS, ProtoLeakNet
+from leaknet.model.run_record import CacheIdentity, RunRecord
+from leaknet.scoring.run_embeddings import UNKNOWN
+from leaknet.scoring.score_run import fit_run, judge_run
+from leaknet.training.history import EpochRecord, write_history
+from leaknet.training.run_folder import RunFolder
 from tests.leaknet.tiny import SHAPE, tiny_config
 
 DIMENSION = 6

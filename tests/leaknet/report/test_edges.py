@@ -11,12 +11,12 @@ import pytest
 from click.testing import CliRunner
 
 from leakcache.errors import RunError
+from leaknet.commands.defaults import Settings
 from leaknet.commands.report import report
-from leaknet.commands.settings import Settings
-from leaknet.durable import write_text
-from leaknet.embeddings import Embeddings
+from leaknet.data.embeddings import Embeddings
+from leaknet.files import write_text
 from leaknet.report.page import write_page
-from leaknet.run_embeddings import UNKNOWN
+from leaknet.scoring.run_embeddings import UNKNOWN
 from tests.leaknet.report.parsed import Node, parse
 from tests.leaknet.report.runs import Recipe, write_run
 

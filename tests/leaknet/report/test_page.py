@@ -13,10 +13,10 @@ import pytest
 
 from cli import leak
 from leaknet.calibration import Calibration
+from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import GlobalKDE
-from leaknet.embeddings import Embeddings
 from leaknet.report.page import write_page
-from leaknet.run_embeddings import UNKNOWN
+from leaknet.scoring.run_embeddings import UNKNOWN
 from tests.leaknet.report.parsed import Node, parse
 from tests.leaknet.report.runs import Recipe, write_run
 

@@ -1,0 +1,1 @@
+"""Which images a data set holds: labels, prompt groups and folds."""

@@ -1,0 +1,213 @@
+"""A dataset's own split: `Split.json` beside the images, in all the forms seen in use.
+
+    {"train": {"<Class>": ["a.png", ...]}, "val": ..., "test": ...}    file names by class
+    {"train": {"<Class>": [0, 1, ...]}, ...}                           positions by class
+    {"train": ["<Class>/a.png", "b.png", ...], ...}                    one list of file names
+    {"train": [0, 1, ...], ...}                                        one list of positions
+
+Folds may also be called training, valid, validation and testing; they and the classes are
+matched in any case. A position counts the images of one class in order of lower-cased name,
+in a list without classes too: there it means the same position in every class, as a bare file
+name means that file in every class that has it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from leakcache.dataset.fold_leakcache_layouts import ClassFolder
+from leakcache.dataset.folders import step_of
+from leakcache.dataset.records import Reject
+from leakcache.errors import DataError
+
+FOLD_NAMES: Mapping[str, str] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+@dataclass
+class Assignment:
+    """Fold of every image that the split names; rejects for names without an image."""
+
+    folds: dict[str, str] = field(default_factory=dict)
+    rejects: list[Reject] = field(default_factory=list)
+
+
+def find_split(root: Path) -> Path | None:
+    """The root's Split.json (any case); for a step folder or a Closed_Set also the parent's."""
+    try:
+        files = sorted(p for p in root.iterdir() if p.name.casefold() == "split.json")
+    except OSError:
+        return None
+    if files:
+        return files[0]
+    if step_of(root.name) or root.name.casefold() == "closed_set":
+        return find_split(root.parent)
+    return None
+
+
+def read_split(path: Path) -> dict[str, object]:
+    """What the split says of each fold. Raises DataError where it is no split."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON ({error}): mend or remove it") from error
+    folds: dict[str, object] = {}
+    for key, value in content.items() if isinstance(content, dict) else ():
+        fold = FOLD_NAMES.get(key.strip().casefold())
+        if fold in folds:
+            raise DataError(f"{path} names the fold {fold} twice: keep one of the keys")
+        if fold:
+            folds[fold] = value
+    if not folds:
+        raise DataError(f"{path} has none of the keys train, val, test: mend or remove it")
+    return folds
+
+
+def assign(path: Path, classes: Sequence[ClassFolder]) -> Assignment:
+    """The fold that the split file at `path` gives to each image of the classes.
+
+    Names are matched as they are, then in any case, by base name and by stem (copies in
+    another format keep their prompt's stem). Raises DataError where an image falls into two
+    folds, or where the split names no image of these classes at all.
+    """
+    known = _known(path, classes)
+    beside = {c.label.casefold() for c in classes if c.is_open}
+    result = Assignment()
+    for fold, content in read_split(path).items():
+        closed = _without(content, beside)
+        for image in _named(path, closed, known, result.rejects):
+            if result.folds.setdefault(image, fold) != fold:
+                raise DataError(
+                    f"{path} puts {image} in both {result.folds[image]} and {fold}: keep one"
+                )
+    if not result.folds:
+        raise DataError(f"{path} names none of the images beside it: mend or remove it")
+    return result
+
+
+def _without(content: object, labels: set[str]) -> object:
+    """One fold's content without the classes of those labels: a split may name open ones too."""
+    if not isinstance(content, dict):
+        return content
+    return {key: value for key, value in content.items() if key.casefold() not in labels}
+
+
+def _known(path: Path, classes: Sequence[ClassFolder]) -> dict[str, _Names]:
+    known: dict[str, _Names] = {}
+    for folder in (c for c in classes if not c.is_open):
+        twin = known.setdefault(folder.label.casefold(), _Names(folder))
+        if twin.folder != folder.folder:
+            raise DataError(
+                f"{path} cannot tell {twin.folder} from {folder.folder}: rename or merge the two"
+            )
+    return known
+
+
+class _Names:
+    """Finds the images of one class by what a split may call them."""
+
+    def __init__(self, folder: ClassFolder) -> None:
+        self.folder = folder.folder
+        inner = {image: folder.within(image) for image in folder.images}
+        self.by_position = sorted(folder.images, key=lambda image: (inner[image].lower(), image))
+        self.tables: list[dict[str, str | None]] = [{}, {}, {}, {}]
+        for image, name in inner.items():
+            for table, key in zip(self.tables, _keys(name), strict=True):
+                table[key] = None if key in table else image
+
+    def find(self, entry: object) -> str | None:
+        """The one image that the entry means, or None."""
+        if isinstance(entry, int):
+            return self.by_position[entry] if 0 <= entry < len(self.by_position) else None
+        for table, key in zip(self.tables, _keys(str(entry)), strict=True):
+            if found := table.get(key):
+                return found
+        return None
+
+
+def _keys(name: str) -> tuple[str, str, str, str]:
+    folded = name.casefold()
+    base = folded.rpartition("/")[2]
+    return name, folded, base, base.rpartition(".")[0] or base
+
+
+def _named(
+    path: Path, content: object, known: Mapping[str, _Names], rejects: list[Reject]
+) -> Iterator[str]:
+    """Images that one fold's content names; what is not there is added to the rejects."""
+    if isinstance(content, list):
+        yield from _flat(path, content, known, rejects)
+        return
+    if not isinstance(content, dict):
+        raise DataError(f"{path} must give each fold as lists of files or positions: mend it")
+    for label, entries in content.items():
+        names = known.get(label.casefold())
+        if names is None:
+            rejects.append(Reject(label, f"a class that {path.name} names but the root lacks"))
+            continue
+        for entry in _entries(path, entries):
+            found = names.find(_below(entry, label))
+            if found:
+                yield found
+            else:
+                rejects.append(_absent(names.folder, entry, path))
+
+
+def _flat(
+    path: Path, entries: list[object], known: Mapping[str, _Names], rejects: list[Reject]
+) -> Iterator[str]:
+    """Images of a list without classes: positions and bare names hold for every class."""
+    largest = max(len(names.by_position) for names in known.values())
+    for entry in _entries(path, entries):
+        if isinstance(entry, int) and entry >= largest:
+            raise DataError(
+                f"{path} names position {entry} but no class has more than {largest} images:"
+                " give positions by class"
+            )
+        hits = [found for names in _meant(entry, known) if (found := names[0].find(names[1]))]
+        yield from hits
+        if not hits:
+            rejects.append(_absent("", entry, path))
+
+
+def _meant(entry: int | str, known: Mapping[str, _Names]) -> list[tuple[_Names, int | str]]:
+    """The classes that an entry of a flat list speaks of, with its name within each."""
+    for part in str(entry).split("/")[:-1]:
+        if part.casefold() in known:
+            return [(known[part.casefold()], _below(entry, part))]
+    return [(names, entry) for names in known.values()]
+
+
+def _below(entry: int | str, label: str) -> int | str:
+    """A file name without the folders down to its class: Closed_Set/<Class>/a.png is a.png."""
+    if isinstance(entry, int):
+        return entry
+    parts = [part for part in entry.split("/") if part not in ("", ".")]
+    folders = [part.casefold() for part in parts[:-1]]
+    start = folders.index(label.casefold()) + 1 if label.casefold() in folders else 0
+    return "/".join(parts[start:])
+
+
+def _entries(path: Path, entries: object) -> list[int | str]:
+    """The entries of one list. Raises DataError unless they are all positions or all names."""
+    if isinstance(entries, list) and all(type(entry) is int for entry in entries):
+        return entries
+    if isinstance(entries, list) and all(isinstance(entry, str) for entry in entries):
+        return [entry.replace("\\", "/") for entry in entries]
+    raise DataError(f"{path} must list file names or positions, not {str(entries)[:40]!r}: mend it")
+
+
+def _absent(folder: str, entry: int | str, path: Path) -> Reject:
+    if isinstance(entry, int):
+        return Reject(folder or ".", f"position {entry}, named in {path.name}, has no image")
+    return Reject(f"{folder}/{entry}".lstrip("/"), f"named in {path.name}, not on disk")

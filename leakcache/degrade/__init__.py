@@ -1,0 +1,1 @@
+"""Operations that degrade images, chains of them, and folders of degraded copies."""

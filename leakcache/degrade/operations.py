@@ -1,0 +1,288 @@
+"""What happens to images on their way through the world: ten operations and their ranges.
+
+WILD (arXiv 2504.19595) names these kinds without their parameters, so the ranges are ours:
+"WILD-like". JPEG-AI, which it has too, is left out for want of a kept codec. Every operation
+takes an RGB image of any size and returns one; its parameters are plain numbers and words, so
+that what `record` gives says all that is needed to repeat it.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+from PIL import Image, ImageEnhance, ImageFilter
+
+from leakcache.degrade.hash_rng import Draws
+from leakcache.errors import ImageError
+
+FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+PIXEL_LIMIT = 2**30 // 12
+"""Most pixels of an enlarged image: what `leakcache.images.decode` reads back."""
+
+
+@dataclass(frozen=True)
+class Operation(ABC):
+    """One operation with its parameters."""
+
+    name: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def draw(cls, draws: Draws) -> Operation:
+        """The operation with parameters from its range."""
+
+    @abstractmethod
+    def apply(self, image: Image.Image) -> Image.Image:
+        """Do it to an RGB image. Raises ImageError where the image is too large for it."""
+
+    def record(self) -> dict[str, str | int | float]:
+        """Name and parameters, for JSON."""
+        return {"name": self.name, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Jpeg(Operation):
+    """Saved as a JPEG and read again."""
+
+    name: ClassVar[str] = "jpeg"
+    quality: int
+    subsampling: str
+
+    @classmethod
+    def draw(cls, draws: Draws) -> Jpeg:
+        """Quality 30 to 95, whole or halved chroma."""
+        return cls(draws.integer(30, 95), draws.choice(("4:4:4", "4:2:0")))
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        """Encode and decode."""
+        return _saved(image, "JPEG", quality=self.quality, subsampling=self.subsampling)
+
+
+@dataclass(frozen=True)
+class Webp(Operation):
+    """Saved as a lossy WebP and read again."""
+
+    name: ClassVar[str] = "webp"
+    quality: int
+
+    @classmethod
+    def draw(cls, draws: Draws) -> Webp:
+        """Quality 30 to 95."""
+        return cls(draws.integer(30, 95))
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        """Encode and decode."""
+        return _saved(image, "WEBP", quality=self.quality)
+
+
+@dataclass(frozen=True)
+class Crop(Operation):
+    """A part of the image: `keep` of each side; `left` and `top`, 0 to 1, place it."""
+
+    name: ClassVar[str] = "crop"
+    keep: float
+    left: float
+    top: float
+
+    @classmethod
+    def draw(cls, draws: Draws) -> Crop:
+        """0.6 to 0.95 of each side, anywhere."""
+        return cls(draws.uniform(0.6, 0.95), draws.uniform(0.0, 1.0), draws.uniform(0.0, 1.0))
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        """Cut; at least one pixel stays."""
+        width, height = (_scaled(side, self.keep) for side in image.size)
+        left = round(self.left * (image.width - width))
+        top = round(self.top * (image.height - height))
+        return image.crop((left, top, left + width, top + height))
+
+
+@dataclass(frozen=True)
+class Resize(Operation):
+    """Both sides times `factor`, antialiased."""
+
+    name: ClassVar[str] = "resize"
+    factor: float
+    kernel: str
+
+    @classmethod
+    def draw(cls, draws: Draws) -> Resize:
+        """Factor 0.5 to 1.5, one of three kernels."""
+        return cls(draws.uniform(0.5, 1.5), draws.choice(tuple(FILTERS)))
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        """Resample; at least one pixel stays."""
+        width, height = (_scaled(side, self.factor) for side in image.size)
+        if width * height > PIXEL_LIMIT:
+            raise ImageError(f"resized to {width}x{height} it has more than {PIXEL_LIMIT:,} pixels")
+        return image.resize((width, height), FILTERS[self.kernel])
+
+
+@dataclass(frozen=True)
+class Rotation(Operation):
+    """Turned by `degrees`; the largest upright part is kept, without empty corners."""
+
+    name: ClassVar[str] = "rotation"
+    degrees: float
+    kernel: str
+
+    @classmethod
+    def draw(cls, draws: Draws) -> Rotation:
+        """2 to 30 degrees either way."""
+        degrees = draws.uniform(2.0, 30.0) * draws.choice((-1, 1))
+        return cls(degrees, draws.choice(("bilinear", "bicubic")))
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        """Turn about the centre and cut."""
+        turned = image.rotate(self.degrees, FILTERS[self.kernel])
+        width, height = largest_upright(*image.size, math.radians(abs(self.degrees)))
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        return turned.crop((left, top, left + width, top + height))
+
+
+@dataclass(frozen=True)
+class Brightness(Operation):
+    """All values times `factor`."""
+
+    name: ClassVar[str] = "brightness"
+    factor: float
+
+    @classmethod
+    def draw(cls, draws: Draws) -> Brightness:
+        """Factor 0.7 to 1.3."""
+        return cls(draws.uniform(0.7, 1.3))
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        """Multiply and clip."""
+        return ImageEnhance.Brightness(image).enhance(self.factor)
+
+
+@dataclass(frozen=True)
+class Contrast(Operation):
+    """Distances from the mean grey times `factor`."""
+
+    name: ClassVar[str] = "contrast"
+    factor: float
+
+    @classmethod
+    def draw(cls, draws: Draws) -> Contrast:
+        """Factor 0.7 to 1.3."""
+        return cls(draws.uniform(0.7, 1.3))
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        """Multiply and clip."""
+        return ImageEnhance.Contrast(image).enhance(self.factor)
+
+
+@dataclass(frozen=True)
+class Blur(Operation):
+    """A Gaussian of `sigma` pixels' standard deviation."""
+
+    name: ClassVar[str] = "blur"
+    sigma: float
+
+    @classmethod
+    def draw(cls, draws: Draws) -> Blur:
+        """0.5 to 2 pixels."""
+        return cls(draws.uniform(0.5, 2.0))
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        """Blur."""
+        return image.filter(ImageFilter.GaussianBlur(self.sigma))
+
+
+@dataclass(frozen=True)
+class Greyscale(Operation):
+    """Luma in all three channels."""
+
+    name: ClassVar[str] = "greyscale"
+
+    @classmethod
+    def draw(cls, draws: Draws) -> Greyscale:
+        """It has no parameters."""
+        return cls()
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        """Drop the colour."""
+        return image.convert("L").convert("RGB")
+
+
+@dataclass(frozen=True)
+class SuperResolution(Operation):
+    """As if enlarged from a small copy: averaged down by `factor`, enlarged, sharpened.
+
+    The size stays. No learned enlarger runs here: a Lanczos kernel and an unsharp mask of
+    `percent` stand for it.
+    """
+
+    name: ClassVar[str] = "super-resolution"
+    factor: float
+    percent: int
+
+    @classmethod
+    def draw(cls, draws: Draws) -> SuperResolution:
+        """Factor 1.5 to 4, sharpened by 50 to 150 percent."""
+        return cls(draws.uniform(1.5, 4.0), draws.integer(50, 150))
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        """Shrink, enlarge, sharpen."""
+        width, height = (_scaled(side, 1 / self.factor) for side in image.size)
+        small = image.resize((width, height), Image.Resampling.BOX)
+        large = small.resize(image.size, Image.Resampling.LANCZOS)
+        return large.filter(ImageFilter.UnsharpMask(self.factor / 2, self.percent, threshold=0))
+
+
+OPERATIONS: tuple[type[Operation], ...] = (
+    Jpeg,
+    Webp,
+    Crop,
+    Resize,
+    Rotation,
+    Brightness,
+    Contrast,
+    Blur,
+    Greyscale,
+    SuperResolution,
+)
+
+
+def largest_upright(width: int, height: int, angle: float) -> tuple[int, int]:
+    """Width and height of the largest upright rectangle inside one turned by `angle` radians.
+
+    It is centred like the turned one; `angle` lies in 0..π/2, and neither side falls below 1.
+    """
+    sine, cosine = math.sin(angle), math.cos(angle)
+    long, short = max(width, height), min(width, height)
+    if short <= 2 * sine * cosine * long:
+        # Two corners touch the long sides' turned edges, halfway between them.
+        half = short / 2
+        across, down = half / sine, half / cosine
+        across, down = (across, down) if width >= height else (down, across)
+    else:
+        double = cosine**2 - sine**2
+        across = (width * cosine - height * sine) / double
+        down = (height * cosine - width * sine) / double
+    return max(1, int(min(across, width))), max(1, int(min(down, height)))
+
+
+def _scaled(side: int, factor: float) -> int:
+    return max(1, round(side * factor))
+
+
+def _saved(image: Image.Image, form: str, **options: str | int) -> Image.Image:
+    buffer = io.BytesIO()
+    try:
+        image.save(buffer, form, **options)
+    except (OSError, ValueError) as error:
+        size = f"{image.width}x{image.height}"
+        raise ImageError(f"{size} pixels cannot be written as {form} ({error})") from error
+    with Image.open(buffer, formats=(form,)) as file:
+        return file.convert("RGB")

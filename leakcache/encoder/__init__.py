@@ -1,0 +1,1 @@
+"""The encoder half of a diffusion autoencoder, and where its weights are found."""

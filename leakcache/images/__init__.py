@@ -1,0 +1,1 @@
+"""Decoding, cropping, resizing and canonical forms of image files."""

@@ -1,0 +1,189 @@
+"""Bytes to pixels: decode whatever can be read, refuse the rest with a reason.
+
+Decoding keeps the values that the file stores: alpha is dropped without compositing (the
+colours below transparent pixels are evidence too), ICC profiles are ignored, 16 bits become 8
+by the nearest multiple of 257, EXIF orientation is applied, an animation is its first frame.
+The content decides the format, never the file's name. Safe in threads.
+
+What becomes of the pixels (`leakcache.images.preprocess`) may be imported from here.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import sys
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from leakcache.errors import ImageError
+from leakcache.images.preprocess import Preprocessing, preprocess, to_unit_range
+
+__all__ = ["PIXEL_LIMIT", "Preprocessing", "decode", "opened", "preprocess", "to_unit_range"]
+
+PIXEL_LIMIT = 2**30 // 12
+"""Most pixels that are decoded: 256 MiB of RGB, about 9,459 × 9,459; Pillow's own bound."""
+
+# Formats by content. Left out: those that run programs (EPS), those without a signature
+# (TGA), and containers of something else than a picture's pixels.
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+_FOREIGN = {b"ftyphei": "HEIC", b"ftyphev": "HEIC", b"ftypmif1": "HEIF", b"<svg": "SVG"}
+# What Pillow raises on malformed bytes, depending on the format.
+_MALFORMED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+    Warning,
+    struct.error,
+    zlib.error,
+)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Reading 16-bit colour in the other byte order yields the low bytes, which Pillow drops.
+_OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+_FINE = re.compile(r"(RGB|RGBA|RGBX);16([BLN])")
+
+# Pillow warns of odd metadata in files whose pixels are fine. Said once here, since filters
+# belong to the process and cannot be changed for one call while other threads decode.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def decode(data: bytes, *, least: int = 0) -> Image.Image:
+    """The image in a file's bytes as 8-bit RGB, upright, first frame, without metadata.
+
+    With `least`, a JPEG may come at 1/2, 1/4 or 1/8 of its size, in a fraction of the time, as
+    long as neither side falls below `least` pixels: for thumbnails, never for evidence.
+
+    Raises ImageError with the reason for empty or truncated data, for what is no image or
+    none of the formats read here, for more than `PIXEL_LIMIT` pixels (found in the header,
+    before any pixel is decoded) and for numbers without an agreed range.
+    """
+    with opened(data) as image:
+        if least:
+            image.draft(None, (least, least))
+        other_order = _in_other_order(image.tile)
+        image.load()
+        turn = _turn(image)
+        rgb = _from_16_bit(image, data, other_order) if other_order else _to_rgb(image)
+    rgb.info.clear()
+    return rgb.transpose(turn) if turn is not None else rgb
+
+
+@contextmanager
+def opened(data: bytes) -> Iterator[ImageFile.ImageFile]:
+    """The image in a file's bytes as Pillow opens it: header read, pixels not yet decoded.
+
+    What fails inside the block for the file's fault raises ImageError, as in `decode`.
+    """
+    if not data:
+        raise ImageError("the file is empty (0 bytes)")
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            _refuse_bomb(image.size)
+            yield image
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError(_unknown(data)) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"more than {PIXEL_LIMIT:,} pixels: a decompression bomb") from error
+    except _MALFORMED as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"cannot be decoded: {reason}") from error
+
+
+def _refuse_bomb(size: tuple[int, int]) -> None:
+    width, height = size
+    if width * height > PIXEL_LIMIT:
+        raise ImageError(f"{width}x{height} is more than {PIXEL_LIMIT:,} pixels")
+
+
+def _unknown(data: bytes) -> str:
+    for signature, name in _FOREIGN.items():
+        if signature in data[:1024]:
+            return f"{name} is not supported: convert it to PNG"
+    return "not an image: unknown format or damaged header"
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What turns the image upright; damaged EXIF data count as none."""
+    try:
+        return _TURNS.get(image.getexif().get(0x0112, 1))
+    except _MALFORMED:
+        return None
+
+
+def _in_other_order(tiles: list[ImageFile._Tile]) -> list[ImageFile._Tile]:
+    """The tiles of 16-bit colour to be read in the other byte order; empty for all else."""
+    swapped = []
+    for tile in tiles:
+        raw, *rest = (tile.args,) if isinstance(tile.args, str) else tile.args or ("",)
+        match = _FINE.fullmatch(str(raw))
+        if not match:
+            return []
+        other = f"{match[1]};16{_OTHER_ORDER[match[2]]}"
+        swapped.append(tile._replace(args=(other, *rest) if rest else other))
+    return swapped
+
+
+def _from_16_bit(
+    image: Image.Image, data: bytes, other_order: list[ImageFile._Tile]
+) -> Image.Image:
+    high = np.asarray(image)[..., :3]
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as again:
+        again.tile = other_order
+        low = np.asarray(again)[..., :3]
+    return Image.fromarray(_nearest_8_bit(high, low))
+
+
+def _nearest_8_bit(
+    high: UInt8[np.ndarray, "*shape"], low: UInt8[np.ndarray, "*shape"]
+) -> UInt8[np.ndarray, "*shape"]:
+    """round(v / 257) of v = 256·high + low: high, or its neighbour where low is far from it."""
+    apart = low.astype(np.int16) - high
+    nearest: UInt8[np.ndarray, "*shape"] = high + (apart > 128).astype(np.uint8) - (apart < -128)
+    return nearest
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F"):
+        return _from_numbers(np.asarray(image)).convert("RGB")
+    if image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.uint16)
+        high, low = (values >> 8).astype(np.uint8), (values & 255).astype(np.uint8)
+        return Image.fromarray(_nearest_8_bit(high, low)).convert("RGB")
+    # Else Pillow would look for a palette entry that stands for transparency, and warn.
+    image.info.pop("transparency", None)
+    if image.mode in ("RGBa", "La"):
+        return image.convert(image.mode.upper()).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_numbers(values: np.ndarray) -> Image.Image:
+    """Greyscale from 0..65535 (integers) or 0..1 (floats), the ranges there is a custom for."""
+    top = 1 if values.dtype.kind == "f" else 65535
+    if not (values.min() >= 0 and values.max() <= top):
+        raise ImageError(f"{values.dtype} pixels outside 0..{top}: save it with 8 or 16 bits")
+    return Image.fromarray(np.rint(values * (255 / top)).astype(np.uint8))

@@ -1,0 +1,1 @@
+"""Per-image statistics of pixels and of the encoder's activations."""

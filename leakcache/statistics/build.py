@@ -1,0 +1,62 @@
+"""Statistics that settings read and caches lack: computed when first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from leakcache.store.cache import LatentCache
+    from leaknet.fold_leaknet_sections import FeatureConfig
+
+
+def complete_statistics(
+    features: FeatureConfig, caches: Iterable[LatentCache], device: str = "cpu"
+) -> None:
+    """Bring the statistics of caches up to date, as `leak cache build --with statistics` does.
+
+    Args:
+        features: nothing is done where they read no statistics; those of degraded copies are
+            computed of training images alone.
+        caches: whose images; nothing is read where all rows are kept.
+        device: where the encoder runs.
+
+    Raises:
+        CacheStale: an image file is gone or has changed since the cache was built, or the
+            autoencoder has.
+        WeightsError: the autoencoder is not on this machine any more.
+    """
+    if not features.statistics:
+        return
+    from leakcache.statistics.activations import build_activation_statistics
+    from leakcache.statistics.degraded import build_degraded
+    from leakcache.statistics.fold_leakcache_degraded_activations import build_degraded_activations
+    from leakcache.statistics.pixels import build_statistics
+
+    for cache in caches:
+        build_statistics(cache)
+        if features.activations:
+            build_activation_statistics(cache, device)
+        if features.degraded and len(cache.rows("train")):
+            build_degraded(cache)
+            if features.activations:
+                build_degraded_activations(cache, device)
+
+
+def complete_alike(cache: LatentCache, others: Iterable[LatentCache], device: str = "cpu") -> None:
+    """Give other caches the statistics of images that one has, so that a model can read them.
+
+    Arguments and errors as `complete_statistics`.
+    """
+    from leakcache.statistics.activations import (
+        build_activation_statistics,
+        has_activation_statistics,
+    )
+    from leakcache.statistics.pixels import build_statistics, has_statistics
+
+    pixels, activations = has_statistics(cache), has_activation_statistics(cache)
+    for other in others:
+        if pixels:
+            build_statistics(other)
+        if activations:
+            build_activation_statistics(other, device)

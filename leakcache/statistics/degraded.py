@@ -1,0 +1,86 @@
+"""Statistics of degraded copies of the training images, so that robustness can be learnt.
+
+DIR/rows/statistics-degraded/ holds for each training image those of two copies: a WILD-like
+one, of two operations (`leakcache.degrade.chain`), and the canonical form; of each as it is, and
+brought to one size. More copies are hardly worth their cost (docs/LOG.md).
+What is drawn depends on the image's hash and on seeds that no evaluation uses. No copy is kept
+as a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float16, Int
+from PIL import Image
+
+from leakcache.degrade.chain import degrade
+from leakcache.images.canonical import QUALITY, SIDE, canonicalise
+from leakcache.statistics.pixel_features import statistics
+from leakcache.statistics.pixels import (
+    LENGTH,
+    LENGTHS,
+    MOST,
+    REDUCED,
+    VERSION,
+    at_both_sizes,
+    middle,
+)
+from leakcache.store.array_store import RowSpec
+from leakcache.store.cache import LatentCache
+from leakcache.store.derived import PixelReport
+from leakcache.store.fold_leakcache_statistic_rows import fill_rows, stored_rows
+from leakcache.store.source_images import Originals
+
+CHAINS = ((2, 102),)
+"""Operations and seed of each copy but the last, which is canonical."""
+COPIES = len(CHAINS) + 1
+ROOM = 2 * MOST
+"""Longest side of the part of a picture that is degraded: bounds what it costs."""
+
+DRAWN: Mapping[str, Any] = MappingProxyType(
+    {"chains": [list(chain) for chain in CHAINS], "last": [SIDE, QUALITY]}
+)
+"""What the copies depend on, beside the images."""
+
+SPEC = RowSpec(
+    "statistics-degraded",
+    (COPIES, 2, LENGTH),
+    "float16",
+    {"families": dict(LENGTHS), "most": MOST, "reduced": REDUCED, "version": VERSION, **DRAWN},
+)
+
+
+def copies_of(image: Image.Image, sha256: str) -> list[Image.Image]:
+    """Degraded copies of an RGB picture whose file has that hash."""
+    part = Image.fromarray(middle(image, ROOM))
+    copies = [degrade(part, step, seed, sha256)[0] for step, seed in CHAINS]
+    return [*copies, canonicalise(image)]
+
+
+def build_degraded(cache: LatentCache, *, fresh: bool = False, repair: bool = False) -> PixelReport:
+    """Compute and keep the rows of the training fold that are not there yet.
+
+    Arguments and errors as `leakcache.statistics.pixels.build_statistics`.
+    """
+    originals = Originals.of(cache, cache.rows("train"))
+
+    def one(row: int) -> Float16[np.ndarray, "copy view value"]:
+        copies = copies_of(originals.picture(row), originals.hashes[row])
+        return np.array([at_both_sizes(statistics, copy) for copy in copies]).astype(np.float16)
+
+    return fill_rows(originals, SPEC, one, fresh=fresh, repair=repair)
+
+
+def stored_degraded(
+    cache: LatentCache, rows: Int[np.ndarray, "image"]
+) -> Float16[np.ndarray, "image copy view value"] | None:
+    """Rows of some training images of a cache; None where not all of them are kept.
+
+    Raises:
+        CacheCorrupt: a row's bytes do not match their checksum.
+    """
+    return stored_rows(cache, rows, SPEC)

@@ -1,0 +1,143 @@
+"""Statistics of the pixels of every image of a cache, beside its latents.
+
+DIR/rows/statistics/ is a store of `leakcache.store.array_store`: one row an image, found by content hash, of the
+families in `leakcache.statistics.pixel_features`. Latents and their fingerprint know nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import Float16, Int, UInt8
+from PIL import Image
+
+from leakcache.images.preprocess import GRID
+from leakcache.images.resize import centre_square, fitted
+from leakcache.statistics.pixel_features import FAMILIES, LEAST, statistics
+from leakcache.store.array_store import RowSpec
+from leakcache.store.cache import LatentCache
+from leakcache.store.derived import PixelReport
+from leakcache.store.fold_leakcache_statistic_rows import all_stored, fill_rows, stored_rows
+from leakcache.store.source_images import Originals
+
+Result = TypeVar("Result")
+
+MOST = 512
+"""Longest side of the part of a picture that is read: bounds what it costs."""
+REDUCED = 256
+"""Of the view in which all pictures have one size, whatever was done to theirs."""
+VERSION = 5
+"""To be raised when a family gives other values."""
+
+LENGTHS: Mapping[str, int] = MappingProxyType(
+    {name: len(f(np.zeros((LEAST, LEAST, 3), np.uint8))) for name, f in FAMILIES.items()}
+)
+"""Values of each family, in the order of a row."""
+LENGTH = sum(LENGTHS.values())
+
+PARTS = 5
+"""Views at native resolution: the whole of what is read, then its quarters."""
+VIEWS = PARTS + 1
+"""Of a picture: its parts, then the whole brought to `REDUCED` pixels."""
+
+SPEC = RowSpec(
+    "statistics",
+    (VIEWS, LENGTH),
+    "float16",
+    {"families": dict(LENGTHS), "most": MOST, "reduced": REDUCED, "version": VERSION},
+)
+
+
+def middle(image: Image.Image, most: int = MOST) -> UInt8[np.ndarray, "height width 3"]:
+    """The centre of an RGB picture at its native resolution, at most `most` pixels wide and high.
+
+    It starts on a multiple of 8. A picture with a side below 64 is enlarged so that it has 64.
+    """
+    if min(image.size) < LEAST:
+        image = image.resize(fitted(*image.size, LEAST), Image.Resampling.BILINEAR)
+    width, height = (min(side, most) for side in image.size)
+    left = (image.width - width) // 2 // GRID * GRID
+    top = (image.height - height) // 2 // GRID * GRID
+    return np.asarray(image.crop((left, top, left + width, top + height)))
+
+
+def parts_of(
+    whole: UInt8[np.ndarray, "height width 3"],
+) -> tuple[UInt8[np.ndarray, "_ _ 3"], ...]:
+    """The whole, then its corners, half as wide and high, but 64 at least.
+
+    They show how far statistics vary within one picture, which is no evidence of who made it.
+    """
+    height, width = (max(side // 2 // GRID * GRID, LEAST) for side in whole.shape[:2])
+    bottom = (whole.shape[0] - height) // GRID * GRID
+    right = (whole.shape[1] - width) // GRID * GRID
+    corners = ((0, 0), (0, right), (bottom, 0), (bottom, right))
+    return whole, *(whole[top : top + height, left : left + width] for top, left in corners)
+
+
+def reduced(image: Image.Image) -> UInt8[np.ndarray, "256 256 3"]:
+    """The centre square of an RGB picture's `middle`, brought to `REDUCED` pixels.
+
+    Resampling changes the scale on which a generator's traces lie; here it is the picture's own.
+    A large picture is reduced no more than its middle alone would be, as a cut of it is its like.
+    """
+    return centre_square(Image.fromarray(middle(image)), REDUCED)
+
+
+def at_both_sizes(
+    function: Callable[[UInt8[np.ndarray, "height width 3"]], Result], image: Image.Image
+) -> tuple[Result, Result]:
+    """A function of an RGB picture's `middle`, and of it `reduced`; called once if both are one."""
+    native, small = middle(image), reduced(image)
+    found = function(native)
+    return found, found if np.array_equal(native, small) else function(small)
+
+
+def statistics_of(image: Image.Image) -> Float16[np.ndarray, "view value"]:
+    """The row of an RGB picture."""
+    whole, small = at_both_sizes(statistics, image)
+    quarters = [statistics(quarter) for quarter in parts_of(middle(image))[1:]]
+    return np.stack([whole, *quarters, small]).astype(np.float16)
+
+
+def build_statistics(
+    cache: LatentCache, *, fresh: bool = False, repair: bool = False
+) -> PixelReport:
+    """Compute and keep the rows of every image of a cache that are not there yet.
+
+    To resume after a kill, call it again: finished shards stay as they are.
+
+    Args:
+        cache: whose images.
+        fresh: throw away what is there.
+        repair: read what is there through its checksums and compute again what is lost.
+
+    Raises:
+        CacheStale: an image file has changed since the cache was built.
+        CacheError: another process is writing there, or the disk is full.
+    """
+    originals = Originals.of(cache, np.arange(len(cache)))
+
+    def one(row: int) -> Float16[np.ndarray, "view value"]:
+        return statistics_of(originals.picture(row))
+
+    return fill_rows(originals, SPEC, one, fresh=fresh, repair=repair)
+
+
+def has_statistics(cache: LatentCache) -> bool:
+    """Whether the rows of all images of a cache are kept."""
+    return all_stored(cache, SPEC)
+
+
+def stored_statistics(
+    cache: LatentCache, rows: Int[np.ndarray, "image"]
+) -> Float16[np.ndarray, "image view value"] | None:
+    """Rows of some images of a cache; None where not all of them are kept.
+
+    Raises:
+        CacheCorrupt: a row's bytes do not match their checksum.
+    """
+    return stored_rows(cache, rows, SPEC)

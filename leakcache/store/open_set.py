@@ -1,0 +1,65 @@
+"""Caches of unknown generators, encoded exactly as the closed cache they are scored beside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from leakcache.dataset.index import DatasetIndex, read_index
+from leakcache.errors import DataError
+from leakcache.store.build import BuildReport, build_cache
+from leakcache.store.cache import LatentCache
+
+
+def build_open_caches(
+    closed: LatentCache, roots: Sequence[Path], device: str = "cpu"
+) -> list[LatentCache]:
+    """Caches of the open set beside a closed cache; arguments and errors as `open_set_builds`."""
+    return [report.cache for report in open_set_builds(closed, roots, device)]
+
+
+def open_set_builds(
+    closed: LatentCache, roots: Sequence[Path], device: str = "cpu"
+) -> list[BuildReport]:
+    """Build, or bring up to date, the caches of the open set beside a closed cache.
+
+    Args:
+        closed: decides autoencoder, preprocessing and types.
+        roots: folders of unknown generators; the open set of the closed cache's own data
+            where none is named.
+        device: where to encode what is missing.
+
+    Raises:
+        DataError: no root is named and the data has no open set.
+        CacheStale: the autoencoder has other weights than when the closed cache was built.
+    """
+    if roots:
+        indices = {f"open-{root.resolve().name}": read_index(root, open_set=True) for root in roots}
+        if len(indices) < len(roots):
+            raise DataError("two folders given with --open have the same name; rename one")
+    else:
+        indices = {"open": _own_open_set(closed)}
+    encoding = closed.manifest.encoding
+    encoder = encoding.encoder(device)
+    return [
+        build_cache(
+            index,
+            encoder,
+            closed.path.parent / name,
+            split="open",
+            preprocessing=encoding.preprocessing,
+            stored=encoding.stored,
+        )
+        for name, index in indices.items()
+    ]
+
+
+def _own_open_set(closed: LatentCache) -> DatasetIndex:
+    root = Path(closed.manifest.data)
+    index = read_index(root).select("open")
+    if not index.records:
+        raise DataError(
+            f"{root}: has no open set; name a folder of unknown generators with --open, "
+            "or score without --kde"
+        )
+    return index

@@ -1,0 +1,168 @@
+"""What a file says of itself before a pixel is decoded: size, format, coding, metadata, writer.
+
+None of it is what the picture shows, and any of it can tell one generator from another.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile, get_sampling
+
+from leakcache.images.decode import opened
+from leaknet.audit.fold_controls_quantisation import fingerprint, quality
+from leaknet.audit.fold_controls_segments import Part, order, read_parts
+
+# EXIF tags: maker and model of a camera, and the program that wrote the file.
+_WRITERS = (0x010F, 0x0110, 0x0131)
+_EXIF = 0x8769
+_MALFORMED = (SyntaxError, ValueError, OSError, LookupError, TypeError, struct.error, Warning)
+_SAMPLING = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
+_XMP = b"http://ns.adobe.com/xap/1.0/\0"
+_TEXT = ("tEXt", "zTXt", "iTXt")
+_SHOWN = 80
+"""Characters kept of a text that others wrote."""
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """One file's header; empty text or 0 where the format has no such thing.
+
+    Attributes:
+        width, height: in pixels, as stored (before EXIF rotation).
+        format: Pillow's name.
+        mode: of the stored pixels, Pillow's name.
+        bytes: length of the file.
+        quantisation: hash of the JPEG's tables.
+        quality: libjpeg quality that comes nearest to them, 1 to 100.
+        subsampling: of a JPEG's chroma.
+        coding: progressive, interlaced, bit depth, lossless, compression: as the format has it.
+        structure: order of the file's segments or chunks.
+        exif, icc, xmp, c2pa: whether there is such metadata.
+        software: camera and program named in EXIF, a comment or a PNG text.
+        text_keys: keys of PNG texts, where several image generators keep prompts.
+    """
+
+    width: int
+    height: int
+    format: str
+    mode: str
+    bytes: int
+    quantisation: str
+    quality: int
+    subsampling: str
+    coding: str
+    structure: str
+    exif: bool
+    icc: bool
+    xmp: bool
+    c2pa: bool
+    software: str
+    text_keys: str
+
+
+def read_facts(data: bytes) -> FileFacts:
+    """Facts of one file; raises ImageError for what is no image."""
+    parts = read_parts(data)
+    with opened(data) as image:
+        tables = image.quantization if isinstance(image, JpegImageFile) else {}
+        return FileFacts(
+            width=image.width,
+            height=image.height,
+            format=image.format or "",
+            mode=image.mode,
+            bytes=len(data),
+            quantisation=fingerprint(tables) if tables else "",
+            quality=quality(tables) if tables else 0,
+            subsampling=_subsampling(image),
+            coding=_coding(image, parts),
+            structure=order(parts),
+            exif="exif" in image.info or bool(_exif(parts)) or bool(_tags(image, parts)),
+            icc="icc_profile" in image.info or _holds(parts, "iCCP", "ICCP"),
+            xmp="xmp" in image.info or _has_xmp(parts),
+            c2pa=_has_c2pa(data, parts),
+            software=_software(image, parts),
+            text_keys=" ".join(sorted({_key(p) for p in parts if p.name in _TEXT})),
+        )
+
+
+def _subsampling(image: Image.Image) -> str:
+    if not isinstance(image, JpegImageFile):
+        return ""
+    return _SAMPLING.get(get_sampling(image), "other")
+
+
+def _coding(image: Image.Image, parts: Iterable[Part]) -> str:
+    words = [str(image.info[key]) for key in ("compression",) if key in image.info]
+    for name, content in parts:
+        if name.startswith("SOF") or name in ("VP8", "VP8L"):
+            words.append({"SOF0": "baseline", "SOF2": "progressive"}.get(name, name))
+        elif name == "IHDR" and len(content) >= 13:
+            words.append(f"{content[8]} bit, type {content[9]}" + ", interlaced" * content[12])
+        elif name == "IDAT" and len(content) >= 2:
+            words.append(f"zlib level {content[1] >> 6}")
+            break
+    return ", ".join(words)
+
+
+def _holds(parts: Iterable[Part], *names: str) -> bool:
+    return any(part.name in names for part in parts)
+
+
+def _exif(parts: Iterable[Part]) -> bytes:
+    for name, content in parts:
+        if name == "APP1" and content.startswith(b"Exif\0\0"):
+            return content
+        if name in ("eXIf", "EXIF"):
+            return content if content.startswith(b"Exif") else b"Exif\0\0" + content
+    return b""
+
+
+def _has_xmp(parts: Iterable[Part]) -> bool:
+    return any(
+        (name == "APP1" and content.startswith(_XMP))
+        or name == "XMP"
+        or (name == "iTXt" and content.startswith(b"XML:com.adobe.xmp\0"))
+        for name, content in parts
+    )
+
+
+def _has_c2pa(data: bytes, parts: list[Part]) -> bool:
+    """Content credentials: their boxes in the place that the specification gives each format."""
+    if not parts:
+        return b"jumb" in data and b"c2pa" in data
+    return any(
+        (name == "APP11" and b"jumb" in content and b"c2pa" in content) or name in ("caBX", "C2PA")
+        for name, content in parts
+    )
+
+
+def _software(image: Image.Image, parts: list[Part]) -> str:
+    tags = _tags(image, parts)
+    words = [str(tags[tag]) for tag in _WRITERS if tag in tags]
+    for name, content in parts:
+        if name == "COM":
+            words.append(content.decode("latin-1"))
+        elif name == "tEXt" and content.startswith(b"Software\0"):
+            words.append(content.split(b"\0", 1)[1].decode("latin-1"))
+    return "; ".join(" ".join(word.split())[:_SHOWN] for word in words if word.strip(" \0"))
+
+
+def _tags(image: Image.Image, parts: list[Part]) -> Mapping[int, object]:
+    """EXIF tags; none where they are damaged. A TIFF file is itself made of such tags."""
+    found = Image.Exif()
+    try:
+        if image.format == "TIFF":
+            found = image.getexif()
+        else:
+            found.load(_exif(parts) or image.info.get("exif", b""))
+        return {tag: found[tag] for tag in (*_WRITERS, _EXIF) if tag in found}
+    except _MALFORMED:
+        return {}
+
+
+def _key(part: Part) -> str:
+    return part.content.split(b"\0", 1)[0].decode("latin-1")[:_SHOWN]

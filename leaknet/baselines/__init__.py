@@ -1,0 +1,52 @@
+"""Compared methods: one file each, all with the same three calls (`leaknet.baselines.base`)."""
+
+from leaknet.baselines.aeroblade import Aeroblade, ReconstructionMSE
+from leaknet.baselines.base import Peer, PeerOptions
+from leaknet.baselines.cnn import (
+    EfficientNetB4,
+    EfficientNetB4Scratch,
+    ResNet50,
+    ResNet50Scratch,
+    Xception,
+    XceptionScratch,
+)
+from leaknet.baselines.controls import Metadata, Thumbnail
+from leaknet.baselines.fold_peers_residual import LatentTracerResidual
+from leaknet.baselines.freqnet import FreqNet
+from leaknet.baselines.images import PeerImages
+from leaknet.baselines.latenttracer import LatentTracer, LatentTracerQuick
+from leaknet.baselines.latte import Latte
+from leaknet.baselines.midlayer_knn import ClipNeighbours, DinoNeighbours
+from leaknet.baselines.npr import NPR, NPRResized
+from leaknet.baselines.occ_clip import OccClip
+from leaknet.baselines.ours import Ours, OursPaper
+from leaknet.baselines.susy import SuSy
+
+PEERS: tuple[type[Peer], ...] = (
+    EfficientNetB4,
+    EfficientNetB4Scratch,
+    Xception,
+    XceptionScratch,
+    ResNet50,
+    ResNet50Scratch,
+    FreqNet,
+    SuSy,
+    LatentTracer,
+    LatentTracerQuick,
+    LatentTracerResidual,
+    OccClip,
+    NPR,
+    NPRResized,
+    Latte,
+    OursPaper,
+    Ours,
+    ClipNeighbours,
+    DinoNeighbours,
+    Aeroblade,
+    ReconstructionMSE,
+    Metadata,
+    Thumbnail,
+)
+"""Every row of `leak bench`, in the order of the paper's Table 1, then what is beyond it."""
+
+__all__ = ["PEERS", "Peer", "PeerImages", "PeerOptions"]

@@ -1,0 +1,132 @@
+"""WILD's CNNs on resized pixels: EfficientNet-B4, Xception, ResNet-50 (timm).
+
+Fine-tuned as reported for ResNet-50 on WILD: Adam, 1e-4, batch 128, at most 30 epochs,
+patience 5. The views are resized a little larger than the network's input; training takes random
+crops and flips of them, evaluation the centre. Rows from scratch run without any weights; their
+higher rate and longer patience are ours.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import timm
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from leakcache.images.preprocess import Preprocessing
+from leakcache.store.array_store import Rows
+from leakcache.store.views import RESIZED, Views
+from leaknet.baselines.augment import cropped, flipped, standardised
+from leaknet.baselines.fold_peers_pretrained import pretrained
+from leaknet.baselines.images import PeerImages
+from leaknet.baselines.trained_network import NetworkPeer, Recipe
+
+TUNED = Recipe(learning_rate=1e-4, batch=128, epochs=30, patience=5)
+SCRATCH = Recipe(learning_rate=1e-3, batch=128, epochs=60, patience=10)
+
+
+class PooledFeatures(nn.Module):
+    """A timm network that also gives what its classifier sees."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self, x: Float[Tensor, "sample 3 size size"]
+    ) -> tuple[Float[Tensor, "sample dimension"], Float[Tensor, "sample class"]]:
+        """Pooled features before the classifier, and logits."""
+        vectors = self.network.forward_head(self.network.forward_features(x), pre_logits=True)
+        return vectors, self.network.get_classifier()(vectors)
+
+
+class PixelBackbone(NetworkPeer):
+    """A timm network on resized pixels.
+
+    Attributes:
+        model: timm's name.
+        cut: what is stored of an image.
+        size: side of the network's input, at most that of the cut.
+        weights: whether it starts from pretrained weights.
+    """
+
+    recipe = TUNED
+    model: ClassVar[str]
+    cut: ClassVar[Views]
+    size: ClassVar[int]
+    weights: ClassVar[bool] = True
+
+    def build(self, classes: int) -> nn.Module:
+        """The network with a linear classifier."""
+        if self.weights:
+            return PooledFeatures(pretrained(self.model, classes, self.options.weights))
+        return PooledFeatures(timm.create_model(self.model, num_classes=classes))
+
+    def rows(self, images: PeerImages) -> Rows:
+        """Resized pixels."""
+        return images.pixels(self.cut)
+
+    def prepare(
+        self,
+        views: UInt8[np.ndarray, "sample side side 3"],
+        rng: np.random.Generator | None,
+    ) -> Float[Tensor, "sample 3 size size"]:
+        """Random or central crop, flip, the colours that the weights were trained with."""
+        settings = timm.get_pretrained_cfg(self.model)
+        x = flipped(cropped(views, self.size, rng), rng)
+        return standardised(x, settings.mean, settings.std)
+
+
+class EfficientNetB4(PixelBackbone):
+    """EfficientNet-B4 at 380."""
+
+    name = "efficientnet-b4"
+    model = "efficientnet_b4"
+    cut = Views(Preprocessing("resize", 384))
+    size = 380
+    at_once = 8
+
+
+class Xception(PixelBackbone):
+    """Xception at 299."""
+
+    name = "xception"
+    model = "legacy_xception"
+    cut = Views(Preprocessing("resize", 304))
+    size = 299
+    at_once = 16
+
+
+class ResNet50(PixelBackbone):
+    """ResNet-50 at 224."""
+
+    name = "resnet50"
+    model = "resnet50"
+    cut = RESIZED
+    size = 224
+
+
+class EfficientNetB4Scratch(EfficientNetB4):
+    """The same without pretrained weights."""
+
+    name = "efficientnet-b4-scratch"
+    recipe = SCRATCH
+    weights = False
+
+
+class XceptionScratch(Xception):
+    """The same without pretrained weights."""
+
+    name = "xception-scratch"
+    recipe = SCRATCH
+    weights = False
+
+
+class ResNet50Scratch(ResNet50):
+    """The same without pretrained weights."""
+
+    name = "resnet50-scratch"
+    recipe = SCRATCH
+    weights = False

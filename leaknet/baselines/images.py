@@ -1,0 +1,107 @@
+"""Images as the compared methods see them: columns, files, cached pixels, derived rows, latents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int, Shaped
+from PIL import Image
+
+from leakcache.errors import RunError
+from leakcache.store.array_store import Compute, Rows, RowSpec
+from leakcache.store.cache import LatentCache
+from leakcache.store.source_images import Originals
+from leakcache.store.views import Cut
+from leaknet.data.split import SplitLatents, kept_statistics
+
+CPU = torch.device("cpu")
+COLUMNS = ("labels", "groups", "folds", "hashes", "paths")
+
+
+@dataclass(frozen=True)
+class PeerImages:
+    """Some images of a cache, or of a degraded copy of its data.
+
+    Attributes:
+        labels: generator of each image.
+        groups: prompt group of each image.
+        folds: "train", "val", "test" or "open".
+        hashes: SHA-256 of each file, in hexadecimal.
+        paths: relative to the data root, for tables.
+        originals: the files, and where what is derived from them is kept. On the canonical
+            track they give the canonical form, so no method has to know of it.
+        latent: z0 and the same columns; None where no latents were cached for these images.
+    """
+
+    labels: Shaped[np.ndarray, "image"]
+    groups: Shaped[np.ndarray, "image"]
+    folds: Shaped[np.ndarray, "image"]
+    hashes: Shaped[np.ndarray, "image"]
+    paths: Shaped[np.ndarray, "image"]
+    originals: Originals
+    latent: SplitLatents | None = None
+
+    @classmethod
+    def of(cls, cache: LatentCache, rows: Int[np.ndarray, "k"]) -> PeerImages:
+        """Some rows of a finished cache, in that order.
+
+        Raises:
+            CacheCorrupt: the latents' bytes do not match their checksum.
+        """
+        columns = {name: getattr(cache, name)[rows] for name in COLUMNS}
+        z0 = torch.from_numpy(cache.latents(rows))
+        return cls(
+            **columns,
+            originals=Originals.of(cache, rows),
+            latent=SplitLatents(z0, **columns, **kept_statistics(cache, rows, CPU)),
+        )
+
+    def __len__(self) -> int:
+        return len(self.originals)
+
+    def take(self, rows: Bool[np.ndarray, "image"] | Int[np.ndarray, "k"]) -> PeerImages:
+        """The images given by a mask or by positions, in that order."""
+        places = np.arange(len(self))[rows]
+        columns = {name: getattr(self, name)[places] for name in COLUMNS}
+        latent = self.latent and self.latent.take(places)
+        return replace(self, originals=self.originals.take(places), latent=latent, **columns)
+
+    def targets(self, classes: tuple[str, ...]) -> Int[np.ndarray, "image"]:
+        """Class number of each image; -1 for a generator not among `classes`."""
+        number = {name: index for index, name in enumerate(classes)}
+        return np.array([number.get(label, -1) for label in self.labels.tolist()], np.int64)
+
+    @property
+    def latents(self) -> SplitLatents:
+        """Clean latents of the cache's autoencoder.
+
+        Raises:
+            RunError: none were cached for these images.
+        """
+        if self.latent is None:
+            raise RunError("these images have no cached latents: build their cache first")
+        return self.latent
+
+    def data(self, row: int) -> bytes:
+        """Bytes of one file; raises as `Originals.data`."""
+        return self.originals.data(row)
+
+    def picture(self, row: int) -> Image.Image:
+        """One image as 8-bit RGB; raises as `Originals.picture`."""
+        return self.originals.picture(row)
+
+    def pixels(self, cut: Cut) -> Rows:
+        """uint8 pixels of every image, (image, view, side, side, 3), to be indexed by position.
+
+        What is not in the pixel cache yet is decoded once, on threads, and kept there.
+        """
+        return self.originals.pixels(cut)
+
+    def derived(self, spec: RowSpec, compute: Compute) -> Rows:
+        """What a method computes once for an image, kept by content hash; by position.
+
+        `compute` is called as `Originals.derived` says, with positions in this table.
+        """
+        return self.originals.derived(spec, compute)

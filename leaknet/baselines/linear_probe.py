@@ -1,0 +1,108 @@
+"""Compared methods that are a short vector of measurements: logistic regression reads it.
+
+The vectors are standardised on the training fold; the strength of the penalty is the one of
+`STRENGTHS` with the lowest validation loss. Log-probabilities are the logits.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from leakcache.errors import TrainingError
+from leaknet.baselines.base import Peer
+from leaknet.baselines.images import PeerImages
+from leaknet.data.embeddings import Embeddings
+
+STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
+"""Inverse strengths of the penalty that are tried."""
+FLOOR = 1e-6
+"""Added to every probability, so that no class is ever ruled out."""
+ITERATIONS = 2000
+
+
+class VectorPeer(Peer):
+    """A vector of measurements an image, and logistic regression on it."""
+
+    name: ClassVar[str]
+    _state: dict[str, Tensor]
+
+    @abstractmethod
+    def measure(self, images: PeerImages) -> Float[np.ndarray, "image dimension"]:
+        """The measurements, all finite."""
+
+    def fit(self, train: PeerImages, val: PeerImages) -> VectorPeer:
+        """Fit at every strength; keep the one that `val` says, the middle one where it is empty.
+
+        Raises:
+            TrainingError: the training fold has fewer than two classes.
+        """
+        targets = train.targets(self.classes)
+        if len(np.unique(targets)) < 2:
+            raise TrainingError(f"{self.name}: fewer than two classes to learn from")
+        values = self.measure(train)
+        centre, spread = values.mean(axis=0), values.std(axis=0)
+        scale = np.where(spread > 0, spread, 1.0)
+        known, held_out = (values - centre) / scale, (self.measure(val) - centre) / scale
+        tried = [_fitted(known, targets, strength) for strength in STRENGTHS]
+        losses = [self._loss(model, held_out, val.targets(self.classes)) for model in tried]
+        best = int(np.argmin(losses)) if len(val) else len(STRENGTHS) // 2
+        self._state = {"centre": torch.from_numpy(centre), "scale": torch.from_numpy(scale)}
+        self._state |= tried[best]
+        return self
+
+    def embed(self, images: PeerImages) -> Embeddings:
+        """Standardised measurements and log-probabilities."""
+        centre, scale = self._state["centre"].numpy(), self._state["scale"].numpy()
+        vectors = (self.measure(images) - centre) / scale
+        return self.embeddings(images, vectors, self._logits(self._state, vectors))
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Mean, scale and weights."""
+        return dict(self._state)
+
+    def restore(self, state: Mapping[str, Tensor]) -> VectorPeer:
+        """Take mean, scale and weights."""
+        self._state = dict(state)
+        return self
+
+    def _logits(
+        self, model: Mapping[str, Tensor], vectors: Float[np.ndarray, "image dimension"]
+    ) -> Float[np.ndarray, "image class"]:
+        scores = torch.from_numpy(vectors) @ model["weights"].T + model["bias"]
+        probabilities = torch.full((len(vectors), len(self.classes)), FLOOR, dtype=torch.float64)
+        probabilities[:, model["present"]] += scores.softmax(dim=1)
+        return (probabilities / probabilities.sum(dim=1, keepdim=True)).log().numpy()
+
+    def _loss(
+        self,
+        model: Mapping[str, Tensor],
+        vectors: Float[np.ndarray, "image dimension"],
+        targets: Int[np.ndarray, "image"],
+    ) -> float:
+        logits = self._logits(model, vectors)
+        return float(-logits[np.arange(len(targets)), targets].sum())
+
+
+def _fitted(
+    vectors: Float[np.ndarray, "image dimension"],
+    targets: Int[np.ndarray, "image"],
+    strength: float,
+) -> dict[str, Tensor]:
+    model = LogisticRegression(C=strength, max_iter=ITERATIONS).fit(vectors, targets)
+    weights, bias = model.coef_, model.intercept_
+    if len(model.classes_) == 2:
+        # Of two classes scikit-learn keeps one row: the second against the first.
+        weights, bias = np.stack([-weights[0], weights[0]]) / 2, np.stack([-bias[0], bias[0]]) / 2
+    return {
+        "weights": torch.from_numpy(weights),
+        "bias": torch.from_numpy(bias),
+        "present": torch.from_numpy(model.classes_),
+    }

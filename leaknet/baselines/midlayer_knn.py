@@ -1,0 +1,151 @@
+"""Frozen CLIP or DINO, read in the middle: nearest neighbours, no training (arXiv 2408.09153).
+
+The class token after the middle block, scaled to unit length, is compared with those of the
+training images. A class's score is the mean cosine similarity of its k nearest images; k is the
+one of `NEIGHBOURS` with the best validation macro AUC. Images are resized to 256 and their
+central 224 is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import timm
+import torch
+from jaxtyping import Float, Float32, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from leakcache.errors import TrainingError
+from leakcache.store.array_store import RowSpec
+from leakcache.store.views import RESIZED
+from leaknet.baselines.augment import cropped, standardised
+from leaknet.baselines.base import Peer, PeerOptions
+from leaknet.baselines.fold_peers_frozen import count, fingerprint, frozen
+from leaknet.baselines.fold_peers_pretrained import pretrained
+from leaknet.baselines.images import PeerImages
+from leaknet.data.embeddings import Embeddings
+from leaknet.metrics import closed_values
+
+NEIGHBOURS = (1, 3, 5, 10, 20)
+ABSENT = -1.0
+"""Score of a class without training images: the lowest cosine."""
+AT_ONCE = 16
+
+
+class MidLayerNeighbours(Peer):
+    """A frozen vision transformer of timm.
+
+    Attributes:
+        model: timm's name.
+        size: side of its input.
+    """
+
+    name: ClassVar[str]
+    model: ClassVar[str]
+    size: ClassVar[int] = 224
+    _known: Float32[Tensor, "image dimension"]
+    _targets: Tensor
+    _neighbours: int
+
+    def __init__(self, classes: tuple[str, ...], options: PeerOptions) -> None:
+        super().__init__(classes, options)
+        network: Any = pretrained(self.model, 0, options.weights)
+        self.block = len(network.blocks) // 2 - 1
+        # Blocks beyond the one that is read are never run, nor is the last normalisation.
+        network.prune_intermediate_layers([self.block], prune_norm=True, prune_head=True)
+        self.network = frozen(network, options.device)
+
+    def fit(self, train: PeerImages, val: PeerImages) -> MidLayerNeighbours:
+        """Remember the training images; choose k on `val`, the middle one where it is empty.
+
+        Raises:
+            TrainingError: there are no training images.
+        """
+        if not len(train):
+            raise TrainingError(f"{self.name}: there are no training images to compare with")
+        self._known = torch.from_numpy(self.vectors(train))
+        self._targets = torch.from_numpy(train.targets(self.classes))
+        self._neighbours = NEIGHBOURS[len(NEIGHBOURS) // 2]
+        targets = val.targets(self.classes)
+        if len(np.unique(targets)) > 1:
+            found = self.vectors(val)
+            aucs = [_macro_auc(self.similarities(found, k), targets) for k in NEIGHBOURS]
+            self._neighbours = NEIGHBOURS[int(np.argmax(aucs))]
+        return self
+
+    def embed(self, images: PeerImages) -> Embeddings:
+        """Class tokens, and each class's similarity."""
+        vectors = self.vectors(images)
+        return self.embeddings(images, vectors, self.similarities(vectors, self._neighbours))
+
+    @property
+    def parameters(self) -> int:
+        """Of the blocks that are run."""
+        return count(self.network)
+
+    def state(self) -> Mapping[str, Tensor]:
+        """The training images' tokens and classes, and k."""
+        neighbours = torch.tensor(self._neighbours)
+        return {"known": self._known, "targets": self._targets, "neighbours": neighbours}
+
+    def restore(self, state: Mapping[str, Tensor]) -> MidLayerNeighbours:
+        """Take them."""
+        self._known, self._targets = state["known"], state["targets"]
+        self._neighbours = int(state["neighbours"])
+        return self
+
+    def similarities(
+        self, vectors: Float32[np.ndarray, "image dimension"], neighbours: int
+    ) -> Float32[np.ndarray, "image class"]:
+        """Mean cosine to the nearest images of each class, to all where it has fewer."""
+        cosines = torch.from_numpy(vectors) @ self._known.T
+        scores = torch.full((len(vectors), len(self.classes)), ABSENT)
+        for number in np.unique(self._targets.numpy()).tolist():
+            own = cosines[:, self._targets == number]
+            nearest = own.topk(min(neighbours, own.shape[1]), dim=1).values
+            scores[:, number] = nearest.mean(dim=1)
+        return scores.numpy()
+
+    def vectors(self, images: PeerImages) -> Float32[np.ndarray, "image dimension"]:
+        """Unit class tokens, kept once they are computed."""
+        depends = {"weights": fingerprint(self.network), "size": self.size, "block": self.block}
+        spec = RowSpec(self.name, (int(self.network.embed_dim),), "float32", depends)
+        pixels = images.pixels(RESIZED)
+
+        def compute(rows: Int[np.ndarray, "k"]) -> Float32[np.ndarray, "k dimension"]:
+            starts = range(0, len(rows), AT_ONCE)
+            views = (pixels[rows[start : start + AT_ONCE]][:, 0] for start in starts)
+            return np.concatenate([self._tokens(part) for part in views])
+
+        return images.derived(spec, compute)[:]
+
+    @torch.inference_mode()
+    def _tokens(self, views: np.ndarray) -> Float32[np.ndarray, "k dimension"]:
+        settings = timm.get_pretrained_cfg(self.model)
+        x = standardised(cropped(views, self.size, None), settings.mean, settings.std)
+        found: Tensor = self.network.forward_features(x.to(self.options.device))[:, 0].float()
+        unit: np.ndarray = F.normalize(found, dim=1).cpu().numpy()
+        return unit
+
+
+def _macro_auc(
+    scores: Float[np.ndarray, "image class"], targets: Int[np.ndarray, "image"]
+) -> float:
+    return float(closed_values(scores, targets)["macro_auc"][0])
+
+
+class ClipNeighbours(MidLayerNeighbours):
+    """OpenAI's CLIP ViT-B/16."""
+
+    name = "clip-midlayer-knn"
+    model = "vit_base_patch16_clip_224.openai"
+
+
+class DinoNeighbours(MidLayerNeighbours):
+    """DINO's ViT-B/16."""
+
+    name = "dino-midlayer-knn"
+    model = "vit_base_patch16_224.dino"

@@ -1,0 +1,84 @@
+"""NPR (arXiv 2312.10461): what nearest-neighbour halving and doubling loses, to a small ResNet.
+
+Two rows: native crops, and resized pixels, where most of the cue is gone. Crops start on even
+pixels, so that blocks of two stay whole. Trained from scratch: Adam 2e-4, batch 32, 50 epochs, the
+rate times 0.9 every 10. The K-way classifier, two crops an image and the choice of the
+epoch on validation data are ours.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from leakcache.store.array_store import Rows
+from leakcache.store.views import CROPS, RESIZED, Views
+from leaknet.baselines.augment import cropped, flipped, standardised
+from leaknet.baselines.freqnet import residual_trunk
+from leaknet.baselines.images import PeerImages
+from leaknet.baselines.trained_network import NetworkPeer, Recipe, stepped
+
+SIZE = 224
+
+
+def neighbour_residual(
+    x: Float[Tensor, "batch channel height width"],
+) -> Float[Tensor, "batch channel height width"]:
+    """(x − up₂(down₂(x))) · 2/3, nearest neighbour both ways; height and width even."""
+    halved = F.interpolate(x, scale_factor=0.5, mode="nearest")
+    return (x - F.interpolate(halved, scale_factor=2.0, mode="nearest")) * (2 / 3)
+
+
+class NeighbourNetwork(nn.Module):
+    """1.442 M parameters for ten classes."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        trunk = residual_trunk()
+        self.stem = nn.Conv2d(3, 64, 3, stride=2, padding=1, bias=False)
+        nn.init.kaiming_normal_(self.stem.weight, mode="fan_out", nonlinearity="relu")
+        self.norm = nn.BatchNorm2d(64)
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.layers = nn.Sequential(trunk.layer1, trunk.layer2)
+        self.classifier = nn.Linear(512, classes)
+
+    def forward(
+        self, x: Float[Tensor, "sample 3 size size"]
+    ) -> tuple[Float[Tensor, "sample 512"], Float[Tensor, "sample class"]]:
+        """Pooled features and logits."""
+        x = F.relu(self.norm(self.stem(neighbour_residual(x))))
+        vectors = self.layers(self.pool(x)).mean(dim=(-2, -1))
+        return vectors, self.classifier(vectors)
+
+
+class NPR(NetworkPeer):
+    """The row on native crops."""
+
+    name = "npr"
+    cut: ClassVar[Views] = CROPS
+    recipe = Recipe(learning_rate=2e-4, batch=32, epochs=50, rate=stepped(0.9, 10))
+
+    def build(self, classes: int) -> nn.Module:
+        """The network, drawn anew."""
+        return NeighbourNetwork(classes)
+
+    def rows(self, images: PeerImages) -> Rows:
+        """Native crops, or resized pixels."""
+        return images.pixels(self.cut)
+
+    def prepare(
+        self, views: UInt8[np.ndarray, "sample side side 3"], rng: np.random.Generator | None
+    ) -> Float[Tensor, "sample 3 size size"]:
+        """Crop of 224 on even pixels, flip, ImageNet's colours."""
+        return standardised(flipped(cropped(views, SIZE, rng, grid=2), rng))
+
+
+class NPRResized(NPR):
+    """The row on resized pixels."""
+
+    name = "npr-resized"
+    cut = RESIZED

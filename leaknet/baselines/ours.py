@@ -1,0 +1,76 @@
+"""Our own model as a row, through its own training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import ClassVar
+
+from leakcache.dct import dct_low
+from leakcache.store.fold_leakcache_statistics import LatentMoments
+from leakcache.store.zarr_shards import dct_side
+from leaknet.baselines.base import Peer
+from leaknet.baselines.images import PeerImages
+from leaknet.config import RunConfig, preset
+from leaknet.data.embeddings import Embeddings
+from leaknet.data.split import SplitLatents
+from leaknet.data.training_data import TrainingData
+from leaknet.model.inference import embed
+from leaknet.model.protoleaknet import ProtoLeakNet
+from leaknet.model.run_record import RunRecord
+from leaknet.training.train import fit
+
+
+class Ours(Peer):
+    """The preset that validation chose."""
+
+    name: ClassVar[str] = "ours"
+    preset: ClassVar[str] = "best"
+    _model: ProtoLeakNet
+
+    @property
+    def config(self) -> RunConfig:
+        """The preset under the seed and the epochs asked for."""
+        overrides = [f"train.seed={self.options.seed}"]
+        if self.options.epochs is not None:
+            overrides.append(f"train.epochs={self.options.epochs}")
+        return preset(self.preset).with_overrides(overrides)
+
+    def fit(self, train: PeerImages, val: PeerImages) -> Ours:
+        """Train, or go on with the run in `options.folder`; raises as `leaknet.training.train.fit`."""
+        known = train.latents
+        data = TrainingData(
+            known.to(self.options.device), val.latents.to(self.options.device), moments(known)
+        )
+        record = RunRecord(self.config, self.classes, known.shape)
+        with TemporaryDirectory(prefix="leak-") as temporary:
+            folder = (self.options.folder or Path(temporary)) / "run"
+            run = fit(record, data, folder, device=self.options.device).run
+            self._model = run.load_model(self.options.device)
+        return self
+
+    def embed(self, images: PeerImages) -> Embeddings:
+        """Under noise that depends on the image alone; attention is that over the steps."""
+        return embed(self._model, images.latents, run=self.name)
+
+    @property
+    def parameters(self) -> int:
+        """Of the network, those fitted in closed form included; the autoencoder's encoder, which
+        runs once an image, comes on top.
+        """
+        return self._model.size
+
+
+class OursPaper(Ours):
+    """The preset with the paper's settings."""
+
+    name: ClassVar[str] = "ours-paper"
+    preset: ClassVar[str] = "paper"
+
+
+def moments(latents: SplitLatents) -> LatentMoments:
+    """Moments of these latents, as a cache keeps them."""
+    z0 = latents.z0.cpu()
+    coefficients = dct_low(z0.float(), dct_side(tuple(z0.shape[1:])))
+    # In the type in which a cache stores them.
+    return LatentMoments.of(z0.numpy(), coefficients.to(z0.dtype).numpy())

@@ -1,0 +1,282 @@
+"""Compared methods that are one network trained by cross-entropy: the loop that they share.
+
+A sample is one view of one image, and an epoch goes over all views of all images. At
+evaluation an image is all of its views: its vector is their mean, its class probabilities
+the mean of theirs. The epoch that is kept is the best on the validation fold by macro AUC, then
+by loss, as for our own model. Everything random follows from (seed, epoch).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from leakcache.errors import TrainingError
+from leakcache.progress import Advance, track
+from leakcache.store.array_store import Rows
+from leaknet.baselines.base import Peer, PeerOptions
+from leaknet.baselines.images import PeerImages
+from leaknet.data.embeddings import Embeddings
+from leaknet.features.noise import epoch_seed
+from leaknet.metrics import closed_values
+from leaknet.training.epoch import batch_sizes, seeded_globally
+
+_ORDER, _AUGMENT, _LAYERS = 1, 2, 3  # purposes of seeds; 0 is the initialisation
+EVALUATED = 32
+"""Views that go through a network at once at evaluation, and in training on a processor."""
+
+CPU = torch.device("cpu")
+
+
+def constant(epoch: float, epochs: int) -> float:
+    """A learning rate that stays."""
+    return 1.0
+
+
+def stepped(factor: float, every: int) -> Callable[[float, int], float]:
+    """A learning rate that is multiplied by `factor` every so many epochs."""
+    return lambda epoch, epochs: factor ** math.floor(epoch / every)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained.
+
+    Attributes:
+        learning_rate: at its highest.
+        batch: views in one step of the optimiser.
+        epochs: where the user names no other number.
+        patience: epochs without a better one after which training ends; 0 for never.
+        optimiser: of the parameters, at the learning rate.
+        rate: factor of the learning rate at an epoch, counted in fractions from 0, of so many.
+    """
+
+    learning_rate: float
+    batch: int
+    epochs: int
+    patience: int = 0
+    optimiser: Callable[[Any, float], torch.optim.Optimizer] = torch.optim.Adam
+    rate: Callable[[float, int], float] = constant
+
+
+class NetworkPeer(Peer):
+    """A network from views to (vectors, logits).
+
+    Attributes:
+        recipe: how it is trained.
+        at_once: views that go through the network at once on a processor; a step of the
+            optimiser adds up the gradients of as many such parts as its batch needs.
+        network: the network, on the device.
+    """
+
+    recipe: ClassVar[Recipe]
+    at_once: ClassVar[int] = EVALUATED
+
+    def __init__(self, classes: tuple[str, ...], options: PeerOptions) -> None:
+        super().__init__(classes, options)
+        with seeded_globally(epoch_seed(options.seed, 0), CPU):
+            network = self.build(len(classes))
+        # Channels last is the faster order for convolutions on processors and accelerators.
+        self.network = network.to(options.device).to(memory_format=torch.channels_last)
+
+    @abstractmethod
+    def build(self, classes: int) -> nn.Module:
+        """The network: `forward` takes what `prepare` gives, and returns vectors and logits.
+
+        Raises:
+            WeightsError: weights cannot be had.
+        """
+
+    @abstractmethod
+    def rows(self, images: PeerImages) -> Rows:
+        """What the network reads of the images: (image, view, ...)."""
+
+    @abstractmethod
+    def prepare(
+        self, views: Shaped[np.ndarray, "sample *view"], rng: np.random.Generator | None
+    ) -> Float[Tensor, "sample *input"]:
+        """The network's input, on the processor; augmented by `rng`, None at evaluation."""
+
+    @property
+    def parameters(self) -> int:
+        """Of the network."""
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Weights and buffers."""
+        return dict(self.network.state_dict())
+
+    def restore(self, state: Mapping[str, Tensor]) -> NetworkPeer:
+        """Take weights and buffers."""
+        self.network.load_state_dict(dict(state))
+        return self
+
+    def fit(self, train: PeerImages, val: PeerImages) -> NetworkPeer:
+        """Train; keeps the weights of the best epoch.
+
+        Raises:
+            TrainingError: there are no training images, or the loss is not finite.
+        """
+        if not len(train):
+            raise TrainingError(f"{self.name}: there are no training images to learn from")
+        epochs = self.recipe.epochs if self.options.epochs is None else self.options.epochs
+        optimiser = self.recipe.optimiser(self.network.parameters(), self.recipe.learning_rate)
+        data, held_out = _Samples.of(self.rows(train), train.targets(self.classes)), self.rows(val)
+        targets = val.targets(self.classes)
+        best: tuple[float, float] = (-math.inf, -math.inf)
+        kept, kept_at = copy.deepcopy(self.state()), 0
+        with track(self.name, epochs * len(data), "views") as advance:
+            for epoch in range(1, epochs + 1):
+                self._train(optimiser, data, epoch, epochs, advance)
+                rank = self._validate(held_out, targets)
+                if rank >= best:
+                    best, kept, kept_at = rank, copy.deepcopy(self.state()), epoch
+                if 0 < self.recipe.patience <= epoch - kept_at:
+                    break
+        return self.restore(kept)
+
+    def embed(self, images: PeerImages) -> Embeddings:
+        """One pass in evaluation mode."""
+        vectors, logits = self._outputs(self.rows(images))
+        return self.embeddings(images, vectors, logits)
+
+    def _train(
+        self,
+        optimiser: torch.optim.Optimizer,
+        data: _Samples,
+        epoch: int,
+        epochs: int,
+        advance: Advance,
+    ) -> None:
+        seed, device = self.options.seed, self.options.device
+        rng = np.random.default_rng(epoch_seed(seed, epoch, _AUGMENT))
+        batches = data.batches(self.recipe.batch, epoch_seed(seed, epoch, _ORDER))
+        done = 0
+        self.network.train()
+        with seeded_globally(epoch_seed(seed, epoch, _LAYERS), device):
+            for samples in batches:
+                rate = self.recipe.rate(epoch - 1 + done / len(data), epochs)
+                for group in optimiser.param_groups:
+                    group["lr"] = self.recipe.learning_rate * rate
+                self._step(optimiser, data, samples, rng)
+                done += len(samples)
+                advance(len(samples))
+
+    def _step(
+        self,
+        optimiser: torch.optim.Optimizer,
+        data: _Samples,
+        samples: Int[np.ndarray, "sample"],
+        rng: np.random.Generator,
+    ) -> None:
+        device = self.options.device
+        views, targets = data.read(samples)
+        # Prepared whole, so that what is drawn does not depend on how many parts there are.
+        inputs, wanted = self.prepare(views, rng), torch.from_numpy(targets)
+        at_once = len(samples) if device.type == "cuda" else self.at_once
+        parts = -(-len(samples) // at_once)
+        optimiser.zero_grad(set_to_none=True)
+        for x, y in zip(inputs.tensor_split(parts), wanted.tensor_split(parts), strict=True):
+            with self._autocast():
+                _, logits = self.network(self._there(x))
+            loss = F.cross_entropy(logits.float(), y.to(device), reduction="sum")
+            if not bool(torch.isfinite(loss)):
+                raise TrainingError(f"{self.name}: the loss is not finite; nothing can be learnt")
+            (loss / len(samples)).backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+
+    def _autocast(self) -> torch.autocast:
+        reduced = self.options.precision == "bf16"
+        return torch.autocast(self.options.device.type, torch.bfloat16, enabled=reduced)
+
+    def _there(self, x: Tensor) -> Tensor:
+        """The network's input where the network is, in its order of memory."""
+        x = x.to(self.options.device)
+        return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+
+    def _validate(self, rows: Rows, targets: Int[np.ndarray, "image"]) -> tuple[float, float]:
+        """Macro AUC and negative loss; (0, 0) where there is nothing to validate on."""
+        if not len(rows):
+            return 0.0, 0.0
+        _, logits = self._outputs(rows)
+        if not np.isfinite(logits).all():
+            raise TrainingError(f"{self.name}: the network's outputs are not finite")
+        loss = float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(targets)))
+        if len(np.unique(targets)) < 2:
+            return 0.0, -loss
+        return float(closed_values(logits, targets)["macro_auc"][0]), -loss
+
+    @torch.inference_mode()
+    def _outputs(
+        self, rows: Rows
+    ) -> tuple[Float[np.ndarray, "image dimension"], Float[np.ndarray, "image class"]]:
+        self.network.eval()
+        views = rows.shape[1]
+        step = max(1, EVALUATED // views)
+        parts = [
+            self._views(rows[np.arange(start, min(start + step, len(rows)))])
+            for start in range(0, len(rows), step)
+        ]
+        vectors, logits = (torch.cat(column) for column in zip(*parts, strict=True))
+        return vectors.numpy(), logits.numpy()
+
+    def _views(self, values: np.ndarray) -> tuple[Tensor, Tensor]:
+        images, views = values.shape[:2]
+        flat = values.reshape(images * views, *values.shape[2:])
+        with self._autocast():
+            outputs = self.network(self._there(self.prepare(flat, None)))
+        vectors, logits = (out.float().cpu() for out in outputs)
+        vectors = vectors.unflatten(0, (images, views)).mean(dim=1)
+        return vectors, over_views(logits.unflatten(0, (images, views)))
+
+
+def over_views(logits: Float[Tensor, "image view class"]) -> Float[Tensor, "image class"]:
+    """Logits of an image whose probabilities are the mean of its views'.
+
+    Their logsumexp is the mean of the views', so that energies keep their meaning; a single
+    view's logits stay as they are.
+    """
+    if logits.shape[1] == 1:
+        return logits[:, 0]
+    mean = torch.log_softmax(logits, dim=-1).logsumexp(dim=1) - math.log(logits.shape[1])
+    return mean + logits.logsumexp(dim=-1).mean(dim=1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """Views of images as samples: view v of image i is sample i · views + v."""
+
+    rows: Rows
+    targets: Int[np.ndarray, "image"]
+    views: int
+
+    @classmethod
+    def of(cls, rows: Rows, targets: Int[np.ndarray, "image"]) -> _Samples:
+        return cls(rows, targets, rows.shape[1])
+
+    def __len__(self) -> int:
+        return len(self.rows) * self.views
+
+    def batches(self, size: int, seed: int) -> Iterator[Int[np.ndarray, "sample"]]:
+        """All samples once, in a drawn order."""
+        order = np.random.default_rng(seed).permutation(len(self))
+        ends = np.cumsum(batch_sizes(len(self), size))
+        yield from np.split(order, ends[:-1])
+
+    def read(
+        self, samples: Int[np.ndarray, "sample"]
+    ) -> tuple[Shaped[np.ndarray, "sample *view"], Int[np.ndarray, "sample"]]:
+        """Views and targets of these samples."""
+        images, views = np.divmod(samples, self.views)
+        values = self.rows[images]
+        return values[np.arange(len(samples)), views], self.targets[images]

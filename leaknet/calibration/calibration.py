@@ -1,0 +1,160 @@
+"""The calibration of a run: everything between its raw scores and a defensible answer.
+
+Made from closed validation embeddings alone, and kept in the run folder as
+calibration.safetensors. The temperature is chosen on one half of the validation prompts, as the
+settings of the detectors are (`leaknet.scoring.fitted_detectors`); p-values and prediction sets count the images
+of the other half; likelihood ratios, of which no guarantee is asked, use both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64
+from scipy.special import softmax
+
+from leaknet.calibration.conformal import alarm_range, conformal_p_values, grouped_bound
+from leaknet.calibration.conformal import prediction_sets as conformal_sets
+from leaknet.calibration.fold_calibration_cllr import cllr, min_cllr
+from leaknet.calibration.likelihood_ratio import ClassRatios
+from leaknet.calibration.split_half import cut_in_halves
+from leaknet.calibration.temperature import fit_temperature, log_probabilities
+from leaknet.data.embeddings import Embeddings
+from leaknet.detectors import Detector
+from leaknet.metrics import expected_calibration_error
+from leaknet.metrics.closed_set import correct
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Fitted calibration of one run.
+
+    Attributes:
+        classes: the known generators.
+        temperature: of the logits.
+        references: by detector name, scores of the calibrating images.
+        conformity: log probability of its true class, for each calibrating image.
+        ratios: log10 likelihood ratios from log odds at that temperature.
+        facts: how many images and prompt groups calibrate, and how well (see `as_dict`).
+    """
+
+    classes: tuple[str, ...]
+    temperature: float
+    references: dict[str, Float[np.ndarray, " calibrating"]]
+    conformity: Float[np.ndarray, " calibrating"]
+    ratios: ClassRatios
+    facts: dict[str, Any]
+
+    @classmethod
+    def fit(cls, closed: Embeddings, detectors: Sequence[Detector]) -> Calibration:
+        """Calibrate on the validation fold of a run's closed embeddings.
+
+        Args:
+            closed: the run's.
+            detectors: those of `leaknet.scoring.fitted_detectors.fit_all`, which leave the calibrating half alone.
+
+        Raises:
+            ScoringError: the validation fold has fewer than two prompt groups.
+        """
+        val = closed.select("val")
+        choosing, calibrating = cut_in_halves(val)
+        temperature = fit_temperature(choosing.logits, choosing.targets)
+        own = np.arange(len(calibrating)), calibrating.targets
+        return cls(
+            closed.classes,
+            temperature,
+            {d.name: d.score_samples(calibrating) for d in detectors},
+            log_probabilities(calibrating.logits, temperature)[own],
+            ClassRatios.fit(val.logits / temperature, val.targets),
+            {
+                "images": len(calibrating),
+                "groups": len(set(calibrating.groups.tolist())),
+                **_calibration_errors(calibrating, temperature),
+                **_ratio_costs(choosing, calibrating, temperature),
+            },
+        )
+
+    def log_probabilities(self, e: Embeddings) -> Float64[np.ndarray, "image class"]:
+        """Natural log of each generator's calibrated probability, among the known ones."""
+        return log_probabilities(e.logits, self.temperature)
+
+    def p_values(self, e: Embeddings, detector: Detector) -> Float64[np.ndarray, " image"]:
+        """That each image comes from a known generator, as far as the detector can tell."""
+        return conformal_p_values(self.references[detector.name], detector.score_samples(e))
+
+    def prediction_sets(self, e: Embeddings, alpha: float) -> Bool[np.ndarray, "image class"]:
+        """Which generators can't be excluded at level α."""
+        return conformal_sets(self.conformity, self.log_probabilities(e), alpha)
+
+    def log10_ratios(self, e: Embeddings) -> Float64[np.ndarray, "image class"]:
+        """log10 of the likelihood ratio for each generator against another known one."""
+        return self.ratios.log10(e.logits / self.temperature)
+
+    @cached_property
+    def smallest_p(self) -> float:
+        """Below this no α can call an image unknown, for want of calibrating images."""
+        return 1 / (1 + len(self.conformity))
+
+    def as_dict(self, alpha: float) -> dict[str, Any]:
+        """Plain values for JSON: facts, and what is guaranteed at level α."""
+        images, groups = self.facts["images"], self.facts["groups"]
+        bounds = zip(self.ratios.low.tolist(), self.ratios.high.tolist(), strict=True)
+        return {
+            **self.facts,
+            "temperature": self.temperature,
+            "smallest_p": self.smallest_p,
+            "false_alarms": {
+                "exchangeable_images": alpha,
+                "exchangeable_groups": grouped_bound(alpha, images, groups),
+                "given_this_calibration": list(alarm_range(alpha, images)),
+            },
+            "log10_lr_range": dict(zip(self.classes, map(list, bounds), strict=True)),
+        }
+
+
+def _calibration_errors(half: Embeddings, temperature: float) -> dict[str, float]:
+    """ECE on images that the temperature was not chosen on, before and after it."""
+    return {
+        "ece_before": top_label_error(half, 1.0),
+        "ece_after": top_label_error(half, temperature),
+    }
+
+
+def top_label_error(e: Embeddings, temperature: float) -> float:
+    """Expected calibration error of the likeliest generator at a temperature."""
+    confidence = softmax(e.logits.astype(np.float64) / temperature, axis=1).max(axis=1)
+    return float(expected_calibration_error(confidence, correct(e.logits, e.targets))[0])
+
+
+def _ratio_costs(one: Embeddings, other: Embeddings, temperature: float) -> dict[str, Any]:
+    """Cllr and its minimum: each half judged by ratios that were fitted to the other half."""
+    costs: dict[str, list[tuple[float, float]]] = {}
+    for fitted_on, judged in ((one, other), (other, one)):
+        ratios = ClassRatios.fit(fitted_on.logits / temperature, fitted_on.targets)
+        for name, cost in ratio_costs(ratios, judged, temperature).items():
+            costs.setdefault(name, []).append(cost)
+    means = {name: np.mean(found, axis=0) for name, found in costs.items()}
+    every = np.mean(list(means.values()), axis=0) if means else np.full(2, np.nan)
+    return {
+        "cllr": float(every[0]),
+        "min_cllr": float(every[1]),
+        "cllr_by_generator": {name: float(mean[0]) for name, mean in means.items()},
+        "min_cllr_by_generator": {name: float(mean[1]) for name, mean in means.items()},
+    }
+
+
+def ratio_costs(
+    ratios: ClassRatios, e: Embeddings, temperature: float
+) -> dict[str, tuple[float, float]]:
+    """Cllr and minimal Cllr, in bits, of each generator that these closed images can judge."""
+    table = ratios.log10(e.logits / temperature)
+    costs = {}
+    for c, name in enumerate(e.classes):
+        own = e.targets == c
+        if own.any() and not own.all() and np.isfinite(table[:, c]).all():
+            costs[name] = cllr(table[:, c], own), min_cllr(table[:, c], own)
+    return costs

@@ -1,0 +1,1 @@
+"""Columns of a cache as tensors: splits, embeddings, training data."""

@@ -1,0 +1,159 @@
+"""Embeddings: what the network says about each image, computed once per run, kept in HDF5.
+
+Every score of the product is a function of this one table, so that detectors, intervals and
+reports never run the network again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from leakcache.dataset.records import FOLDS
+from leakcache.errors import RunError, ScoringError
+
+FORMAT = "leaknet-embeddings-1"
+_NUMBERS = ("vectors", "logits", "attention")
+_STRINGS = ("labels", "groups", "folds", "hashes", "paths")
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """One row per image, in the cache's order.
+
+    `vectors` are the pooled embeddings of the paper (Eq. 7) before the gate, `logits` the
+    prototype scores of the closed classes (higher = nearer), `attention` the weight of each
+    noise step (rows sum to 1); all are kept in float32. `labels` of the fold "open" may be any
+    generator; those of the other folds must be among `classes`. `run` and `seed` say which
+    model made them.
+
+    Raises ScoringError where lengths disagree, a number is not finite (the first bad image is
+    named), a fold is unknown or a closed label is not a class.
+    """
+
+    vectors: Float[np.ndarray, "n dimension"]
+    logits: Float[np.ndarray, "n class"]
+    attention: Float[np.ndarray, "n step"]
+    labels: Shaped[np.ndarray, "n"]
+    groups: Shaped[np.ndarray, "n"]
+    folds: Shaped[np.ndarray, "n"]
+    hashes: Shaped[np.ndarray, "n"]
+    paths: Shaped[np.ndarray, "n"]
+    classes: tuple[str, ...]
+    run: str = ""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in _NUMBERS:
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.float32))
+        for name in _STRINGS:
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.str_))
+        _check_shapes({name: getattr(self, name) for name in (*_NUMBERS, *_STRINGS)}, self.classes)
+        _check_labels(self)
+        _check_finite(self)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    @property
+    def targets(self) -> Int[np.ndarray, "n"]:
+        """Index of each label among `classes`; -1 for a generator that is not among them."""
+        index = {name: i for i, name in enumerate(self.classes)}
+        return np.array([index.get(label, -1) for label in self.labels.tolist()], dtype=np.int64)
+
+    def select(self, fold: str) -> Embeddings:
+        """The rows of one fold ("train", "val", "test" or "open"), possibly none."""
+        if fold not in FOLDS:
+            raise ScoringError(f"no fold is called {fold!r}: choose one of {', '.join(FOLDS)}")
+        return self.take(self.folds == fold)
+
+    def take(self, rows: Bool[np.ndarray, "n"] | Int[np.ndarray, "k"]) -> Embeddings:
+        """The rows given by a mask or by numbers, in that order."""
+        arrays = {name: getattr(self, name)[rows] for name in (*_NUMBERS, *_STRINGS)}
+        return Embeddings(**arrays, classes=self.classes, run=self.run, seed=self.seed)
+
+    def save(self, path: Path) -> None:
+        """Write one HDF5 file; an older file of that name stays whole until the new one is."""
+        part = path.with_name(path.name + ".part")
+        with h5py.File(part, "w") as file:
+            for name in _NUMBERS:
+                file.create_dataset(name, data=getattr(self, name))
+            for name in (*_STRINGS, "classes"):
+                file.create_dataset(name, data=list(getattr(self, name)), dtype=h5py.string_dtype())
+            file.attrs.update(format=FORMAT, run=self.run, seed=self.seed)
+        part.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Embeddings:
+        """Read what `save` wrote.
+
+        Raises RunError where the file is missing or is not such a file, and ScoringError where
+        its content is not sound.
+        """
+        try:
+            with h5py.File(path, "r") as file:
+                return _read(file, path)
+        except FileNotFoundError as error:
+            raise RunError(f"{path} does not exist: run `leak train` to make it") from error
+        except (OSError, KeyError) as error:
+            raise RunError(
+                f"{path} is damaged or not a file of embeddings: delete it and score again"
+            ) from error
+
+
+def _read(file: h5py.File, path: Path) -> Embeddings:
+    if file.attrs.get("format") != FORMAT:
+        raise RunError(f"{path} is not in the format {FORMAT}: delete it and score again")
+    numbers = {name: file[name][()] for name in _NUMBERS}
+    strings = {name: file[name].asstr()[()] for name in _STRINGS}
+    classes = tuple(file["classes"].asstr()[()].tolist())
+    _check_shapes(numbers | strings, classes)
+    return Embeddings(
+        **numbers,
+        **strings,
+        classes=classes,
+        run=str(file.attrs["run"]),
+        seed=int(file.attrs["seed"]),
+    )
+
+
+def _check_shapes(columns: Mapping[str, np.ndarray], classes: tuple[str, ...]) -> None:
+    sizes = {name: np.shape(column) for name, column in columns.items()}
+    if any(len(sizes[name]) != 2 for name in _NUMBERS):
+        raise ScoringError(f"vectors, logits and attention must be tables, not {sizes}")
+    if len({shape[0] for shape in sizes.values()}) != 1:
+        raise ScoringError(f"the columns of the embeddings differ in length: {sizes}")
+    if sizes["logits"][1] != len(classes):
+        raise ScoringError(
+            f"logits for {sizes['logits'][1]} classes came with {len(classes)} class names"
+        )
+
+
+def _check_labels(e: Embeddings) -> None:
+    if not e.classes or len(set(e.classes)) != len(e.classes):
+        raise ScoringError(f"class names must be given and differ from one another: {e.classes}")
+    strange = np.flatnonzero(~np.isin(e.folds, FOLDS))
+    if strange.size:
+        raise ScoringError(f"{e.paths[strange[0]]} is in the unknown fold '{e.folds[strange[0]]}'")
+    stray = np.flatnonzero((e.folds != "open") & ~np.isin(e.labels, e.classes))
+    if stray.size:
+        row = stray[0]
+        raise ScoringError(
+            f"{e.paths[row]} is in fold '{e.folds[row]}' but its label '{e.labels[row]}' "
+            "is not a class of this run: put it in fold 'open' or train again"
+        )
+
+
+def _check_finite(e: Embeddings) -> None:
+    for name in _NUMBERS:
+        bad = np.flatnonzero(~np.isfinite(getattr(e, name)).all(axis=1))
+        if bad.size:
+            raise ScoringError(
+                f"the {name} of {e.paths[bad[0]]} are not finite ({bad.size} images in all): "
+                "check the cache with `leak cache verify`, then train again"
+            )

@@ -1,0 +1,61 @@
+"""What training learns from: two folds in memory, and whether they will do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from leakcache.errors import TrainingError
+from leakcache.store.cache import LatentCache
+from leakcache.store.fold_leakcache_statistics import LatentMoments
+from leaknet.data.split import SplitLatents, load_split
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The training and validation folds, and the moments of the first.
+
+    Attributes:
+        train: images to learn from.
+        val: images by which the best epoch is chosen.
+        moments: of the clean training latents; all that standardisation needs.
+    """
+
+    train: SplitLatents
+    val: SplitLatents
+    moments: LatentMoments
+
+    @classmethod
+    def load(cls, cache: LatentCache, device: torch.device) -> TrainingData:
+        """Read both folds into the memory of the device."""
+        train, val = (load_split(cache, fold, device) for fold in ("train", "val"))
+        return cls(train, val, cache.moments("train"))
+
+
+def check_trainable(data: TrainingData, classes: tuple[str, ...]) -> None:
+    """Refuse data that cannot be learnt from, in one line.
+
+    Raises:
+        TrainingError: fewer than two classes, a class without training images, too little
+            validation data to choose an epoch by, or latents that are not finite.
+    """
+    if len(classes) < 2:
+        raise TrainingError(
+            f"the cache holds {len(classes)} generator(s) in the closed set: attribution needs two"
+        )
+    empty = sorted(set(classes) - set(data.train.labels.tolist()))
+    if empty:
+        raise TrainingError(
+            f"no training images of {', '.join(empty)}: give them some, or leave them out"
+        )
+    if len(set(data.val.labels.tolist())) < 2:
+        raise TrainingError(
+            f"the validation fold holds {len(data.val)} images of fewer than two generators: "
+            "the best epoch cannot be chosen; change the split"
+        )
+    for split in (data.train, data.val):
+        bad = torch.nonzero(~torch.isfinite(split.z0).flatten(1).all(dim=1))
+        if len(bad):
+            path = split.paths[int(bad[0])]
+            raise TrainingError(f"the latent of {path} is not finite: run `leak cache verify`")

@@ -1,0 +1,69 @@
+"""Distance to the nearest of a few centres per class, found on the frozen embedding.
+
+These are k-means centres, not the prototypes that the network learned: those speak through the
+logits (see `leaknet.detectors.fold_detectors_logit`). Centres need no training, so that a generator enrolled
+later is scored like the others.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float64, Int
+from sklearn.cluster import KMeans
+
+from leaknet.data.embeddings import Embeddings
+from leaknet.detectors.base import ClassScorer
+from leaknet.detectors.fold_detectors_closed_set import Standardiser, require_closed
+from leaknet.detectors.mahalanobis import squared_norms
+
+CENTRES = 4
+
+
+class PrototypeDistance(ClassScorer):
+    """Minus the squared distance, in z-scored units, to the nearest centre.
+
+    Every class has 4 centres (the paper's M), or as many as it has different training
+    embeddings where those are fewer.
+    """
+
+    name: ClassVar[str] = "prototype"
+    mean_: Float64[np.ndarray, "dimension"]
+    scale_: Float64[np.ndarray, "dimension"]
+    centres_: Float64[np.ndarray, "centre dimension"]
+    owners_: Int[np.ndarray, "centre"]
+
+    def fit(self, train: Embeddings, val: Embeddings) -> PrototypeDistance:
+        """k-means within each class of `train`, seeded; `val` chooses nothing here."""
+        require_closed(train, val)
+        z = Standardiser.of(train)
+        vectors, targets = z(train.vectors), train.targets
+        found = [class_centres(vectors[targets == c]) for c in range(len(train.classes))]
+        self.mean_, self.scale_ = z.mean, z.scale
+        self.centres_ = np.concatenate(found)
+        self.owners_ = np.repeat(np.arange(len(found)), [len(centres) for centres in found])
+        return self
+
+    def class_scores(self, e: Embeddings) -> Float64[np.ndarray, "n class"]:
+        """Minus the squared distance to the nearest centre of each class."""
+        self.require_fit()
+        x = Standardiser(self.mean_, self.scale_)(e.vectors)
+        scores = np.full((len(x), int(self.owners_.max()) + 1), -np.inf)
+        for centre, owner in zip(self.centres_, self.owners_, strict=True):
+            np.maximum(scores[:, owner], -squared_norms(x - centre), out=scores[:, owner])
+        return scores
+
+    def score_samples(self, e: Embeddings) -> Float64[np.ndarray, "n"]:
+        """Minus the squared distance to the nearest centre of all."""
+        nearest: Float64[np.ndarray, "n"] = self.class_scores(e).max(axis=1)
+        return nearest
+
+
+def class_centres(
+    members: Float64[np.ndarray, "n dimension"],
+) -> Float64[np.ndarray, "centre dimension"]:
+    """Up to 4 centres of one class's embeddings."""
+    distinct = len(np.unique(members, axis=0))
+    means = KMeans(min(CENTRES, distinct), n_init=4, random_state=0).fit(members)
+    return np.asarray(means.cluster_centers_)

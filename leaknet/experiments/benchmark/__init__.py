@@ -1,0 +1,1 @@
+"""Compared methods on the same folds: the paper's Table 1."""

@@ -1,0 +1,147 @@
+"""The images of a bench: what is trained on, and what is judged at each step of degradation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int, Shaped
+
+from leakcache.errors import CacheStale, ScoringError
+from leakcache.store.cache import LatentCache
+from leaknet.baselines.images import COLUMNS, PeerImages
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is judged at one step.
+
+    Attributes:
+        test: images of known generators.
+        unknown: images of unknown ones, a table for each of their caches; empty without any.
+    """
+
+    test: PeerImages
+    unknown: tuple[PeerImages, ...] = ()
+
+
+@dataclass(frozen=True)
+class BenchData:
+    """Folds of one cache, and its unknown generators.
+
+    Attributes:
+        classes: the known generators, in the order of the logits.
+        train: raw images to learn from.
+        val: raw images to choose on.
+        steps: what is judged, by step; 0 for images as they are.
+        limit: at most so many images of each fold were taken; None for all.
+        encoding: fingerprint of how images became latents.
+    """
+
+    classes: tuple[str, ...]
+    train: PeerImages
+    val: PeerImages
+    steps: Mapping[int, Judged] = field(default_factory=dict)
+    limit: int | None = None
+    encoding: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what is learned from and chosen on."""
+        head = [self.classes, self.limit, self.encoding]
+        digest = hashlib.sha256(json.dumps(head).encode())
+        for images in (self.train, self.val):
+            for name in ("hashes", "labels", "groups"):
+                digest.update(json.dumps(getattr(images, name).tolist()).encode())
+        return digest.hexdigest()
+
+
+def raw_data(
+    closed: LatentCache, unknown: Sequence[LatentCache] = (), limit: int | None = None
+) -> BenchData:
+    """The images as they are: step 0.
+
+    Args:
+        closed: cache of the known generators.
+        unknown: caches of the unknown ones, encoded alike.
+        limit: at most so many images of each fold and of each unknown cache, spread over
+            generators and prompts; None for all.
+
+    Raises:
+        CacheStale: an unknown cache was encoded otherwise than the closed one.
+        ScoringError: an image is both known and unknown.
+    """
+    train, val, test = (_fold(closed, fold, limit) for fold in ("train", "val", "test"))
+    strangers = tuple(_unknown(cache, closed, limit) for cache in unknown)
+    _refuse_shared((train, val, test), strangers)
+    encoding = closed.manifest.encoding.fingerprint
+    return BenchData(closed.classes, train, val, {0: Judged(test, strangers)}, limit, encoding)
+
+
+def spread(
+    labels: Shaped[np.ndarray, "image"], groups: Shaped[np.ndarray, "image"], limit: int
+) -> Int[np.ndarray, "kept"]:
+    """Positions of `limit` images at most, ascending: generators in turn, groups in one order.
+
+    So generators are equally common as far as they go, and show the same prompts.
+    """
+    rank: defaultdict[str, int] = defaultdict(int)
+    turns = []
+    for place in np.argsort(groups, kind="stable").tolist():
+        label = str(labels[place])
+        turns.append((rank[label], label, place))
+        rank[label] += 1
+    return np.sort(np.array([place for _, _, place in sorted(turns)[:limit]], np.int64))
+
+
+def named_apart(images: PeerImages, root: Path, closed: Path) -> PeerImages:
+    """The images with prompt groups of their own, where they come from another data set.
+
+    Files of two data sets may well have the same names, and names are what groups are made of.
+    """
+    if root == closed:
+        return images
+    groups = np.array([f"{root.name}/{group}" for group in images.groups.tolist()], np.str_)
+    latent = images.latent and replace(images.latent, groups=groups)
+    return replace(images, groups=groups, latent=latent)
+
+
+def _fold(cache: LatentCache, fold: str, limit: int | None) -> PeerImages:
+    rows = cache.rows(fold)
+    if limit is not None:
+        rows = rows[spread(cache.labels[rows], cache.groups[rows], limit)]
+    return PeerImages.of(cache, rows)
+
+
+def _unknown(cache: LatentCache, closed: LatentCache, limit: int | None) -> PeerImages:
+    if words := closed.manifest.encoding.difference(cache.manifest.encoding):
+        raise CacheStale(
+            f"{cache.path}: was encoded otherwise than {closed.path} ({words}); build it again"
+        )
+    images = _fold(cache, "open", limit)
+    return named_apart(images, Path(cache.manifest.data), Path(closed.manifest.data))
+
+
+def _refuse_shared(known: Sequence[PeerImages], unknown: Sequence[PeerImages]) -> None:
+    seen = {
+        sha256: path
+        for images in known
+        for sha256, path in zip(images.hashes.tolist(), images.paths.tolist(), strict=True)
+    }
+    for images in unknown:
+        for sha256, path in zip(images.hashes.tolist(), images.paths.tolist(), strict=True):
+            if sha256 in seen:
+                raise ScoringError(
+                    f"the open image {path} is also the closed image {seen[sha256]}: take it out "
+                    "of the open set"
+                )
+
+
+def columns_of(parts: Sequence[PeerImages]) -> dict[str, Shaped[np.ndarray, "image"]]:
+    """The columns of several tables, one after another."""
+    return {name: np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS}

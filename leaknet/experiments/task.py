@@ -1,0 +1,103 @@
+"""What one run learns from and is judged on: folds in memory, cut from caches, never encoded.
+
+A cache is read once; every protocol then selects rows of it. Leaving generators out keeps
+their test images alone, as unknown ones: their training and validation images serve nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Bool, Shaped
+
+from leakcache.store.cache import LatentCache
+from leakcache.store.manifest import images_hash
+from leaknet.data.split import SplitLatents, load_split
+from leaknet.data.training_data import TrainingData
+from leaknet.model.run_record import CacheIdentity
+from leaknet.scoring.run_embeddings import CLOSED_FOLDS, CPU
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training and what it is judged on.
+
+    Attributes:
+        classes: the known generators, in the order of the logits.
+        data: what training sees.
+        test: known generators, judged.
+        unknown: generators that training never sees; empty where none is judged.
+        cache: identity of the training data, by which a run folder recognises it.
+    """
+
+    classes: tuple[str, ...]
+    data: TrainingData
+    test: SplitLatents
+    unknown: tuple[SplitLatents, ...]
+    cache: CacheIdentity
+
+    @property
+    def folds(self) -> tuple[SplitLatents, ...]:
+        """The closed folds, in the order of `CLOSED_FOLDS`."""
+        return (self.data.train, self.data.val, self.test)
+
+
+@dataclass(frozen=True)
+class ClosedSet:
+    """The closed folds of a cache in memory, of which tasks are made."""
+
+    cache: LatentCache
+    train: SplitLatents
+    val: SplitLatents
+    test: SplitLatents
+
+    @classmethod
+    def load(cls, cache: LatentCache) -> ClosedSet:
+        """Read the closed folds of a cache; raises `CacheCorrupt` as `load_split`."""
+        return cls(cache, *(load_split(cache, fold, CPU) for fold in CLOSED_FOLDS))
+
+    def whole(self, unknown: Sequence[SplitLatents] = ()) -> Task:
+        """Train on all closed generators; those of other caches are unknown."""
+        data = TrainingData(self.train, self.val, self.cache.moments("train"))
+        identity = CacheIdentity.of(self.cache)
+        return Task(self.cache.classes, data, self.test, tuple(unknown), identity)
+
+    def without(self, left: Sequence[str]) -> Task:
+        """Train on all but some generators, whose test images are then the unknown ones."""
+        kept = tuple(name for name in self.cache.classes if name not in left)
+        train, val, test = (
+            rows_of(split, np.isin(split.labels, kept))
+            for split in (self.train, self.val, self.test)
+        )
+        data = TrainingData(train, val, self.cache.moments("train", labels=kept))
+        strangers = rows_of(self.test, np.isin(self.test.labels, left))
+        unknown = replace(strangers, folds=np.full(len(strangers), "open"))
+        return Task(kept, data, test, (unknown,), self._identity(train))
+
+    def shuffled(self, seed: int) -> Task:
+        """Train on labels that were permuted within each fold; the test fold keeps its own."""
+        rng = np.random.default_rng(seed)
+        train = relabelled(self.train, rng.permutation(self.train.labels))
+        val = relabelled(self.val, rng.permutation(self.val.labels))
+        data = TrainingData(train, val, self.cache.moments("train"))
+        return Task(self.cache.classes, data, self.test, (), self._identity(train))
+
+    def _identity(self, train: SplitLatents) -> CacheIdentity:
+        return replace(CacheIdentity.of(self.cache), training_sha256=_training_hash(train))
+
+
+def rows_of(split: SplitLatents, mask: Bool[np.ndarray, "image"]) -> SplitLatents:
+    """The images that a mask selects."""
+    return split.take(np.flatnonzero(mask))
+
+
+def relabelled(split: SplitLatents, labels: Shaped[np.ndarray, "image"]) -> SplitLatents:
+    """The same images under other labels."""
+    return replace(split, labels=labels)
+
+
+def _training_hash(train: SplitLatents) -> str:
+    columns = (train.hashes, train.labels, train.groups, train.folds)
+    return images_hash(zip(*(column.tolist() for column in columns), strict=True))

@@ -1,0 +1,1 @@
+"""Noise schedule, forward noise and standardised latent features."""

@@ -1,0 +1,1 @@
+"""The network: branches, gate and prototypes, and what a run records of it."""

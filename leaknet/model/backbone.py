@@ -1,0 +1,98 @@
+"""The network that looks at one feature map: any timm model, with its stem kept or shrunk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+from torch import nn
+
+from leakcache.errors import ConfigError, WeightsError
+from leaknet.fold_leaknet_sections import ModelConfig
+
+
+def build_backbone(
+    config: ModelConfig, channels: int, size: tuple[int, int]
+) -> tuple[nn.Module, int]:
+    """A timm model from (batch, channels, *size) to (batch, width), and that width.
+
+    Models that are made for one size of input, such as ViTs, are made for this one.
+
+    Raises:
+        ConfigError: timm has no such model, it cannot take such maps, or it has no stem to make
+            small.
+        WeightsError: pretrained weights were asked for and cannot be had.
+    """
+    if not timm.is_model(config.backbone):
+        raise ConfigError(
+            f"model.backbone = {config.backbone!r} is no timm model: see timm.list_models()"
+        )
+    backbone = _created(config, channels, size)
+    if _patches(backbone) == 0:
+        raise ConfigError(
+            f"model.backbone = {config.backbone!r} sees no patch in maps of {size[0]}×{size[1]}: "
+            "take one with smaller patches"
+        )
+    if isinstance(backbone, ResNet) and not config.pretrained:
+        _open_residuals(backbone)
+    if config.stem == "small":
+        _shrink_stem(backbone, config.backbone, channels)
+    return backbone, int(backbone.num_features)
+
+
+def describe_patches(backbone: nn.Module | None, size: tuple[int, int]) -> str:
+    """In words, how a ViT or its like cuts a map; empty for other networks."""
+    count = _patches(backbone)
+    if count is None:
+        return ""
+    side = _patch_embed(backbone).patch_size
+    return f"tokens: {count} (patches of {side[0]}×{side[1]}, maps of {size[0]}×{size[1]})"
+
+
+def _patch_embed(backbone: nn.Module | None) -> Any:
+    return getattr(backbone, "patch_embed", None)
+
+
+def _patches(backbone: nn.Module | None) -> int | None:
+    count = getattr(_patch_embed(backbone), "num_patches", None)
+    return None if count is None else int(count)
+
+
+def _created(config: ModelConfig, channels: int, size: tuple[int, int]) -> Any:
+    settings: dict[str, Any] = {"in_chans": channels, "num_classes": 0}
+    defaults = timm.get_pretrained_cfg(config.backbone)
+    if defaults is not None and defaults.fixed_input_size:
+        settings["img_size"] = size
+    try:
+        return timm.create_model(config.backbone, pretrained=config.pretrained, **settings)
+    # timm says by a RuntimeError that a model was never published with weights.
+    except (OSError, RuntimeError) as error:
+        if not config.pretrained:
+            raise
+        raise WeightsError(
+            f"pretrained weights of {config.backbone} cannot be fetched from the hub: "
+            "connect once, or set model.pretrained=false"
+        ) from error
+
+
+def _open_residuals(backbone: ResNet) -> None:
+    """Start residual branches at one, where timm starts them at zero.
+
+    The usual start gains .04 of macro AUC on a few hundred images (docs/LOG.md).
+    """
+    for block in backbone.modules():
+        if isinstance(block, BasicBlock):
+            nn.init.ones_(block.bn2.weight)
+        elif isinstance(block, Bottleneck):
+            nn.init.ones_(block.bn3.weight)
+
+
+def _shrink_stem(backbone: nn.Module, name: str, channels: int) -> None:
+    """3×3 at stride 1 and no max-pool: a 32×32 map is small enough to be seen whole."""
+    if not isinstance(backbone, ResNet):
+        raise ConfigError(f'model.stem = "small" needs a ResNet of timm, which {name} is not')
+    width = backbone.bn1.num_features
+    backbone.conv1 = nn.Conv2d(channels, width, kernel_size=3, padding=1, bias=False)
+    nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
+    backbone.maxpool = nn.Identity()

@@ -1,0 +1,181 @@
+"""What a run folder says of itself: settings, classes, latent shape and cache.
+
+    config.toml    the settings at the top level, everything else under [record]
+    classes.json   the generators, in the order of the logits
+
+A run's config.toml is itself a valid configuration file: [record] is skipped there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import torch
+
+from leakcache.encoder.autoencoder import AutoencoderIdentity
+from leakcache.errors import LeakError, RunError
+from leakcache.images.decode import Preprocessing
+from leakcache.store.cache import LatentCache
+from leakcache.store.manifest import Encoding, images_hash
+from leaknet.config import RunConfig, config_from_table, config_to_table, differences
+from leaknet.files import write_text
+
+CONFIG = "config.toml"
+CLASSES = "classes.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class CacheIdentity:
+    """Which cache a run was trained on.
+
+    Attributes:
+        fingerprint: of the whole cache.
+        training_sha256: hash over the training fold's images, labels and groups.
+        encoding: how its images became latents.
+        folder: where it lay then; where it lies is no part of what it is.
+    """
+
+    fingerprint: str
+    training_sha256: str
+    encoding: Encoding
+    folder: str
+
+    @classmethod
+    def of(cls, cache: LatentCache) -> CacheIdentity:
+        """The identity of an open cache."""
+        manifest, folder = cache.manifest, str(cache.path.resolve())
+        return cls(manifest.fingerprint, training_hash(cache), manifest.encoding, folder)
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any]) -> CacheIdentity:
+        """Read back what `dataclasses.asdict` gave."""
+        encoding = table["encoding"]
+        return cls(
+            table["fingerprint"],
+            table["training_sha256"],
+            Encoding(
+                autoencoder=AutoencoderIdentity(**encoding["autoencoder"]),
+                preprocessing=Preprocessing(**encoding["preprocessing"]),
+                precision=encoding["precision"],
+                stored=encoding["stored"],
+            ),
+            table["folder"],
+        )
+
+
+def training_hash(cache: LatentCache) -> str:
+    """Hash over content, label and group of every training image, in canonical order."""
+    rows = cache.rows("train")
+    columns = (cache.hashes, cache.labels, cache.groups, cache.folds)
+    hashed, label, group, fold = (column[rows].tolist() for column in columns)
+    return images_hash(zip(hashed, label, group, fold, strict=True))
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Everything needed to build a run's model but its weights.
+
+    Attributes:
+        config: all settings.
+        classes: closed generators, in the order of the logits.
+        shape: of a latent, (channel, height, width).
+        cache: what it was trained on; None for a model made by hand.
+    """
+
+    config: RunConfig
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    cache: CacheIdentity | None = None
+
+    def write(self, folder: Path) -> None:
+        """Write config.toml and classes.json into an existing folder."""
+        classes = json.dumps(self.classes, ensure_ascii=False, indent=1)
+        write_text(folder / CLASSES, classes + "\n")
+        record = {
+            "format": FORMAT,
+            "latent_shape": list(self.shape),
+            "classes_sha256": _hash_classes(self.classes),
+            "versions": _versions(),
+        }
+        if self.cache is not None:
+            record["cache"] = asdict(self.cache)
+        table = {**config_to_table(self.config), "record": record}
+        write_text(folder / CONFIG, tomli_w.dumps(table))
+
+    @classmethod
+    def read(cls, folder: Path) -> RunRecord:
+        """Read what `write` wrote.
+
+        Raises:
+            RunError: a file is missing, damaged, or does not belong to the other.
+        """
+        if not (folder / CONFIG).is_file():
+            raise RunError(
+                f"{folder} is no run folder, as it has no {CONFIG}: `leak train` makes one"
+            )
+        try:
+            table = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8"))
+            classes = tuple(json.loads((folder / CLASSES).read_text(encoding="utf-8")))
+            run = cls._from_table(table, classes, source=str(folder / CONFIG))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = str(error) if isinstance(error, LeakError) else repr(error)
+            raise RunError(
+                f"{folder} holds no readable {CONFIG} and {CLASSES}: {reason}"
+            ) from error
+        if _hash_classes(classes) != table["record"]["classes_sha256"]:
+            raise RunError(
+                f"{folder / CLASSES} was changed since {CONFIG} was written: train again"
+            )
+        return run
+
+    @classmethod
+    def _from_table(cls, table: dict[str, Any], classes: tuple[str, ...], source: str) -> RunRecord:
+        record = table["record"]
+        if record["format"] != FORMAT:
+            raise RunError(f"{source} is of format {record['format']}, not {FORMAT}")
+        channel, height, width = record["latent_shape"]
+        cache = record.get("cache")
+        return cls(
+            config_from_table(table, source),
+            classes,
+            (channel, height, width),
+            None if cache is None else CacheIdentity.from_table(cache),
+        )
+
+    def changes(self, now: RunRecord) -> list[str]:
+        """In words, what another record has otherwise; empty where they agree."""
+        found = differences(self.config, now.config)
+        if self.classes != now.classes:
+            found.append(f"classes: {', '.join(self.classes)}, now {', '.join(now.classes)}")
+        if self.shape != now.shape:
+            found.append(f"latent shape: {self.shape}, now {now.shape}")
+        if self.cache is not None and now.cache is not None:
+            found += _cache_changes(self.cache, now.cache)
+        return found
+
+
+def _cache_changes(old: CacheIdentity, now: CacheIdentity) -> list[str]:
+    found = []
+    if encoding := old.encoding.difference(now.encoding):
+        found.append(f"cache: {encoding}")
+    if old.training_sha256 != now.training_sha256:
+        found.append("cache: the training images differ")
+    return found
+
+
+def _hash_classes(classes: tuple[str, ...]) -> str:
+    return hashlib.sha256(json.dumps(classes).encode()).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    known = {name: version(name) for name in ("leaknet", "diffusers", "timm")}
+    return {**known, "torch": str(torch.__version__)}

@@ -1,0 +1,1 @@
+"""Scores and verdicts of a run's images, and of image files."""

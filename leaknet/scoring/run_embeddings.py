@@ -1,0 +1,159 @@
+"""Embeddings of a run's images, computed once and kept in its folder.
+
+    embeddings.h5   the closed folds
+    unknown.h5      generators that the run was not trained on
+
+What is kept counts only for the very weights and images it was made with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Shaped
+
+from leakcache.errors import CacheStale, ScoringError
+from leakcache.progress import track
+from leakcache.store.cache import LatentCache
+from leaknet.data.embeddings import Embeddings
+from leaknet.data.split import SplitLatents, load_split
+from leaknet.evaluation.fold_leaknet_judge import concatenate
+from leaknet.model.inference import embed
+from leaknet.model.protoleaknet import ProtoLeakNet
+from leaknet.training.run_folder import RunFolder
+
+CLOSED_FOLDS = ("train", "val", "test")
+UNKNOWN = "unknown.h5"
+CPU = torch.device("cpu")
+_COLUMNS = ("hashes", "labels", "groups", "folds")
+
+Identity = tuple[Shaped[np.ndarray, "n"], ...]
+
+
+def closed_embeddings(run: RunFolder, model: ProtoLeakNet, cache: LatentCache) -> Embeddings:
+    """Embeddings of all closed folds of a cache, whose latents are read only where needed.
+
+    Images of generators that were enrolled into the run, which the cache lacks, come last.
+    """
+    rows = np.concatenate([cache.rows(fold) for fold in CLOSED_FOLDS])
+    identity = tuple(getattr(cache, name)[rows] for name in _COLUMNS)
+    folds = (load_split(cache, fold, CPU) for fold in CLOSED_FOLDS)
+    enrolled = _enrolled(run, cache.classes)
+    if enrolled is None:
+        return _kept(run.embeddings, run, identity, lambda digest: _embed(model, folds, digest))
+    columns = (getattr(enrolled, name) for name in _COLUMNS)
+    both = tuple(np.concatenate(pair) for pair in zip(identity, columns, strict=True))
+    return _kept(
+        run.embeddings,
+        run,
+        both,
+        lambda digest: concatenate([_embed(model, folds, digest), enrolled]),
+    )
+
+
+def known_embeddings(
+    run: RunFolder, model: ProtoLeakNet, folds: Sequence[SplitLatents]
+) -> Embeddings:
+    """Embeddings of closed folds whose latents are in memory."""
+    identity = _identity(folds)
+    return _kept(run.embeddings, run, identity, lambda digest: _embed(model, folds, digest))
+
+
+def unknown_embeddings(
+    run: RunFolder,
+    model: ProtoLeakNet,
+    unknown: Sequence[SplitLatents],
+    known: Embeddings,
+    *,
+    force: bool = False,
+) -> Embeddings:
+    """Embeddings of unknown generators.
+
+    Raises:
+        ScoringError: an image is also a known one; with `force` it is left out instead.
+    """
+    path, identity = run.path / UNKNOWN, _identity(unknown)
+    strangers = _kept(path, run, identity, lambda digest: _embed(model, unknown, digest))
+    return _without_known(known, strangers, force)
+
+
+def open_splits(caches: Sequence[LatentCache], closed: LatentCache) -> list[SplitLatents]:
+    """The unknown generators that were cached beside a closed cache.
+
+    Prompt groups of other data get names of their own: files of two data sets may well have
+    the same names, and names are what groups are made of.
+
+    Raises:
+        CacheStale: a cache was encoded otherwise than the closed one.
+    """
+    splits = []
+    for cache in caches:
+        if words := closed.manifest.encoding.difference(cache.manifest.encoding):
+            raise CacheStale(
+                f"{cache.path}: was encoded otherwise than {closed.path} ({words}); build it again"
+            )
+        split = load_split(cache, "open", CPU)
+        root = Path(cache.manifest.data)
+        if root != Path(closed.manifest.data):
+            names = [f"{root.name}/{group}" for group in split.groups.tolist()]
+            split = replace(split, groups=np.array(names, dtype=np.str_))
+        splits.append(split)
+    return splits
+
+
+def embed_split(model: ProtoLeakNet, split: SplitLatents, digest: str) -> Embeddings:
+    """Embed one fold; `digest` is the SHA-256 of the model's weights."""
+    fold = str(split.folds[0]) if len(split) else "an empty fold"
+    with track(f"embedding {fold}", len(split), "images") as advance:
+        return embed(model, split, run=digest, advance=advance)
+
+
+def _enrolled(run: RunFolder, cached: tuple[str, ...]) -> Embeddings | None:
+    if not run.embeddings.is_file():
+        return None
+    stored = Embeddings.load(run.embeddings)
+    rows = ~np.isin(stored.labels, cached)
+    return stored.take(rows) if stored.run == run.fingerprint() and rows.any() else None
+
+
+def _embed(model: ProtoLeakNet, splits: Iterable[SplitLatents], digest: str) -> Embeddings:
+    return concatenate([embed_split(model, split, digest) for split in splits])
+
+
+def _kept(
+    path: Path, run: RunFolder, identity: Identity, make: Callable[[str], Embeddings]
+) -> Embeddings:
+    digest = run.fingerprint()
+    if path.is_file():
+        stored = Embeddings.load(path)
+        found = tuple(getattr(stored, name) for name in _COLUMNS)
+        if stored.run == digest and all(map(np.array_equal, found, identity)):
+            return stored
+    embeddings = make(digest)
+    embeddings.save(path)
+    return embeddings
+
+
+def _identity(splits: Sequence[SplitLatents]) -> Identity:
+    return tuple(np.concatenate([getattr(split, name) for split in splits]) for name in _COLUMNS)
+
+
+def _without_known(known: Embeddings, strangers: Embeddings, force: bool) -> Embeddings:
+    seen = dict(zip(known.hashes.tolist(), known.paths.tolist(), strict=True))
+    shared = np.isin(strangers.hashes, known.hashes)
+    if not shared.any():
+        return strangers
+    if not force:
+        row = int(np.flatnonzero(shared)[0])
+        raise ScoringError(
+            f"the open image {strangers.paths[row]} is also the closed image "
+            f"{seen[str(strangers.hashes[row])]} ({shared.sum()} in all): take it out of the open "
+            "set, or give --force to leave such images out"
+        )
+    if shared.all():
+        raise ScoringError("every image of the open set is also a closed one: nothing is left")
+    return strangers.take(~shared)

@@ -1,0 +1,247 @@
+"""Score a run: closed set by prototype logits and Mahalanobis, open set by detectors.
+
+One function embeds and scores every image, closed or open. Detectors see training and
+validation images of known generators alone; test and open images are only judged.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from leakcache.errors import ScoringError
+from leakcache.store.cache import LatentCache
+from leaknet.calibration import calibrate
+from leaknet.data.embeddings import Embeddings
+from leaknet.data.split import load_split
+from leaknet.detectors import Detector, DiagonalMahalanobis, GlobalKDE
+from leaknet.evaluation.fold_leaknet_judge import (
+    ClosedResult,
+    OpenResult,
+    concatenate,
+    judge_closed,
+    judge_open,
+)
+from leaknet.files import write_text
+from leaknet.model.protoleaknet import ProtoLeakNet
+from leaknet.scoring.fitted_detectors import fit_all, save_scorers
+from leaknet.scoring.run_embeddings import (
+    CLOSED_FOLDS,
+    CPU,
+    closed_embeddings,
+    embed_split,
+    open_splits,
+    unknown_embeddings,
+)
+from leaknet.scoring.score_table import write_score_table
+from leaknet.training.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class RunScores:
+    """Everything that `leak score` says of a run.
+
+    Attributes:
+        run: its folder.
+        model: sha256 of its weights.
+        seed: of its training.
+        preset: it started from.
+        closed: by scorer (`prototype`, `mahalanobis`), on the test fold.
+        validation: the prototype scorer on the validation fold, where choices were made.
+        images: number of images by fold.
+        open: by detector; empty without an open set.
+        facts: by detector, the settings chosen on closed data, such as the bandwidth.
+    """
+
+    run: Path
+    model: str
+    seed: int
+    preset: str
+    closed: dict[str, ClosedResult]
+    validation: ClosedResult
+    images: dict[str, int]
+    open: dict[str, OpenResult]
+    facts: dict[str, dict[str, Any]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; `closed` is the prototype scorer, `open` the first detector."""
+        result: dict[str, Any] = {
+            "run": str(self.run),
+            "model": self.model,
+            "preset": self.preset,
+            "seed": self.seed,
+            "images": self.images,
+            "closed": {
+                **self.closed["prototype"].as_dict(),
+                "mahalanobis": self.closed["mahalanobis"].as_dict(),
+            },
+            "validation": self.validation.as_dict(),
+            "facts": self.facts,
+        }
+        if self.open:
+            result["open"] = next(iter(self.open.values())).as_dict()
+            result["detectors"] = {name: item.as_dict() for name, item in self.open.items()}
+        return result
+
+
+def score_run(
+    folder: Path,
+    closed: LatentCache,
+    unknown: Sequence[LatentCache] = (),
+    kinds: Sequence[type[Detector]] = (),
+    device: torch.device = CPU,
+    *,
+    force: bool = False,
+) -> RunScores:
+    """Embed, fit the detectors, judge; writes embeddings, scorers and metrics into the run.
+
+    Args:
+        folder: a trained run.
+        closed: the cache it was trained on.
+        unknown: caches of generators that it was not trained on.
+        kinds: open-set detectors, the reported one first.
+        device: where to embed.
+        force: leave open images out that are also closed ones, instead of refusing.
+
+    Raises:
+        RunError: the run is incomplete, or was trained on another cache.
+        CacheStale: an open cache was encoded in another way.
+        ScoringError: an unknown image is also a known one, or the test fold is empty.
+    """
+    run = RunFolder(folder)
+    model = run.load_model(device)
+    run.check_cache(closed)
+    known = closed_embeddings(run, model, closed)
+    splits = open_splits(unknown, closed)
+    strangers = unknown_embeddings(run, model, splits, known, force=force) if splits else None
+    return judge_run(run, model, known, strangers, fit_run(run, known, kinds))
+
+
+@dataclass(frozen=True)
+class Scorers:
+    """What a run scores with.
+
+    Attributes:
+        detectors: fitted ones for the open set, in the order asked for.
+        naming: names the generator, beside the prototypes.
+    """
+
+    detectors: tuple[Detector, ...]
+    naming: DiagonalMahalanobis
+
+
+def fit_run(run: RunFolder, known: Embeddings, kinds: Sequence[type[Detector]]) -> Scorers:
+    """Fit detectors on the training and validation folds, and keep them in the run folder.
+
+    Raises:
+        ScoringError: the test fold is empty, or a detector cannot be fitted.
+    """
+    if len(known.select("test")) == 0:
+        raise ScoringError(f"{run.path}: its data has no test fold; see `leak data index`")
+    fitted = tuple(fit_all(kinds, known))
+    naming = DiagonalMahalanobis().fit(known.select("train"), known.select("val"))
+    save_scorers(run.path, [*fitted, naming], known.run)
+    return Scorers(fitted, naming)
+
+
+def judge_run(
+    run: RunFolder,
+    model: ProtoLeakNet,
+    known: Embeddings,
+    strangers: Embeddings | None,
+    scorers: Scorers,
+) -> RunScores:
+    """Judge the test fold and the unknown generators; writes metrics.json and scores.csv."""
+    scores = _judge(run, model, known, strangers, scorers)
+    rows = known if strangers is None else concatenate([known, strangers])
+    columns = [scorers.naming, *scorers.detectors]
+    write_score_table(run.path, rows, {d.name: d.score_samples(rows) for d in columns})
+    write_text(run.metrics, json.dumps(_finite(scores.as_dict()), indent=1) + "\n")
+    return scores
+
+
+def prepare_run(folder: Path, closed: LatentCache, device: torch.device = CPU) -> ClosedResult:
+    """After training: embed the training and validation folds, fit what scores single images.
+
+    The test fold is not looked at. metrics.json then holds the judgement on the validation fold,
+    which is returned too; a run that is already prepared or scored stays as it is.
+
+    Raises:
+        RunError: the run is incomplete, or was trained on another cache.
+    """
+    run = RunFolder(folder)
+    run.check_cache(closed)
+    if run.embeddings.is_file() and run.scorers.is_file() and run.metrics.is_file():
+        known = Embeddings.load(run.embeddings)
+        if known.run == run.fingerprint():
+            return _judge_validation(known)
+    model = run.load_model(device)
+    splits = [load_split(closed, fold, CPU) for fold in ("train", "val")]
+    known = concatenate([embed_split(model, split, run.fingerprint()) for split in splits])
+    known.save(run.embeddings)
+    detectors = fit_all([GlobalKDE, DiagonalMahalanobis], known)
+    save_scorers(folder, detectors, known.run)
+    calibrate(folder, detectors, known)
+    validation = _judge_validation(known)
+    metrics = {
+        "run": str(folder),
+        "model": known.run,
+        "preset": model.config.preset,
+        "seed": model.config.train.seed,
+        "validation": validation.as_dict(),
+    }
+    write_text(run.metrics, json.dumps(_finite(metrics), indent=1) + "\n")
+    return validation
+
+
+def _judge_validation(known: Embeddings) -> ClosedResult:
+    val = known.select("val")
+    return judge_closed(val.logits, val)
+
+
+def _judge(
+    run: RunFolder,
+    model: ProtoLeakNet,
+    known: Embeddings,
+    strangers: Embeddings | None,
+    scorers: Scorers,
+) -> RunScores:
+    test, val = known.select("test"), known.select("val")
+    images = {fold: len(known.select(fold)) for fold in CLOSED_FOLDS}
+    opened = {}
+    if strangers is not None:
+        images["open"] = len(strangers)
+        opened = {d.name: judge_open(d, test, strangers) for d in scorers.detectors}
+    return RunScores(
+        run=run.path,
+        model=known.run,
+        seed=model.config.train.seed,
+        preset=model.config.preset,
+        closed={
+            "prototype": judge_closed(test.logits, test),
+            "mahalanobis": judge_closed(scorers.naming.class_scores(test), test),
+        },
+        validation=judge_closed(val.logits, val),
+        images=images,
+        open=opened,
+        facts={detector.name: settings_of(detector) for detector in scorers.detectors},
+    )
+
+
+def settings_of(detector: Detector) -> dict[str, Any]:
+    """What was chosen on closed data: the scalars among the learned state."""
+    return {name: array.item() for name, array in detector.state().items() if np.ndim(array) == 0}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

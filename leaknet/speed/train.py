@@ -1,0 +1,174 @@
+"""How fast training is on this machine, and what an encoder in the loop would cost.
+
+Three epochs over the same images: *bare*, which takes ready feature maps and only does
+forward, backward and update; *cached*, the real one, which gathers latents and makes noise
+and features too; and one *with an encoder*, which turns pixels into latents first, as the
+authors' code does in every epoch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
+from torch import Tensor, nn
+
+from leakcache.store.moments import Moments
+from leaknet.config import PAPER, RunConfig
+from leaknet.data.split import SplitLatents
+from leaknet.model.protoleaknet import ProtoLeakNet
+from leaknet.training.epoch import batch_sizes, train_epoch
+from leaknet.training.fold_leaknet_stepper import Stepper
+
+_CLASSES = tuple("abcdefghij")
+_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class EpochSpeed:
+    """Seconds an image, of training.
+
+    Attributes:
+        bare: forward, backward and update on ready feature maps.
+        cached: an epoch over latents in memory.
+    """
+
+    bare: float
+    cached: float
+
+    @property
+    def of_limit(self) -> float:
+        """Throughput of a cached epoch as a share of the bare one's."""
+        return self.bare / self.cached
+
+    def over_encoder(self, encoder: float) -> float:
+        """How many times slower an epoch is with an encoder of so many seconds an image."""
+        return (self.cached + encoder) / self.cached
+
+
+def measure_epoch(
+    device: torch.device,
+    config: RunConfig = PAPER,
+    *,
+    shape: tuple[int, int, int] = (4, 32, 32),
+    images: int = 128,
+    rounds: int = 3,
+) -> EpochSpeed:
+    """Time bare and cached epochs in turn, after one of each; the fastest of each counts.
+
+    Args:
+        device: where to train.
+        config: what to train; its epochs do not matter.
+        shape: of a latent.
+        images: in one epoch, random ones.
+        rounds: epochs of each kind.
+    """
+    bench = EpochBench(device, config, shape, images)
+    bare, cached = [], []
+    for _ in range(rounds + 1):
+        bare.append(seconds(bench.bare, device))
+        cached.append(seconds(bench.cached, device))
+    return EpochSpeed(min(bare[1:]) / images, min(cached[1:]) / images)
+
+
+class EpochBench:
+    """A model with random latents, and feature maps made ready from them."""
+
+    def __init__(
+        self, device: torch.device, config: RunConfig, shape: tuple[int, int, int], images: int
+    ) -> None:
+        z0 = torch.randn(images, *shape, dtype=torch.float16)
+        names = np.arange(images).astype(str)
+        labels = np.array(_CLASSES)[np.arange(images) % len(_CLASSES)]
+        self._split = SplitLatents(z0[:, None], labels, names, names, names, names).to(device)
+        # What initial weights are worth does not matter here, and fetching them takes time.
+        config = replace(config, model=replace(config.model, pretrained=False))
+        model = ProtoLeakNet(config, _CLASSES, shape)
+        channel, side = shape[0], config.features.dct_size
+        model.features.fit(_standard((channel,)), _standard((channel, side, side)))
+        self._stepper = Stepper(model, device)
+        self._sizes = batch_sizes(images, config.train.batch_size)
+        self._features, self._targets = self._ready()
+
+    def _ready(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        model, z0 = self._stepper.model, self._split.flat
+        steps = len(model.config.features.timesteps)
+        noise = torch.randn(len(z0), steps, *model.shape, device=z0.device)
+        features = model.features(z0, noise if model.config.features.noise else None)
+        targets = self._split.targets(_CLASSES)
+        return torch.split(features, self._sizes), torch.split(targets, self._sizes)
+
+    def bare(self) -> None:
+        """One epoch on ready feature maps."""
+        self._stepper.model.train()
+        for features, targets in zip(self._features, self._targets, strict=True):
+            self._stepper.step(features, targets)
+
+    def cached(self) -> None:
+        """One epoch as training does it."""
+        train_epoch(self._stepper, self._split, 1, lambda images: None)
+
+
+def measure_encoder(
+    network: nn.Module,
+    device: torch.device,
+    *,
+    precision: str = "fp32",
+    size: int = 256,
+    images: int = 2,
+) -> float:
+    """Seconds an image of encoding a batch of square random images, after a warm-up.
+
+    Args:
+        network: from pixels to latents; moved to the device, channels-last.
+        device: where to encode.
+        precision: "fp32", "bf16" or "fp16", under autocast.
+        size: side of an image in pixels.
+        images: in the batch.
+    """
+    network.eval().to(device).to(memory_format=torch.channels_last)
+    pixels = torch.rand(images, 3, size, size, device=device) * 2 - 1
+    pixels = pixels.contiguous(memory_format=torch.channels_last)
+    dtype = _AUTOCAST[precision]
+    with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype is not None):
+        return min(seconds(lambda: network(pixels), device) for _ in range(2)) / images
+
+
+def sd_encoder() -> nn.Module:
+    """An encoder of Stable Diffusion 2.1's shape, with random weights."""
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2,
+        latent_channels=4,
+    )
+    return nn.Sequential(vae.encoder, vae.quant_conv)
+
+
+def taesd_encoder() -> nn.Module:
+    """An encoder of TAESD's shape, with random weights."""
+    encoder: nn.Module = AutoencoderTiny().encoder
+    return encoder
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """How long some work takes until the device has done it."""
+    _wait(device)
+    start = time.perf_counter()
+    work()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _standard(shape: tuple[int, ...]) -> Moments:
+    return Moments(1, np.zeros(shape), np.ones(shape))

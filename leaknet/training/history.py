@@ -1,0 +1,74 @@
+"""history.jsonl: one line an epoch, of what was measured at its end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from leakcache.errors import RunError
+from leaknet.files import flush, write_text
+
+HISTORY = "history.jsonl"
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One epoch.
+
+    Attributes:
+        epoch: its number, from 1.
+        loss: mean training loss.
+        val_loss: mean cross-entropy on the validation fold.
+        val_macro_auc: unweighted mean of one-vs-rest areas there, in [0, 1].
+        val_top1: accuracy there.
+        best: whether these weights became the run's.
+        temperature: τ; None with a linear head.
+        attention: mean weight of each step on the validation fold.
+        seconds: of training and validation.
+        images_per_second: of training alone.
+    """
+
+    epoch: int
+    loss: float
+    val_loss: float
+    val_macro_auc: float
+    val_top1: float
+    best: bool
+    temperature: float | None
+    attention: tuple[float, ...]
+    seconds: float
+    images_per_second: float
+
+
+def append_history(folder: Path, record: EpochRecord) -> None:
+    """Add one line at the end."""
+    path = folder / HISTORY
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(record)) + "\n")
+    flush(path)
+
+
+def read_history(folder: Path) -> list[EpochRecord]:
+    """All epochs, in order; none if there is no such file. A last line cut short is left out.
+
+    Raises:
+        RunError: a line before the last is damaged.
+    """
+    path = folder / HISTORY
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            content = json.loads(line)
+            records.append(EpochRecord(**{**content, "attention": tuple(content["attention"])}))
+        except (ValueError, TypeError, KeyError) as error:
+            if number < len(lines):
+                raise RunError(f"{path}, line {number} is damaged: train again") from error
+    return records
+
+
+def write_history(folder: Path, records: Sequence[EpochRecord]) -> None:
+    """Replace all lines."""
+    write_text(folder / HISTORY, "".join(json.dumps(asdict(record)) + "\n" for record in records))
