@@ -10,8 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from leakcache.dataset.fold_leakcache_layouts import EXPECTED, ClassFolder, find_layout
-from leakcache.dataset.folders import step_of
+from leakcache.dataset.folders import EXPECTED, ClassFolder, find_layout, step_of
 from leakcache.dataset.grouped_split import cut_folds
 from leakcache.dataset.index_file import SUFFIXES, read_table
 from leakcache.dataset.records import FOLDS, DatasetIndex, ImageRecord, Reject, Split, canonical

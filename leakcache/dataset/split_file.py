@@ -18,8 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from leakcache.dataset.fold_leakcache_layouts import ClassFolder
-from leakcache.dataset.folders import step_of
+from leakcache.dataset.folders import ClassFolder, step_of
 from leakcache.dataset.records import Reject
 from leakcache.errors import DataError
 

@@ -1,6 +1,7 @@
 """Pixels to views: resize or crop an image to what the autoencoder reads, in -1..1.
 
-On the canonical track (`leakcache.images.canonical`) the image is brought to its canonical form first.
+On the canonical track (`leakcache.images.canonical`) the image is brought to its canonical form
+first.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Statistics of what the autoencoder's encoder sees: of its activations, beside pixels.
 
-DIR/rows/activation-statistics-1a2b3c4d-fp32/ is a store of `leakcache.store.array_store`: one row an image,
+DIR/rows/activation-statistics-1a2b3c4d-fp32/ is a store of `leakcache.store.array_store`: one
+row an image,
 found by content hash, of covariances of the activations of the encoder with these weights, in this
 precision, wherever it halves the resolution. An encoder that was trained to keep all that matters
 of a picture has filters for what generators do to one, which its four or sixteen channels of
@@ -32,8 +33,13 @@ from leakcache.statistics.pixel_features import LEAST
 from leakcache.statistics.pixels import MOST, PARTS, REDUCED, middle, reduced
 from leakcache.store.array_store import RowSpec
 from leakcache.store.cache import LatentCache
-from leakcache.store.derived import PixelReport, fill_store
-from leakcache.store.fold_leakcache_statistic_rows import all_stored, one_thread_each, stored_rows
+from leakcache.store.derived import (
+    PixelReport,
+    all_stored,
+    fill_store,
+    one_thread_each,
+    stored_rows,
+)
 from leakcache.store.manifest import Encoding
 from leakcache.store.source_images import AHEAD, Originals
 

@@ -14,17 +14,15 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from leakcache.statistics.block_dct import block_dct
-from leakcache.statistics.fold_companions_colour_covariance import colour_covariance
-from leakcache.statistics.fold_companions_cooccurrence import cooccurrence
-from leakcache.statistics.fold_companions_dct_correlation import dct_correlation
-from leakcache.statistics.fold_companions_dct_histogram import dct_histogram
-from leakcache.statistics.fold_companions_luma_covariance import luma_covariance
-from leakcache.statistics.fold_companions_normalised_luma import normalised_luma
-from leakcache.statistics.fold_companions_normalised_residual import normalised_residual
-from leakcache.statistics.fold_companions_odd_luma import odd_luma
-from leakcache.statistics.fold_companions_wide_dct import wide_dct
-from leakcache.statistics.residuals import residual_spectrum
+from leakcache.statistics.block_dct import block_dct, dct_correlation, dct_histogram, wide_dct
+from leakcache.statistics.patch_covariance import (
+    colour_covariance,
+    luma_covariance,
+    normalised_luma,
+    normalised_residual,
+    odd_luma,
+)
+from leakcache.statistics.residuals import cooccurrence, residual_spectrum
 
 Family = Callable[[UInt8[np.ndarray, "height width 3"]], Float32[np.ndarray, " length"]]
 

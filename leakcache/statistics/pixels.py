@@ -1,6 +1,7 @@
 """Statistics of the pixels of every image of a cache, beside its latents.
 
-DIR/rows/statistics/ is a store of `leakcache.store.array_store`: one row an image, found by content hash, of the
+DIR/rows/statistics/ is a store of `leakcache.store.array_store`: one row an image, found by
+content hash, of the
 families in `leakcache.statistics.pixel_features`. Latents and their fingerprint know nothing of it.
 """
 
@@ -19,8 +20,7 @@ from leakcache.images.resize import centre_square, fitted
 from leakcache.statistics.pixel_features import FAMILIES, LEAST, statistics
 from leakcache.store.array_store import RowSpec
 from leakcache.store.cache import LatentCache
-from leakcache.store.derived import PixelReport
-from leakcache.store.fold_leakcache_statistic_rows import all_stored, fill_rows, stored_rows
+from leakcache.store.derived import PixelReport, all_stored, fill_rows, stored_rows
 from leakcache.store.source_images import Originals
 
 Result = TypeVar("Result")

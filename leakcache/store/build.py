@@ -5,31 +5,276 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import astuple, dataclass
-from functools import partial
+from dataclasses import astuple, dataclass, replace
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import diffusers
+import numpy as np
 import torch
+from jaxtyping import UInt8
 
-from leakcache.dataset.index import DatasetIndex, Split
+from leakcache.dataset.index import DatasetIndex, ImageRecord, Split
 from leakcache.dct import dct_low
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheCorrupt, CacheIncomplete, CacheStale, DataError
 from leakcache.images.decode import Preprocessing
-from leakcache.images.loader import hash_file, images_ahead, in_order, load_image
+from leakcache.images.loader import LoadedImage, hash_file, images_ahead, in_order, load_image
 from leakcache.progress import Advance, track
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import LatentCache, write_table
 from leakcache.store.changes import Changes, find_changes, listed_otherwise
-from leakcache.store.fold_leakcache_encode import ShardEncoder
-from leakcache.store.fold_leakcache_finish import finish
-from leakcache.store.fold_leakcache_reuse import ReusableLatents
-from leakcache.store.manifest import CacheManifest, Encoding
+from leakcache.store.manifest import CacheManifest, Encoding, images_hash
+from leakcache.store.moments import Cell, LatentMoments, MomentTable
 from leakcache.store.workspace import DoneShard, Task, Workspace
-from leakcache.store.zarr_shards import Latents, dct_side
+from leakcache.store.zarr_shards import Latents, ShardArrays, dct_side
+
+# Latents that need not be encoded again, found by the content hash of their image.
+
+
+class ReusableLatents:
+    """Latents of the former cache and of builds that were set aside.
+
+    All must come from the same encoding as the build that reuses them.
+    """
+
+    def __init__(self) -> None:
+        self._where: dict[str, tuple[ShardArrays, int]] = {}
+        self._shard = lru_cache(maxsize=2)(self._read)
+
+    def add_cache(self, cache: LatentCache) -> None:
+        """Offer every image of a finished cache that has a latent."""
+        arrays = ShardArrays.open(cache.path)
+        self._where |= {sha256: (arrays, row) for sha256, row in cache.encoded_rows().items()}
+
+    def add_set_aside(self, workspace: Workspace, encoding: str) -> None:
+        """Offer the finished shards of the unfinished builds that were set aside."""
+        opened: dict[Path, ShardArrays] = {}
+        for folder, shard, done in workspace.set_aside(encoding):
+            if folder not in opened:
+                opened[folder] = ShardArrays.open(folder)
+            first = opened[folder].rows(shard).start
+            for row, (sha256, reason) in enumerate(zip(done.sha256, done.reasons, strict=True)):
+                if not reason:
+                    self._where[sha256] = (opened[folder], first + row)
+
+    def __contains__(self, sha256: object) -> bool:
+        return sha256 in self._where
+
+    def get(self, sha256: str) -> np.ndarray:
+        """z0 of one image, shape (view, channel, height, width), in the stored type.
+
+        Raises:
+            CacheCorrupt: its shard does not match its checksum.
+        """
+        arrays, row = self._where[sha256]
+        shard, offset = divmod(row, arrays.per_shard)
+        latent: np.ndarray = self._shard(arrays, shard)[offset]
+        return latent
+
+    def drop_damaged(self) -> int:
+        """Forget latents whose shard fails its checksum; returns how many were forgotten."""
+        shards = {k: (arrays, row // arrays.per_shard) for k, (arrays, row) in self._where.items()}
+        damaged = set()
+        for arrays, shard in set(shards.values()):
+            try:
+                arrays.read(shard)
+            except CacheCorrupt:
+                damaged.add((arrays, shard))
+        lost = [sha256 for sha256, shard in shards.items() if shard in damaged]
+        for sha256 in lost:
+            del self._where[sha256]
+        return len(lost)
+
+    @staticmethod
+    def _read(arrays: ShardArrays, shard: int) -> Latents:
+        return arrays.read(shard)
+
+
+# Latents of one shard of images: loaded ahead on threads, encoded in batches.
+
+BATCH = 8
+"""Views of 256 × 256 pixels that go through the encoder at once."""
+MEASURED = 1
+"""Views on which a build measures the error of reduced precision: full precision is slow."""
+
+
+def batch_views(latent_shape: tuple[int, ...]) -> int:
+    """Views in a batch: fewer of large ones, so that memory does not grow with their size."""
+    height, width = latent_shape[-2:]
+    return max(1, min(BATCH, BATCH * 32 * 32 // (height * width)))
+
+
+class ShardEncoder:
+    """Turns shards of paths into latents and counts what it took.
+
+    Attributes:
+        encoded: images that went through the encoder.
+        reused: images whose latents were found by their content hash.
+        relative_error: root mean square error of reduced precision over that of the
+            latents, on the first view; None at full precision.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        latent_shape: tuple[int, int, int, int],
+        stored: str,
+        reusable: ReusableLatents,
+    ) -> None:
+        self.encoded = self.reused = 0
+        self.relative_error: float | None = None
+        self._encoder = encoder
+        self._shape = latent_shape
+        self._batch = batch_views(latent_shape)
+        self._stored = stored
+        self._reusable = reusable
+
+    def encode(
+        self, images: Iterable[LoadedImage], count: int, advance: Advance
+    ) -> tuple[Latents, DoneShard]:
+        """Latents of `count` images, zero where one is refused, and what was found of each."""
+        latents: Latents = np.zeros((count, *self._shape), self._stored)
+        found: list[LoadedImage] = []
+        waiting: dict[int, UInt8[np.ndarray, "view height width 3"]] = {}
+        for row, image in enumerate(images):
+            if image.pixels is not None:
+                waiting[row] = image.pixels
+            elif not image.reason:
+                latents[row] = self._reusable.get(image.sha256)
+                self.reused += 1
+            # Pixels are let go once they are encoded, so memory does not grow with the shard.
+            found.append(replace(image, pixels=None))
+            if (len(waiting) + 1) * self._shape[0] > self._batch:
+                self._flush(waiting, latents)
+            advance(1)
+        self._flush(waiting, latents)
+        return latents, _done(found, latents)
+
+    def _flush(self, waiting: dict[int, np.ndarray], latents: Latents) -> None:
+        if not waiting:
+            return
+        rows = list(waiting)
+        views = torch.from_numpy(np.concatenate([waiting[row] for row in rows]))
+        parts = [self._encoder.encode_bytes(part).cpu() for part in torch.split(views, self._batch)]
+        if self.relative_error is None and self._encoder.precision != "fp32":
+            self.relative_error = self._encoder.relative_error(views[:MEASURED])
+        latents[rows] = torch.cat(parts).numpy().reshape(len(rows), *self._shape)
+        self.encoded += len(rows)
+        waiting.clear()
+
+
+def _done(images: list[LoadedImage], latents: Latents) -> DoneShard:
+    finite = np.isfinite(latents).all(axis=(1, 2, 3, 4))
+    reasons = [
+        image.reason or ("" if ok else "the encoder gave latents that are not finite")
+        for image, ok in zip(images, finite, strict=True)
+    ]
+    # What is refused is stored as zeros, so that an array never holds a NaN.
+    latents[~finite] = 0
+    return DoneShard(
+        tuple(image.sha256 for image in images),
+        tuple(image.size for image in images),
+        tuple(reasons),
+    )
+
+
+# The last step of a build: decide which images are accepted, then moments, table, manifest.
+
+
+def finish(
+    index: DatasetIndex,
+    split: str,
+    encoding: Encoding,
+    folder: Path,
+    done: Sequence[DoneShard],
+    facts: dict[str, Any],
+) -> CacheManifest:
+    """Write table and moments beside the latents in `folder`; returns the manifest to publish.
+
+    Raises:
+        DataError: every image was refused.
+    """
+    records = index.records
+    hashes = [sha256 for shard in done for sha256 in shard.sha256]
+    sizes = [size for shard in done for size in shard.sizes]
+    reasons = [reason for shard in done for reason in shard.reasons]
+    encoded = [not reason for reason in reasons]
+    _refuse_duplicates(records, hashes, reasons)
+    accepted = np.array([not reason for reason in reasons])
+    if not accepted.any():
+        raise DataError(
+            f"{index.root}: none of {len(records)} images can be used "
+            f"(the first, {records[0].path}: {reasons[0]})"
+        )
+    arrays = ShardArrays.open(folder)
+    columns: dict[str, list[Any]] = {
+        name: [getattr(record, name) for record in records]
+        for name in ("path", "label", "group", "fold")
+    }
+    columns |= {"sha256": hashes, "bytes": sizes}
+    columns |= {"encoded": encoded, "accepted": accepted.tolist()}
+    write_table(folder, columns, _moments(records, accepted, arrays))
+    kept = [row for row in range(len(records)) if accepted[row]]
+    refused = [(r.path, why) for r, why in zip(records, reasons, strict=True) if why]
+    refused += [(reject.path, reject.reason) for reject in index.rejects]
+    return CacheManifest(
+        encoding=encoding,
+        split=split,
+        data=str(index.root),
+        layout=index.layout,
+        images_sha256=images_hash(
+            (hashes[r], records[r].label, records[r].group, records[r].fold) for r in kept
+        ),
+        images=len(kept),
+        latent_shape=arrays.latent_shape,
+        classes=tuple(sorted({records[r].label for r in kept if records[r].fold != "open"})),
+        unknown=tuple(sorted({records[r].label for r in kept if records[r].fold == "open"})),
+        rejects=tuple(refused),
+        facts=facts,
+    )
+
+
+def _refuse_duplicates(
+    records: Sequence[ImageRecord], hashes: Sequence[str], reasons: list[str]
+) -> None:
+    """Refuse content under two labels altogether, and content seen before under one."""
+    rows = defaultdict(list)
+    for row, sha256 in enumerate(hashes):
+        if not reasons[row]:
+            rows[sha256].append(row)
+    for same in rows.values():
+        first = records[same[0]]
+        labels = {records[row].label for row in same}
+        if len(labels) > 1:
+            for row in same:
+                other = next(records[o] for o in same if records[o].label != records[row].label)
+                reasons[row] = f"the same content is labelled {other.label} in {other.path}"
+        else:
+            for row in same[1:]:
+                reasons[row] = f"the same content as {first.path}"
+
+
+def _moments(
+    records: Sequence[ImageRecord], accepted: np.ndarray, arrays: ShardArrays
+) -> MomentTable:
+    total: dict[Cell, LatentMoments] = {}
+    for shard in range(arrays.shards):
+        latents, coefficients = arrays.read(shard), arrays.read_dct(shard)
+        rows = arrays.rows(shard)
+        members = defaultdict(list)
+        for offset, record in enumerate(records[rows]):
+            if accepted[rows.start + offset]:
+                members[record.label, record.fold].append(offset)
+        for cell, offsets in members.items():
+            part = LatentMoments.of(latents[offsets], coefficients[offsets])
+            total[cell] = total[cell].merge(part) if cell in total else part
+    return MomentTable.of(total)
 
 
 @dataclass(frozen=True)

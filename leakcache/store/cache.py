@@ -13,8 +13,8 @@ from jaxtyping import Int
 from zarr.codecs import Crc32cCodec
 
 from leakcache.errors import CacheCorrupt
-from leakcache.store.fold_leakcache_statistics import LatentMoments, MomentTable
 from leakcache.store.manifest import CacheManifest
+from leakcache.store.moments import LatentMoments, MomentTable
 from leakcache.store.zarr_shards import (
     ARRAYS,
     Coefficients,

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
+
+from leakcache.progress import track
 from leakcache.store.cache import LatentCache
+from leakcache.store.manifest import FILE
+from leakcache.store.zarr_shards import SHARD
 
 
 def describe(cache: LatentCache) -> dict[str, Any]:
@@ -39,3 +46,46 @@ def describe(cache: LatentCache) -> dict[str, Any]:
         "build": manifest.facts,
         "rejects": [{"path": path, "reason": reason} for path, reason in manifest.rejects],
     }
+
+
+# A cache as one HDF5 file, for tools that do not read zarr.
+
+
+def export_h5(cache: LatentCache, target: Path) -> Path:
+    """Write `z0`, `dct_low`, the table of images and the manifest to one HDF5 file.
+
+    The file appears whole or not at all.
+
+    Args:
+        cache: a finished cache.
+        target: file to write; replaced if it is there.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(target.name + ".partial")
+    with h5py.File(partial, "w") as file:
+        file.attrs["manifest"] = (cache.path / FILE).read_text(encoding="utf-8")
+        file.attrs["classes"] = list(cache.classes)
+        for name in ("paths", "labels", "groups", "folds", "hashes"):
+            file.create_dataset(
+                name, data=getattr(cache, name).astype(object), dtype=h5py.string_dtype()
+            )
+        file.create_dataset("bytes", data=cache.sizes)
+        _write_latents(cache, file)
+    partial.replace(target)
+    return target
+
+
+def _write_latents(cache: LatentCache, file: h5py.File) -> None:
+    with track("exporting", len(cache), "images") as advance:
+        for start in range(0, len(cache), SHARD):
+            rows = np.arange(start, min(start + SHARD, len(cache)))
+            for name, values in (
+                ("z0", cache.latents(rows)),
+                ("dct_low", cache.coefficients(rows)),
+            ):
+                if name not in file:
+                    shape = (len(cache), *values.shape[1:])
+                    chunks = (min(16, len(cache)), *values.shape[1:])
+                    file.create_dataset(name, shape, values.dtype, chunks=chunks, fletcher32=True)
+                file[name][start : start + len(rows)] = values
+            advance(len(rows))

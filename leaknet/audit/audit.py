@@ -13,27 +13,26 @@ from typing import Any
 import numpy as np
 
 from leakcache.dataset.index import DatasetIndex
-from leaknet.audit.control_classifiers import ClosedControl, ClosedJudge
+from leaknet.audit.control_classifiers import ClosedControl, ClosedJudge, OpenControl, OpenJudge
 from leaknet.audit.cross_validation import by_group, closed_protocol
 from leaknet.audit.duplicates import DuplicateSet, exact_duplicates, near_duplicates
 from leaknet.audit.fact_table import fact_table
-from leaknet.audit.findings import Finding, by_severity, counted, listing
-from leaknet.audit.fold_controls_control_words import (
+from leaknet.audit.findings import (
+    Finding,
+    by_severity,
+    collection_words,
+    counted,
+    duplicate_words,
+    listing,
     metadata_words,
+    native_size_words,
     open_metadata_words,
     open_thumbnail_words,
     shuffle_words,
     thumbnail_words,
-)
-from leaknet.audit.fold_controls_data_words import (
-    collection_words,
-    duplicate_words,
-    native_size_words,
     unreadable_words,
 )
-from leaknet.audit.fold_controls_open_control import OpenControl, OpenJudge
-from leaknet.audit.fold_controls_thumbnail import thumbnail_features
-from leaknet.audit.observations import Observations, observe_data
+from leaknet.audit.observations import Observations, observe_data, thumbnail_features
 
 
 @dataclass(frozen=True)

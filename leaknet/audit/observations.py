@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int, Shaped, UInt8, UInt64
+from jaxtyping import Bool, Float32, Int, Shaped, UInt8, UInt64
+from PIL import Image
 
 from leakcache.dataset.index import DatasetIndex, ImageRecord, Reject
 from leakcache.errors import ImageError
@@ -19,7 +20,26 @@ from leakcache.images.loader import in_order
 from leakcache.progress import track
 from leaknet.audit.duplicates import perceptual_hash
 from leaknet.audit.file_facts import FileFacts, read_facts
-from leaknet.audit.fold_controls_thumbnail import thumbnail
+
+# What colour and layout alone say: the mean colours of an 8×8 grid over the picture.
+
+SIDE = 8
+
+
+def thumbnail(image: Image.Image) -> UInt8[np.ndarray, "8 8 3"]:
+    """Mean colour of each cell of an 8×8 grid over the whole RGB image, whatever its aspect."""
+    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX))
+
+
+def thumbnail_features(
+    thumbnails: UInt8[np.ndarray, "image 8 8 3"],
+) -> Float32[np.ndarray, "image 192"]:
+    """One row an image, 0 to 1."""
+    features: Float32[np.ndarray, "image 192"] = thumbnails.reshape(
+        len(thumbnails), -1
+    ) / np.float32(255)
+    return features
+
 
 _LEAST = 64
 """Sides down to which a JPEG may be reduced while it is decoded; the perceptual hash needs 32."""

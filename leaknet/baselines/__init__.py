@@ -11,10 +11,9 @@ from leaknet.baselines.cnn import (
     XceptionScratch,
 )
 from leaknet.baselines.controls import Metadata, Thumbnail
-from leaknet.baselines.fold_peers_residual import LatentTracerResidual
 from leaknet.baselines.freqnet import FreqNet
 from leaknet.baselines.images import PeerImages
-from leaknet.baselines.latenttracer import LatentTracer, LatentTracerQuick
+from leaknet.baselines.latenttracer import LatentTracer, LatentTracerQuick, LatentTracerResidual
 from leaknet.baselines.latte import Latte
 from leaknet.baselines.midlayer_knn import ClipNeighbours, DinoNeighbours
 from leaknet.baselines.npr import NPR, NPRResized

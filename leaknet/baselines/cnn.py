@@ -19,9 +19,9 @@ from leakcache.images.preprocess import Preprocessing
 from leakcache.store.array_store import Rows
 from leakcache.store.views import RESIZED, Views
 from leaknet.baselines.augment import cropped, flipped, standardised
-from leaknet.baselines.fold_peers_pretrained import pretrained
 from leaknet.baselines.images import PeerImages
 from leaknet.baselines.trained_network import NetworkPeer, Recipe
+from leaknet.baselines.weights import pretrained
 
 TUNED = Recipe(learning_rate=1e-4, batch=128, epochs=30, patience=5)
 SCRATCH = Recipe(learning_rate=1e-3, batch=128, epochs=60, patience=10)

@@ -19,7 +19,7 @@ from leakcache.images.decode import decode
 from leaknet.audit.cross_validation import fit_trees
 from leaknet.audit.fact_table import FactEncoder
 from leaknet.audit.file_facts import FileFacts, read_facts
-from leaknet.audit.fold_controls_thumbnail import thumbnail, thumbnail_features
+from leaknet.audit.observations import thumbnail, thumbnail_features
 from leaknet.baselines.base import Peer
 from leaknet.baselines.images import PeerImages
 from leaknet.data.embeddings import Embeddings

@@ -22,10 +22,9 @@ from leakcache.encoder.weights import PRESETS
 from leakcache.images.preprocess import Preprocessing
 from leakcache.store.array_store import Rows, RowSpec
 from leakcache.store.views import Views
-from leaknet.baselines.fold_peers_clip import TOKENIZER, library, load
-from leaknet.baselines.fold_peers_frozen import count, fingerprint, frozen
 from leaknet.baselines.images import PeerImages
-from leaknet.baselines.weights import model_folder
+from leaknet.baselines.occ_clip import TOKENIZER, library, load
+from leaknet.baselines.weights import count, fingerprint, frozen, model_folder
 from leaknet.features.noise import evaluation_noise
 
 TIMESTEPS = (981, 741, 521, 261, 1)

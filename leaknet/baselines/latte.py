@@ -1,6 +1,7 @@
 """LATTE (arXiv 2507.03054): latents along a denoising trajectory look at the picture's features.
 
-Each of the five latents (`leaknet.baselines.ddim_trajectory`), as one token of 512, attends by a block of
+Each of the five latents (`leaknet.baselines.ddim_trajectory`), as one token of 512, attends by
+a block of
 its own (8 heads, then an MLP of four times the width) to the features of a frozen ConvNeXt-Base:
 its third stage's map and its pooled last stage, brought to 512. The mean over the latents and the
 pooled features are classified linearly. AdamW 1e-4, weight decay 4e-5, batch 32, 20 epochs, 10 %
@@ -22,11 +23,9 @@ from leakcache.store.array_store import Rows, RowSpec
 from leaknet.baselines.augment import standardised
 from leaknet.baselines.base import PeerOptions
 from leaknet.baselines.ddim_trajectory import CUT, SIDE, TIMESTEPS, Trajectory
-from leaknet.baselines.fold_peers_frozen import count, fingerprint, frozen
-from leaknet.baselines.fold_peers_joined import JoinedRows
-from leaknet.baselines.fold_peers_pretrained import pretrained
-from leaknet.baselines.images import PeerImages
+from leaknet.baselines.images import JoinedRows, PeerImages
 from leaknet.baselines.trained_network import NetworkPeer, Recipe
+from leaknet.baselines.weights import count, fingerprint, frozen, pretrained
 
 WIDTH, HEADS = 512, 8
 WARM_UP = 0.1

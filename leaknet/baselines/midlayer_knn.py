@@ -23,9 +23,8 @@ from leakcache.store.array_store import RowSpec
 from leakcache.store.views import RESIZED
 from leaknet.baselines.augment import cropped, standardised
 from leaknet.baselines.base import Peer, PeerOptions
-from leaknet.baselines.fold_peers_frozen import count, fingerprint, frozen
-from leaknet.baselines.fold_peers_pretrained import pretrained
 from leaknet.baselines.images import PeerImages
+from leaknet.baselines.weights import count, fingerprint, frozen, pretrained
 from leaknet.data.embeddings import Embeddings
 from leaknet.metrics import closed_values
 

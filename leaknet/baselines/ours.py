@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import ClassVar
 
 from leakcache.dct import dct_low
-from leakcache.store.fold_leakcache_statistics import LatentMoments
+from leakcache.store.moments import LatentMoments
 from leakcache.store.zarr_shards import dct_side
 from leaknet.baselines.base import Peer
 from leaknet.baselines.images import PeerImages
@@ -37,7 +37,9 @@ class Ours(Peer):
         return preset(self.preset).with_overrides(overrides)
 
     def fit(self, train: PeerImages, val: PeerImages) -> Ours:
-        """Train, or go on with the run in `options.folder`; raises as `leaknet.training.train.fit`."""
+        """Train, or go on with the run in `options.folder`; raises as
+        `leaknet.training.train.fit`.
+        """
         known = train.latents
         data = TrainingData(
             known.to(self.options.device), val.latents.to(self.options.device), moments(known)

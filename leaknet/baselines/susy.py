@@ -17,7 +17,7 @@ from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
 from leakcache.store.array_store import Rows
-from leakcache.store.fold_leakcache_contrast import ContrastTiles
+from leakcache.store.views import ContrastTiles
 from leaknet.baselines.augment import flipped, standardised
 from leaknet.baselines.images import PeerImages
 from leaknet.baselines.trained_network import NetworkPeer, Recipe

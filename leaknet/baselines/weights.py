@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TypeVar
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
 
 from leakcache.encoder.weights import answers
 from leakcache.errors import WeightsError
@@ -57,3 +65,80 @@ def _fetched(repository: str, files: Sequence[str], *, local: bool) -> Path:
 
     paths = [Path(hf_hub_download(repository, file, local_files_only=local)) for file in files]
     return paths[0].parents[files[0].count("/")]
+
+
+# Pretrained timm networks: from a folder of safetensors, or from the hub; never from a pickle.
+
+HUB_FILE = "model.safetensors"
+
+
+def pretrained(model: str, classes: int, folder: Path | None) -> nn.Module:
+    """A timm network with pretrained weights and a new classifier.
+
+    Args:
+        model: timm's name.
+        classes: outputs of the classifier, which is drawn anew.
+        folder: local weights, `MODEL.safetensors` or the repository as it was downloaded; None
+            for the hub, or what was fetched before.
+
+    Raises:
+        WeightsError: the weights cannot be had or are another network's.
+    """
+    network: Any = timm.create_model(model, pretrained=False, num_classes=classes)
+    path = _local(model, folder) if folder else _from_hub_pretrained(model)
+    try:
+        found = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: not readable as safetensors ({error})") from error
+    head = f"{network.pretrained_cfg['classifier']}."
+    own = {name: tensor for name, tensor in network.state_dict().items() if name.startswith(head)}
+    body = {name: tensor for name, tensor in found.items() if not name.startswith(head)}
+    try:
+        network.load_state_dict(body | own)
+    except RuntimeError as error:
+        raise WeightsError(f"{path}: holds other weights than timm's {model}") from error
+    return network  # type: ignore[no-any-return]
+
+
+def _local(model: str, folder: Path) -> Path:
+    repository = timm.get_pretrained_cfg(model).hf_hub_id or model
+    plain = folder / f"{model}.safetensors"
+    downloaded = folder / repository.rpartition("/")[2] / HUB_FILE
+    for path in (plain, downloaded):
+        if path.is_file():
+            return path
+    raise WeightsError(f"{plain} is not there: put timm's weights of {model} under that name")
+
+
+def _from_hub_pretrained(model: str) -> Path:
+    repository = timm.get_pretrained_cfg(model).hf_hub_id
+    if not repository:
+        raise WeightsError(
+            f"timm's weights of {model} are a pickle, which is never loaded: save them as "
+            f"{model}.safetensors and name the folder with --weights"
+        )
+    return model_folder(repository, [HUB_FILE], None) / HUB_FILE
+
+
+# Networks that are only ever looked through: no gradient, evaluation mode, known by their hash.
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def frozen(network: Network, device: torch.device) -> Network:
+    """The network on a device, without gradients, in evaluation mode."""
+    return network.to(device).eval().requires_grad_(False)
+
+
+def fingerprint(network: nn.Module) -> str:
+    """Hash of all tensors of a network: names, shapes, and values as float32."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def count(network: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(parameter.numel() for parameter in network.parameters())

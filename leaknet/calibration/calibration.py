@@ -2,29 +2,35 @@
 
 Made from closed validation embeddings alone, and kept in the run folder as
 calibration.safetensors. The temperature is chosen on one half of the validation prompts, as the
-settings of the detectors are (`leaknet.scoring.fitted_detectors`); p-values and prediction sets count the images
+settings of the detectors are (`leaknet.scoring.fitted_detectors`); p-values and prediction sets
+count the images
 of the other half; likelihood ratios, of which no guarantee is asked, use both.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Float64
 from scipy.special import softmax
+from torch import Tensor
 
 from leaknet.calibration.conformal import alarm_range, conformal_p_values, grouped_bound
 from leaknet.calibration.conformal import prediction_sets as conformal_sets
-from leaknet.calibration.fold_calibration_cllr import cllr, min_cllr
-from leaknet.calibration.likelihood_ratio import ClassRatios
+from leaknet.calibration.decision import KNOWN, UNKNOWN, UNSURE, decide
+from leaknet.calibration.likelihood_ratio import ClassRatios, cllr, min_cllr
 from leaknet.calibration.split_half import cut_in_halves
 from leaknet.calibration.temperature import fit_temperature, log_probabilities
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Detector
+from leaknet.files import read_tensors, save_tensors
 from leaknet.metrics import expected_calibration_error
 from leaknet.metrics.closed_set import correct
 
@@ -55,7 +61,8 @@ class Calibration:
 
         Args:
             closed: the run's.
-            detectors: those of `leaknet.scoring.fitted_detectors.fit_all`, which leave the calibrating half alone.
+            detectors: those of `leaknet.scoring.fitted_detectors.fit_all`, which leave the
+                calibrating half alone.
 
         Raises:
             ScoringError: the validation fold has fewer than two prompt groups.
@@ -158,3 +165,133 @@ def ratio_costs(
         if own.any() and not own.all() and np.isfinite(table[:, c]).all():
             costs[name] = cllr(table[:, c], own), min_cllr(table[:, c], own)
     return costs
+
+
+# calibration.safetensors: the calibration of a run, as tensors beside its weights.
+
+FILE = "calibration.safetensors"
+_RATIOS = tuple(field.name for field in fields(ClassRatios))
+
+
+def save_calibration(run: Path, calibration: Calibration, model: str) -> None:
+    """Write the calibration into a run folder; `model` is the sha256 of the run's weights."""
+    arrays = {
+        "temperature": np.array(calibration.temperature),
+        "conformity": calibration.conformity,
+        **{f"ratios.{name}": getattr(calibration.ratios, name) for name in _RATIOS},
+    }
+    for name, scores in calibration.references.items():
+        arrays[f"reference.{name}"] = scores
+    tensors = {name: torch.from_numpy(np.array(a, order="C")) for name, a in arrays.items()}
+    save_tensors(run / FILE, tensors, {"model": model, "facts": calibration.facts})
+
+
+def calibrate(run: Path, detectors: Sequence[Detector], closed: Embeddings) -> None:
+    """Calibrate a run after training; one with a single validation prompt stays without.
+
+    Args:
+        run: run folder.
+        detectors: of the run, fitted.
+        closed: the run's closed embeddings, which say what weights they are of.
+    """
+    if len(set(closed.select("val").groups.tolist())) > 1:
+        save_calibration(run, Calibration.fit(closed, detectors), closed.run)
+
+
+def load_calibration(
+    run: Path, detectors: Sequence[Detector], closed: Embeddings, model: str
+) -> Calibration:
+    """The calibration that a run keeps, made now where it lacks a detector or is of old weights.
+
+    Args:
+        run: run folder.
+        detectors: of the run, as `leaknet.scoring.fitted_detectors.load_scorers` gives them.
+        closed: the run's closed embeddings.
+        model: sha256 of the run's weights.
+
+    Raises:
+        RunError: the file is damaged.
+        ScoringError: there is nothing to calibrate on; see `Calibration.fit`.
+    """
+    if (run / FILE).is_file():
+        tensors, metadata = read_tensors(run / FILE)
+        wanted = {f"reference.{detector.name}" for detector in detectors}
+        if metadata.get("model") == model and wanted <= tensors.keys():
+            return _restored(tensors, metadata["facts"], closed.classes)
+    calibration = Calibration.fit(closed, detectors)
+    save_calibration(run, calibration, model)
+    return calibration
+
+
+def _restored(
+    tensors: dict[str, Tensor], facts: dict[str, Any], classes: tuple[str, ...]
+) -> Calibration:
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+
+    def below(prefix: str) -> dict[str, np.ndarray]:
+        return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
+    return Calibration(
+        classes,
+        float(arrays["temperature"]),
+        below("reference."),
+        arrays["conformity"],
+        ClassRatios(**below("ratios.")),
+        facts,
+    )
+
+
+# What the answers are worth on images that nothing was chosen or counted on.
+
+
+def measure_known(
+    calibration: Calibration, detector: Detector, test: Embeddings, alpha: float
+) -> dict[str, Any]:
+    """Rates on images of known generators, such as the test fold.
+
+    Returns:
+        false_alarms: share called unknown, to be held against `alpha`.
+        coverage: share whose prediction set holds the right generator; at least 1 - alpha is
+            promised over all generators, nothing for one of them (coverage_by_generator).
+        set_size: mean number of generators in a set.
+        ece_before, ece_after: with logits as they are, and at the temperature.
+        cllr, min_cllr: means over generators, in bits.
+        verdicts: share of each; `named_wrong` is the share named after a wrong generator.
+    """
+    sets = calibration.prediction_sets(test, alpha)
+    held = sets[np.arange(len(test)), test.targets]
+    costs = np.array(list(ratio_costs(calibration.ratios, test, calibration.temperature).values()))
+    verdicts = measure_verdicts(calibration, detector, test, alpha)
+    alarms = calibration.p_values(test, detector) <= alpha
+    wrong = ~alarms & (sets.sum(axis=1) == 1) & ~held
+    return {
+        "images": len(test),
+        "false_alarms": float(alarms.mean()),
+        "coverage": float(held.mean()),
+        "coverage_by_generator": {
+            name: float(held[test.targets == c].mean())
+            for c, name in enumerate(test.classes)
+            if (test.targets == c).any()
+        },
+        "set_size": float(sets.sum(axis=1).mean()),
+        "ece_before": top_label_error(test, 1.0),
+        "ece_after": top_label_error(test, calibration.temperature),
+        "cllr": float(costs[:, 0].mean()),
+        "min_cllr": float(costs[:, 1].mean()),
+        "verdicts": {**verdicts, "named_wrong": float(wrong.mean())},
+    }
+
+
+def measure_verdicts(
+    calibration: Calibration, detector: Detector, e: Embeddings, alpha: float
+) -> dict[str, float]:
+    """Share of images that are answered `known`, `unknown` and `unsure`, whoever made them."""
+    names = np.array(e.classes)
+    decisions = [
+        decide(float(p), tuple(names[members].tolist()), alpha).verdict
+        for p, members in zip(
+            calibration.p_values(e, detector), calibration.prediction_sets(e, alpha), strict=True
+        )
+    ]
+    counts = Counter(decisions)
+    return {verdict: counts[verdict] / len(e) for verdict in (KNOWN, UNKNOWN, UNSURE)}

@@ -16,12 +16,15 @@ it can't exceed n + 1.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isnan
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 from scipy.optimize import minimize
 from scipy.special import expit
+from sklearn.isotonic import IsotonicRegression
 
+from leakcache.errors import ScoringError
 from leaknet.metrics.closed_set import log_odds
 
 _GRID = np.arange(0.0, 8.0, 0.01)  # log10 of prior odds
@@ -126,3 +129,79 @@ def _logistic(
     )
     slope, offset = (float(value) for value in found.x)
     return slope / scale / _LN10, (offset - slope * float(odds.mean()) / scale) / _LN10
+
+
+# How good are likelihood ratios? Cllr, and the least that their order allows (Brümmer 2006).
+#
+# Cllr is the cost, in bits, of believing the ratios at even prior odds: 0 for an oracle, 1 for a
+# system that always says 1, more for one that misleads. Its minimum is what the best monotone
+# recalibration of the same ratios would cost; it measures discrimination alone, and the rest of
+# Cllr is the price of bad calibration.
+
+
+def cllr(log10_ratios: Float[np.ndarray, " image"], own: Bool[np.ndarray, " image"]) -> float:
+    """Cllr in bits of ratios for a proposition that holds for the images marked `own`.
+
+    Raises:
+        ScoringError: there are no images for which it holds, or none for which it doesn't.
+    """
+    _require_both(own)
+    bits = log10_ratios.astype(np.float64) / np.log10(2)
+    missed = np.logaddexp2(0, -bits[own]).mean()
+    misled = np.logaddexp2(0, bits[~own]).mean()
+    return float(missed + misled) / 2
+
+
+def min_cllr(scores: Float[np.ndarray, " image"], own: Bool[np.ndarray, " image"]) -> float:
+    """Cllr after the best monotone map of the scores, found by pooling adjacent violators.
+
+    Raises ScoringError as `cllr`.
+    """
+    _require_both(own)
+    return cllr(pav_log10_ratios(scores, own), own)
+
+
+def pav_log10_ratios(
+    scores: Float[np.ndarray, " image"], own: Bool[np.ndarray, " image"]
+) -> Float64[np.ndarray, " image"]:
+    """log10 of the ratios that are best on these very images; infinite at the ends."""
+    even = np.where(own, 0.5 / own.sum(), 0.5 / (~own).sum())
+    share = IsotonicRegression().fit(scores, own, sample_weight=even).predict(scores)
+    with np.errstate(divide="ignore"):
+        odds: Float64[np.ndarray, " image"] = np.log10(share) - np.log10(1 - share)
+    return odds
+
+
+def _require_both(own: Bool[np.ndarray, " image"]) -> None:
+    if own.all() or not own.any():
+        raise ScoringError(
+            "a likelihood ratio is judged on images of its generator and on others: "
+            f"there are {own.sum()} and {(~own).sum()}"
+        )
+
+
+# Likelihood ratios in words: the scale of the ENFSI guideline for evaluative reporting (2015).
+
+_SCALE = (
+    (6.0, "extremely strong"),
+    (4.0, "very strong"),
+    (3.0, "strong"),
+    (2.0, "moderately strong"),
+    (1.0, "moderate"),
+    (0.301, "weak"),  # a ratio of 2
+)
+
+
+def verbal(log10_ratio: float) -> str:
+    """Strength of support, and for which of the two propositions.
+
+    The first is that the generator in question made the image, the other that another known
+    generator did.
+    """
+    if isnan(log10_ratio):
+        return "no validation images to judge by"
+    for least, word in _SCALE:
+        if abs(log10_ratio) >= least:
+            side = "for it" if log10_ratio > 0 else "against it"
+            return f"{word} support {side}"
+    return "no support either way"

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leaknet.commands.defaults import LeakCommand, Settings
-from leaknet.commands.fold_commands_places import cache_folder
+from leaknet.commands.defaults import LeakCommand, Settings, cache_folder
 from leaknet.commands.options import cache_option, device_option, emit, json_option
 
 if TYPE_CHECKING:
@@ -74,10 +73,9 @@ def ablate(settings: Settings, /, **options: Any) -> None:
       leak ablate table5 --seeds 3
       leak ablate table3 --also caches/faces-taesdxl-resize256 --open unknown/ --json
     """
-    from leaknet.experiments.ablation.fold_ablation_files import write_results
-    from leaknet.experiments.ablation.fold_ablation_tables import ablation_tables, summary_line
     from leaknet.experiments.ablation.run import run_ablation
-    from leaknet.experiments.fold_evaluation_render import print_grids
+    from leaknet.experiments.ablation.tables import ablation_tables, summary_line, write_results
+    from leaknet.experiments.tables import print_grids
 
     folder = cache_folder(options["cache"], settings.caches)
     request, shelf = _request(settings, folder, options), _shelf(folder, options)
@@ -97,9 +95,9 @@ def ablate(settings: Settings, /, **options: Any) -> None:
 def _request(settings: Settings, folder: Path, options: dict[str, Any]) -> Request:
     from leakcache.device import resolve_device
     from leaknet.commands.train import configured
-    from leaknet.experiments.ablation.fold_ablation_files import write_results
     from leaknet.experiments.ablation.run import Request
     from leaknet.experiments.ablation.spec import find_ablation
+    from leaknet.experiments.ablation.tables import write_results
 
     ablation, base = find_ablation(options["table"]), configured(options)
     out = Path(options["out"] or settings.runs / f"ablations-{folder.name}")

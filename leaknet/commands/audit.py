@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from leaknet.commands.defaults import LeakCommand
-from leaknet.commands.fold_commands_places import data_root
+from leaknet.commands.defaults import LeakCommand, data_root
 from leaknet.commands.options import canonical_option, emit, json_option
 
 if TYPE_CHECKING:

@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leakcache.statistics.build import complete_statistics
-from leaknet.commands.defaults import LeakCommand, Settings
-from leaknet.commands.fold_commands_places import cache_folder, data_root, name_cache, remember
+from leaknet.commands.defaults import (
+    LeakCommand,
+    Settings,
+    cache_folder,
+    data_root,
+    name_cache,
+    remember,
+)
 from leaknet.commands.options import (
     cache_option,
     data_option,
@@ -23,7 +29,7 @@ from leaknet.commands.options import (
 if TYPE_CHECKING:
     from leakcache.store.cache import LatentCache
     from leaknet.experiments.benchmark.tables import BenchResult
-    from leaknet.experiments.fold_bench_plan import BenchPlan
+    from leaknet.experiments.plan import BenchPlan
 
 STEPS = (0, 1, 2, 3)
 
@@ -103,12 +109,10 @@ def bench(settings: Settings, /, **options: Any) -> None:
     from leakcache.device import resolve_device
     from leaknet.baselines.ours import Ours
     from leaknet.config import preset
-    from leaknet.experiments.benchmark.data import raw_data
-    from leaknet.experiments.benchmark.fold_bench_degraded import with_steps
-    from leaknet.experiments.benchmark.fold_bench_files import write_bench
-    from leaknet.experiments.benchmark.fold_bench_tables import bench_tables
+    from leaknet.experiments.benchmark.data import raw_data, with_steps
     from leaknet.experiments.benchmark.run import run_bench
-    from leaknet.experiments.fold_evaluation_render import print_grids
+    from leaknet.experiments.benchmark.tables import bench_tables, write_bench
+    from leaknet.experiments.tables import print_grids
 
     steps = _steps(options["steps"])
     plan = _plan(options)
@@ -143,7 +147,7 @@ def _steps(text: str) -> list[int]:
 
 def _plan(options: dict[str, Any]) -> BenchPlan:
     from leakcache.device import resolve_device
-    from leaknet.experiments.fold_bench_plan import BenchPlan, methods_named
+    from leaknet.experiments.plan import BenchPlan, methods_named
     from leaknet.scoring.fitted_detectors import detectors_named
 
     if options["detector"] == "all":
@@ -213,7 +217,7 @@ def _name(closed: LatentCache, options: dict[str, Any]) -> str:
 
 
 def _keep(result: BenchResult, out: Path) -> None:
-    from leaknet.experiments.benchmark.fold_bench_files import write_bench
+    from leaknet.experiments.benchmark.tables import write_bench
 
     write_bench(result, out)
     last = result.rows[-1]

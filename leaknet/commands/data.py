@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from leaknet.commands.defaults import LeakCommand, Settings
-from leaknet.commands.fold_commands_places import data_root
+from leaknet.commands.defaults import LeakCommand, Settings, data_root
 from leaknet.commands.options import emit, json_option
 
 if TYPE_CHECKING:
@@ -193,7 +192,7 @@ def degrade(
 
 
 def _copied(report: CopyReport) -> dict[str, object]:
-    from leakcache.degrade.fold_leakcache_copy_manifest import FILE
+    from leakcache.degrade.copies import FILE
 
     return {
         "folder": str(report.folder),

@@ -9,8 +9,7 @@ from typing import Any
 import click
 
 from leakcache.statistics.build import complete_statistics
-from leaknet.commands.defaults import LeakCommand, Settings
-from leaknet.commands.fold_commands_places import remember, sample_root
+from leaknet.commands.defaults import LeakCommand, Settings, remember, sample_root
 from leaknet.commands.options import emit, json_option
 
 EPOCHS = 12

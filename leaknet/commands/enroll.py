@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leaknet.commands.defaults import LeakCommand, Settings
-from leaknet.commands.fold_commands_places import remember, run_folder
+from leaknet.commands.defaults import LeakCommand, Settings, remember, run_folder
 from leaknet.commands.options import cache_option, device_option, emit, json_option, run_option
 
 if TYPE_CHECKING:

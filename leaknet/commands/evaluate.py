@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leakcache.statistics.build import complete_statistics
-from leaknet.commands.defaults import LeakCommand, Settings
-from leaknet.commands.fold_commands_places import cache_folder
+from leaknet.commands.defaults import LeakCommand, Settings, cache_folder
 from leaknet.commands.options import alpha_option, cache_option, device_option, emit, json_option
 
 if TYPE_CHECKING:
@@ -87,9 +86,8 @@ def evaluate(settings: Settings, /, **options: Any) -> None:
     """
     from leakcache.device import resolve_device
     from leakcache.store.changes import open_current
-    from leaknet.experiments.fold_evaluation_render import print_grids, write_evaluation
     from leaknet.experiments.protocols import evaluate as run_protocols
-    from leaknet.experiments.tables import evaluation_tables
+    from leaknet.experiments.tables import evaluation_tables, print_grids, write_evaluation
 
     plan = _plan(options)
     folder = cache_folder(options["cache"], settings.caches)

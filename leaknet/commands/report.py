@@ -7,8 +7,7 @@ from typing import Any
 
 import click
 
-from leaknet.commands.defaults import LeakCommand, Settings
-from leaknet.commands.fold_commands_places import run_folder
+from leaknet.commands.defaults import LeakCommand, Settings, run_folder
 from leaknet.commands.options import emit, json_option, run_option
 
 

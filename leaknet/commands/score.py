@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leaknet.commands.defaults import LeakCommand, Settings
-from leaknet.commands.fold_commands_places import cache_folder, run_folder
+from leaknet.commands.defaults import LeakCommand, Settings, cache_folder, run_folder
 from leaknet.commands.options import (
     alpha_option,
     cache_option,
@@ -147,7 +146,7 @@ def _score_images(run: Path, options: dict[str, Any]) -> None:
     from leakcache.device import resolve_device
     from leaknet.calibration import load_calibration
     from leaknet.data.embeddings import Embeddings
-    from leaknet.report.fold_report_image_table import print_images, write_images_csv
+    from leaknet.report.terminal import print_images, write_images_csv
     from leaknet.scoring.fitted_detectors import detectors_named, load_scorers
     from leaknet.scoring.predict import find_images, score_files
     from leaknet.training.run_folder import RunFolder

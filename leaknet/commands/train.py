@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leakcache.statistics.build import complete_statistics
-from leaknet.commands.defaults import LeakCommand, Settings
-from leaknet.commands.fold_commands_places import cache_folder, remember
+from leaknet.commands.defaults import LeakCommand, Settings, cache_folder, remember
 from leaknet.commands.options import cache_option, device_option, emit, json_option, run_option
 
 if TYPE_CHECKING:
     from leaknet.config import RunConfig
-    from leaknet.evaluation.fold_leaknet_judge import ClosedResult
+    from leaknet.evaluation.closed_set import ClosedResult
     from leaknet.training.history import EpochRecord
     from leaknet.training.train import TrainResult
 

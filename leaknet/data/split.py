@@ -14,11 +14,10 @@ from torch import Tensor
 
 from leakcache.errors import CacheIncomplete
 from leakcache.statistics.activations import stored_activation_statistics
-from leakcache.statistics.degraded import stored_degraded
-from leakcache.statistics.fold_leakcache_degraded_activations import stored_degraded_activations
+from leakcache.statistics.degraded import stored_degraded, stored_degraded_activations
 from leakcache.statistics.pixels import PARTS, stored_statistics
 from leakcache.store.cache import LatentCache
-from leaknet.fold_leaknet_sections import FeatureConfig
+from leaknet.config import FeatureConfig
 
 COLUMNS = ("labels", "groups", "folds", "hashes", "paths")
 TENSORS = ("z0", "statistics", "activations", "degraded", "degraded_activations")

@@ -8,7 +8,7 @@ import torch
 
 from leakcache.errors import TrainingError
 from leakcache.store.cache import LatentCache
-from leakcache.store.fold_leakcache_statistics import LatentMoments
+from leakcache.store.moments import LatentMoments
 from leaknet.data.split import SplitLatents, load_split
 
 

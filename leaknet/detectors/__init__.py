@@ -1,16 +1,14 @@
 """Open-set detectors, one file each: `fit`, then `score_samples`, higher = more like the known."""
 
 from leaknet.detectors.base import ClassScorer, Detector
-from leaknet.detectors.fold_detectors_energy import Energy
-from leaknet.detectors.fold_detectors_llr import LikelihoodRatio
-from leaknet.detectors.fold_detectors_logit import MaxLogit
-from leaknet.detectors.fold_detectors_softmax import MaxSoftmax
 from leaknet.detectors.gmm import ClassMixture
 from leaknet.detectors.kde import ClassKDE, GlobalKDE
 from leaknet.detectors.kmeans import PrototypeDistance
 from leaknet.detectors.knn import NearestNeighbour
+from leaknet.detectors.logits import Energy, MaxLogit, MaxSoftmax
 from leaknet.detectors.mahalanobis import (
     DiagonalMahalanobis,
+    LikelihoodRatio,
     RelativeMahalanobis,
     TiedMahalanobis,
 )

@@ -17,8 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 from leaknet.data.embeddings import Embeddings
-from leaknet.detectors.base import ClassScorer
-from leaknet.detectors.fold_detectors_closed_set import Standardiser, class_counts, require_closed
+from leaknet.detectors.base import ClassScorer, Standardiser, class_counts, require_closed
 from leaknet.detectors.mahalanobis import FLOOR
 
 GRID = (2, 3, 4, 6)

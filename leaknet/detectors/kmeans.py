@@ -1,7 +1,7 @@
 """Distance to the nearest of a few centres per class, found on the frozen embedding.
 
 These are k-means centres, not the prototypes that the network learned: those speak through the
-logits (see `leaknet.detectors.fold_detectors_logit`). Centres need no training, so that a generator enrolled
+logits (see `leaknet.detectors.logits`). Centres need no training, so that a generator enrolled
 later is scored like the others.
 """
 
@@ -14,8 +14,7 @@ from jaxtyping import Float64, Int
 from sklearn.cluster import KMeans
 
 from leaknet.data.embeddings import Embeddings
-from leaknet.detectors.base import ClassScorer
-from leaknet.detectors.fold_detectors_closed_set import Standardiser, require_closed
+from leaknet.detectors.base import ClassScorer, Standardiser, require_closed
 from leaknet.detectors.mahalanobis import squared_norms
 
 CENTRES = 4

@@ -14,8 +14,7 @@ from jaxtyping import Float32, Float64, Int
 from sklearn.neighbors import NearestNeighbors
 
 from leaknet.data.embeddings import Embeddings
-from leaknet.detectors.base import Detector
-from leaknet.detectors.fold_detectors_closed_set import Standardiser, require_closed
+from leaknet.detectors.base import Detector, Standardiser, require_closed
 from leaknet.metrics import auroc
 
 GRID = (1, 2, 5, 10, 20, 50)

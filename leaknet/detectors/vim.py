@@ -18,8 +18,7 @@ from jaxtyping import Float64
 from scipy.special import logsumexp
 
 from leaknet.data.embeddings import Embeddings
-from leaknet.detectors.base import Detector
-from leaknet.detectors.fold_detectors_closed_set import Standardiser, require_closed
+from leaknet.detectors.base import Detector, Standardiser, require_closed
 
 VARIANCE_KEPT = 0.9
 

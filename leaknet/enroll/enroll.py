@@ -17,10 +17,9 @@ from leaknet.calibration import calibrate
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Detector, DiagonalMahalanobis, GlobalKDE
 from leaknet.enroll.few_shot import fold_of_each, take_shots
-from leaknet.enroll.fold_enroll_offset import fit_offset
-from leaknet.enroll.prototypes import prototype_head, reclassified, with_class
+from leaknet.enroll.prototypes import fit_offset, prototype_head, reclassified, with_class
 from leaknet.enroll.versions import next_version, write_version
-from leaknet.evaluation.fold_leaknet_judge import concatenate
+from leaknet.evaluation.closed_set import concatenate
 from leaknet.files import save_tensors
 from leaknet.metrics import closed_values
 from leaknet.metrics.closed_set import correct

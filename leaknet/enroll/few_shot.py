@@ -14,7 +14,7 @@ from jaxtyping import Shaped
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import DataError
 from leakcache.store.manifest import Encoding
-from leaknet.fold_leaknet_sections import FeatureConfig
+from leaknet.config import FeatureConfig
 from leaknet.scoring.encode_files import EncodedFile, encode_files, find_images
 
 LEAST = 3

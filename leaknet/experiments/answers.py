@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from leaknet.calibration import Calibration
-from leaknet.calibration.fold_calibration_measured import measure_known, measure_verdicts
+from leaknet.calibration.calibration import measure_known, measure_verdicts
 from leaknet.detectors import Detector
 from leaknet.evaluation.summary import Summary
 from leaknet.experiments.trial import Trial
@@ -30,7 +30,7 @@ KNOWN = (
     "cllr",
     "min_cllr",
 )
-"""Figures of known images; see `leaknet.calibration.fold_calibration_measured.measure_known`."""
+"""Figures of known images; see `leaknet.calibration.calibration.measure_known`."""
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,7 @@ from jaxtyping import Float
 from leakcache.errors import ScoringError
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import GlobalKDE
-from leaknet.evaluation.fold_evaluation_detection import Detection
-from leaknet.evaluation.open_set import Metrics, summarise_open
+from leaknet.evaluation.open_set import Detection, Metrics, summarise_open
 from leaknet.features.noise import epoch_seed
 from leaknet.model.head import Gate
 

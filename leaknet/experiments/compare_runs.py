@@ -1,6 +1,7 @@
 """Two scored runs on the same images: which is better, and could it be luck?
 
-The tests are those of `leaknet.metrics.paired_tests`: paired image by image, clustered by prompt group.
+The tests are those of `leaknet.metrics.paired_tests`: paired image by image, clustered by
+prompt group.
 They speak of these two runs. Whether a *method* is better is a question for several seeds.
 """
 

@@ -23,8 +23,8 @@ from torch.nn import functional as F
 from leakcache.dct import dct_basis
 from leakcache.errors import ConfigError
 from leakcache.store.moments import Moments
+from leaknet.config import FeatureConfig
 from leaknet.features.schedule import noise_levels
-from leaknet.fold_leaknet_sections import FeatureConfig
 
 _CONSTANT = 1e-12  # a variance below this is a constant: its feature is 0
 

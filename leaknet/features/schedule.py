@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from leaknet.fold_leaknet_sections import STEPS
+from leaknet.config import STEPS
 
 _DIFFUSERS: dict[str, dict[str, Any]] = {
     "cosine": {"beta_schedule": "squaredcos_cap_v2"},

@@ -4,8 +4,12 @@ Every metric takes optional weights per image, with leading axes for resamples, 
 bootstrap of `leaknet.metrics.bootstrap` evaluates the very code that gives the point estimate.
 """
 
-from leaknet.metrics.closed_set import ClosedScores, closed_scores, closed_values
-from leaknet.metrics.fold_metrics_calibration import expected_calibration_error
+from leaknet.metrics.closed_set import (
+    ClosedScores,
+    closed_scores,
+    closed_values,
+    expected_calibration_error,
+)
 from leaknet.metrics.open_set import (
     OpenReport,
     OpenScores,

@@ -9,7 +9,7 @@ from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
 from leakcache.errors import ConfigError, WeightsError
-from leaknet.fold_leaknet_sections import ModelConfig
+from leaknet.config import ModelConfig
 
 
 def build_backbone(

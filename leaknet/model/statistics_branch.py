@@ -37,8 +37,8 @@ from torch.nn import functional as F
 from leakcache.errors import ConfigError
 from leakcache.statistics.activations import LENGTHS as ACTIVATIONS
 from leakcache.statistics.pixels import LENGTH, LENGTHS, PARTS
+from leaknet.config import FeatureConfig
 from leaknet.data.split import SplitLatents
-from leaknet.fold_leaknet_sections import FeatureConfig
 from leaknet.model.novelty import Novelty
 from leaknet.model.ridge import RidgeMap
 

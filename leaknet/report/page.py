@@ -6,17 +6,15 @@ from pathlib import Path
 
 from leakcache.errors import RunError
 from leaknet.files import write_text
-from leaknet.report.fold_report_markup import Html, element, join
-from leaknet.report.html import Section
+from leaknet.report.html import Html, Section, element, join
 from leaknet.report.run_data import ScoredRun
 from leaknet.report.sections.caveats import reading_section
 from leaknet.report.sections.closed_set import closed_section
-from leaknet.report.sections.fold_report_attention import attention_section
 from leaknet.report.sections.open_set import open_section
 from leaknet.report.sections.pca_map import map_section
 from leaknet.report.sections.provenance import provenance_section
 from leaknet.report.sections.summary import head
-from leaknet.report.sections.training import training_section
+from leaknet.report.sections.training import attention_section, training_section
 
 FILE = "report.html"
 _STYLE = Path(__file__).with_name("style.css")

@@ -15,7 +15,7 @@ from leakcache.errors import RunError
 from leaknet.calibration import Calibration
 from leaknet.calibration.split_half import cut_in_halves
 from leaknet.data.embeddings import Embeddings
-from leaknet.evaluation.fold_leaknet_judge import concatenate
+from leaknet.evaluation.closed_set import concatenate
 from leaknet.model.run_record import CONFIG, RunRecord
 from leaknet.scoring.run_embeddings import UNKNOWN
 from leaknet.scoring.score_table import ScoreTable, read_score_table

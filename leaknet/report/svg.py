@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from leaknet.report.fold_report_markup import Html, element, number
+from leaknet.report.html import Html, element, number
 
 Values = Sequence[float | int] | np.ndarray
 

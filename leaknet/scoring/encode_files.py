@@ -27,10 +27,10 @@ from leakcache.images.loader import in_order
 from leakcache.progress import track
 from leakcache.statistics.activations import activation_statistics_of, look_at
 from leakcache.statistics.pixels import statistics_of
-from leakcache.store.fold_leakcache_statistic_rows import one_thread_each
+from leakcache.store.derived import one_thread_each
 from leakcache.store.manifest import Encoding
+from leaknet.config import FeatureConfig
 from leaknet.data.split import SplitLatents
-from leaknet.fold_leaknet_sections import FeatureConfig
 from leaknet.model.protoleaknet import ProtoLeakNet
 
 Changes = Callable[[Image.Image], Sequence[Image.Image]]

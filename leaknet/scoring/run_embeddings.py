@@ -21,7 +21,7 @@ from leakcache.progress import track
 from leakcache.store.cache import LatentCache
 from leaknet.data.embeddings import Embeddings
 from leaknet.data.split import SplitLatents, load_split
-from leaknet.evaluation.fold_leaknet_judge import concatenate
+from leaknet.evaluation.closed_set import concatenate
 from leaknet.model.inference import embed
 from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.training.run_folder import RunFolder

@@ -21,7 +21,7 @@ from leaknet.calibration import calibrate
 from leaknet.data.embeddings import Embeddings
 from leaknet.data.split import load_split
 from leaknet.detectors import Detector, DiagonalMahalanobis, GlobalKDE
-from leaknet.evaluation.fold_leaknet_judge import (
+from leaknet.evaluation.closed_set import (
     ClosedResult,
     OpenResult,
     concatenate,

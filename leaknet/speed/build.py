@@ -22,8 +22,7 @@ from torch import Tensor
 from leakcache.dataset.index import DatasetIndex, ImageRecord
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.images.decode import Preprocessing, decode, preprocess
-from leakcache.store.build import build_cache
-from leakcache.store.fold_leakcache_encode import BATCH
+from leakcache.store.build import BATCH, build_cache
 
 
 @dataclass(frozen=True)

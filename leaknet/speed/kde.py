@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from sklearn.neighbors import KernelDensity
 
-from leaknet.detectors.fold_detectors_density import log_density
+from leaknet.detectors.kde import log_density
 from leaknet.speed.train import seconds
 
 CPU = torch.device("cpu")
@@ -20,7 +20,7 @@ class DensitySpeed:
     """Seconds of one evaluation.
 
     Attributes:
-        ours: `leaknet.detectors.fold_detectors_density.log_density`.
+        ours: `leaknet.detectors.kde.log_density`.
         sklearn: `KernelDensity` as it comes, which is inexact in high dimension.
         sklearn_exact: the same with one leaf, which is exact.
     """

@@ -21,8 +21,7 @@ from leakcache.store.moments import Moments
 from leaknet.config import PAPER, RunConfig
 from leaknet.data.split import SplitLatents
 from leaknet.model.protoleaknet import ProtoLeakNet
-from leaknet.training.epoch import batch_sizes, train_epoch
-from leaknet.training.fold_leaknet_stepper import Stepper
+from leaknet.training.epoch import Stepper, batch_sizes, train_epoch
 
 _CLASSES = tuple("abcdefghij")
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from leakcache.errors import RunError
 from leaknet.files import read_tensors, save_tensors
-from leaknet.training.fold_leaknet_stepper import Stepper
+from leaknet.training.epoch import Stepper
 
 CHECKPOINT = "last.safetensors"
 

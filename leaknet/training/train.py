@@ -32,9 +32,8 @@ from leaknet.model.head import PrototypeHead
 from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.model.run_record import CacheIdentity, RunRecord
 from leaknet.training.checkpoint import load_checkpoint, save_checkpoint
-from leaknet.training.epoch import seeded_globally, train_epoch
+from leaknet.training.epoch import Stepper, seeded_globally, train_epoch
 from leaknet.training.fit_cache import fit_shared
-from leaknet.training.fold_leaknet_stepper import Stepper
 from leaknet.training.history import EpochRecord, append_history, read_history, write_history
 from leaknet.training.run_folder import RunFolder
 from leaknet.training.validation import keep_if_best, validate

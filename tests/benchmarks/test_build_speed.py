@@ -16,9 +16,8 @@ from tiny_data import array_bytes, save, tiny_model
 from leakcache.dataset.index import DatasetIndex
 from leakcache.dct import dct_low
 from leakcache.encoder.autoencoder import Encoder
-from leakcache.store.build import build_cache
-from leakcache.store.fold_leakcache_encode import BATCH
-from leakcache.store.fold_leakcache_statistics import LatentMoments
+from leakcache.store.build import BATCH, build_cache
+from leakcache.store.moments import LatentMoments
 from leaknet.speed.build import (
     BuildSpeed,
     PacedEncoder,

@@ -29,9 +29,9 @@ torch.set_num_threads(1)
 
 from tiny_data import SMALL, array_bytes  # noqa: E402
 
-from leakcache.store import zarr_shards as shards  # noqa: E402
 from leakcache.dataset.index import DatasetIndex, read_index  # noqa: E402
 from leakcache.encoder.autoencoder import Encoder  # noqa: E402
+from leakcache.store import zarr_shards as shards  # noqa: E402
 from leakcache.store.build import build_cache  # noqa: E402
 from leakcache.store.cache import LatentCache  # noqa: E402
 

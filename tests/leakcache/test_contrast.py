@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from leakcache.store.fold_leakcache_contrast import ContrastTiles, contrast
+from leakcache.store.views import ContrastTiles, contrast
 
 GREYS = arrays.arrays(np.uint8, st.tuples(st.integers(1, 6), st.integers(6, 14)))
 

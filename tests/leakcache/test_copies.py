@@ -12,8 +12,7 @@ from tiny_data import picture, write_pictures
 
 from leakcache.dataset.index import read_index
 from leakcache.degrade.chain import degrade, operations
-from leakcache.degrade.copies import write_copies
-from leakcache.degrade.fold_leakcache_copy_manifest import FILE
+from leakcache.degrade.copies import FILE, write_copies
 from leakcache.errors import DataError
 from leakcache.images.loader import hash_file
 

@@ -11,8 +11,8 @@ from test_manifest import AUTOENCODER
 from leakcache.dataset.index import DatasetIndex, ImageRecord, Reject
 from leakcache.errors import DataError
 from leakcache.images.decode import Preprocessing
+from leakcache.store.build import finish
 from leakcache.store.cache import LatentCache
-from leakcache.store.fold_leakcache_finish import finish
 from leakcache.store.manifest import CacheManifest, Encoding, images_hash
 from leakcache.store.workspace import DoneShard
 from leakcache.store.zarr_shards import ShardArrays

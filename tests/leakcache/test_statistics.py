@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from leakcache.store.fold_leakcache_statistics import LatentMoments, MomentTable
+from leakcache.store.moments import LatentMoments, MomentTable
 
 
 def samples(images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -13,9 +13,9 @@ from test_manifest import AUTOENCODER
 from leakcache.dataset.index import DatasetIndex, ImageRecord
 from leakcache.errors import CacheCorrupt
 from leakcache.images.decode import Preprocessing
+from leakcache.store.build import finish
 from leakcache.store.cache import LatentCache
 from leakcache.store.cache import zarr_shards as shards
-from leakcache.store.fold_leakcache_finish import finish
 from leakcache.store.manifest import Encoding
 from leakcache.store.workspace import DoneShard
 from leakcache.store.zarr_shards import ShardArrays, dct_side

@@ -14,10 +14,9 @@ from leakcache.statistics.activations import LENGTH as SEEN
 from leakcache.statistics.activations import VIEWS as SIGHTS
 from leakcache.statistics.degraded import COPIES
 from leakcache.statistics.pixels import LENGTH, LENGTHS, PARTS, VIEWS
-from leaknet.config import load_config
+from leaknet.config import FeatureConfig, load_config
 from leaknet.data.split import SplitLatents
 from leaknet.data.training_data import TrainingData
-from leaknet.fold_leaknet_sections import FeatureConfig
 from leaknet.model.inference import embed, run_split
 from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.model.protoleaknet import statistics_branch as companion_module

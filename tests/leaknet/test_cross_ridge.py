@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from leaknet.model.fold_leaknet_cross_ridge import STRENGTHS, CrossRidge, cross_ridge
+from leaknet.model.ridge import STRENGTHS, CrossRidge, cross_ridge
 
 
 def problem(images: int = 24, values: int = 40, seed: int = 0) -> tuple[np.ndarray, ...]:

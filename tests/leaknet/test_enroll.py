@@ -21,9 +21,8 @@ from leaknet.data.embeddings import Embeddings
 from leaknet.enroll import enroll, undo
 from leaknet.enroll.evaluate import evaluate_enrolment, summary
 from leaknet.enroll.few_shot import fold_of_each
-from leaknet.enroll.fold_enroll_offset import fit_offset
-from leaknet.enroll.prototypes import class_prototypes, reclassified, with_class
-from leaknet.evaluation.fold_leaknet_judge import concatenate
+from leaknet.enroll.prototypes import class_prototypes, fit_offset, reclassified, with_class
+from leaknet.evaluation.closed_set import concatenate
 from leaknet.model.inference import embed
 from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.scoring.score_run import score_run

@@ -10,9 +10,9 @@ from scipy.fft import dctn, idctn
 from leakcache.dct import dct_low
 from leakcache.errors import ConfigError
 from leakcache.store.moments import Moments
+from leaknet.config import PLACEMENTS, SCHEDULES, FeatureConfig
 from leaknet.features.latent_features import LeakFeatures
 from leaknet.features.schedule import noise_levels
-from leaknet.fold_leaknet_sections import PLACEMENTS, SCHEDULES, FeatureConfig
 
 SHAPE = (3, 16, 24)
 

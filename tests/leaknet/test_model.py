@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from leakcache.errors import ConfigError, RunError, WeightsError
-from leaknet.fold_leaknet_sections import ModelConfig
+from leaknet.config import ModelConfig
 from leaknet.model.backbone import build_backbone, describe_patches
 from leaknet.model.head import PrototypeHead, TemporalAttention
 from leaknet.model.protoleaknet import ModelOutput, ProtoLeakNet

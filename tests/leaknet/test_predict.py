@@ -103,7 +103,7 @@ def test_stability_asks_the_same_of_every_variant(
 def test_a_variant_is_scored_as_a_file_of_its_pixels_under_the_noise_of_the_original(
     project: Path, parts: tuple[ProtoLeakNet, list[Detector], Calibration]
 ) -> None:
-    from leaknet.fold_leaknet_sections import FeatureConfig
+    from leaknet.config import FeatureConfig
     from leaknet.model.inference import embed
     from leaknet.scoring.encode_files import as_split, encode_files, encoding_of
 

@@ -14,7 +14,7 @@ from leakcache.errors import CacheStale, RunError, ScoringError
 from leakcache.store.cache import LatentCache
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Energy, GlobalKDE, MaxSoftmax
-from leaknet.evaluation.fold_leaknet_judge import concatenate, judge_closed
+from leaknet.evaluation.closed_set import concatenate, judge_closed
 from leaknet.metrics import closed_scores
 from leaknet.scoring.fitted_detectors import FILE as SCORERS
 from leaknet.scoring.fitted_detectors import detectors_named, fit_all, load_scorers

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from leaknet.config import FeatureConfig
 from leaknet.data.split import SplitLatents
-from leaknet.fold_leaknet_sections import FeatureConfig
 from leaknet.model.statistics_branch import Companion
 from leaknet.training import fit_cache as shared_fit
 from leaknet.training.fit_cache import KEPT, fit_shared

@@ -20,8 +20,7 @@ from leakcache.errors import RunError, TrainingError
 from leaknet.data.training_data import TrainingData
 from leaknet.model.inference import run_split
 from leaknet.model.protoleaknet import ProtoLeakNet
-from leaknet.training.epoch import batch_sizes, train_epoch
-from leaknet.training.fold_leaknet_stepper import Stepper
+from leaknet.training.epoch import Stepper, batch_sizes, train_epoch
 from leaknet.training.history import EpochRecord
 from leaknet.training.run_folder import RunFolder
 from leaknet.training.train import fit, train

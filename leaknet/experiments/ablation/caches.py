@@ -15,10 +15,10 @@ from leakcache.errors import CacheError
 from leakcache.statistics.build import complete_alike, complete_statistics
 from leakcache.store.cache import LatentCache
 from leakcache.store.open_set import open_set_builds
+from leaknet.config import FeatureConfig
 from leaknet.data.split import SplitLatents
-from leaknet.experiments.ablation.fold_ablation_wish import CacheWish
+from leaknet.experiments.ablation.spec import CacheWish
 from leaknet.experiments.task import ClosedSet, Task
-from leaknet.fold_leaknet_sections import FeatureConfig
 from leaknet.scoring.run_embeddings import open_splits
 
 

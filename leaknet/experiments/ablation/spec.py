@@ -15,15 +15,169 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from leakcache.errors import ConfigError
+from leakcache.store.manifest import Encoding
 from leaknet.config import RunConfig, refuse_unknown, with_fields
-from leaknet.experiments.ablation.fold_ablation_measures import MEASURES
-from leaknet.experiments.ablation.fold_ablation_scoring import Scoring
-from leaknet.experiments.ablation.fold_ablation_wish import CacheWish
+from leaknet.detectors import Detector, GlobalKDE
+from leaknet.experiments.attention_modes import MODES
+from leaknet.scoring.fitted_detectors import detectors_named
+
+# The figures of an ablation's rows: their keys, and the words for them.
+
+MEASURES = {
+    "top1": "top-1",
+    "macro_auc": "macro AUC",
+    "open_auroc": "open AUROC",
+    "open_eer": "open EER",
+    "open_ovl": "open OVL",
+    "control_auroc": "control AUROC",
+    "control_eer": "control EER",
+    "control_ovl": "control OVL",
+    "untrained_auroc": "control AUROC, untrained gate",
+}
+"""Key in JSON, Parquet and `published`, and heading; in the order in which they are shown."""
+
+KEPT_APART = ("control_eer", "control_ovl")
+"""Those that are in JSON and Parquet alone: the table is wide enough."""
+
+CLOSED = ("top1", "macro_auc")
+COMPARED = ("top1", "macro_auc", "open_auroc")
+"""Those whose difference from the reference row is given, image by image."""
+
+
+# How a row is scored, once its runs are there.
+
+NAMINGS = ("prototype", "mahalanobis")
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What follows the embeddings; rows that differ in nothing else share their runs.
+
+    Attributes:
+        naming: what names the generator: "prototype", the network's own logits, whichever
+            head it has, or "mahalanobis".
+        detector: for the unknown, by its name.
+        attention: one of the attention modes of Table 2, judged by KDE beside its control;
+            empty for an ordinary row.
+    """
+
+    naming: str = "prototype"
+    detector: str = GlobalKDE.name
+    attention: str = ""
+
+    def __post_init__(self) -> None:
+        _require_one_of("score.naming", self.naming, NAMINGS)
+        _require_one_of("score.attention", self.attention, ("", *MODES))
+        if self.attention and self.detector != GlobalKDE.name:
+            raise ConfigError("score.detector: the attention modes are judged by kde alone")
+
+    @property
+    def kind(self) -> type[Detector]:
+        """The detector.
+
+        Raises:
+            ScoringError: there is none of that name.
+        """
+        return detectors_named([self.detector])[0]
+
+
+def _require_one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        names = ", ".join(repr(name) for name in allowed)
+        raise ConfigError(f"{key} = {value!r} is out of range: it must be one of {names}")
+
+
+# Which cache a row needs, as a difference from the cache that the ablation is run on.
+
+_ALLOWED = {
+    "precision": ("", "fp32", "bf16", "fp16"),
+    "stored": ("", "float16", "float32"),
+    "view": ("", "resize", "crop"),
+}
+
+
+@dataclass(frozen=True)
+class CacheWish:
+    """Fields of a cache's encoding; what is empty is as in the main cache.
+
+    Attributes:
+        autoencoder: names of the autoencoders that will do.
+        precision: arithmetic of the encoder.
+        stored: type of the stored latents.
+        view: "resize" or "crop".
+        size: side of a view in pixels; 0 as in the main cache.
+    """
+
+    autoencoder: tuple[str, ...] = ()
+    precision: str = ""
+    stored: str = ""
+    view: str = ""
+    size: int = 0
+
+    def __post_init__(self) -> None:
+        for name, allowed in _ALLOWED.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ConfigError(
+                    f"cache.{name} = {value!r} is out of range: it must be one of "
+                    f"{', '.join(allowed[1:])}"
+                )
+        if self.size < 0:
+            raise ConfigError(f"cache.size = {self.size} is out of range: it must be positive")
+
+    @property
+    def words(self) -> str:
+        """What is asked for."""
+        named = {"autoencoder": " or ".join(self.autoencoder)}
+        named |= {name: getattr(self, name) for name in _ALLOWED}
+        named["size"] = str(self.size or "")
+        return ", ".join(f"{name} {value}" for name, value in named.items() if value)
+
+    def fits(self, main: Encoding, candidate: Encoding) -> bool:
+        """Whether a cache differs from the main one in what is asked for, and in nothing else."""
+        if self.autoencoder:
+            right = candidate.autoencoder.name in self.autoencoder
+        else:
+            right = candidate.autoencoder.weights_sha256 == main.autoencoder.weights_sha256
+        wanted = self.applied(main)
+        names = ("precision", "stored", "preprocessing")
+        return right and all(getattr(candidate, name) == getattr(wanted, name) for name in names)
+
+    def applied(self, main: Encoding) -> Encoding:
+        """The encoding that is wanted, but for its autoencoder.
+
+        Raises:
+            ConfigError: there is no such view.
+        """
+        cut = main.preprocessing
+        return replace(
+            main,
+            precision=self.precision or main.precision,
+            stored=self.stored or main.stored,
+            preprocessing=replace(cut, name=self.view or cut.name, size=self.size or cut.size),
+        )
+
+    def command(self, main: Encoding, data: str) -> str:
+        """What builds such a cache of the same images."""
+        wanted = self.applied(main)
+        cut = wanted.preprocessing
+        words = ["leak cache build", f"--data {data}"]
+        words.append(f"--vae {(self.autoencoder or (main.autoencoder.spec,))[0]}")
+        words += [f"--view {cut.name}"] * (cut.name != "resize")
+        words += [f"--size {cut.size}"] * (cut.size != 256) + [f"--views {cut.views}"] * (
+            cut.views > 1
+        )
+        if cut.canonical:
+            words.append(f"--canonical --canonical-size {cut.canonical_size}")
+        words += [f"--precision {wanted.precision}"] * (wanted.precision != "fp32")
+        words += [f"--store {wanted.stored}"] * (wanted.stored != "float16")
+        return " ".join([*words, "--cache DIR"])
+
 
 BUILT_IN = Path(__file__).parent
 NAMES = ("table2", "table3", "table4", "table5", "noise", "dct", "stem", "schedule", "precision")

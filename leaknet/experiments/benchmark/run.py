@@ -3,19 +3,278 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from leakcache.errors import LeakError, RunError
+import numpy as np
+from jaxtyping import Float64
+
+from leakcache.errors import LeakError, RunError, ScoringError
 from leaknet.baselines.base import Peer, PeerOptions
-from leaknet.experiments.benchmark.data import BenchData
-from leaknet.experiments.benchmark.fold_bench_judging import judge_method
-from leaknet.experiments.benchmark.fold_bench_paired import with_behind
-from leaknet.experiments.benchmark.fold_bench_trial import PeerTrial, run_trial
-from leaknet.experiments.benchmark.tables import BenchResult, BenchRow
-from leaknet.experiments.fold_bench_plan import BenchPlan
-from leaknet.files import write_text
+from leaknet.baselines.images import PeerImages
+from leaknet.data.embeddings import Embeddings
+from leaknet.detectors import Detector
+from leaknet.evaluation.closed_set import concatenate, summarise_closed
+from leaknet.evaluation.open_set import Detection, summarise_open
+from leaknet.evaluation.summary import Summary
+from leaknet.experiments.benchmark.data import BenchData, Judged, columns_of
+from leaknet.experiments.benchmark.tables import Behind, BenchResult, BenchRow
+from leaknet.experiments.plan import BenchPlan
+from leaknet.files import read_tensors, save_tensors, write_text
+from leaknet.metrics.closed_set import correct
+from leaknet.metrics.paired_tests import sign_flip_p
+from leaknet.scoring.fitted_detectors import fit_all
+
+# One method under one seed: fitted once, its embeddings kept, never trained again.
+#
+# FOLDER/known.h5             training and validation folds
+# FOLDER/step0.h5, step1.h5   what was judged at each step
+# FOLDER/state.safetensors    what was learned, where the method keeps it
+# FOLDER/trial.json           parameters and seconds
+
+STATE = "state.safetensors"
+FACTS = "trial.json"
+
+
+@dataclass(frozen=True)
+class PeerTrial:
+    """What one training says.
+
+    Attributes:
+        known: embeddings of the training and validation folds.
+        steps: embeddings of what is judged, by step.
+        parameters: of the method.
+        fitting: seconds that fitting took, cutting pixels included where they were not cached.
+        embedding: seconds that embedding took, by step.
+    """
+
+    known: Embeddings
+    steps: dict[int, Embeddings]
+    parameters: int
+    fitting: float
+    embedding: dict[int, float]
+
+    def seconds(self, step: int) -> float:
+        """Of fitting and of embedding one step."""
+        return self.fitting + self.embedding[step]
+
+
+def run_trial(method: type[Peer], data: BenchData, options: PeerOptions) -> PeerTrial:
+    """Do what is not done yet in `options.folder`.
+
+    Raises:
+        LeakError: the method cannot run, or cannot learn from the data.
+    """
+    trial = _Trial(method, data, options)
+    known = trial.known()
+    steps = {step: trial.judged(step, judged) for step, judged in data.steps.items()}
+    facts = trial.facts
+    return PeerTrial(
+        known=known,
+        steps=steps,
+        parameters=int(facts["parameters"]),
+        fitting=float(facts["fitting"]),
+        embedding={step: float(facts["embedding"][str(step)]) for step in steps},
+    )
+
+
+class _Trial:
+    """The work of one trial; the method is built only where something is missing."""
+
+    def __init__(self, method: type[Peer], data: BenchData, options: PeerOptions) -> None:
+        if options.folder is None:
+            raise RunError("a trial needs a folder to keep its embeddings in")
+        self.folder = options.folder
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.facts: dict[str, Any] = self._read_facts()
+        self._method, self._data, self._options = method, data, options
+        self._peer: Peer | None = None
+
+    def known(self) -> Embeddings:
+        """Embeddings of the training and validation folds."""
+        parts = [self._data.train, self._data.val]
+        found = self._kept("known", parts)
+        if found is None:
+            # What was judged by another fit is no longer of this one.
+            self.facts = {}
+            self._forget_steps()
+            peer = self._fitted()
+            found = concatenate([peer.embed(part) for part in parts])
+            self._keep("known", found)
+        return found
+
+    def judged(self, step: int, judged: Judged) -> Embeddings:
+        """Embeddings of the test images and the unknown ones of a step."""
+        parts = [judged.test, *judged.unknown]
+        found = self._kept(f"step{step}", parts)
+        if found is None or str(step) not in self.facts.get("embedding", {}):
+            peer = self._fitted()
+            start = time.perf_counter()
+            found = concatenate([_embedded(peer, part) for part in parts if len(part)])
+            self.facts.setdefault("embedding", {})[str(step)] = time.perf_counter() - start
+            self._keep(f"step{step}", found)
+            self._write_facts()
+        return found
+
+    def _fitted(self) -> Peer:
+        if self._peer is None:
+            peer = self._method(self._data.classes, self._options)
+            state = self.folder / STATE
+            if self.facts and state.is_file():
+                self._peer = peer.restore(read_tensors(state)[0])
+            else:
+                self._peer = self._fit(peer)
+        return self._peer
+
+    def _fit(self, peer: Peer) -> Peer:
+        start = time.perf_counter()
+        peer.fit(self._data.train, self._data.val)
+        self.facts |= {"fitting": time.perf_counter() - start, "parameters": peer.parameters}
+        learned = peer.state()
+        if learned is not None:
+            save_tensors(self.folder / STATE, learned)
+        self._write_facts()
+        return peer
+
+    def _kept(self, name: str, parts: Sequence[PeerImages]) -> Embeddings | None:
+        path = self.folder / f"{name}.h5"
+        if not (path.is_file() and self.facts):
+            return None
+        found, wanted = Embeddings.load(path), columns_of(parts)
+        same = all(np.array_equal(getattr(found, key), wanted[key]) for key in wanted)
+        return found if same and found.classes == self._data.classes else None
+
+    def _keep(self, name: str, embeddings: Embeddings) -> None:
+        embeddings.save(self.folder / f"{name}.h5")
+
+    def _forget_steps(self) -> None:
+        for path in (*self.folder.glob("step*.h5"), self.folder / STATE):
+            path.unlink(missing_ok=True)
+
+    def _read_facts(self) -> dict[str, Any]:
+        path = self.folder / FACTS
+        try:
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise RunError(f"{path}: is damaged ({error}); delete its folder") from error
+        return found
+
+    def _write_facts(self) -> None:
+        write_text(self.folder / FACTS, json.dumps(self.facts, indent=1) + "\n")
+
+
+def _embedded(peer: Peer, images: PeerImages) -> Embeddings:
+    """Embeddings in float32, of images that keep the names of their table."""
+    found = peer.embed(images)
+    return replace(found, run=peer.name)
+
+
+# From the trials of a method to the figures of its rows: the same for every method.
+
+
+def judge_method(
+    method: str, trials: Sequence[PeerTrial], detector: type[Detector]
+) -> list[BenchRow]:
+    """One row a step; `trials` holds one training a seed.
+
+    Raises:
+        ScoringError: the test fold is empty or of one class.
+    """
+    fitted, reason = _fitted(trials, detector)
+    rows = []
+    for step in trials[0].steps:
+        figures = _closed(trials, step)
+        if not reason:
+            figures |= _open(trials, step, fitted)
+        rows.append(
+            BenchRow(
+                method=method,
+                step=step,
+                figures=figures,
+                parameters=trials[0].parameters,
+                seconds=sum(trial.seconds(step) for trial in trials) / len(trials),
+                reason=reason,
+            )
+        )
+    return rows
+
+
+def _closed(trials: Sequence[PeerTrial], step: int) -> dict[str, Summary]:
+    tests = [trial.steps[step].select("test") for trial in trials]
+    found = summarise_closed(tests, [test.logits for test in tests])
+    return {name: found.metrics[name] for name in ("top1", "macro_auc")}
+
+
+def _fitted(trials: Sequence[PeerTrial], detector: type[Detector]) -> tuple[list[Detector], str]:
+    """A detector a seed, or why there is none."""
+    if not any(len(one.select("open")) for one in trials[0].steps.values()):
+        return [], "no unknown generators: name some with --open"
+    try:
+        return [fit_all([detector], trial.known)[0] for trial in trials], ""
+    except ScoringError as error:
+        return [], f"no open figures: {error}"
+
+
+def _open(trials: Sequence[PeerTrial], step: int, fitted: Sequence[Detector]) -> dict[str, Summary]:
+    found = []
+    for trial, detector in zip(trials, fitted, strict=True):
+        judged = trial.steps[step]
+        val = trial.known.select("val")
+        test, unknown = judged.select("test"), judged.select("open")
+        found.append([Detection.of(detector, val, test, unknown)])
+    summary = summarise_open(fitted[0].name, found)
+    return {
+        "open_auroc": summary.pooled["auroc"],
+        "open_mean": summary.mean["auroc"],
+        "open_worst": summary.worst["auroc"],
+    }
+
+
+# How far a method is behind ours, and whether that could be chance: on the same test images.
+
+OURS = "ours"
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """Share of seeds that attributed each test image right, and the images' prompt groups."""
+
+    right: Float64[np.ndarray, "image"]
+    groups: np.ndarray
+
+
+def with_behind(
+    rows: Sequence[BenchRow], trials: Mapping[str, Sequence[PeerTrial]]
+) -> list[BenchRow]:
+    """The rows with what separates each from ours, where both were judged.
+
+    Args:
+        rows: of any methods and steps.
+        trials: of each method that ran, one a seed.
+    """
+    if OURS not in trials:
+        return list(rows)
+    return [_with_behind(row, trials) for row in rows]
+
+
+def _with_behind(row: BenchRow, trials: Mapping[str, Sequence[PeerTrial]]) -> BenchRow:
+    if row.method == OURS or row.method not in trials:
+        return row
+    ours, theirs = (_answers(trials[name], row.step) for name in (OURS, row.method))
+    gain = ours.right - theirs.right
+    return replace(row, behind=Behind(float(gain.mean()), sign_flip_p(gain, ours.groups)))
+
+
+def _answers(trials: Sequence[PeerTrial], step: int) -> _Answers:
+    tests = [trial.steps[step].select("test") for trial in trials]
+    right = [correct(test.logits, test.targets).astype(np.float64) for test in tests]
+    return _Answers(np.mean(right, axis=0), tests[0].groups)
+
 
 IDENTITY = "identity.json"
 

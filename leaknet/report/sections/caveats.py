@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from leaknet.report.fold_report_markup import Html, element, join
 from leaknet.report.html import (
+    Html,
     Section,
     bullets,
     cell,
     counted,
+    element,
     enumerate_words,
     heading,
+    join,
     paragraph,
     row_name,
     strong,
@@ -20,7 +22,7 @@ from leaknet.report.html import (
 )
 from leaknet.report.metric_labels import MISSING, percent, whole_percent
 from leaknet.report.run_data import ScoredRun
-from leaknet.report.sections.fold_report_verdicts import ALPHA, called_unknown
+from leaknet.report.sections.open_set import ALPHA, called_unknown
 
 
 def reading_section(run: ScoredRun) -> Section:

@@ -6,15 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from leaknet.report.fold_report_markup import Html, element, join
 from leaknet.report.html import (
     LEGEND,
+    Html,
     Section,
     cell,
     code,
+    element,
     folded,
     heading,
     heat_class,
+    join,
     measured,
     paragraph,
     row_name,

@@ -8,8 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from leaknet.data.embeddings import Embeddings
-from leaknet.report.fold_report_markup import Html, element, join
-from leaknet.report.html import Section, charts, paragraph
+from leaknet.report.html import Html, Section, charts, element, join, paragraph
 from leaknet.report.metric_labels import percent
 from leaknet.report.run_data import ScoredRun
 from leaknet.report.svg import Axis, Frame

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from leaknet.config import RunConfig, config_to_table, preset
-from leaknet.report.fold_report_markup import Child, Html, element, join
 from leaknet.report.html import (
+    Child,
+    Html,
     Section,
     cell,
     code,
+    element,
     folded,
     heading,
+    join,
     key_values,
     paragraph,
     row_name,

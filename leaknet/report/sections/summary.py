@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from leaknet.report.fold_report_markup import Html, element, join
-from leaknet.report.html import counted, enumerate_words, paragraph, strong
+from leaknet.report.html import Html, counted, element, enumerate_words, join, paragraph, strong
 from leaknet.report.metric_labels import (
     CLOSED,
     MISSING,

@@ -42,9 +42,9 @@ from leakcache.statistics.pixels import (
 )
 from leakcache.store.build import build_cache
 from leakcache.store.cache import LatentCache
-from leakcache.store.fold_leakcache_statistic_rows import one_thread_each
+from leakcache.store.derived import one_thread_each
 from leakcache.store.source_images import Originals
-from leaknet.fold_leaknet_sections import FeatureConfig
+from leaknet.config import FeatureConfig
 from leaknet.scoring.encode_files import as_split, encode_files
 from tests.tiny_data import SMALL, kl_model, picture, save, tiny_model
 

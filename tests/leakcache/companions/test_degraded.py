@@ -21,19 +21,17 @@ from leakcache.statistics.degraded import (
     COPIES,
     ROOM,
     build_degraded,
-    copies_of,
-    stored_degraded,
-)
-from leakcache.statistics.fold_leakcache_degraded_activations import (
     build_degraded_activations,
+    copies_of,
     degraded_spec,
+    stored_degraded,
     stored_degraded_activations,
 )
 from leakcache.statistics.pixel_features import statistics
 from leakcache.statistics.pixels import LENGTH, middle, reduced
 from leakcache.store.build import build_cache
 from leakcache.store.cache import LatentCache
-from leakcache.store.fold_leakcache_statistic_rows import one_thread_each
+from leakcache.store.derived import one_thread_each
 from tests.tiny_data import picture, save, tiny_model, write_pictures
 
 

@@ -10,20 +10,27 @@ from scipy.fft import dctn
 from scipy.linalg import logm
 from scipy.signal import correlate2d
 
-from leakcache.statistics.block_dct import block_dct
-from leakcache.statistics.fold_companions_colour_covariance import colour_covariance
-from leakcache.statistics.fold_companions_cooccurrence import cooccurrence
-from leakcache.statistics.fold_companions_dct_correlation import dct_correlation
-from leakcache.statistics.fold_companions_dct_histogram import BINS, EDGES, dct_histogram
-from leakcache.statistics.fold_companions_luma_covariance import luma_covariance
-from leakcache.statistics.fold_companions_normalised_luma import normalised_luma
-from leakcache.statistics.fold_companions_normalised_residual import normalised_residual
-from leakcache.statistics.fold_companions_odd_luma import odd_luma
-from leakcache.statistics.fold_companions_wide_dct import wide_dct
-from leakcache.statistics.patch_covariance import FLOOR, NORMALISED_FLOOR, log_covariance
+from leakcache.statistics.block_dct import (
+    BINS,
+    EDGES,
+    block_dct,
+    dct_correlation,
+    dct_histogram,
+    wide_dct,
+)
+from leakcache.statistics.patch_covariance import (
+    FLOOR,
+    NORMALISED_FLOOR,
+    colour_covariance,
+    log_covariance,
+    luma_covariance,
+    normalised_luma,
+    normalised_residual,
+    odd_luma,
+)
 from leakcache.statistics.pixel_features import FAMILIES, statistics
 from leakcache.statistics.planes import amplitudes, luma_chroma, residuals
-from leakcache.statistics.residuals import HALF, residual_spectrum
+from leakcache.statistics.residuals import HALF, cooccurrence, residual_spectrum
 
 
 def noise(height: int = 80, width: int = 104, seed: int = 0) -> np.ndarray:

@@ -32,9 +32,8 @@ from leakcache.statistics.pixels import (
 )
 from leakcache.store.build import build_cache
 from leakcache.store.cache import LatentCache
-from leakcache.store.derived import check_rows
-from leakcache.store.fold_leakcache_statistic_rows import one_thread_each
-from leakcache.store.fold_leakcache_statistics import pixels as pixel_statistics
+from leakcache.store.derived import check_rows, one_thread_each
+from leakcache.store.moments import pixels as pixel_statistics
 from leakcache.store.source_images import Originals
 from tests.tiny_data import SMALL, array_bytes, picture, save, tiny_model, write_pictures
 

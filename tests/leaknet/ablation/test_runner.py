@@ -10,17 +10,16 @@ import pytest
 
 from leakcache.errors import ConfigError
 from leakcache.store.cache import LatentCache
+from leaknet.config import FeatureConfig
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import GlobalKDE
 from leaknet.experiments.ablation.caches import Shelf
-from leaknet.experiments.ablation.fold_ablation_scoring import Scoring
 from leaknet.experiments.ablation.run import RUNS, run_ablation
-from leaknet.experiments.ablation.spec import Ablation, Row, find_ablation
+from leaknet.experiments.ablation.spec import Ablation, Row, Scoring, find_ablation
 from leaknet.experiments.ablation.tables import AblationResult
 from leaknet.experiments.plan import Plan
 from leaknet.experiments.protocols import evaluate
 from leaknet.experiments.task import Task
-from leaknet.fold_leaknet_sections import FeatureConfig
 from leaknet.metrics import closed_values
 from leaknet.scoring.run_embeddings import open_splits
 from tests.leaknet.ablation.tables import HEADS, cache_of, request, written

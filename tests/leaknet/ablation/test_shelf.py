@@ -12,7 +12,7 @@ from leakcache.errors import CacheError
 from leakcache.store.build import build_cache
 from leaknet.config import preset
 from leaknet.experiments.ablation.caches import Shelf
-from leaknet.experiments.ablation.fold_ablation_wish import CacheWish
+from leaknet.experiments.ablation.spec import CacheWish
 from tests.leaknet.ablation.tables import cache_of
 from tests.leaknet.evaluation.synthetic import closed_cache
 from tests.tiny_data import SMALL, save, tiny_model, write_pictures

@@ -17,8 +17,7 @@ from leakcache.degrade.chain import degrade
 from leakcache.errors import CacheStale, ScoringError
 from leakcache.images.decode import decode
 from leakcache.store.build import build_cache
-from leaknet.experiments.benchmark.data import raw_data, spread
-from leaknet.experiments.benchmark.fold_bench_degraded import with_steps
+from leaknet.experiments.benchmark.data import raw_data, spread, with_steps
 from tests.leaknet.bench.small_bench import small_caches
 from tests.tiny_data import picture
 

@@ -12,14 +12,12 @@ from leakcache.errors import ConfigError, RunError, TrainingError
 from leaknet.baselines import PEERS
 from leaknet.baselines.base import PeerOptions
 from leaknet.detectors import GlobalKDE, MaxLogit
-from leaknet.evaluation.fold_leaknet_judge import judge_closed, judge_open
+from leaknet.evaluation.closed_set import judge_closed, judge_open
 from leaknet.experiments.benchmark.data import Judged, raw_data
-from leaknet.experiments.benchmark.fold_bench_files import write_bench
-from leaknet.experiments.benchmark.fold_bench_published import PUBLISHED
-from leaknet.experiments.benchmark.fold_bench_tables import bench_tables
 from leaknet.experiments.benchmark.run import run_bench
-from leaknet.experiments.fold_bench_plan import BenchPlan, methods_named
-from leaknet.experiments.fold_evaluation_render import markdown
+from leaknet.experiments.benchmark.tables import PUBLISHED, bench_tables, write_bench
+from leaknet.experiments.plan import BenchPlan, methods_named
+from leaknet.experiments.tables import markdown
 from leaknet.scoring.fitted_detectors import fit_all
 from tests.leaknet.bench.small_bench import Colours, Kept, Weightless
 
@@ -37,7 +35,7 @@ def test_figures_are_those_of_the_shared_judges(data, tmp_path):
     test, unknown = peer.embed(judged.test), peer.embed(judged.unknown[0])
     closed = judge_closed(test.logits, test)
     known = [peer.embed(part) for part in (data.train, data.val)]
-    from leaknet.evaluation.fold_leaknet_judge import concatenate
+    from leaknet.evaluation.closed_set import concatenate
 
     detector = fit_all([GlobalKDE], concatenate(known))[0]
     opened = judge_open(detector, test, unknown)

@@ -10,8 +10,7 @@ import pytest
 
 from leakcache.errors import RunError
 from leaknet.calibration import Calibration, calibrate, load_calibration, save_calibration
-from leaknet.calibration.calibration import ratio_costs
-from leaknet.calibration.fold_calibration_files import FILE
+from leaknet.calibration.calibration import FILE, ratio_costs
 from leaknet.calibration.split_half import cut_in_halves
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Energy, GlobalKDE

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from leaknet.calibration import Calibration
-from leaknet.calibration.fold_calibration_measured import measure_known, measure_verdicts
+from leaknet.calibration.calibration import measure_known, measure_verdicts
 from leaknet.detectors import Energy
 from leaknet.scoring.fitted_detectors import fit_all
 from tests.leaknet.calibration.exchangeable import CLASSES, closed

@@ -15,9 +15,7 @@ from pictures import picture, saved
 from PIL import Image, PngImagePlugin
 
 from leakcache.errors import ImageError
-from leaknet.audit.file_facts import read_facts
-from leaknet.audit.fold_controls_quantisation import fingerprint, quality
-from leaknet.audit.fold_controls_segments import order, read_parts
+from leaknet.audit.file_facts import fingerprint, order, quality, read_facts, read_parts
 
 IMAGE = picture(0, 96, 64)
 JUMBF = b"JP\0\1\0\0\0\1\0\0\0\x40jumb\0\0\0\x28jumdc2pa\0\x11\0\x10"

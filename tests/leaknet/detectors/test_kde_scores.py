@@ -11,7 +11,7 @@ from sklearn.neighbors import KernelDensity
 
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import fold_detectors_density as density
-from leaknet.detectors.fold_detectors_closed_set import Standardiser
+from leaknet.detectors.base import Standardiser
 from leaknet.detectors.kde import GRID, MOST, ClassKDE, GlobalKDE, choose_bandwidth
 
 

@@ -5,7 +5,7 @@ import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from leaknet.data.embeddings import Embeddings
-from leaknet.detectors.fold_detectors_closed_set import Standardiser
+from leaknet.detectors.base import Standardiser
 from leaknet.detectors.mahalanobis import (
     DiagonalMahalanobis,
     RelativeMahalanobis,

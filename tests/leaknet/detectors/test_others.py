@@ -24,7 +24,7 @@ from leaknet.detectors import (
     PrototypeDistance,
     VirtualLogit,
 )
-from leaknet.detectors.fold_detectors_closed_set import Standardiser
+from leaknet.detectors.base import Standardiser
 from leaknet.detectors.gmm import GRID as COMPONENTS
 from leaknet.detectors.knn import GRID as NEIGHBOURS
 from leaknet.detectors.knn import choose_k

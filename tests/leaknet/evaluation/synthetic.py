@@ -11,8 +11,8 @@ from leakcache.dataset.index import DatasetIndex, ImageRecord
 from leakcache.dct import dct_low
 from leakcache.encoder.autoencoder import AutoencoderIdentity
 from leakcache.images.decode import Preprocessing
+from leakcache.store.build import finish
 from leakcache.store.cache import LatentCache, ShardArrays
-from leakcache.store.fold_leakcache_finish import finish
 from leakcache.store.manifest import Encoding
 from leakcache.store.workspace import DoneShard
 from leaknet.data.embeddings import Embeddings

@@ -10,7 +10,7 @@ from sklearn.neighbors import KernelDensity
 
 from leakcache.errors import ScoringError
 from leaknet.data.embeddings import Embeddings
-from leaknet.evaluation.fold_leaknet_judge import concatenate
+from leaknet.evaluation.closed_set import concatenate
 from leaknet.experiments.attention_modes import (
     MODES,
     detect,

@@ -12,11 +12,15 @@ from leakcache.errors import RunError, ScoringError
 from leakcache.store.cache import LatentCache
 from leaknet.detectors import DETECTORS, GlobalKDE, MaxSoftmax
 from leaknet.experiments.compare_runs import compare_runs
-from leaknet.experiments.fold_evaluation_render import markdown, write_evaluation
-from leaknet.experiments.fold_evaluation_result import Evaluation
 from leaknet.experiments.plan import Plan
 from leaknet.experiments.protocols import evaluate
-from leaknet.experiments.tables import comparison_table, evaluation_tables
+from leaknet.experiments.tables import (
+    Evaluation,
+    comparison_table,
+    evaluation_tables,
+    markdown,
+    write_evaluation,
+)
 from leaknet.scoring.fitted_detectors import FILE as SCORERS
 from leaknet.scoring.run_embeddings import UNKNOWN
 from leaknet.training.run_folder import RunFolder

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leakcache.errors import ScoringError
-from leaknet.experiments.fold_evaluation_leave_out import left_out
+from leaknet.experiments.protocols import left_out
 
 EIGHT = ["a", "b", "c", "d", "e", "f", "g", "h"]
 

@@ -10,10 +10,8 @@ import pytest
 from leakcache.errors import ScoringError
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import GlobalKDE
-from leaknet.evaluation.closed_set import summarise_closed
-from leaknet.evaluation.fold_evaluation_detection import ACCEPTED, Detection, threshold
-from leaknet.evaluation.fold_leaknet_judge import concatenate
-from leaknet.evaluation.open_set import summarise_open
+from leaknet.evaluation.closed_set import concatenate, summarise_closed
+from leaknet.evaluation.open_set import ACCEPTED, Detection, summarise_open, threshold
 from leaknet.evaluation.summary import Summary
 from leaknet.metrics import closed_scores, open_report
 from leaknet.metrics.bootstrap import closed_intervals, open_intervals

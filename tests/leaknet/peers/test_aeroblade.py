@@ -12,9 +12,8 @@ from torch.nn import functional as F
 
 from leakcache.errors import WeightsError
 from leakcache.store.views import CROPS
-from leaknet.baselines.aeroblade import Aeroblade, ReconstructionMSE
+from leaknet.baselines.aeroblade import FILE, KEY, Aeroblade, Lpips2, ReconstructionMSE
 from leaknet.baselines.base import PeerOptions
-from leaknet.baselines.fold_peers_lpips import FILE, KEY, Lpips2
 
 
 class SmallAeroblade(Aeroblade):

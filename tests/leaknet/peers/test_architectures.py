@@ -10,11 +10,16 @@ from hypothesis import strategies as st
 from tiny_peers import CLASSES, peer_images
 from torch.nn import functional as F
 
-from leakcache.store.fold_leakcache_contrast import ContrastTiles
+from leakcache.store.views import ContrastTiles
 from leaknet.baselines import PEERS, cnn
 from leaknet.baselines.base import PeerOptions
-from leaknet.baselines.fold_peers_spectra import SpectralConv, channel_high_pass, spatial_high_pass
-from leaknet.baselines.freqnet import FreqNet, FreqNetwork
+from leaknet.baselines.freqnet import (
+    FreqNet,
+    FreqNetwork,
+    SpectralConv,
+    channel_high_pass,
+    spatial_high_pass,
+)
 from leaknet.baselines.npr import NPR, NeighbourNetwork, NPRResized, neighbour_residual
 from leaknet.baselines.susy import SuSy, SusyNetwork, descent
 from leaknet.metrics import closed_values

@@ -13,9 +13,13 @@ from tiny_peers import CLASSES, peer_images
 from leakcache.errors import WeightsError
 from leaknet.baselines.autoencoders import Reconstructor, at_hand
 from leaknet.baselines.base import PeerOptions
-from leaknet.baselines.fold_peers_frozen import count, fingerprint, frozen
-from leaknet.baselines.fold_peers_residual import LatentTracerResidual, residual
-from leaknet.baselines.latenttracer import LatentTracer, inversion_losses
+from leaknet.baselines.latenttracer import (
+    LatentTracer,
+    LatentTracerResidual,
+    inversion_losses,
+    residual,
+)
+from leaknet.baselines.weights import count, fingerprint, frozen
 
 CPU = torch.device("cpu")
 

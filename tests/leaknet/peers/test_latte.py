@@ -16,8 +16,8 @@ from tiny_peers import CLASSES, peer_images
 from leakcache.errors import WeightsError
 from leaknet.baselines.base import PeerOptions
 from leaknet.baselines.ddim_trajectory import CUT, REPOSITORY, TIMESTEPS
-from leaknet.baselines.fold_peers_frozen import count
 from leaknet.baselines.latte import Latte, LatteNetwork, LookingBlock, warm_cosine
+from leaknet.baselines.weights import count
 from leaknet.features.noise import evaluation_noise
 
 

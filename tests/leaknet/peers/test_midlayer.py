@@ -14,8 +14,8 @@ from leakcache.errors import TrainingError, WeightsError
 from leakcache.store.views import RESIZED
 from leaknet.baselines.augment import cropped, standardised
 from leaknet.baselines.base import PeerOptions
-from leaknet.baselines.fold_peers_frozen import count
 from leaknet.baselines.midlayer_knn import ClipNeighbours, DinoNeighbours, MidLayerNeighbours
+from leaknet.baselines.weights import count
 
 
 class Small(MidLayerNeighbours):

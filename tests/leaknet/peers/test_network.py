@@ -14,8 +14,8 @@ from tiny_peers import CLASSES, peer_images
 from torch import nn
 
 from leakcache.errors import TrainingError
-from leakcache.store.fold_leakcache_contrast import ContrastTiles
 from leakcache.store.source_images import Originals
+from leakcache.store.views import ContrastTiles
 from leaknet.baselines.augment import cropped, flipped, standardised
 from leaknet.baselines.base import PeerOptions
 from leaknet.baselines.freqnet import FreqNetwork

@@ -17,9 +17,8 @@ from leakcache.errors import TrainingError, WeightsError
 from leaknet.baselines import clip as clip_module
 from leaknet.baselines import occ_clip
 from leaknet.baselines.base import PeerOptions
-from leaknet.baselines.fold_peers_clip import REPOSITORY, library
-from leaknet.baselines.fold_peers_frozen import count
-from leaknet.baselines.occ_clip import CONTEXT, WORDS, Bicubic, OccClip, _Shots
+from leaknet.baselines.occ_clip import CONTEXT, REPOSITORY, WORDS, Bicubic, OccClip, _Shots, library
+from leaknet.baselines.weights import count
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from leakcache.errors import WeightsError
 from leaknet.baselines.base import PeerOptions
 from leaknet.baselines.cnn import ResNet50, Xception
-from leaknet.baselines.fold_peers_pretrained import pretrained
+from leaknet.baselines.weights import pretrained
 
 MODEL = "test_resnet"
 

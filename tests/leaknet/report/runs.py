@@ -16,7 +16,7 @@ from leakcache.images.decode import Preprocessing
 from leakcache.store.manifest import Encoding
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Detector, GlobalKDE, MaxLogit
-from leaknet.evaluation.fold_leaknet_judge import concatenate
+from leaknet.evaluation.closed_set import concatenate
 from leaknet.model.protoleaknet import WEIGHTS, ProtoLeakNet
 from leaknet.model.run_record import CacheIdentity, RunRecord
 from leaknet.scoring.run_embeddings import UNKNOWN

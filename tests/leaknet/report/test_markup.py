@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leaknet.report.fold_report_markup import Html, element, join, number
+from leaknet.report.html import Html, element, join, number
 from tests.leaknet.report.parsed import parse
 
 # Neither a form feed nor a lone carriage return survives any HTML parser.
