@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 from tiny_data import picture
 
-from leakcache.store.source_images import Originals
-from leaknet.baselines import PeerImages
+from leakcache.store.source_images import SourceImages
+from leaknet.baselines import BaselineImages
 
 CLASSES = ("ada", "bob", "cyd")
 
@@ -25,7 +25,7 @@ def textured(seed: int, kind: int, side: int) -> Image.Image:
 
 def peer_images(
     folder: Path, fold: str, count: int, *, side: int = 64, classes: tuple[str, ...] = CLASSES
-) -> PeerImages:
+) -> BaselineImages:
     """`count` images of each class, in a fold of their own; the same ones every time."""
     files, labels, groups = [], [], []
     first = {"train": 0, "val": 1000, "test": 2000, "open": 3000}[fold]
@@ -38,11 +38,11 @@ def peer_images(
             labels.append(label)
             groups.append(f"{fold}{number}")
     hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
-    return PeerImages(
+    return BaselineImages(
         labels=np.array(labels),
         groups=np.array(groups),
         folds=np.array([fold] * len(files)),
         hashes=np.array(hashes),
         paths=np.array([path.name for path in files]),
-        originals=Originals(tuple(files), tuple(hashes), folder / "rows"),
+        originals=SourceImages(tuple(files), tuple(hashes), folder / "rows"),
     )

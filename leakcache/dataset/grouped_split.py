@@ -25,7 +25,7 @@ def cut_folds(images: Iterable[tuple[str, str]], seed: int = 0) -> dict[str, str
     images due)² / (images of the class)². Groups are then moved until every class of three or
     more has all three folds, as far as the classes that share them allow.
     """
-    deal = _Deal(_label_counts(images))
+    deal = _GroupAssignment(_label_counts(images))
     for group in sorted(deal.labels, key=lambda g: (-deal.labels[g].total(), _draw(g, seed))):
         deal.put(group, min(_BY_SIZE, key=lambda fold: deal.cost(group, fold)))
     _repair(deal)
@@ -44,7 +44,7 @@ def _draw(group: str, seed: int) -> bytes:
 
 
 @dataclass
-class _Deal:
+class _GroupAssignment:
     """Which group is in which fold so far, with images and groups counted by (label, fold)."""
 
     labels: dict[str, Counter[str]]
@@ -90,7 +90,7 @@ class _Deal:
         ]
 
 
-def _repair(deal: _Deal) -> None:
+def _repair(deal: _GroupAssignment) -> None:
     """Give lacking classes their folds: the best move at a time, each group once, keep the best.
 
     A move may rob another class, which a later one makes good: so swaps and rings are found.
@@ -118,7 +118,7 @@ def _repair(deal: _Deal) -> None:
         deal.put(group, fold)
 
 
-def _after(deal: _Deal, group: str, fold: str) -> tuple[int, float]:
+def _after(deal: _GroupAssignment, group: str, fold: str) -> tuple[int, float]:
     """Pairs still missing and change of the objective if the group moved; nothing is moved."""
     origin = deal.folds[group]
     change = deal.cost(group, fold) - deal.cost(group, origin)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from PIL import Image
 
-from leakcache.degrade.hash_rng import Draws
+from leakcache.degrade.hash_rng import HashRNG
 from leakcache.degrade.operations import OPERATIONS, Operation
 from leakcache.errors import ConfigError
 
@@ -24,7 +24,7 @@ def operations(step: int, seed: int, sha256: str) -> list[Operation]:
     """
     if step not in STEPS:
         raise ConfigError(f"step {step} is not known: use 1, 2 or 3")
-    draws = Draws("degradation", seed, sha256, step)
+    draws = HashRNG("degradation", seed, sha256, step)
     return [kind.draw(draws) for kind in draws.sample(OPERATIONS, step)]
 
 

@@ -190,7 +190,7 @@ def write_copies(
 def copy_paths(records: Iterable[ImageRecord]) -> dict[str, str]:
     """Where the copy of each image lies, by the original's path: side, class, name, all unique.
 
-    Originals that differ by their suffix alone go to numbered sub-folders, so that a copy keeps
+    SourceImages that differ by their suffix alone go to numbered sub-folders, so that a copy keeps
     the stem, and with it the prompt group, of its original.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
-class Draws:
+class HashRNG:
     """A stream of numbers that is a function of its key: no state is shared with anything else.
 
     The n-th number is sha256(key, n), so a stream can be drawn again from what was recorded.

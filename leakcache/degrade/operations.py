@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from PIL import Image, ImageEnhance, ImageFilter
 
-from leakcache.degrade.hash_rng import Draws
+from leakcache.degrade.hash_rng import HashRNG
 from leakcache.errors import ImageError
 
 FILTERS = {
@@ -36,7 +36,7 @@ class Operation(ABC):
 
     @classmethod
     @abstractmethod
-    def draw(cls, draws: Draws) -> Operation:
+    def draw(cls, draws: HashRNG) -> Operation:
         """The operation with parameters from its range."""
 
     @abstractmethod
@@ -57,7 +57,7 @@ class Jpeg(Operation):
     subsampling: str
 
     @classmethod
-    def draw(cls, draws: Draws) -> Jpeg:
+    def draw(cls, draws: HashRNG) -> Jpeg:
         """Quality 30 to 95, whole or halved chroma."""
         return cls(draws.integer(30, 95), draws.choice(("4:4:4", "4:2:0")))
 
@@ -74,7 +74,7 @@ class Webp(Operation):
     quality: int
 
     @classmethod
-    def draw(cls, draws: Draws) -> Webp:
+    def draw(cls, draws: HashRNG) -> Webp:
         """Quality 30 to 95."""
         return cls(draws.integer(30, 95))
 
@@ -93,7 +93,7 @@ class Crop(Operation):
     top: float
 
     @classmethod
-    def draw(cls, draws: Draws) -> Crop:
+    def draw(cls, draws: HashRNG) -> Crop:
         """0.6 to 0.95 of each side, anywhere."""
         return cls(draws.uniform(0.6, 0.95), draws.uniform(0.0, 1.0), draws.uniform(0.0, 1.0))
 
@@ -114,7 +114,7 @@ class Resize(Operation):
     kernel: str
 
     @classmethod
-    def draw(cls, draws: Draws) -> Resize:
+    def draw(cls, draws: HashRNG) -> Resize:
         """Factor 0.5 to 1.5, one of three kernels."""
         return cls(draws.uniform(0.5, 1.5), draws.choice(tuple(FILTERS)))
 
@@ -135,7 +135,7 @@ class Rotation(Operation):
     kernel: str
 
     @classmethod
-    def draw(cls, draws: Draws) -> Rotation:
+    def draw(cls, draws: HashRNG) -> Rotation:
         """2 to 30 degrees either way."""
         degrees = draws.uniform(2.0, 30.0) * draws.choice((-1, 1))
         return cls(degrees, draws.choice(("bilinear", "bicubic")))
@@ -156,7 +156,7 @@ class Brightness(Operation):
     factor: float
 
     @classmethod
-    def draw(cls, draws: Draws) -> Brightness:
+    def draw(cls, draws: HashRNG) -> Brightness:
         """Factor 0.7 to 1.3."""
         return cls(draws.uniform(0.7, 1.3))
 
@@ -173,7 +173,7 @@ class Contrast(Operation):
     factor: float
 
     @classmethod
-    def draw(cls, draws: Draws) -> Contrast:
+    def draw(cls, draws: HashRNG) -> Contrast:
         """Factor 0.7 to 1.3."""
         return cls(draws.uniform(0.7, 1.3))
 
@@ -190,7 +190,7 @@ class Blur(Operation):
     sigma: float
 
     @classmethod
-    def draw(cls, draws: Draws) -> Blur:
+    def draw(cls, draws: HashRNG) -> Blur:
         """0.5 to 2 pixels."""
         return cls(draws.uniform(0.5, 2.0))
 
@@ -206,7 +206,7 @@ class Greyscale(Operation):
     name: ClassVar[str] = "greyscale"
 
     @classmethod
-    def draw(cls, draws: Draws) -> Greyscale:
+    def draw(cls, draws: HashRNG) -> Greyscale:
         """It has no parameters."""
         return cls()
 
@@ -228,7 +228,7 @@ class SuperResolution(Operation):
     percent: int
 
     @classmethod
-    def draw(cls, draws: Draws) -> SuperResolution:
+    def draw(cls, draws: HashRNG) -> SuperResolution:
         """Factor 1.5 to 4, sharpened by 50 to 150 percent."""
         return cls(draws.uniform(1.5, 4.0), draws.integer(50, 150))
 

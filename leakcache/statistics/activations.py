@@ -41,7 +41,7 @@ from leakcache.store.derived import (
     stored_rows,
 )
 from leakcache.store.manifest import Encoding
-from leakcache.store.source_images import AHEAD, Originals
+from leakcache.store.source_images import AHEAD, SourceImages
 
 Sight = TypeVar("Sight")
 
@@ -194,7 +194,7 @@ def fill_activations(
         fresh: throw away what is there.
         repair: read what is there through its checksums and compute again what is lost.
     """
-    originals = Originals.of(cache, rows)
+    originals = SourceImages.of(cache, rows)
     encoder: Callable[[], Encoder] = lru_cache(lambda: cache.manifest.encoding.encoder(device))
 
     def sights(places: list[int]) -> Iterator[tuple[int, Sight]]:

@@ -43,7 +43,7 @@ from leakcache.store.array_store import RowSpec
 from leakcache.store.cache import LatentCache
 from leakcache.store.derived import PixelReport, fill_rows, stored_rows
 from leakcache.store.manifest import Encoding
-from leakcache.store.source_images import Originals
+from leakcache.store.source_images import SourceImages
 
 CHAINS = ((2, 102),)
 """Operations and seed of each copy but the last, which is canonical."""
@@ -76,7 +76,7 @@ def build_degraded(cache: LatentCache, *, fresh: bool = False, repair: bool = Fa
 
     Arguments and errors as `leakcache.statistics.pixels.build_statistics`.
     """
-    originals = Originals.of(cache, cache.rows("train"))
+    originals = SourceImages.of(cache, cache.rows("train"))
 
     def one(row: int) -> Float16[np.ndarray, "copy view value"]:
         copies = copies_of(originals.picture(row), originals.hashes[row])

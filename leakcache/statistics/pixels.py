@@ -21,7 +21,7 @@ from leakcache.statistics.pixel_features import FAMILIES, LEAST, statistics
 from leakcache.store.array_store import RowSpec
 from leakcache.store.cache import LatentCache
 from leakcache.store.derived import PixelReport, all_stored, fill_rows, stored_rows
-from leakcache.store.source_images import Originals
+from leakcache.store.source_images import SourceImages
 
 Result = TypeVar("Result")
 
@@ -119,7 +119,7 @@ def build_statistics(
         CacheStale: an image file has changed since the cache was built.
         CacheError: another process is writing there, or the disk is full.
     """
-    originals = Originals.of(cache, np.arange(len(cache)))
+    originals = SourceImages.of(cache, np.arange(len(cache)))
 
     def one(row: int) -> Float16[np.ndarray, "view value"]:
         return statistics_of(originals.picture(row))

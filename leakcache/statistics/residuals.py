@@ -40,8 +40,8 @@ def residual_spectrum(
 # The features of rich models (Fridrich and Kodovský, "Rich models for steganalysis of digital
 # images", 2012), along rows and columns.
 
-STEP, LIMIT = 2.0, 3
-LEVELS = 2 * LIMIT + 1
+STEP, MAX_STEP = 2.0, 3
+LEVELS = 2 * MAX_STEP + 1
 LENGTH_COOCCURRENCE = 3 * LEVELS**3
 RARE = 1e-5
 
@@ -59,6 +59,6 @@ def cooccurrence(view: UInt8[np.ndarray, "height width 3"]) -> Float32[np.ndarra
 def _triples(plane: Float32[np.ndarray, "height width"]) -> Int64[np.ndarray, " triple"]:
     """How often each triple occurs along rows."""
     steps = np.rint((plane[:, 1:] - plane[:, :-1]) * (1 / STEP))
-    codes = (np.clip(steps, -LIMIT, LIMIT) + LIMIT).astype(np.int16)
+    codes = (np.clip(steps, -MAX_STEP, MAX_STEP) + MAX_STEP).astype(np.int16)
     triples = (codes[:, :-2] * LEVELS + codes[:, 1:-1]) * LEVELS + codes[:, 2:]
     return np.bincount(triples.ravel(), minlength=LEVELS**3).astype(np.int64)

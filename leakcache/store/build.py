@@ -28,7 +28,7 @@ from leakcache.images.decode import Preprocessing
 from leakcache.images.loader import LoadedImage, hash_file, images_ahead, in_order, load_image
 from leakcache.progress import Advance, track
 from leakcache.store.cache import LatentCache, write_table
-from leakcache.store.changes import Changes, find_changes, listed_otherwise
+from leakcache.store.changes import Changes, find_changes, index_differs
 from leakcache.store.manifest import CacheManifest, Encoding, images_hash
 from leakcache.store.moments import Cell, LatentMoments, MomentTable
 from leakcache.store.workspace import DoneShard, Task, Workspace
@@ -383,7 +383,7 @@ def _former_cache(workspace: Workspace, encoding: Encoding) -> LatentCache | Non
 
 
 def _to_be_finished(workspace: Workspace, former: LatentCache, index: DatasetIndex) -> bool:
-    return workspace.unfinished() is not None or listed_otherwise(former, index)
+    return workspace.unfinished() is not None or index_differs(former, index)
 
 
 class _Run:

@@ -110,7 +110,7 @@ def _altered_since(cache: LatentCache, built: int) -> tuple[str, ...]:
     return tuple(altered)
 
 
-def listed_otherwise(cache: LatentCache, index: DatasetIndex) -> bool:
+def index_differs(cache: LatentCache, index: DatasetIndex) -> bool:
     """Whether the data's place, its layout or what it leaves out is not what the cache says."""
     known, seen = cache.manifest, {record.path for record in index.records}
     then = {(path, reason) for path, reason in known.rejects if path not in seen}

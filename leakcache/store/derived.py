@@ -23,7 +23,7 @@ from leakcache.errors import CacheStale, ImageError
 from leakcache.images.loader import in_order
 from leakcache.store.array_store import FILE, Compute, RowSpec, RowStore, stored_spec
 from leakcache.store.cache import LatentCache
-from leakcache.store.source_images import AHEAD, Originals, kept_folder
+from leakcache.store.source_images import AHEAD, SourceImages, kept_folder
 from leakcache.store.views import CROPS, RESIZED, Cut
 
 CUTS: tuple[Cut, ...] = (RESIZED, CROPS)
@@ -85,7 +85,7 @@ def build_pixels(
         CacheStale: an image file has changed since the cache was built.
         CacheError: another process is writing there, or the disk is full.
     """
-    originals = Originals.of(cache, np.arange(len(cache)))
+    originals = SourceImages.of(cache, np.arange(len(cache)))
     return [
         fill_store(originals, cut.spec, partial(originals.cut, cut), fresh=fresh, repair=repair)
         for cut in CUTS
@@ -93,7 +93,7 @@ def build_pixels(
 
 
 def fill_store(
-    originals: Originals, spec: RowSpec, compute: Compute, *, fresh: bool, repair: bool
+    originals: SourceImages, spec: RowSpec, compute: Compute, *, fresh: bool, repair: bool
 ) -> PixelReport:
     """Bring one store up to date; arguments and errors as `build_pixels`.
 
@@ -143,14 +143,14 @@ def check_rows(folder: Path, caches: Sequence[LatentCache], spot: int, seed: int
     recut = 0
     for cache in caches if not damaged else ():
         rows = np.random.default_rng(seed).permutation(len(cache))[:spot]
-        originals = Originals.of(cache, rows)
+        originals = SourceImages.of(cache, rows)
         for cut in CUTS:
             differing += _differing(originals, cut)
         recut += len(rows) if stores else 0
     return RowCheck(sum(s.shards for s in stores), tuple(damaged), recut, tuple(differing))
 
 
-def _differing(originals: Originals, cut: Cut) -> list[str]:
+def _differing(originals: SourceImages, cut: Cut) -> list[str]:
     if not (originals.kept / originals.spec(cut.spec).name / FILE).is_file():
         return []
     store, found = originals.store(cut.spec), []
@@ -187,7 +187,7 @@ def one_thread_each() -> threadpool_limits:
 
 
 def fill_rows(
-    originals: Originals,
+    originals: SourceImages,
     spec: RowSpec,
     one: Callable[[int], Float16[np.ndarray, "..."]],
     *,
@@ -223,17 +223,17 @@ def stored_rows(
     Raises:
         CacheCorrupt: a row's bytes do not match their checksum.
     """
-    originals = Originals.of(cache, rows)
+    originals = SourceImages.of(cache, rows)
     store = _complete(originals, spec)
     return None if store is None else store.read(originals.hashes)
 
 
 def all_stored(cache: LatentCache, spec: RowSpec) -> bool:
     """Whether the rows of all images of a cache are kept."""
-    return _complete(Originals.of(cache, np.arange(len(cache))), spec) is not None
+    return _complete(SourceImages.of(cache, np.arange(len(cache))), spec) is not None
 
 
-def _complete(originals: Originals, spec: RowSpec) -> RowStore | None:
+def _complete(originals: SourceImages, spec: RowSpec) -> RowStore | None:
     if not (originals.kept / originals.spec(spec).name / FILE).is_file():
         return None
     try:

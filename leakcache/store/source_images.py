@@ -25,7 +25,7 @@ AHEAD = 16
 
 
 @dataclass(frozen=True)
-class Originals:
+class SourceImages:
     """Some image files, by position.
 
     Attributes:
@@ -42,7 +42,7 @@ class Originals:
     canonical: int | None = None
 
     @classmethod
-    def of(cls, cache: LatentCache, rows: Int[np.ndarray, "k"]) -> Originals:
+    def of(cls, cache: LatentCache, rows: Int[np.ndarray, "k"]) -> SourceImages:
         """The files of some rows of a cache; what is kept lies beside its splits."""
         root, cut = Path(cache.manifest.data), cache.manifest.encoding.preprocessing
         return cls(
@@ -55,7 +55,7 @@ class Originals:
     def __len__(self) -> int:
         return len(self.files)
 
-    def take(self, places: Int[np.ndarray, "k"]) -> Originals:
+    def take(self, places: Int[np.ndarray, "k"]) -> SourceImages:
         """The files at these positions, in that order."""
         chosen = places.tolist()
         files = tuple(self.files[place] for place in chosen)

@@ -1,7 +1,7 @@
 """Compared methods: one file each, all with the same three calls (`leaknet.baselines.base`)."""
 
 from leaknet.baselines.aeroblade import Aeroblade, ReconstructionMSE
-from leaknet.baselines.base import Peer, PeerOptions
+from leaknet.baselines.base import Baseline, BaselineOptions
 from leaknet.baselines.cnn import (
     EfficientNetB4,
     EfficientNetB4Scratch,
@@ -12,7 +12,7 @@ from leaknet.baselines.cnn import (
 )
 from leaknet.baselines.controls import Metadata, Thumbnail
 from leaknet.baselines.freqnet import FreqNet
-from leaknet.baselines.images import PeerImages
+from leaknet.baselines.images import BaselineImages
 from leaknet.baselines.latenttracer import LatentTracer, LatentTracerQuick, LatentTracerResidual
 from leaknet.baselines.latte import Latte
 from leaknet.baselines.midlayer_knn import ClipNeighbours, DinoNeighbours
@@ -21,7 +21,7 @@ from leaknet.baselines.occ_clip import OccClip
 from leaknet.baselines.ours import Ours, OursPaper
 from leaknet.baselines.susy import SuSy
 
-PEERS: tuple[type[Peer], ...] = (
+BASELINES: tuple[type[Baseline], ...] = (
     EfficientNetB4,
     EfficientNetB4Scratch,
     Xception,
@@ -48,4 +48,4 @@ PEERS: tuple[type[Peer], ...] = (
 )
 """Every row of `leak bench`, in the order of the paper's Table 1, then what is beyond it."""
 
-__all__ = ["PEERS", "Peer", "PeerImages", "PeerOptions"]
+__all__ = ["BASELINES", "Baseline", "BaselineImages", "BaselineOptions"]

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from leakcache.errors import WeightsError
 from leaknet.baselines.augment import IMAGENET_MEAN, IMAGENET_STD
 from leaknet.baselines.autoencoders import NATIVE, Reconstructor, at_hand, measured
-from leaknet.baselines.base import PeerOptions
-from leaknet.baselines.images import PeerImages
+from leaknet.baselines.base import BaselineOptions
+from leaknet.baselines.images import BaselineImages
 from leaknet.baselines.linear_probe import VectorPeer
 from leaknet.baselines.weights import count, fingerprint, frozen
 
@@ -117,7 +117,7 @@ class ReconstructionDistance(VectorPeer):
 
     side: ClassVar[int] = NATIVE
 
-    def __init__(self, classes: tuple[str, ...], options: PeerOptions) -> None:
+    def __init__(self, classes: tuple[str, ...], options: BaselineOptions) -> None:
         super().__init__(classes, options)
         self.autoencoders = at_hand(options.weights, options.device)
 
@@ -138,7 +138,7 @@ class ReconstructionDistance(VectorPeer):
         own = sum(one.parameters for one in self.autoencoders)
         return own + (len(self.autoencoders) + 1) * len(self.classes)
 
-    def measure(self, images: PeerImages) -> Float[np.ndarray, "image dimension"]:
+    def measure(self, images: BaselineImages) -> Float[np.ndarray, "image dimension"]:
         """log10 of the distances, kept once they are computed."""
         spec = (self.name, (1,), "float32")
         columns = [
@@ -160,7 +160,7 @@ class Aeroblade(ReconstructionDistance):
 
     name: ClassVar[str] = "aeroblade"
 
-    def __init__(self, classes: tuple[str, ...], options: PeerOptions) -> None:
+    def __init__(self, classes: tuple[str, ...], options: BaselineOptions) -> None:
         # First, since it is what may be missing.
         self.lpips = frozen(Lpips2.load(options.weights), options.device)
         super().__init__(classes, options)

@@ -26,7 +26,7 @@ from leakcache.encoder.weights import BUNDLED, WEIGHTS_FILE, locate
 from leakcache.errors import WeightsError
 from leakcache.store.array_store import Rows, RowSpec
 from leakcache.store.views import CROPS
-from leaknet.baselines.images import PeerImages
+from leaknet.baselines.images import BaselineImages
 from leaknet.baselines.weights import count, fingerprint, frozen
 
 KINDS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
@@ -178,7 +178,7 @@ Measure = Callable[
 
 
 def measured(
-    images: PeerImages,
+    images: BaselineImages,
     autoencoder: Reconstructor,
     measure: Measure,
     spec: tuple[str, tuple[int, ...], str],

@@ -8,11 +8,13 @@ The three calls, the same for all methods of `leak bench`:
 
 How to write one
 ----------------
-One file a method in this package. Subclass `Peer`, set `name`, and list the class in
-`leaknet.baselines.PEERS`; nothing else registers it. A second row of the same method (from scratch,
+One file a method in this package. Subclass `Baseline`, set `name`, and list the class in
+`leaknet.baselines.BASELINES`; nothing else registers it. A second row of the same method (from
+scratch,
 other input) is a small subclass with its own `name`.
 
-- *Images* come as `PeerImages` (`leaknet.baselines.images`): aligned columns `labels`, `groups`,
+- *Images* come as `BaselineImages` (`leaknet.baselines.images`): aligned columns `labels`,
+`groups`,
   `folds`, `hashes`, `paths`, and by position the original bytes (`data`), the decoded picture
   (`picture`), canonical uint8 pixels (`pixels(cut)`), latents of the cache (`latents`). Ask for
   pixels by a cut (`leakcache.store.views`): they are decoded once, ever. Never decode in an epoch.
@@ -49,16 +51,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from leaknet.baselines.images import PeerImages
+from leaknet.baselines.images import BaselineImages
 from leaknet.data.embeddings import Embeddings
 
-__all__ = ["Peer", "PeerImages", "PeerOptions"]
+__all__ = ["Baseline", "BaselineImages", "BaselineOptions"]
 
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class PeerOptions:
+class BaselineOptions:
     """What the user of `leak bench` chose, the same for all methods.
 
     Attributes:
@@ -79,7 +81,7 @@ class PeerOptions:
     folder: Path | None = None
 
 
-class Peer(ABC):
+class Baseline(ABC):
     """One compared method.
 
     Attributes:
@@ -90,13 +92,13 @@ class Peer(ABC):
 
     name: ClassVar[str]
 
-    def __init__(self, classes: tuple[str, ...], options: PeerOptions) -> None:
+    def __init__(self, classes: tuple[str, ...], options: BaselineOptions) -> None:
         """Raise WeightsError here where weights cannot be had."""
         self.classes = classes
         self.options = options
 
     @abstractmethod
-    def fit(self, train: PeerImages, val: PeerImages) -> Peer:
+    def fit(self, train: BaselineImages, val: BaselineImages) -> Baseline:
         """Learn from the training fold; settings and epochs are chosen on `val`.
 
         Raises:
@@ -104,7 +106,7 @@ class Peer(ABC):
         """
 
     @abstractmethod
-    def embed(self, images: PeerImages) -> Embeddings:
+    def embed(self, images: BaselineImages) -> Embeddings:
         """One row an image, in the order given, of whatever fold."""
 
     @property
@@ -116,13 +118,13 @@ class Peer(ABC):
         """What `fit` learned, by name; None where it is not kept."""
         return None
 
-    def restore(self, state: Mapping[str, Tensor]) -> Peer:
+    def restore(self, state: Mapping[str, Tensor]) -> Baseline:
         """Become what `state` was taken from, instead of `fit`."""
         raise NotImplementedError(f"{self.name} keeps no state")
 
     def embeddings(
         self,
-        images: PeerImages,
+        images: BaselineImages,
         vectors: Float[np.ndarray, "n dimension"],
         logits: Float[np.ndarray, "n class"],
     ) -> Embeddings:

@@ -19,7 +19,7 @@ from leakcache.images.preprocess import Preprocessing
 from leakcache.store.array_store import Rows
 from leakcache.store.views import RESIZED, Views
 from leaknet.baselines.augment import cropped, flipped, standardised
-from leaknet.baselines.images import PeerImages
+from leaknet.baselines.images import BaselineImages
 from leaknet.baselines.trained_network import NetworkPeer, Recipe
 from leaknet.baselines.weights import pretrained
 
@@ -64,7 +64,7 @@ class PixelBackbone(NetworkPeer):
             return PooledFeatures(pretrained(self.model, classes, self.options.weights))
         return PooledFeatures(timm.create_model(self.model, num_classes=classes))
 
-    def rows(self, images: PeerImages) -> Rows:
+    def rows(self, images: BaselineImages) -> Rows:
         """Resized pixels."""
         return images.pixels(self.cut)
 

@@ -20,8 +20,8 @@ from leaknet.audit.cross_validation import fit_trees
 from leaknet.audit.fact_table import FactEncoder
 from leaknet.audit.file_facts import FileFacts, read_facts
 from leaknet.audit.observations import thumbnail, thumbnail_features
-from leaknet.baselines.base import Peer
-from leaknet.baselines.images import PeerImages
+from leaknet.baselines.base import Baseline
+from leaknet.baselines.images import BaselineImages
 from leaknet.data.embeddings import Embeddings
 
 FLOOR = 1e-6
@@ -30,7 +30,7 @@ THUMBNAIL_SIDE = 64
 """Sides down to which a JPEG may be reduced while it is decoded for a thumbnail."""
 
 
-class LeakControl(Peer):
+class LeakControl(Baseline):
     """Extremely randomised trees on features that hold no signal leak.
 
     The features are the vectors, log-probabilities the logits.
@@ -38,7 +38,7 @@ class LeakControl(Peer):
 
     _trees: ExtraTreesClassifier
 
-    def fit(self, train: PeerImages, val: PeerImages) -> LeakControl:
+    def fit(self, train: BaselineImages, val: BaselineImages) -> LeakControl:
         """Grow the trees; nothing is chosen on `val`."""
         if not len(train):
             raise TrainingError(f"{self.name}: there are no training images to learn from")
@@ -46,7 +46,7 @@ class LeakControl(Peer):
         self._trees = fit_trees(features, train.targets(self.classes), seed=self.options.seed)
         return self
 
-    def embed(self, images: PeerImages) -> Embeddings:
+    def embed(self, images: BaselineImages) -> Embeddings:
         """Features and log-probabilities."""
         features = self.features(images)
         probabilities = np.full((len(images), len(self.classes)), FLOOR)
@@ -63,7 +63,7 @@ class LeakControl(Peer):
 
     @abstractmethod
     def features(
-        self, images: PeerImages, *, learn: bool = False
+        self, images: BaselineImages, *, learn: bool = False
     ) -> Float[np.ndarray, "image column"]:
         """What is known of the images without looking for any leak; one column or more."""
 
@@ -73,7 +73,9 @@ class Thumbnail(LeakControl):
 
     name: ClassVar[str] = "thumbnail"
 
-    def features(self, images: PeerImages, *, learn: bool = False) -> Float32[np.ndarray, "n 192"]:
+    def features(
+        self, images: BaselineImages, *, learn: bool = False
+    ) -> Float32[np.ndarray, "n 192"]:
         """Colours, 0 to 1."""
         small = [
             thumbnail(decode(images.data(row), least=THUMBNAIL_SIDE)) for row in range(len(images))
@@ -92,7 +94,7 @@ class Metadata(LeakControl):
     _encoder: FactEncoder
 
     def features(
-        self, images: PeerImages, *, learn: bool = False
+        self, images: BaselineImages, *, learn: bool = False
     ) -> Float32[np.ndarray, "n column"]:
         """Facts that vary in the training fold, after a column of zeros for where none does."""
         facts: list[FileFacts] = [read_facts(images.data(row)) for row in range(len(images))]

@@ -22,7 +22,7 @@ from leakcache.encoder.weights import PRESETS
 from leakcache.images.preprocess import Preprocessing
 from leakcache.store.array_store import Rows, RowSpec
 from leakcache.store.views import Views
-from leaknet.baselines.images import PeerImages
+from leaknet.baselines.images import BaselineImages
 from leaknet.baselines.occ_clip import TOKENIZER, library, load
 from leaknet.baselines.weights import count, fingerprint, frozen, model_folder
 from leaknet.features.noise import evaluation_noise
@@ -99,7 +99,7 @@ class Trajectory:
         side = SIDE // 2 ** (len(self.vae.config.block_out_channels) - 1)
         return int(self.vae.config.latent_channels), side, side
 
-    def rows(self, images: PeerImages) -> Rows:
+    def rows(self, images: BaselineImages) -> Rows:
         """Trajectories, flattened, in float16: (image, 1, step · channel · row · column)."""
         values = len(TIMESTEPS) * int(np.prod(self.shape))
         prompt = hashlib.sha256(self.prompt.cpu().numpy().tobytes()).hexdigest()

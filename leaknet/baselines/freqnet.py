@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from leakcache.store.array_store import Rows
 from leakcache.store.views import RESIZED
 from leaknet.baselines.augment import cropped, flipped, standardised
-from leaknet.baselines.images import PeerImages
+from leaknet.baselines.images import BaselineImages
 from leaknet.baselines.trained_network import NetworkPeer, Recipe, stepped
 
 # FreqNet's layers: high-pass filters over space and channels, convolutions of the spectrum.
@@ -133,7 +133,7 @@ class FreqNet(NetworkPeer):
         """The network, drawn anew."""
         return FreqNetwork(classes)
 
-    def rows(self, images: PeerImages) -> Rows:
+    def rows(self, images: BaselineImages) -> Rows:
         """Resized pixels."""
         return images.pixels(RESIZED)
 

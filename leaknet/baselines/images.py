@@ -13,7 +13,7 @@ from PIL import Image
 from leakcache.errors import RunError
 from leakcache.store.array_store import Compute, Rows, RowSpec
 from leakcache.store.cache import LatentCache
-from leakcache.store.source_images import Originals
+from leakcache.store.source_images import SourceImages
 from leakcache.store.views import Cut
 from leaknet.data.split import SplitLatents, kept_statistics
 
@@ -22,7 +22,7 @@ COLUMNS = ("labels", "groups", "folds", "hashes", "paths")
 
 
 @dataclass(frozen=True)
-class PeerImages:
+class BaselineImages:
     """Some images of a cache, or of a degraded copy of its data.
 
     Attributes:
@@ -41,11 +41,11 @@ class PeerImages:
     folds: Shaped[np.ndarray, "image"]
     hashes: Shaped[np.ndarray, "image"]
     paths: Shaped[np.ndarray, "image"]
-    originals: Originals
+    originals: SourceImages
     latent: SplitLatents | None = None
 
     @classmethod
-    def of(cls, cache: LatentCache, rows: Int[np.ndarray, "k"]) -> PeerImages:
+    def of(cls, cache: LatentCache, rows: Int[np.ndarray, "k"]) -> BaselineImages:
         """Some rows of a finished cache, in that order.
 
         Raises:
@@ -55,14 +55,14 @@ class PeerImages:
         z0 = torch.from_numpy(cache.latents(rows))
         return cls(
             **columns,
-            originals=Originals.of(cache, rows),
+            originals=SourceImages.of(cache, rows),
             latent=SplitLatents(z0, **columns, **kept_statistics(cache, rows, CPU)),
         )
 
     def __len__(self) -> int:
         return len(self.originals)
 
-    def take(self, rows: Bool[np.ndarray, "image"] | Int[np.ndarray, "k"]) -> PeerImages:
+    def take(self, rows: Bool[np.ndarray, "image"] | Int[np.ndarray, "k"]) -> BaselineImages:
         """The images given by a mask or by positions, in that order."""
         places = np.arange(len(self))[rows]
         columns = {name: getattr(self, name)[places] for name in COLUMNS}
@@ -86,11 +86,11 @@ class PeerImages:
         return self.latent
 
     def data(self, row: int) -> bytes:
-        """Bytes of one file; raises as `Originals.data`."""
+        """Bytes of one file; raises as `SourceImages.data`."""
         return self.originals.data(row)
 
     def picture(self, row: int) -> Image.Image:
-        """One image as 8-bit RGB; raises as `Originals.picture`."""
+        """One image as 8-bit RGB; raises as `SourceImages.picture`."""
         return self.originals.picture(row)
 
     def pixels(self, cut: Cut) -> Rows:
@@ -103,7 +103,7 @@ class PeerImages:
     def derived(self, spec: RowSpec, compute: Compute) -> Rows:
         """What a method computes once for an image, kept by content hash; by position.
 
-        `compute` is called as `Originals.derived` says, with positions in this table.
+        `compute` is called as `SourceImages.derived` says, with positions in this table.
         """
         return self.originals.derived(spec, compute)
 

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from leakcache.store.array_store import Rows
 from leaknet.baselines.autoencoders import NATIVE, Reconstructor, at_hand, measured
-from leaknet.baselines.base import PeerOptions
-from leaknet.baselines.images import JoinedRows, PeerImages
+from leaknet.baselines.base import BaselineOptions
+from leaknet.baselines.images import BaselineImages, JoinedRows
 from leaknet.baselines.linear_probe import VectorPeer
 from leaknet.baselines.trained_network import NetworkPeer, Recipe
 from leaknet.baselines.weights import count
@@ -73,11 +73,11 @@ class LatentTracer(VectorPeer):
     steps: ClassVar[int] = 100
     side: ClassVar[int] = NATIVE
 
-    def __init__(self, classes: tuple[str, ...], options: PeerOptions) -> None:
+    def __init__(self, classes: tuple[str, ...], options: BaselineOptions) -> None:
         super().__init__(classes, options)
         self.autoencoders = at_hand(options.weights, options.device)
 
-    def measure(self, images: PeerImages) -> Float[np.ndarray, "image dimension"]:
+    def measure(self, images: BaselineImages) -> Float[np.ndarray, "image dimension"]:
         """log10 of the errors, kept once they are computed."""
         spec = (f"latenttracer-{self.steps}", (2,), "float32")
         columns = [
@@ -161,7 +161,7 @@ class LatentTracerResidual(NetworkPeer):
         """Of the network and of the autoencoders."""
         return count(self.network) + sum(one.parameters for one in self.autoencoders)
 
-    def rows(self, images: PeerImages) -> Rows:
+    def rows(self, images: BaselineImages) -> Rows:
         """Residuals of all autoencoders, side by side: (image, 1, side, side, channel)."""
         spec = ("residual", (1, NATIVE, NATIVE, 3), "int8")
         return JoinedRows(

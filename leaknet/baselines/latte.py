@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from leakcache.store.array_store import Rows, RowSpec
 from leaknet.baselines.augment import standardised
-from leaknet.baselines.base import PeerOptions
+from leaknet.baselines.base import BaselineOptions
 from leaknet.baselines.ddim_trajectory import CUT, SIDE, TIMESTEPS, Trajectory
-from leaknet.baselines.images import JoinedRows, PeerImages
+from leaknet.baselines.images import BaselineImages, JoinedRows
 from leaknet.baselines.trained_network import NetworkPeer, Recipe
 from leaknet.baselines.weights import count, fingerprint, frozen, pretrained
 
@@ -118,7 +118,7 @@ class Latte(NetworkPeer):
     trajectory: Trajectory
     features: Any
 
-    def __init__(self, classes: tuple[str, ...], options: PeerOptions) -> None:
+    def __init__(self, classes: tuple[str, ...], options: BaselineOptions) -> None:
         # Before anything is built, since these are what may be missing.
         device = options.device
         self.trajectory = Trajectory.from_weights(options.weights, device, self.name)
@@ -136,7 +136,7 @@ class Latte(NetworkPeer):
         """Of all networks that it takes."""
         return count(self.network) + count(self.features) + self.trajectory.parameters
 
-    def rows(self, images: PeerImages) -> Rows:
+    def rows(self, images: BaselineImages) -> Rows:
         """Trajectory, pooled features and map, side by side: (image, 1, value)."""
         return JoinedRows([self.trajectory.rows(images), self._seen(images)])
 
@@ -146,7 +146,7 @@ class Latte(NetworkPeer):
         """As they are, in float32."""
         return torch.from_numpy(views).float()
 
-    def _seen(self, images: PeerImages) -> Rows:
+    def _seen(self, images: BaselineImages) -> Rows:
         """Features of the frozen network: the pooled last stage, then the third stage by place."""
         pixels = images.pixels(CUT)
         values = self._look(_BLANK).shape[-1]

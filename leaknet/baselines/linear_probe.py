@@ -17,8 +17,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from leakcache.errors import TrainingError
-from leaknet.baselines.base import Peer
-from leaknet.baselines.images import PeerImages
+from leaknet.baselines.base import Baseline
+from leaknet.baselines.images import BaselineImages
 from leaknet.data.embeddings import Embeddings
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
@@ -28,17 +28,17 @@ FLOOR = 1e-6
 ITERATIONS = 2000
 
 
-class VectorPeer(Peer):
+class VectorPeer(Baseline):
     """A vector of measurements an image, and logistic regression on it."""
 
     name: ClassVar[str]
     _state: dict[str, Tensor]
 
     @abstractmethod
-    def measure(self, images: PeerImages) -> Float[np.ndarray, "image dimension"]:
+    def measure(self, images: BaselineImages) -> Float[np.ndarray, "image dimension"]:
         """The measurements, all finite."""
 
-    def fit(self, train: PeerImages, val: PeerImages) -> VectorPeer:
+    def fit(self, train: BaselineImages, val: BaselineImages) -> VectorPeer:
         """Fit at every strength; keep the one that `val` says, the middle one where it is empty.
 
         Raises:
@@ -58,7 +58,7 @@ class VectorPeer(Peer):
         self._state |= tried[best]
         return self
 
-    def embed(self, images: PeerImages) -> Embeddings:
+    def embed(self, images: BaselineImages) -> Embeddings:
         """Standardised measurements and log-probabilities."""
         centre, scale = self._state["centre"].numpy(), self._state["scale"].numpy()
         vectors = (self.measure(images) - centre) / scale

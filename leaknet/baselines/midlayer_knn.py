@@ -22,8 +22,8 @@ from leakcache.errors import TrainingError
 from leakcache.store.array_store import RowSpec
 from leakcache.store.views import RESIZED
 from leaknet.baselines.augment import cropped, standardised
-from leaknet.baselines.base import Peer, PeerOptions
-from leaknet.baselines.images import PeerImages
+from leaknet.baselines.base import Baseline, BaselineOptions
+from leaknet.baselines.images import BaselineImages
 from leaknet.baselines.weights import count, fingerprint, frozen, pretrained
 from leaknet.data.embeddings import Embeddings
 from leaknet.metrics import closed_values
@@ -34,7 +34,7 @@ ABSENT = -1.0
 AT_ONCE = 16
 
 
-class MidLayerNeighbours(Peer):
+class MidLayerNeighbours(Baseline):
     """A frozen vision transformer of timm.
 
     Attributes:
@@ -49,7 +49,7 @@ class MidLayerNeighbours(Peer):
     _targets: Tensor
     _neighbours: int
 
-    def __init__(self, classes: tuple[str, ...], options: PeerOptions) -> None:
+    def __init__(self, classes: tuple[str, ...], options: BaselineOptions) -> None:
         super().__init__(classes, options)
         network: Any = pretrained(self.model, 0, options.weights)
         self.block = len(network.blocks) // 2 - 1
@@ -57,7 +57,7 @@ class MidLayerNeighbours(Peer):
         network.prune_intermediate_layers([self.block], prune_norm=True, prune_head=True)
         self.network = frozen(network, options.device)
 
-    def fit(self, train: PeerImages, val: PeerImages) -> MidLayerNeighbours:
+    def fit(self, train: BaselineImages, val: BaselineImages) -> MidLayerNeighbours:
         """Remember the training images; choose k on `val`, the middle one where it is empty.
 
         Raises:
@@ -75,7 +75,7 @@ class MidLayerNeighbours(Peer):
             self._neighbours = NEIGHBOURS[int(np.argmax(aucs))]
         return self
 
-    def embed(self, images: PeerImages) -> Embeddings:
+    def embed(self, images: BaselineImages) -> Embeddings:
         """Class tokens, and each class's similarity."""
         vectors = self.vectors(images)
         return self.embeddings(images, vectors, self.similarities(vectors, self._neighbours))
@@ -108,7 +108,7 @@ class MidLayerNeighbours(Peer):
             scores[:, number] = nearest.mean(dim=1)
         return scores.numpy()
 
-    def vectors(self, images: PeerImages) -> Float32[np.ndarray, "image dimension"]:
+    def vectors(self, images: BaselineImages) -> Float32[np.ndarray, "image dimension"]:
         """Unit class tokens, kept once they are computed."""
         depends = {"weights": fingerprint(self.network), "size": self.size, "block": self.block}
         spec = RowSpec(self.name, (int(self.network.embed_dim),), "float32", depends)

@@ -19,7 +19,7 @@ from leakcache.store.array_store import Rows
 from leakcache.store.views import CROPS, RESIZED, Views
 from leaknet.baselines.augment import cropped, flipped, standardised
 from leaknet.baselines.freqnet import residual_trunk
-from leaknet.baselines.images import PeerImages
+from leaknet.baselines.images import BaselineImages
 from leaknet.baselines.trained_network import NetworkPeer, Recipe, stepped
 
 SIZE = 224
@@ -66,7 +66,7 @@ class NPR(NetworkPeer):
         """The network, drawn anew."""
         return NeighbourNetwork(classes)
 
-    def rows(self, images: PeerImages) -> Rows:
+    def rows(self, images: BaselineImages) -> Rows:
         """Native crops, or resized pixels."""
         return images.pixels(self.cut)
 

@@ -31,8 +31,8 @@ from leakcache.progress import track
 from leakcache.store.array_store import Rows, RowSpec
 from leakcache.store.views import Cut
 from leaknet.baselines.augment import standardised
-from leaknet.baselines.base import Peer, PeerOptions
-from leaknet.baselines.images import PeerImages
+from leaknet.baselines.base import Baseline, BaselineOptions
+from leaknet.baselines.images import BaselineImages
 from leaknet.baselines.weights import count, fingerprint, model_folder
 from leaknet.data.embeddings import Embeddings
 from leaknet.features.noise import epoch_seed
@@ -171,19 +171,19 @@ class Bicubic(Cut):
         return np.asarray(whole.crop((left, top, left + self.side, top + self.side)))[None]
 
 
-class OccClip(Peer):
+class OccClip(Baseline):
     """One prompt pair a generator."""
 
     name: ClassVar[str] = "occ-clip"
     _contexts: Float[Tensor, "class place width"]
 
-    def __init__(self, classes: tuple[str, ...], options: PeerOptions) -> None:
+    def __init__(self, classes: tuple[str, ...], options: BaselineOptions) -> None:
         super().__init__(classes, options)
         self.clip = Clip.from_weights(options.weights, options.device, self.name)
         self._tokens = self.clip.tokens(WORDS, CONTEXT)
         self._cut = Bicubic(int(self.clip.network.config.vision_config.image_size))
 
-    def fit(self, train: PeerImages, val: PeerImages) -> OccClip:
+    def fit(self, train: BaselineImages, val: BaselineImages) -> OccClip:
         """Learn each generator's context words; `val` is not looked at.
 
         Raises:
@@ -206,7 +206,7 @@ class OccClip(Peer):
         self._contexts = torch.stack(contexts).cpu()
         return self
 
-    def embed(self, images: PeerImages) -> Embeddings:
+    def embed(self, images: BaselineImages) -> Embeddings:
         """CLIP's unit vectors, and the log-odds of each generator."""
         vectors = self.vectors(images)
         return self.embeddings(images, vectors, self._log_odds(torch.from_numpy(vectors)))
@@ -225,7 +225,7 @@ class OccClip(Peer):
         self._contexts = state["contexts"]
         return self
 
-    def vectors(self, images: PeerImages) -> Float32[np.ndarray, "image dimension"]:
+    def vectors(self, images: BaselineImages) -> Float32[np.ndarray, "image dimension"]:
         """CLIP's unit vectors, kept once they are computed."""
         depends = {"weights": fingerprint(self.clip.network)}
         spec = RowSpec("clip-image", (self.clip.dimension,), "float32", depends)

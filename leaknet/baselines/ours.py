@@ -9,8 +9,8 @@ from typing import ClassVar
 from leakcache.dct import dct_low
 from leakcache.store.moments import LatentMoments
 from leakcache.store.zarr_shards import dct_side
-from leaknet.baselines.base import Peer
-from leaknet.baselines.images import PeerImages
+from leaknet.baselines.base import Baseline
+from leaknet.baselines.images import BaselineImages
 from leaknet.config import RunConfig, preset
 from leaknet.data.embeddings import Embeddings
 from leaknet.data.split import SplitLatents
@@ -21,7 +21,7 @@ from leaknet.model.run_record import RunRecord
 from leaknet.training.train import fit
 
 
-class Ours(Peer):
+class Ours(Baseline):
     """The preset that validation chose."""
 
     name: ClassVar[str] = "ours"
@@ -36,7 +36,7 @@ class Ours(Peer):
             overrides.append(f"train.epochs={self.options.epochs}")
         return preset(self.preset).with_overrides(overrides)
 
-    def fit(self, train: PeerImages, val: PeerImages) -> Ours:
+    def fit(self, train: BaselineImages, val: BaselineImages) -> Ours:
         """Train, or go on with the run in `options.folder`; raises as
         `leaknet.training.train.fit`.
         """
@@ -51,7 +51,7 @@ class Ours(Peer):
             self._model = run.load_model(self.options.device)
         return self
 
-    def embed(self, images: PeerImages) -> Embeddings:
+    def embed(self, images: BaselineImages) -> Embeddings:
         """Under noise that depends on the image alone; attention is that over the steps."""
         return embed(self._model, images.latents, run=self.name)
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from leakcache.store.array_store import Rows
 from leakcache.store.views import ContrastTiles
 from leaknet.baselines.augment import flipped, standardised
-from leaknet.baselines.images import PeerImages
+from leaknet.baselines.images import BaselineImages
 from leaknet.baselines.trained_network import NetworkPeer, Recipe
 
 TILES = ContrastTiles(224, 5)
@@ -88,7 +88,7 @@ class SuSy(NetworkPeer):
         """The network, drawn anew."""
         return SusyNetwork(classes)
 
-    def rows(self, images: PeerImages) -> Rows:
+    def rows(self, images: BaselineImages) -> Rows:
         """Tiles of highest contrast, as views."""
         return images.pixels(TILES)
 

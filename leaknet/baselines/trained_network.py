@@ -24,8 +24,8 @@ from torch.nn import functional as F
 from leakcache.errors import TrainingError
 from leakcache.progress import Advance, track
 from leakcache.store.array_store import Rows
-from leaknet.baselines.base import Peer, PeerOptions
-from leaknet.baselines.images import PeerImages
+from leaknet.baselines.base import Baseline, BaselineOptions
+from leaknet.baselines.images import BaselineImages
 from leaknet.data.embeddings import Embeddings
 from leaknet.features.noise import epoch_seed
 from leaknet.metrics import closed_values
@@ -69,7 +69,7 @@ class Recipe:
     rate: Callable[[float, int], float] = constant
 
 
-class NetworkPeer(Peer):
+class NetworkPeer(Baseline):
     """A network from views to (vectors, logits).
 
     Attributes:
@@ -82,7 +82,7 @@ class NetworkPeer(Peer):
     recipe: ClassVar[Recipe]
     at_once: ClassVar[int] = EVALUATED
 
-    def __init__(self, classes: tuple[str, ...], options: PeerOptions) -> None:
+    def __init__(self, classes: tuple[str, ...], options: BaselineOptions) -> None:
         super().__init__(classes, options)
         with seeded_globally(epoch_seed(options.seed, 0), CPU):
             network = self.build(len(classes))
@@ -98,7 +98,7 @@ class NetworkPeer(Peer):
         """
 
     @abstractmethod
-    def rows(self, images: PeerImages) -> Rows:
+    def rows(self, images: BaselineImages) -> Rows:
         """What the network reads of the images: (image, view, ...)."""
 
     @abstractmethod
@@ -121,7 +121,7 @@ class NetworkPeer(Peer):
         self.network.load_state_dict(dict(state))
         return self
 
-    def fit(self, train: PeerImages, val: PeerImages) -> NetworkPeer:
+    def fit(self, train: BaselineImages, val: BaselineImages) -> NetworkPeer:
         """Train; keeps the weights of the best epoch.
 
         Raises:
@@ -145,7 +145,7 @@ class NetworkPeer(Peer):
                     break
         return self.restore(kept)
 
-    def embed(self, images: PeerImages) -> Embeddings:
+    def embed(self, images: BaselineImages) -> Embeddings:
         """One pass in evaluation mode."""
         vectors, logits = self._outputs(self.rows(images))
         return self.embeddings(images, vectors, logits)

@@ -12,7 +12,7 @@ from leaknet.commands.defaults import LeakCommand, Settings, cache_folder
 from leaknet.commands.options import cache_option, device_option, emit, json_option
 
 if TYPE_CHECKING:
-    from leaknet.experiments.ablation.caches import Shelf
+    from leaknet.experiments.ablation.caches import CachePool
     from leaknet.experiments.ablation.run import Request
     from leaknet.experiments.ablation.spec import Row
     from leaknet.experiments.ablation.tables import AblationResult, RowResult
@@ -123,12 +123,12 @@ def _announce(row: Row, number: int) -> None:
     click.echo(f"{row.name}, run {number + 1}", err=True)
 
 
-def _shelf(folder: Path, options: dict[str, Any]) -> Shelf:
+def _shelf(folder: Path, options: dict[str, Any]) -> CachePool:
     from leakcache.device import resolve_device
     from leakcache.store.cache import LatentCache
-    from leaknet.experiments.ablation.caches import Shelf
+    from leaknet.experiments.ablation.caches import CachePool
 
-    return Shelf(
+    return CachePool(
         LatentCache.open(folder / "closed"),
         [LatentCache.open(Path(other) / "closed") for other in options["also"]],
         [Path(root) for root in options["open_roots"]],

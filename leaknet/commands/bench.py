@@ -40,7 +40,7 @@ STEPS = (0, 1, 2, 3)
     default="all",
     show_default=True,
     metavar="NAMES",
-    help="Comma-separated rows, see docs/PEERS.md; or all.",
+    help="Comma-separated rows, see docs/BASELINES.md; or all.",
 )
 @data_option
 @cache_option
@@ -78,7 +78,7 @@ STEPS = (0, 1, 2, 3)
 @click.option(
     "--weights",
     metavar="DIR",
-    help="Folder of pretrained weights as safetensors, see docs/PEERS.md. [default: the hub]",
+    help="Folder of pretrained weights as safetensors, see docs/BASELINES.md. [default: the hub]",
 )
 @click.option(
     "--detector", default="kde", show_default=True, help="Tells known from unknown, for all rows."

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from leakcache.errors import ConfigError
-from leaknet.baselines import PEERS
-from leaknet.baselines.base import Peer
+from leaknet.baselines import BASELINES
+from leaknet.baselines.base import Baseline
 from leaknet.config import RunConfig
 from leaknet.detectors import Detector, GlobalKDE
 
@@ -74,7 +74,7 @@ class BenchPlan:
         precision: of networks that are trained, "fp32" or "bf16" under autocast.
     """
 
-    methods: tuple[type[Peer], ...]
+    methods: tuple[type[Baseline], ...]
     seeds: int = 1
     epochs: int | None = None
     weights: Path | None = None
@@ -83,16 +83,16 @@ class BenchPlan:
     precision: str = "fp32"
 
 
-def methods_named(names: str) -> tuple[type[Peer], ...]:
+def methods_named(names: str) -> tuple[type[Baseline], ...]:
     """The methods of a comma-separated list; `all` for every one.
 
     Raises:
         ConfigError: a name is not among them, or there is none.
     """
-    known = {method.name: method for method in PEERS}
+    known = {method.name: method for method in BASELINES}
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     if "all" in wanted:
-        return PEERS
+        return BASELINES
     unknown = [name for name in wanted if name not in known]
     if unknown or not wanted:
         raise ConfigError(

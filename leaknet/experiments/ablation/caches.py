@@ -17,12 +17,12 @@ from leakcache.store.cache import LatentCache
 from leakcache.store.open_set import open_set_builds
 from leaknet.config import FeatureConfig
 from leaknet.data.split import SplitLatents
-from leaknet.experiments.ablation.spec import CacheWish
+from leaknet.experiments.ablation.spec import CacheRequirement
 from leaknet.experiments.task import ClosedSet, Task
 from leaknet.scoring.run_embeddings import open_splits
 
 
-class Shelf:
+class CachePool:
     """The main cache, and others of the same images.
 
     Attributes:
@@ -51,7 +51,7 @@ class Shelf:
         self._roots, self._device = tuple(open_roots), device
         self._tasks: dict[tuple[Path, bool, bool, bool], Task] = {}
 
-    def find(self, wish: CacheWish) -> LatentCache:
+    def find(self, wish: CacheRequirement) -> LatentCache:
         """The first cache that is as wished.
 
         Raises:

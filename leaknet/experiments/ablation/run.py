@@ -20,7 +20,7 @@ from leaknet.data.embeddings import Embeddings
 from leaknet.evaluation.closed_set import summarise_closed
 from leaknet.evaluation.open_set import Detection, summarise_open
 from leaknet.evaluation.summary import Judge, Summary, Values, Weights, over_seeds
-from leaknet.experiments.ablation.caches import Shelf
+from leaknet.experiments.ablation.caches import CachePool
 from leaknet.experiments.ablation.spec import CLOSED, Ablation, Row, Scoring
 from leaknet.experiments.ablation.tables import AblationResult, RowResult
 from leaknet.experiments.attention_modes import REPORTED, summarise_modes
@@ -215,7 +215,7 @@ class Request:
     on_result: Callable[[AblationResult, RowResult], object] = _ignore
 
 
-def run_ablation(request: Request, shelf: Shelf) -> AblationResult:
+def run_ablation(request: Request, shelf: CachePool) -> AblationResult:
     """Bring every row to its figures; the same call goes on where an earlier one stopped.
 
     Args:
@@ -242,7 +242,7 @@ class _Table:
     """The rows that are done."""
 
     request: Request
-    shelf: Shelf
+    shelf: CachePool
     done: dict[str, RowResult] = field(default_factory=dict)
     reference: Judged | None = None
 

@@ -102,7 +102,7 @@ _ALLOWED = {
 
 
 @dataclass(frozen=True)
-class CacheWish:
+class CacheRequirement:
     """Fields of a cache's encoding; what is empty is as in the main cache.
 
     Attributes:
@@ -200,7 +200,7 @@ class Row:
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
-    cache: CacheWish = field(default_factory=CacheWish)
+    cache: CacheRequirement = field(default_factory=CacheRequirement)
     score: Scoring = field(default_factory=Scoring)
     published: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
@@ -298,7 +298,7 @@ def _row(table: Mapping[str, Any], source: str) -> Row:
     return Row(
         name=name,
         settings={key: table[key] for key in _RUN_TABLES if key in table},
-        cache=with_fields(CacheWish(), table.get("cache", {}), "cache", here),
+        cache=with_fields(CacheRequirement(), table.get("cache", {}), "cache", here),
         score=with_fields(Scoring(), table.get("score", {}), "score", here),
         published=_published(table.get("published", {}), here),
         note=row.note,

@@ -21,7 +21,7 @@ from leakcache.statistics.build import complete_alike
 from leakcache.store.build import build_cache
 from leakcache.store.cache import LatentCache
 from leakcache.store.manifest import Encoding
-from leaknet.baselines.images import COLUMNS, PeerImages
+from leaknet.baselines.images import COLUMNS, BaselineImages
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Judged:
         unknown: images of unknown ones, a table for each of their caches; empty without any.
     """
 
-    test: PeerImages
-    unknown: tuple[PeerImages, ...] = ()
+    test: BaselineImages
+    unknown: tuple[BaselineImages, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class BenchData:
     """
 
     classes: tuple[str, ...]
-    train: PeerImages
-    val: PeerImages
+    train: BaselineImages
+    val: BaselineImages
     steps: Mapping[int, Judged] = field(default_factory=dict)
     limit: int | None = None
     encoding: str = ""
@@ -106,7 +106,7 @@ def spread(
     return np.sort(np.array([place for _, _, place in sorted(turns)[:limit]], np.int64))
 
 
-def named_apart(images: PeerImages, root: Path, closed: Path) -> PeerImages:
+def named_apart(images: BaselineImages, root: Path, closed: Path) -> BaselineImages:
     """The images with prompt groups of their own, where they come from another data set.
 
     Files of two data sets may well have the same names, and names are what groups are made of.
@@ -118,14 +118,14 @@ def named_apart(images: PeerImages, root: Path, closed: Path) -> PeerImages:
     return replace(images, groups=groups, latent=latent)
 
 
-def _fold(cache: LatentCache, fold: str, limit: int | None) -> PeerImages:
+def _fold(cache: LatentCache, fold: str, limit: int | None) -> BaselineImages:
     rows = cache.rows(fold)
     if limit is not None:
         rows = rows[spread(cache.labels[rows], cache.groups[rows], limit)]
-    return PeerImages.of(cache, rows)
+    return BaselineImages.of(cache, rows)
 
 
-def _unknown(cache: LatentCache, closed: LatentCache, limit: int | None) -> PeerImages:
+def _unknown(cache: LatentCache, closed: LatentCache, limit: int | None) -> BaselineImages:
     if words := closed.manifest.encoding.difference(cache.manifest.encoding):
         raise CacheStale(
             f"{cache.path}: was encoded otherwise than {closed.path} ({words}); build it again"
@@ -134,7 +134,7 @@ def _unknown(cache: LatentCache, closed: LatentCache, limit: int | None) -> Peer
     return named_apart(images, Path(cache.manifest.data), Path(closed.manifest.data))
 
 
-def _refuse_shared(known: Sequence[PeerImages], unknown: Sequence[PeerImages]) -> None:
+def _refuse_shared(known: Sequence[BaselineImages], unknown: Sequence[BaselineImages]) -> None:
     seen = {
         sha256: path
         for images in known
@@ -149,7 +149,7 @@ def _refuse_shared(known: Sequence[PeerImages], unknown: Sequence[PeerImages]) -
                 )
 
 
-def columns_of(parts: Sequence[PeerImages]) -> dict[str, Shaped[np.ndarray, "image"]]:
+def columns_of(parts: Sequence[BaselineImages]) -> dict[str, Shaped[np.ndarray, "image"]]:
     """The columns of several tables, one after another."""
     return {name: np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS}
 
@@ -204,13 +204,13 @@ def with_steps(
 
 
 def _degraded(
-    images: PeerImages,
+    images: BaselineImages,
     source: LatentCache,
     home: Path,
     step: int,
     encoding: Encoding,
     encoder: Encoder,
-) -> PeerImages:
+) -> BaselineImages:
     columns = (images.paths, images.labels, images.groups, images.folds)
     rows = zip(*(column.tolist() for column in columns), strict=True)
     records = canonical(ImageRecord(*row) for row in rows)
@@ -228,4 +228,4 @@ def _degraded(
         stored=encoding.stored,
     )
     complete_alike(source, [built.cache], str(encoder.device))
-    return PeerImages.of(built.cache, np.arange(len(built.cache)))
+    return BaselineImages.of(built.cache, np.arange(len(built.cache)))

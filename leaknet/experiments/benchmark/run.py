@@ -13,15 +13,15 @@ import numpy as np
 from jaxtyping import Float64
 
 from leakcache.errors import LeakError, RunError, ScoringError
-from leaknet.baselines.base import Peer, PeerOptions
-from leaknet.baselines.images import PeerImages
+from leaknet.baselines.base import Baseline, BaselineOptions
+from leaknet.baselines.images import BaselineImages
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Detector
 from leaknet.evaluation.closed_set import concatenate, summarise_closed
 from leaknet.evaluation.open_set import Detection, summarise_open
 from leaknet.evaluation.summary import Summary
 from leaknet.experiments.benchmark.data import BenchData, Judged, columns_of
-from leaknet.experiments.benchmark.tables import Behind, BenchResult, BenchRow
+from leaknet.experiments.benchmark.tables import BenchResult, BenchRow, PairedDifference
 from leaknet.experiments.plan import BenchPlan
 from leaknet.files import read_tensors, save_tensors, write_text
 from leaknet.metrics.closed_set import correct
@@ -40,7 +40,7 @@ FACTS = "trial.json"
 
 
 @dataclass(frozen=True)
-class PeerTrial:
+class BaselineTrial:
     """What one training says.
 
     Attributes:
@@ -62,7 +62,7 @@ class PeerTrial:
         return self.fitting + self.embedding[step]
 
 
-def run_trial(method: type[Peer], data: BenchData, options: PeerOptions) -> PeerTrial:
+def run_trial(method: type[Baseline], data: BenchData, options: BaselineOptions) -> BaselineTrial:
     """Do what is not done yet in `options.folder`.
 
     Raises:
@@ -72,7 +72,7 @@ def run_trial(method: type[Peer], data: BenchData, options: PeerOptions) -> Peer
     known = trial.known()
     steps = {step: trial.judged(step, judged) for step, judged in data.steps.items()}
     facts = trial.facts
-    return PeerTrial(
+    return BaselineTrial(
         known=known,
         steps=steps,
         parameters=int(facts["parameters"]),
@@ -84,14 +84,14 @@ def run_trial(method: type[Peer], data: BenchData, options: PeerOptions) -> Peer
 class _Trial:
     """The work of one trial; the method is built only where something is missing."""
 
-    def __init__(self, method: type[Peer], data: BenchData, options: PeerOptions) -> None:
+    def __init__(self, method: type[Baseline], data: BenchData, options: BaselineOptions) -> None:
         if options.folder is None:
             raise RunError("a trial needs a folder to keep its embeddings in")
         self.folder = options.folder
         self.folder.mkdir(parents=True, exist_ok=True)
         self.facts: dict[str, Any] = self._read_facts()
         self._method, self._data, self._options = method, data, options
-        self._peer: Peer | None = None
+        self._peer: Baseline | None = None
 
     def known(self) -> Embeddings:
         """Embeddings of the training and validation folds."""
@@ -119,7 +119,7 @@ class _Trial:
             self._write_facts()
         return found
 
-    def _fitted(self) -> Peer:
+    def _fitted(self) -> Baseline:
         if self._peer is None:
             peer = self._method(self._data.classes, self._options)
             state = self.folder / STATE
@@ -129,7 +129,7 @@ class _Trial:
                 self._peer = self._fit(peer)
         return self._peer
 
-    def _fit(self, peer: Peer) -> Peer:
+    def _fit(self, peer: Baseline) -> Baseline:
         start = time.perf_counter()
         peer.fit(self._data.train, self._data.val)
         self.facts |= {"fitting": time.perf_counter() - start, "parameters": peer.parameters}
@@ -139,7 +139,7 @@ class _Trial:
         self._write_facts()
         return peer
 
-    def _kept(self, name: str, parts: Sequence[PeerImages]) -> Embeddings | None:
+    def _kept(self, name: str, parts: Sequence[BaselineImages]) -> Embeddings | None:
         path = self.folder / f"{name}.h5"
         if not (path.is_file() and self.facts):
             return None
@@ -168,7 +168,7 @@ class _Trial:
         write_text(self.folder / FACTS, json.dumps(self.facts, indent=1) + "\n")
 
 
-def _embedded(peer: Peer, images: PeerImages) -> Embeddings:
+def _embedded(peer: Baseline, images: BaselineImages) -> Embeddings:
     """Embeddings in float32, of images that keep the names of their table."""
     found = peer.embed(images)
     return replace(found, run=peer.name)
@@ -178,7 +178,7 @@ def _embedded(peer: Peer, images: PeerImages) -> Embeddings:
 
 
 def judge_method(
-    method: str, trials: Sequence[PeerTrial], detector: type[Detector]
+    method: str, trials: Sequence[BaselineTrial], detector: type[Detector]
 ) -> list[BenchRow]:
     """One row a step; `trials` holds one training a seed.
 
@@ -204,13 +204,15 @@ def judge_method(
     return rows
 
 
-def _closed(trials: Sequence[PeerTrial], step: int) -> dict[str, Summary]:
+def _closed(trials: Sequence[BaselineTrial], step: int) -> dict[str, Summary]:
     tests = [trial.steps[step].select("test") for trial in trials]
     found = summarise_closed(tests, [test.logits for test in tests])
     return {name: found.metrics[name] for name in ("top1", "macro_auc")}
 
 
-def _fitted(trials: Sequence[PeerTrial], detector: type[Detector]) -> tuple[list[Detector], str]:
+def _fitted(
+    trials: Sequence[BaselineTrial], detector: type[Detector]
+) -> tuple[list[Detector], str]:
     """A detector a seed, or why there is none."""
     if not any(len(one.select("open")) for one in trials[0].steps.values()):
         return [], "no unknown generators: name some with --open"
@@ -220,7 +222,9 @@ def _fitted(trials: Sequence[PeerTrial], detector: type[Detector]) -> tuple[list
         return [], f"no open figures: {error}"
 
 
-def _open(trials: Sequence[PeerTrial], step: int, fitted: Sequence[Detector]) -> dict[str, Summary]:
+def _open(
+    trials: Sequence[BaselineTrial], step: int, fitted: Sequence[Detector]
+) -> dict[str, Summary]:
     found = []
     for trial, detector in zip(trials, fitted, strict=True):
         judged = trial.steps[step]
@@ -249,7 +253,7 @@ class _Answers:
 
 
 def with_behind(
-    rows: Sequence[BenchRow], trials: Mapping[str, Sequence[PeerTrial]]
+    rows: Sequence[BenchRow], trials: Mapping[str, Sequence[BaselineTrial]]
 ) -> list[BenchRow]:
     """The rows with what separates each from ours, where both were judged.
 
@@ -262,15 +266,15 @@ def with_behind(
     return [_with_behind(row, trials) for row in rows]
 
 
-def _with_behind(row: BenchRow, trials: Mapping[str, Sequence[PeerTrial]]) -> BenchRow:
+def _with_behind(row: BenchRow, trials: Mapping[str, Sequence[BaselineTrial]]) -> BenchRow:
     if row.method == OURS or row.method not in trials:
         return row
     ours, theirs = (_answers(trials[name], row.step) for name in (OURS, row.method))
     gain = ours.right - theirs.right
-    return replace(row, behind=Behind(float(gain.mean()), sign_flip_p(gain, ours.groups)))
+    return replace(row, behind=PairedDifference(float(gain.mean()), sign_flip_p(gain, ours.groups)))
 
 
-def _answers(trials: Sequence[PeerTrial], step: int) -> _Answers:
+def _answers(trials: Sequence[BaselineTrial], step: int) -> _Answers:
     tests = [trial.steps[step].select("test") for trial in trials]
     right = [correct(test.logits, test.targets).astype(np.float64) for test in tests]
     return _Answers(np.mean(right, axis=0), tests[0].groups)
@@ -300,7 +304,7 @@ def run_bench(
     """
     _claim(out, plan, data)
     rows: list[BenchRow] = []
-    trials: dict[str, list[PeerTrial]] = {}
+    trials: dict[str, list[BaselineTrial]] = {}
     facts = _facts(plan, data)
     for method in plan.methods:
         try:
@@ -315,16 +319,18 @@ def run_bench(
     return BenchResult(tuple(rows), facts)
 
 
-def _absent(method: type[Peer], data: BenchData, reason: str) -> list[BenchRow]:
+def _absent(method: type[Baseline], data: BenchData, reason: str) -> list[BenchRow]:
     return [BenchRow(method.name, step, {}, None, None, reason) for step in data.steps]
 
 
-def _trials(method: type[Peer], plan: BenchPlan, data: BenchData, out: Path) -> list[PeerTrial]:
+def _trials(
+    method: type[Baseline], plan: BenchPlan, data: BenchData, out: Path
+) -> list[BaselineTrial]:
     return [
         run_trial(
             method,
             data,
-            PeerOptions(
+            BaselineOptions(
                 weights=plan.weights,
                 epochs=plan.epochs,
                 seed=seed,

@@ -34,7 +34,7 @@ METRICS = ("top1", "macro_auc", "open_auroc", "open_mean", "open_worst")
 
 
 @dataclass(frozen=True)
-class Behind:
+class PairedDifference:
     """What separates a method from ours on the same test images.
 
     Attributes:
@@ -66,7 +66,7 @@ class BenchRow:
     parameters: int | None
     seconds: float | None
     reason: str = ""
-    behind: Behind | None = None
+    behind: PairedDifference | None = None
 
     @property
     def published(self) -> float | None:

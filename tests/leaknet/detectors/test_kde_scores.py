@@ -10,7 +10,7 @@ from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from sklearn.neighbors import KernelDensity
 
 from leaknet.data.embeddings import Embeddings
-from leaknet.detectors import fold_detectors_density as density
+from leaknet.detectors import kde as density
 from leaknet.detectors.base import Standardiser
 from leaknet.detectors.kde import GRID, MOST, ClassKDE, GlobalKDE, choose_bandwidth
 

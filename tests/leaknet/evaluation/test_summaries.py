@@ -15,7 +15,7 @@ from leaknet.evaluation.open_set import ACCEPTED, Detection, summarise_open, thr
 from leaknet.evaluation.summary import Summary
 from leaknet.metrics import closed_scores, open_report
 from leaknet.metrics.bootstrap import closed_intervals, open_intervals
-from tests.leaknet.evaluation.synthetic import embeddings
+from tests.leaknet.experiments.synthetic import embeddings
 
 
 @pytest.fixture(scope="module")

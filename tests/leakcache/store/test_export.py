@@ -1,0 +1,73 @@
+"""One HDF5 file holds what the cache holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from tiny_data import SMALL
+
+from leakcache.dataset.index import read_index
+from leakcache.encoder.autoencoder import Encoder
+from leakcache.store import info as export
+from leakcache.store.build import build_cache
+from leakcache.store.cache import LatentCache
+from leakcache.store.info import describe
+
+
+@pytest.fixture
+def cache(pictures: Path, encoder: Encoder, tmp_path: Path) -> LatentCache:
+    (pictures / "ada" / "bad.png").write_bytes(b"")
+    index = read_index(pictures)
+    return build_cache(index, encoder, tmp_path / "c", split="all", preprocessing=SMALL).cache
+
+
+def test_reads_back_equal(
+    cache: LatentCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "SHARD", 5)  # several pieces
+    target = export.export_h5(cache, tmp_path / "new" / "latents.h5")
+    rows = np.arange(len(cache))
+    with h5py.File(target) as file:
+        assert file["z0"].dtype == np.float16
+        assert np.array_equal(file["z0"][...], cache.latents(rows))
+        assert np.array_equal(file["dct_low"][...], cache.coefficients(rows))
+        for name in ("paths", "labels", "groups", "folds", "hashes"):
+            assert file[name].asstr()[...].tolist() == getattr(cache, name).tolist()
+        assert file["bytes"][...].tolist() == cache.sizes.tolist()
+        assert list(file.attrs["classes"]) == ["ada", "bob"]
+        manifest = json.loads(file.attrs["manifest"])
+    assert manifest["fingerprint"] == cache.manifest.fingerprint
+    assert [path.name for path in target.parent.iterdir()] == ["latents.h5"]
+
+
+def test_a_failure_leaves_the_former_file(cache: LatentCache, tmp_path: Path) -> None:
+    target = export.export_h5(cache, tmp_path / "latents.h5")
+    before = target.read_bytes()
+    for file in (cache.path / "latents.zarr" / "dct_low" / "c").rglob("0"):
+        if file.is_file():
+            file.unlink()
+    with pytest.raises(ValueError, match="damaged"):
+        export.export_h5(cache, target)
+    assert target.read_bytes() == before
+
+
+def test_description_says_what_it_is(cache: LatentCache, pictures: Path) -> None:
+    found = describe(cache)
+    assert found["images"] == 12
+    assert found["classes"] == ["ada", "bob"]
+    assert sum(found["folds"].values()) == 12
+    assert found["groups"] == 6
+    assert found["autoencoder"] == "tiny (AutoencoderTiny)"
+    assert found["weights_sha256"] == cache.manifest.encoding.autoencoder.weights_sha256
+    assert found["preprocessing"].startswith("resize 64, 1 view")
+    assert found["precision"] == "fp32, stored as float16"
+    assert found["latent_shape"] == [1, 4, 8, 8]
+    assert found["bytes"] == sum(p.stat().st_size for p in cache.path.rglob("*") if p.is_file())
+    assert found["fingerprint"] == cache.manifest.fingerprint
+    assert found["data"] == str(pictures)
+    assert found["rejects"] == [{"path": "ada/bad.png", "reason": "the file is empty (0 bytes)"}]
+    assert json.loads(json.dumps(found)) == found

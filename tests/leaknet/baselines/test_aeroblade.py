@@ -1,0 +1,114 @@
+"""AEROBLADE and the plain distance: LPIPS by its definition, one column an autoencoder."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny_data import save, tiny_model
+from tiny_peers import CLASSES, peer_images
+from torch.nn import functional as F
+
+from leakcache.errors import WeightsError
+from leakcache.store.views import CROPS
+from leaknet.baselines.aeroblade import FILE, KEY, Aeroblade, Lpips2, ReconstructionMSE
+from leaknet.baselines.base import BaselineOptions
+
+
+class SmallAeroblade(Aeroblade):
+    name = "small-aeroblade"
+    side = 32
+
+
+class SmallMSE(ReconstructionMSE):
+    name = "small-mse"
+    side = 64
+
+
+SHAPES = {0: (64, 3), 2: (64, 64), 5: (128, 64), 7: (128, 128)}
+
+
+def tensors(seed=0):
+    draws = torch.manual_seed(seed)
+    found = {KEY: torch.rand(1, 128, 1, 1, generator=draws)}
+    for number, (width, channels) in SHAPES.items():
+        weight = torch.randn(width, channels, 3, 3, generator=draws) / (9 * channels) ** 0.5
+        found[f"features.{number}.weight"] = weight
+        found[f"features.{number}.bias"] = torch.randn(width, generator=draws) / 10
+    return found
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    save(tiny_model(), folder / "one")
+    save_file(tensors(), folder / FILE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    return {
+        fold: peer_images(folder, fold, count)
+        for fold, count in (("train", 2), ("val", 1), ("test", 1))
+    }
+
+
+def by_hand(x, y, w):
+    """The definition, written with functions alone."""
+
+    def features(image):
+        shift = torch.tensor([-0.030, -0.088, -0.188]).view(3, 1, 1)
+        scale = torch.tensor([0.458, 0.448, 0.450]).view(3, 1, 1)
+        h = (image - shift) / scale
+        for number in SHAPES:
+            h = h if number != 5 else F.max_pool2d(h, 2)
+            h = F.conv2d(h, w[f"features.{number}.weight"], w[f"features.{number}.bias"], padding=1)
+            h = h.relu()
+        return h / h.norm(dim=1, keepdim=True)
+
+    return F.conv2d((features(x) - features(y)) ** 2, w[KEY]).mean(dim=(1, 2, 3))
+
+
+def test_lpips_is_the_published_distance(weights):
+    network = Lpips2.load(weights)
+    assert sum(p.numel() for p in network.trunk.parameters()) == 260_160
+    x, y = torch.rand(2, 3, 32, 32) * 2 - 1, torch.rand(2, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        torch.testing.assert_close(network(x, y), by_hand(x, y, tensors()), rtol=1e-4, atol=1e-6)
+        assert network(x, x).abs().max() == 0
+        torch.testing.assert_close(network(x, y), network(y, x))
+
+
+def test_without_lpips_the_row_is_refused_with_the_cure(tmp_path, weights):
+    for folder in (None, tmp_path):
+        with pytest.raises(
+            WeightsError, match=r"lpips-vgg.safetensors is not there: save"
+        ) as error:
+            Aeroblade(CLASSES, BaselineOptions(weights=folder))
+        assert "\n" not in str(error.value)
+    save_file({KEY: torch.ones(1, 128, 1, 1)}, tmp_path / FILE)
+    with pytest.raises(WeightsError, match="holds other weights"):
+        Aeroblade(CLASSES, BaselineOptions(weights=tmp_path))
+
+
+@pytest.mark.parametrize("kind", [SmallAeroblade, SmallMSE])
+def test_a_row_has_one_column_an_autoencoder(kind, weights, images):
+    peer = kind(CLASSES, BaselineOptions(weights=weights)).fit(images["train"], images["val"])
+    found = peer.embed(images["test"])
+    assert found.vectors.shape == (3, 2)
+    assert found.logits.shape == (3, 3)
+    lpips = 260_160 + 128 if kind is SmallAeroblade else 0
+    assert peer.parameters == sum(one.parameters for one in peer.autoencoders) + 3 * 3 + lpips
+
+
+def test_the_plain_distance_is_the_mean_square(weights, images):
+    peer = SmallMSE(CLASSES, BaselineOptions(weights=weights))
+    measured = 10 ** peer.measure(images["test"])
+    views = images["test"].pixels(CROPS)[:][:, 0, 96:160, 96:160]
+    x = torch.from_numpy(views).permute(0, 3, 1, 2) / 127.5 - 1
+    for column, one in enumerate(peer.autoencoders):
+        expected = (x - one.reconstruct(x)).square().mean(dim=(1, 2, 3))
+        np.testing.assert_allclose(measured[:, column], expected, rtol=1e-4)

@@ -1,0 +1,164 @@
+"""LatentTracer: autoencoders at hand, losses before and after inversion, residuals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderTiny
+from safetensors.torch import load_file, save_file
+from tiny_data import kl_model, save, tiny_model
+from tiny_peers import CLASSES, peer_images
+
+from leakcache.errors import WeightsError
+from leaknet.baselines.autoencoders import Reconstructor, at_hand
+from leaknet.baselines.base import BaselineOptions
+from leaknet.baselines.latenttracer import (
+    LatentTracer,
+    LatentTracerResidual,
+    inversion_losses,
+    residual,
+)
+from leaknet.baselines.weights import count, fingerprint, frozen
+
+CPU = torch.device("cpu")
+
+
+class Short(LatentTracer):
+    """Two steps on a crop of 32."""
+
+    name = "latenttracer-short"
+    steps = 2
+    side = 32
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A folder with a tiny autoencoder, a KL one in `vae`, and a file that is none."""
+    folder = tmp_path_factory.mktemp("weights")
+    save(tiny_model(), folder / "small.one")
+    save(kl_model(), folder / "pipeline" / "vae")
+    save_file({"head.weight": torch.zeros(2)}, folder / "other.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    return {
+        fold: peer_images(folder, fold, count)
+        for fold, count in (("train", 2), ("val", 1), ("test", 1))
+    }
+
+
+def pixels(number=2, side=32):
+    return torch.rand(number, 3, side, side, generator=torch.manual_seed(0)) * 2 - 1
+
+
+def reconstructor(network):
+    return Reconstructor("one", fingerprint(network), frozen(network, CPU))
+
+
+def test_every_autoencoder_of_the_folder_is_at_hand_once(weights, tmp_path):
+    found = at_hand(weights)
+    assert [one.name for one in found] == ["bundled", "pipeline", "small-one"]
+    assert len({one.sha256 for one in found}) == 3
+    save(tiny_model(), tmp_path / "copy")
+    save(tiny_model(), tmp_path / "same")
+    assert [one.name for one in at_hand(tmp_path)] == ["bundled", "copy"]
+
+
+def test_without_any_the_bundled_one_is_left(tmp_path):
+    assert [one.name for one in at_hand(tmp_path)] == ["bundled"]
+    with pytest.raises(WeightsError, match="is not a folder"):
+        at_hand(tmp_path / "nowhere")
+
+
+def test_broken_weights_are_refused_in_one_line(tmp_path):
+    save_file(
+        {"encoder.x": torch.zeros(1), "decoder.layers.0.weight": torch.zeros(8, 4, 3, 3)},
+        tmp_path / "odd.safetensors",
+    )
+    with pytest.raises(WeightsError, match="not in the layout of TAESD"):
+        at_hand(tmp_path)
+    (tmp_path / "odd.safetensors").write_bytes(b"nothing")
+    with pytest.raises(WeightsError, match="not a readable safetensors file"):
+        at_hand(tmp_path)
+
+
+def test_real_bare_files_are_read(shared):
+    found = {one.name: one for one in at_hand(shared / "weights")}
+    assert set(found) == {"bundled", "taesd", "taesd-3", "taesd-f", "taesd-xl"}
+    assert found["taesd-3"].encode(pixels(1)).shape == (1, 16, 4, 4)
+    assert found["taesd"].parameters == 2_445_063
+    tensors = load_file(shared / "weights" / "taesd.safetensors")
+    reference = AutoencoderTiny()
+    reference.load_state_dict({key: value.float() for key, value in tensors.items()})
+    with torch.no_grad():
+        latents = reference.eval().encode(pixels(1)).latents
+        expected = reference.decode(latents).sample.clamp(-1, 1)
+    reconstructed = found["taesd"].reconstruct(pixels(1))
+    torch.testing.assert_close(reconstructed, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("model", [tiny_model, kl_model])
+def test_inversion_lowers_the_loss_and_starts_at_the_reconstruction(model):
+    one = reconstructor(model())
+    x = pixels()
+    losses = inversion_losses(x, one, 20)
+    with torch.no_grad():
+        expected = (one.decode(one.encode(x)) - x).square().mean(dim=(1, 2, 3))
+    torch.testing.assert_close(losses[:, 0], expected)
+    assert (losses[:, 1] < losses[:, 0]).all()
+
+
+def test_an_image_that_the_decoder_made_is_found_again():
+    one = reconstructor(tiny_model())
+    with torch.no_grad():
+        own = one.decode(one.encode(pixels(1)) + 0.3).clamp(-1, 1)
+    other = pixels(1).flip(0)
+    losses = inversion_losses(torch.cat([own, other]), one, 30)
+    assert losses[0, 1] < 0.1 * losses[1, 1]
+
+
+def test_losses_do_not_depend_on_the_batch():
+    one = reconstructor(tiny_model())
+    together, alone = inversion_losses(pixels(3), one, 3), inversion_losses(pixels(3)[1:2], one, 3)
+    torch.testing.assert_close(together[1:2], alone, rtol=1e-3, atol=1e-6)
+
+
+def test_row_a_learns_and_restores_and_computes_each_loss_once(weights, images, monkeypatch):
+    peer = Short(CLASSES, BaselineOptions(weights=weights)).fit(images["train"], images["val"])
+    found = peer.embed(images["test"])
+    assert found.vectors.shape == (3, 6)
+    assert peer.parameters == sum(one.parameters for one in peer.autoencoders) + 7 * 3
+    again = Short(CLASSES, BaselineOptions(weights=weights)).restore(peer.state())
+    monkeypatch.setattr(again, "_losses", again.embed)
+    assert (again.embed(images["test"]).logits == found.logits).all()
+
+
+def test_the_residual_is_what_is_lost():
+    one = reconstructor(tiny_model())
+    x = pixels()
+    lost = residual(x, one).permute(0, 3, 1, 2) / 127.5
+    inside = lost.abs() < 0.99
+    assert (lost + one.reconstruct(x) - x)[inside].abs().max() <= 0.51 / 127.5
+
+
+def test_row_b_has_three_channels_an_autoencoder_and_runs(weights, images):
+    peer = LatentTracerResidual(CLASSES, BaselineOptions(weights=weights, epochs=0))
+    own = sum(one.parameters for one in peer.autoencoders)
+    # ResNet-18 has 11,176,512 without classifier; its stem sees 9 channels instead of 3.
+    assert count(peer.network) == 11_176_512 + 6 * 64 * 49 + 513 * 3
+    assert peer.parameters == count(peer.network) + own
+    rows = peer.rows(images["test"])
+    assert rows.shape == (3, 1, 256, 256, 9)
+    views = rows[np.arange(2)][:, 0]
+    central = peer.prepare(views, None)
+    assert central.shape == (2, 9, 224, 224)
+    corner = torch.from_numpy(views[0, 16, 16]).float() / 16
+    torch.testing.assert_close(central[0, :, 0, 0], corner)
+    drawn = peer.prepare(views, np.random.default_rng(0))
+    assert not torch.equal(drawn, central)
+    vectors, logits = peer.network.eval()(central)
+    assert (vectors.shape, logits.shape) == ((2, 512), (2, 3))

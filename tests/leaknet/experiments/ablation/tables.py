@@ -1,0 +1,48 @@
+"""Small ablations and shelves that the tests of this folder share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from leakcache.store.cache import LatentCache
+from leakcache.store.manifest import Encoding
+from leaknet.experiments.ablation.run import Request
+from leaknet.experiments.ablation.spec import Ablation, read_ablation
+from tests.leaknet.experiments.synthetic import ENCODING, closed_cache
+from tests.leaknet.tiny import tiny_config
+
+HEADS = """
+title = "Heads"
+reference = "four"
+
+[[row]]
+name = "linear"
+model.prototypes = 0
+published = { top1 = 0.7263 }
+
+[[row]]
+name = "four"
+model.prototypes = 4
+"""
+
+
+def written(folder: Path, text: str, name: str = "mine.toml") -> Ablation:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text, encoding="utf-8")
+    return read_ablation(folder / name)
+
+
+def request(ablation: Ablation, out: Path, *overrides: str, seeds: int = 2) -> Request:
+    out.mkdir(parents=True, exist_ok=True)
+    config = tiny_config("train.epochs=1", "train.learning_rate=3e-3", *overrides)
+    return Request(ablation, config, seeds, out)
+
+
+def encoding(name: str, weights: str, precision: str = "fp32") -> Encoding:
+    autoencoder = replace(ENCODING.autoencoder, name=name, weights_sha256=weights * 64)
+    return replace(ENCODING, autoencoder=autoencoder, precision=precision)
+
+
+def cache_of(folder: Path, name: str, weights: str, precision: str = "fp32") -> LatentCache:
+    return closed_cache(folder / "closed", encoding=encoding(name, weights, precision))

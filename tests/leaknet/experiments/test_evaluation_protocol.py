@@ -1,0 +1,225 @@
+"""From caches to figures: nothing open influences a choice, nothing is trained twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from leakcache.errors import RunError, ScoringError
+from leakcache.store.cache import LatentCache
+from leaknet.detectors import DETECTORS, GlobalKDE, MaxSoftmax
+from leaknet.experiments.compare_runs import compare_runs
+from leaknet.experiments.plan import Plan
+from leaknet.experiments.protocols import evaluate
+from leaknet.experiments.tables import (
+    Evaluation,
+    comparison_table,
+    evaluation_tables,
+    markdown,
+    write_evaluation,
+)
+from leaknet.scoring.fitted_detectors import FILE as SCORERS
+from leaknet.scoring.run_embeddings import UNKNOWN
+from leaknet.training.run_folder import RunFolder
+from tests.leaknet.experiments.synthetic import closed_cache, open_cache
+from tests.leaknet.tiny import tiny_config
+
+CONFIG = tiny_config("train.epochs=2", "train.learning_rate=3e-3", "train.seed=3")
+FULL = Plan(
+    CONFIG,
+    seeds=2,
+    kinds=(GlobalKDE, MaxSoftmax),
+    leave_out=1,
+    real=("ada",),
+    modes=True,
+    shuffle=True,
+)
+
+
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory: pytest.TempPathFactory) -> LatentCache:
+    return closed_cache(tmp_path_factory.mktemp("caches") / "closed")
+
+
+@pytest.fixture(scope="module")
+def eve(tmp_path_factory: pytest.TempPathFactory) -> LatentCache:
+    return open_cache(tmp_path_factory.mktemp("caches") / "open-eve", "eve", seed=41)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("evaluation")
+
+
+@pytest.fixture(scope="module")
+def full(closed: LatentCache, eve: LatentCache, out: Path) -> Evaluation:
+    result = evaluate(FULL, closed, [eve], out)
+    write_evaluation(result, out)
+    return result
+
+
+@pytest.fixture(scope="module")
+def figures(full: Evaluation) -> dict[str, Any]:
+    return full.as_dict()
+
+
+def test_every_protocol_is_there(figures: dict[str, Any], out: Path) -> None:
+    for path in (
+        "closed.top1",
+        "closed.mahalanobis.macro_auc",
+        "closed.interval.ece",
+        "validation.balanced",
+        "open.mean.auroc",
+        "open.worst.auroc",
+        "open.eve.ccr5",
+        "open.sd.mean.fpr95",
+        "leave_out.mean.auroc",
+        "leave_out.worst.unknown_accepted",
+        "leave_out.bob.oscr",
+        "leave_out.closed.top1",
+        "detectors.softmax.leave_out.mean.auroc",
+        "table2.dual.control.auroc",
+        "real.auroc",
+        "controls.label_shuffle.chance",
+        "seeds.3.closed.top1",
+        "seeds.4.open.mean.auroc",
+    ):
+        value: Any = figures
+        for key in path.split("."):
+            value = value[key]
+        assert value is not None, path
+    assert figures["open"]["detector"] == "kde"
+    assert json.loads((out / "evaluation.json").read_text()) == json.loads(json.dumps(figures))
+
+
+def test_a_marked_class_is_never_left_out(figures: dict[str, Any]) -> None:
+    assert figures["protocol"]["folds"] == [["bob"], ["cyd"]]
+    assert figures["images"] == {"train": 72, "val": 36, "test": 36, "open": 10}
+
+
+def test_means_are_those_of_the_seeds(figures: dict[str, Any]) -> None:
+    each = [figures["seeds"][seed]["leave_out"]["cyd"]["auroc"] for seed in ("3", "4")]
+    assert figures["leave_out"]["cyd"]["auroc"] == pytest.approx(sum(each) / 2)
+    assert each[0] != each[1]
+
+
+def test_the_tables_show_controls_first_and_warn_of_dual(full: Evaluation, out: Path) -> None:
+    tables = evaluation_tables(full)
+    assert tables[0].title.startswith("Control")
+    for table in tables:
+        assert {len(row) for row in table.rows} == {len(table.headings)}
+    text = (out / "evaluation.md").read_text()
+    assert "A high figure for `dual` means nothing" in text
+    assert f"{full.closed['prototype'].metrics['top1'].value:.3f}" in text
+
+
+def test_finished_runs_are_not_trained_again(
+    full: Evaluation, closed: LatentCache, eve: LatentCache, out: Path
+) -> None:
+    weights = sorted(out.rglob("model.safetensors"))
+    assert len(weights) == 2 + 4 + 2
+    before = [path.stat().st_mtime_ns for path in weights]
+    again = evaluate(FULL, closed, [eve], out)
+    assert [path.stat().st_mtime_ns for path in weights] == before
+    assert json.dumps(again.as_dict()) == json.dumps(full.as_dict())
+
+
+def test_an_open_set_changes_nothing_but_its_own_figures(
+    full: Evaluation, closed: LatentCache, tmp_path: Path
+) -> None:
+    plan = Plan(CONFIG, seeds=1, kinds=DETECTORS, leave_out=0)
+    results = []
+    for seed, name in ((41, "eve"), (97, "fay")):
+        cache = open_cache(tmp_path / f"open-{name}", name, seed)
+        results.append(evaluate(plan, closed, [cache], tmp_path / name))
+    results.append(evaluate(plan, closed, [], tmp_path / "none"))
+    first, second, alone = (result.as_dict() for result in results)
+    assert first["open"]["mean"] != second["open"]["mean"]
+    for key in ("closed", "validation"):
+        assert first[key] == second[key] == alone[key]
+    for key in ("model", "settings", "thresholds"):
+        assert first["seeds"]["3"][key] == second["seeds"]["3"][key] == alone["seeds"]["3"][key]
+    for name in (SCORERS, "model.safetensors"):
+        content = [(tmp_path / n / "seed3" / name).read_bytes() for n in ("eve", "fay", "none")]
+        assert content[0] == content[1] == content[2], name
+    # Nor does what else is evaluated beside it.
+    assert full.facts[0].model == results[0].facts[0].model
+
+
+def test_other_settings_do_not_go_on_in_the_same_folder(
+    full: Evaluation, closed: LatentCache, out: Path
+) -> None:
+    with pytest.raises(RunError, match=r"train\.epochs: 2, now 3"):
+        evaluate(Plan(CONFIG.with_overrides(["train.epochs=3"]), 1, (GlobalKDE,)), closed, [], out)
+
+
+def test_prompts_of_other_data_are_not_those_of_the_closed_set(
+    full: Evaluation, eve: LatentCache
+) -> None:
+    assert "test0" in eve.groups.tolist()
+    table = (full.facts[0].run / "scores.csv").read_text()
+    assert "eve/test0,open" in table
+
+
+def test_a_single_prompt_group_has_figures_without_intervals(tmp_path: Path) -> None:
+    cache = closed_cache(tmp_path / "closed", one_prompt=True)
+    result = evaluate(Plan(CONFIG, 1, (GlobalKDE,)), cache, [], tmp_path / "out")
+    assert result.as_dict()["closed"]["interval"]["top1"] is None
+    assert "No interval" in markdown(evaluation_tables(result))
+
+
+def test_images_on_both_sides_are_refused_unless_forced(
+    closed: LatentCache, tmp_path: Path
+) -> None:
+    own = closed.hashes[closed.rows("train")[0]].item()
+    hashes = [own, *(f"{number:064x}" for number in range(9))]
+    strange = open_cache(tmp_path / "open-eve", "eve", seed=1, hashes=hashes)
+    config = CONFIG.with_overrides(["train.epochs=1"])
+    with pytest.raises(ScoringError, match=r"is also the closed image closed/ada/.*--force"):
+        evaluate(Plan(config, 1, (GlobalKDE,)), closed, [strange], tmp_path / "out")
+    forced = Plan(config, 1, (GlobalKDE,), force=True)
+    assert evaluate(forced, closed, [strange], tmp_path / "out").images["open"] == 9
+
+
+def test_two_known_generators_are_too_few_to_leave_one_out(tmp_path: Path) -> None:
+    cache = closed_cache(tmp_path / "closed", ("ada", "bob"))
+    with pytest.raises(ScoringError, match="--leave-out 1 of 2 generators"):
+        evaluate(Plan(CONFIG, 1, (GlobalKDE,), leave_out=1), cache, [], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_runs_compare_on_the_same_images_alone(full: Evaluation, out: Path) -> None:
+    a, b = (fact.run for fact in full.facts)
+    same = compare_runs(a, a, GlobalKDE)
+    assert {d.value for d in [*same.closed.values(), *same.open.values()]} == {0}
+    assert {d.p for d in same.closed.values()} == {1}
+    found = compare_runs(a, b, GlobalKDE)
+    figures = full.as_dict()["seeds"]
+    for group in ("closed", "open"):
+        key = "macro_auc" if group == "closed" else "auroc"
+        gap = figures["4"][group][key] - figures["3"][group][key]
+        assert getattr(found, group)[key].value == pytest.approx(gap)
+    assert found.images == {"test": 36, "open": 10}
+    assert len(comparison_table(found).rows) == len(found.closed) + len(found.open)
+
+
+def test_runs_on_other_images_do_not_compare(full: Evaluation, out: Path) -> None:
+    left = out / "leave-1-out" / "fold0-seed3"
+    with pytest.raises(RunError, match=r"different test images \(36 and 24, 24 in common\)"):
+        compare_runs(full.facts[0].run, left, GlobalKDE)
+    with pytest.raises(RunError, match="different test images"):
+        compare_runs(left, out / "leave-1-out" / "fold1-seed3", GlobalKDE)
+
+
+def test_a_run_trained_since_does_not_compare(full: Evaluation, tmp_path: Path) -> None:
+    run = RunFolder(full.facts[0].run)
+    stale = tmp_path / "stale"
+    stale.mkdir()
+    for path in (run.config, run.classes, run.embeddings, run.path / UNKNOWN):
+        (stale / path.name).write_bytes(path.read_bytes())
+    (stale / "model.safetensors").write_bytes(b"others")
+    with pytest.raises(RunError, match="has not been scored"):
+        compare_runs(run.path, stale, GlobalKDE)

@@ -1,0 +1,69 @@
+"""What a run may see: left-out generators leave no trace in training."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from leakcache.store.cache import LatentCache
+from leaknet.experiments.task import ClosedSet
+from leaknet.model.run_record import training_hash
+from tests.leaknet.experiments.synthetic import closed_cache
+from tests.leaknet.tiny import moments_of
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> LatentCache:
+    return closed_cache(tmp_path_factory.mktemp("caches") / "closed")
+
+
+@pytest.fixture(scope="module")
+def data(cache: LatentCache) -> ClosedSet:
+    return ClosedSet.load(cache)
+
+
+def test_left_out_generators_are_in_no_closed_fold(data: ClosedSet) -> None:
+    task = data.without(("bob",))
+    assert task.classes == ("ada", "cyd")
+    for fold in task.folds:
+        assert set(fold.labels.tolist()) == {"ada", "cyd"}
+    (unknown,) = task.unknown
+    assert set(unknown.labels.tolist()) == {"bob"}
+    assert set(unknown.folds.tolist()) == {"open"}
+
+
+def test_only_test_images_of_a_left_out_generator_are_judged(data: ClosedSet) -> None:
+    (unknown,) = data.without(("bob",)).unknown
+    expected = data.test.hashes[data.test.labels == "bob"]
+    assert unknown.hashes.tolist() == expected.tolist()
+    rows = data.test.labels == "bob"
+    np.testing.assert_array_equal(unknown.z0.numpy(), data.test.z0.numpy()[rows])
+
+
+def test_standardisation_knows_nothing_of_left_out_generators(data: ClosedSet) -> None:
+    task = data.without(("bob",))
+    found, expected = task.data.moments, moments_of(task.data.train.flat)
+    np.testing.assert_allclose(found.latent.mean, expected.latent.mean, atol=1e-6)
+    np.testing.assert_allclose(found.dct.variance, expected.dct.variance, rtol=1e-3)
+    assert not np.allclose(found.latent.mean, data.whole().data.moments.latent.mean)
+
+
+def test_a_task_on_everything_is_the_cache_itself(data: ClosedSet, cache: LatentCache) -> None:
+    assert data.whole().cache.training_sha256 == training_hash(cache)
+    assert data.without(()).cache == data.whole().cache
+
+
+def test_runs_recognise_their_task(data: ClosedSet) -> None:
+    tasks = [data.whole(), data.without(("ada",)), data.without(("bob",)), data.shuffled(0)]
+    tasks.append(data.shuffled(1))
+    assert len({task.cache.training_sha256 for task in tasks}) == len(tasks)
+    assert data.shuffled(1).cache == data.shuffled(1).cache
+
+
+def test_shuffling_keeps_counts_and_the_test_fold(data: ClosedSet) -> None:
+    task = data.shuffled(3)
+    for before, after in ((data.train, task.data.train), (data.val, task.data.val)):
+        assert sorted(before.labels.tolist()) == sorted(after.labels.tolist())
+        assert before.labels.tolist() != after.labels.tolist()
+        assert before.hashes.tolist() == after.hashes.tolist()
+    assert task.test.labels.tolist() == data.test.labels.tolist()
