@@ -32,7 +32,7 @@ from leakcache.statistics.patch_covariance import length, log_triangle
 from leakcache.statistics.pixel_features import LEAST
 from leakcache.statistics.pixels import MOST, PARTS, REDUCED, middle, reduced
 from leakcache.store.array_store import RowSpec
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leakcache.store.derived import (
     PixelReport,
     all_stored,
@@ -108,7 +108,7 @@ def activation_statistics_of(seen: tuple[Seen, Seen]) -> Float16[np.ndarray, "vi
 
 
 def build_activation_statistics(
-    cache: LatentCache, device: str = "cpu", *, fresh: bool = False, repair: bool = False
+    cache: Cache, device: str = "cpu", *, fresh: bool = False, repair: bool = False
 ) -> PixelReport:
     """Compute and keep the rows of every image of a cache that are not there yet.
 
@@ -136,13 +136,13 @@ def build_activation_statistics(
     )
 
 
-def has_activation_statistics(cache: LatentCache) -> bool:
+def has_activation_statistics(cache: Cache) -> bool:
     """Whether the rows of all images of a cache are kept."""
     return all_stored(cache, spec_of(cache.manifest.encoding))
 
 
 def stored_activation_statistics(
-    cache: LatentCache, rows: Int[np.ndarray, "image"]
+    cache: Cache, rows: Int[np.ndarray, "image"]
 ) -> Float16[np.ndarray, "image view value"] | None:
     """Rows of some images of a cache; None where not all of them are kept.
 
@@ -172,7 +172,7 @@ def spec_of(encoding: Encoding) -> RowSpec:
 
 
 def fill_activations(
-    cache: LatentCache,
+    cache: Cache,
     rows: Int[np.ndarray, "image"],
     spec: RowSpec,
     see: Callable[[Encoder, Image.Image, str], Sight],

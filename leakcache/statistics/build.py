@@ -6,13 +6,48 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from leakcache.store.array_store import RowSpec
     from leakcache.store.build import BuildReport
-    from leakcache.store.cache import LatentCache
+    from leakcache.store.cache import Cache
+    from leakcache.store.manifest import Encoding
     from leaknet.config import FeatureConfig
 
 
+def _pixel_statistics(encoding: Encoding) -> RowSpec:
+    from leakcache.statistics.pixels import SPEC
+
+    return SPEC
+
+
+def _activation_statistics(encoding: Encoding) -> RowSpec:
+    from leakcache.statistics.activations import spec_of
+
+    return spec_of(encoding)
+
+
+def _degraded_pixel_statistics(encoding: Encoding) -> RowSpec:
+    from leakcache.statistics.degraded import SPEC
+
+    return SPEC
+
+
+def _degraded_activation_statistics(encoding: Encoding) -> RowSpec:
+    from leakcache.statistics.degraded import degraded_spec
+
+    return degraded_spec(encoding)
+
+
+COLUMNS = {
+    "pixel_statistics": _pixel_statistics,
+    "activation_statistics": _activation_statistics,
+    "degraded_pixel_statistics": _degraded_pixel_statistics,
+    "degraded_activation_statistics": _degraded_activation_statistics,
+}
+"""Spec of each column of statistics, by name."""
+
+
 def complete_statistics(
-    features: FeatureConfig, caches: Iterable[LatentCache], device: str = "cpu"
+    features: FeatureConfig, caches: Iterable[Cache], device: str = "cpu"
 ) -> None:
     """Bring the statistics of caches up to date, as `leak cache build --with statistics` does.
 
@@ -43,7 +78,7 @@ def complete_statistics(
                 build_degraded_activations(cache, device)
 
 
-def complete_alike(cache: LatentCache, others: Iterable[LatentCache], device: str = "cpu") -> None:
+def complete_alike(cache: Cache, others: Iterable[Cache], device: str = "cpu") -> None:
     """Give other caches the statistics of images that one has, so that a model can read them.
 
     Arguments and errors as `complete_statistics`.

@@ -40,7 +40,7 @@ from leakcache.statistics.pixels import (
     middle,
 )
 from leakcache.store.array_store import RowSpec
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leakcache.store.derived import PixelReport, fill_rows, stored_rows
 from leakcache.store.manifest import Encoding
 from leakcache.store.source_images import SourceImages
@@ -71,7 +71,7 @@ def copies_of(image: Image.Image, sha256: str) -> list[Image.Image]:
     return [*copies, canonicalise(image)]
 
 
-def build_degraded(cache: LatentCache, *, fresh: bool = False, repair: bool = False) -> PixelReport:
+def build_degraded(cache: Cache, *, fresh: bool = False, repair: bool = False) -> PixelReport:
     """Compute and keep the rows of the training fold that are not there yet.
 
     Arguments and errors as `leakcache.statistics.pixels.build_statistics`.
@@ -86,7 +86,7 @@ def build_degraded(cache: LatentCache, *, fresh: bool = False, repair: bool = Fa
 
 
 def stored_degraded(
-    cache: LatentCache, rows: Int[np.ndarray, "image"]
+    cache: Cache, rows: Int[np.ndarray, "image"]
 ) -> Float16[np.ndarray, "image copy view value"] | None:
     """Rows of some training images of a cache; None where not all of them are kept.
 
@@ -103,7 +103,7 @@ def stored_degraded(
 
 
 def build_degraded_activations(
-    cache: LatentCache, device: str = "cpu", *, fresh: bool = False, repair: bool = False
+    cache: Cache, device: str = "cpu", *, fresh: bool = False, repair: bool = False
 ) -> PixelReport:
     """Compute and keep the rows of the training fold that are not there yet.
 
@@ -115,7 +115,7 @@ def build_degraded_activations(
 
 
 def stored_degraded_activations(
-    cache: LatentCache, rows: Int[np.ndarray, "image"]
+    cache: Cache, rows: Int[np.ndarray, "image"]
 ) -> Float16[np.ndarray, "image copy view value"] | None:
     """Rows of some training images of a cache; None where not all of them are kept.
 

@@ -19,7 +19,7 @@ from leakcache.images.preprocess import GRID
 from leakcache.images.resize import centre_square, fitted
 from leakcache.statistics.pixel_features import FAMILIES, LEAST, statistics
 from leakcache.store.array_store import RowSpec
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leakcache.store.derived import PixelReport, all_stored, fill_rows, stored_rows
 from leakcache.store.source_images import SourceImages
 
@@ -103,9 +103,7 @@ def statistics_of(image: Image.Image) -> Float16[np.ndarray, "view value"]:
     return np.stack([whole, *quarters, small]).astype(np.float16)
 
 
-def build_statistics(
-    cache: LatentCache, *, fresh: bool = False, repair: bool = False
-) -> PixelReport:
+def build_statistics(cache: Cache, *, fresh: bool = False, repair: bool = False) -> PixelReport:
     """Compute and keep the rows of every image of a cache that are not there yet.
 
     To resume after a kill, call it again: finished shards stay as they are.
@@ -127,13 +125,13 @@ def build_statistics(
     return fill_rows(originals, SPEC, one, fresh=fresh, repair=repair)
 
 
-def has_statistics(cache: LatentCache) -> bool:
+def has_statistics(cache: Cache) -> bool:
     """Whether the rows of all images of a cache are kept."""
     return all_stored(cache, SPEC)
 
 
 def stored_statistics(
-    cache: LatentCache, rows: Int[np.ndarray, "image"]
+    cache: Cache, rows: Int[np.ndarray, "image"]
 ) -> Float16[np.ndarray, "image view value"] | None:
     """Rows of some images of a cache; None where not all of them are kept.
 

@@ -27,7 +27,7 @@ from leakcache.errors import CacheCorrupt, CacheIncomplete, CacheStale, DataErro
 from leakcache.images.decode import Preprocessing
 from leakcache.images.loader import LoadedImage, hash_file, images_ahead, in_order, load_image
 from leakcache.progress import Advance, track
-from leakcache.store.cache import LatentCache, write_table
+from leakcache.store.cache import Cache, write_table
 from leakcache.store.changes import Changes, find_changes, index_differs
 from leakcache.store.manifest import CacheManifest, Encoding, images_hash
 from leakcache.store.moments import Cell, LatentMoments, MomentTable
@@ -47,7 +47,7 @@ class ReusableLatents:
         self._where: dict[str, tuple[ShardArrays, int]] = {}
         self._shard = lru_cache(maxsize=2)(self._read)
 
-    def add_cache(self, cache: LatentCache) -> None:
+    def add_cache(self, cache: Cache) -> None:
         """Offer every image of a finished cache that has a latent."""
         arrays = ShardArrays.open(cache.path)
         self._where |= {sha256: (arrays, row) for sha256, row in cache.encoded_rows().items()}
@@ -290,7 +290,7 @@ class BuildReport:
         seconds: wall time.
     """
 
-    cache: LatentCache
+    cache: Cache
     encoded: int
     reused: int
     resumed: int
@@ -352,7 +352,7 @@ def build_cache(
         facts = run.facts(time.monotonic() - start)
         workspace.publish(finish(chosen, split, encoding, workspace.building, done, facts))
     return BuildReport(
-        cache=LatentCache.open(folder),
+        cache=Cache.open(folder),
         encoded=run.encoder.encoded,
         reused=run.encoder.reused,
         resumed=run.resumed,
@@ -361,7 +361,7 @@ def build_cache(
     )
 
 
-def _former_cache(workspace: Workspace, encoding: Encoding) -> LatentCache | None:
+def _former_cache(workspace: Workspace, encoding: Encoding) -> Cache | None:
     """The finished cache that is here; refuses one of another encoding."""
     folder = workspace.folder
     task = workspace.unfinished()
@@ -379,10 +379,10 @@ def _former_cache(workspace: Workspace, encoding: Encoding) -> LatentCache | Non
             f"{folder}: was built with {manifest.encoding.difference(encoding)}; "
             "choose another --cache or throw it away with --fresh"
         )
-    return LatentCache(folder, manifest)
+    return Cache(folder, manifest)
 
 
-def _to_be_finished(workspace: Workspace, former: LatentCache, index: DatasetIndex) -> bool:
+def _to_be_finished(workspace: Workspace, former: Cache, index: DatasetIndex) -> bool:
     return workspace.unfinished() is not None or index_differs(former, index)
 
 
@@ -404,7 +404,7 @@ class _Run:
             _task(index, encoding), len(self._paths), shape, encoding.stored
         )
 
-    def reuse(self, former: LatentCache | None, repair: bool) -> None:
+    def reuse(self, former: Cache | None, repair: bool) -> None:
         """Take latents from the former cache and from builds that were set aside."""
         self._reusable.add_set_aside(self._workspace, self._encoding.fingerprint)
         if former:

@@ -12,13 +12,11 @@ import zarr
 from jaxtyping import Int
 from zarr.codecs import Crc32cCodec
 
-from leakcache.errors import CacheCorrupt
+from leakcache.errors import CacheCorrupt, CacheIncomplete
 from leakcache.store.manifest import CacheManifest
 from leakcache.store.moments import LatentMoments, MomentTable
 from leakcache.store.zarr_shards import (
     ARRAYS,
-    Coefficients,
-    Latents,
     ShardArrays,
     dct_side,
     member,
@@ -26,7 +24,7 @@ from leakcache.store.zarr_shards import (
     refuse_missing,
 )
 
-__all__ = ["LatentCache", "ShardArrays", "write_table"]
+__all__ = ["Cache", "ShardArrays", "write_table"]
 
 _TEXT = ("path", "label", "group", "fold", "sha256")
 
@@ -69,7 +67,7 @@ def _as_text(column: np.ndarray) -> np.ndarray:
     return np.array(column.tolist(), dtype=np.str_)
 
 
-class LatentCache:
+class Cache:
     """A finished cache, read-only.
 
     Rows are the accepted images in canonical order: by fold, label and path.
@@ -100,7 +98,7 @@ class LatentCache:
             )
 
     @classmethod
-    def open(cls, path: Path) -> LatentCache:
+    def open(cls, path: Path) -> Cache:
         """Open a finished cache.
 
         Raises:
@@ -126,19 +124,48 @@ class LatentCache:
         """Rows of one fold, in canonical order."""
         return np.flatnonzero(self.folds == fold)
 
-    def latents(self, rows: Int[np.ndarray, " image"]) -> Latents:
-        """z0 of these rows, in their order, in the stored type.
+    def column(self, name: str, rows: Int[np.ndarray, " image"]) -> np.ndarray:
+        """Values of one column for these rows, in their order and in the stored type.
+
+        Args:
+            name: z0, dct_low, pixel_statistics, activation_statistics, degraded_pixel_statistics or
+                degraded_activation_statistics.
+            rows: positions among the images of this cache.
 
         Raises:
-            CacheCorrupt: a shard's bytes do not match their checksum.
+            CacheIncomplete: the cache lacks the column for one of these images.
+            CacheCorrupt: stored bytes do not match their checksum.
         """
-        return self._gather(rows, self._arrays.read, self.manifest.latent_shape)
+        if name == "z0":
+            return self._gather(rows, self._arrays.read, self.manifest.latent_shape)
+        if name == "dct_low":
+            view, channel, _, _ = self.manifest.latent_shape
+            size = dct_side(self.manifest.latent_shape)
+            return self._gather(rows, self._arrays.read_dct, (view, channel, size, size))
+        from leakcache.statistics.build import COLUMNS
+        from leakcache.store.derived import stored_rows
 
-    def coefficients(self, rows: Int[np.ndarray, " image"]) -> Coefficients:
-        """Low DCT coefficients of z0 of these rows; raises as `latents`."""
-        view, channel, _, _ = self.manifest.latent_shape
-        size = dct_side(self.manifest.latent_shape)
-        return self._gather(rows, self._arrays.read_dct, (view, channel, size, size))
+        found = stored_rows(self, rows, COLUMNS[name](self.manifest.encoding))
+        if found is None:
+            raise CacheIncomplete(
+                f"{self.path}: holds no {name} of all these images; run "
+                "`leak cache build --with statistics` again with the options it was built with"
+            )
+        return found
+
+    def has(self, name: str, rows: Int[np.ndarray, " image"] | None = None) -> bool:
+        """Whether the cache holds a column for these rows; for all of its images by default.
+
+        Columns of degraded copies are held of training images alone.
+        """
+        if name in ("z0", "dct_low"):
+            return True
+        from leakcache.statistics.build import COLUMNS
+        from leakcache.store.derived import holds_rows
+
+        default = self.rows("train") if name.startswith("degraded") else np.arange(len(self))
+        wanted = default if rows is None else rows
+        return holds_rows(self, wanted, COLUMNS[name](self.manifest.encoding))
 
     def moments(self, fold: str = "train", labels: tuple[str, ...] | None = None) -> LatentMoments:
         """Moments of one fold, over all labels or the given ones."""

@@ -11,7 +11,7 @@ from leakcache.errors import CacheStale
 from leakcache.images.loader import hash_file, in_order
 from leakcache.progress import track
 from leakcache.store import manifest
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 
 NAMED = 3
 """How many paths a message names before it only counts."""
@@ -50,7 +50,7 @@ class Changes:
         return "; ".join(parts) or "nothing changed"
 
 
-def find_changes(cache: LatentCache | None, index: DatasetIndex) -> Changes:
+def find_changes(cache: Cache | None, index: DatasetIndex) -> Changes:
     """Compare a cache with the images on disk, reading every file that both know.
 
     Without a cache nothing has changed: there is nothing to compare with.
@@ -74,7 +74,7 @@ def find_changes(cache: LatentCache | None, index: DatasetIndex) -> Changes:
     )
 
 
-def open_current(path: Path) -> LatentCache:
+def open_current(path: Path) -> Cache:
     """Open a finished cache and make sure that its images are still those that it saw.
 
     Cheap enough for every command: a file is read again only where its time or its size says that
@@ -85,7 +85,7 @@ def open_current(path: Path) -> LatentCache:
         CacheIncomplete: its build has not finished.
         CacheCorrupt: its manifest or arrays are damaged.
     """
-    cache = LatentCache.open(path)
+    cache = Cache.open(path)
     altered = _altered_since(cache, (path / manifest.FILE).stat().st_mtime_ns)
     if altered:
         raise CacheStale(
@@ -95,7 +95,7 @@ def open_current(path: Path) -> LatentCache:
     return cache
 
 
-def _altered_since(cache: LatentCache, built: int) -> tuple[str, ...]:
+def _altered_since(cache: Cache, built: int) -> tuple[str, ...]:
     """Paths whose file has another size, or is newer than the cache and has another content."""
     altered, root = [], Path(cache.manifest.data)
     columns = (cache.paths.tolist(), cache.sizes.tolist(), cache.hashes.tolist())
@@ -110,7 +110,7 @@ def _altered_since(cache: LatentCache, built: int) -> tuple[str, ...]:
     return tuple(altered)
 
 
-def index_differs(cache: LatentCache, index: DatasetIndex) -> bool:
+def index_differs(cache: Cache, index: DatasetIndex) -> bool:
     """Whether the data's place, its layout or what it leaves out is not what the cache says."""
     known, seen = cache.manifest, {record.path for record in index.records}
     then = {(path, reason) for path, reason in known.rejects if path not in seen}
@@ -118,7 +118,7 @@ def index_differs(cache: LatentCache, index: DatasetIndex) -> bool:
     return (known.data, known.layout, then) != (str(index.root), index.layout, now)
 
 
-def _rows(cache: LatentCache) -> Mapping[str, tuple[str, str, str, str]]:
+def _rows(cache: Cache) -> Mapping[str, tuple[str, str, str, str]]:
     table = cache.table()
     columns = (table[name].tolist() for name in ("sha256", "label", "group", "fold"))
     return dict(zip(table["path"].tolist(), zip(*columns, strict=True), strict=True))

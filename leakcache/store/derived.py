@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 from leakcache.errors import CacheStale, ImageError
 from leakcache.images.loader import in_order
 from leakcache.store.array_store import FILE, Compute, RowSpec, RowStore, stored_spec
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leakcache.store.source_images import AHEAD, SourceImages, kept_folder
 from leakcache.store.views import CROPS, RESIZED, Cut
 
@@ -69,9 +69,7 @@ class RowCheck:
         return not (self.damaged or self.differing)
 
 
-def build_pixels(
-    cache: LatentCache, *, fresh: bool = False, repair: bool = False
-) -> list[PixelReport]:
+def build_pixels(cache: Cache, *, fresh: bool = False, repair: bool = False) -> list[PixelReport]:
     """Cut and keep the pixels of every image of a cache that are not there yet.
 
     To resume after a kill, call it again: finished shards stay as they are.
@@ -128,7 +126,7 @@ def describe_rows(folder: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def check_rows(folder: Path, caches: Sequence[LatentCache], spot: int, seed: int = 0) -> RowCheck:
+def check_rows(folder: Path, caches: Sequence[Cache], spot: int, seed: int = 0) -> RowCheck:
     """Check every store beside a cache, and cut some pixels again.
 
     Args:
@@ -216,7 +214,7 @@ def fill_rows(
 
 
 def stored_rows(
-    cache: LatentCache, rows: Int[np.ndarray, "image"], spec: RowSpec
+    cache: Cache, rows: Int[np.ndarray, "image"], spec: RowSpec
 ) -> Float16[np.ndarray, "image ..."] | None:
     """Rows of some images of a cache; None where one of them is missing or of another version.
 
@@ -228,9 +226,14 @@ def stored_rows(
     return None if store is None else store.read(originals.hashes)
 
 
-def all_stored(cache: LatentCache, spec: RowSpec) -> bool:
-    """Whether the rows of all images of a cache are kept."""
-    return _complete(SourceImages.of(cache, np.arange(len(cache))), spec) is not None
+def holds_rows(cache: Cache, rows: Int[np.ndarray, "image"], spec: RowSpec) -> bool:
+    """Whether the rows of these images are stored."""
+    return _complete(SourceImages.of(cache, rows), spec) is not None
+
+
+def all_stored(cache: Cache, spec: RowSpec) -> bool:
+    """Whether the rows of all images of a cache are stored."""
+    return holds_rows(cache, np.arange(len(cache)), spec)
 
 
 def _complete(originals: SourceImages, spec: RowSpec) -> RowStore | None:

@@ -10,12 +10,12 @@ import h5py
 import numpy as np
 
 from leakcache.progress import track
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leakcache.store.manifest import FILE
 from leakcache.store.zarr_shards import SHARD
 
 
-def describe(cache: LatentCache) -> dict[str, Any]:
+def describe(cache: Cache) -> dict[str, Any]:
     """What a cache is, how big, and what was left out.
 
     Returns:
@@ -51,7 +51,7 @@ def describe(cache: LatentCache) -> dict[str, Any]:
 # A cache as one HDF5 file, for tools that do not read zarr.
 
 
-def export_h5(cache: LatentCache, target: Path) -> Path:
+def export_h5(cache: Cache, target: Path) -> Path:
     """Write `z0`, `dct_low`, the table of images and the manifest to one HDF5 file.
 
     The file appears whole or not at all.
@@ -75,13 +75,13 @@ def export_h5(cache: LatentCache, target: Path) -> Path:
     return target
 
 
-def _write_latents(cache: LatentCache, file: h5py.File) -> None:
+def _write_latents(cache: Cache, file: h5py.File) -> None:
     with track("exporting", len(cache), "images") as advance:
         for start in range(0, len(cache), SHARD):
             rows = np.arange(start, min(start + SHARD, len(cache)))
             for name, values in (
-                ("z0", cache.latents(rows)),
-                ("dct_low", cache.coefficients(rows)),
+                ("z0", cache.column("z0", rows)),
+                ("dct_low", cache.column("dct_low", rows)),
             ):
                 if name not in file:
                     shape = (len(cache), *values.shape[1:])

@@ -8,19 +8,15 @@ from pathlib import Path
 from leakcache.dataset.index import DatasetIndex, read_index
 from leakcache.errors import DataError
 from leakcache.store.build import BuildReport, build_cache
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 
 
-def build_open_caches(
-    closed: LatentCache, roots: Sequence[Path], device: str = "cpu"
-) -> list[LatentCache]:
+def build_open_caches(closed: Cache, roots: Sequence[Path], device: str = "cpu") -> list[Cache]:
     """Caches of the open set beside a closed cache; arguments and errors as `open_set_builds`."""
     return [report.cache for report in open_set_builds(closed, roots, device)]
 
 
-def open_set_builds(
-    closed: LatentCache, roots: Sequence[Path], device: str = "cpu"
-) -> list[BuildReport]:
+def open_set_builds(closed: Cache, roots: Sequence[Path], device: str = "cpu") -> list[BuildReport]:
     """Build, or bring up to date, the caches of the open set beside a closed cache.
 
     Args:
@@ -54,7 +50,7 @@ def open_set_builds(
     ]
 
 
-def _own_open_set(closed: LatentCache) -> DatasetIndex:
+def _own_open_set(closed: Cache) -> DatasetIndex:
     root = Path(closed.manifest.data)
     index = read_index(root).select("open")
     if not index.records:

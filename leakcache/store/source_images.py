@@ -17,7 +17,7 @@ from leakcache.images.decode import decode
 from leakcache.images.loader import in_order
 from leakcache.progress import track
 from leakcache.store.array_store import Compute, Rows, RowSpec, RowStore
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leakcache.store.views import Cut
 
 AHEAD = 16
@@ -42,7 +42,7 @@ class SourceImages:
     canonical: int | None = None
 
     @classmethod
-    def of(cls, cache: LatentCache, rows: Int[np.ndarray, "k"]) -> SourceImages:
+    def of(cls, cache: Cache, rows: Int[np.ndarray, "k"]) -> SourceImages:
         """The files of some rows of a cache; what is kept lies beside its splits."""
         root, cut = Path(cache.manifest.data), cache.manifest.encoding.preprocessing
         return cls(

@@ -12,7 +12,7 @@ from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheCorrupt, CacheStale
 from leakcache.images.loader import load_image
 from leakcache.progress import track
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 
 TOLERANCE = 0.02
 """Largest accepted RMS difference of a re-encoded latent, over the RMS of the latent:
@@ -43,7 +43,7 @@ class Verification:
         return not (self.damaged or self.differing)
 
 
-def verify(cache: LatentCache, encoder: Encoder | None, spot: int, seed: int = 0) -> Verification:
+def verify(cache: Cache, encoder: Encoder | None, spot: int, seed: int = 0) -> Verification:
     """Check a cache.
 
     Args:
@@ -78,7 +78,7 @@ def verify(cache: LatentCache, encoder: Encoder | None, spot: int, seed: int = 0
     return Verification(cache.shards, (), len(rows), max(finite, default=0.0), differing)
 
 
-def _wrong_counts(cache: LatentCache) -> list[str]:
+def _wrong_counts(cache: Cache) -> list[str]:
     try:
         samples = sum(cache.moments(fold).dct.count for fold in set(cache.folds.tolist()))
     except CacheCorrupt as error:
@@ -92,7 +92,7 @@ def _wrong_counts(cache: LatentCache) -> list[str]:
     ]
 
 
-def _refuse_other(cache: LatentCache, encoder: Encoder) -> None:
+def _refuse_other(cache: Cache, encoder: Encoder) -> None:
     mine, theirs = cache.manifest.encoding.autoencoder, encoder.identity
     if mine.weights_sha256 != theirs.weights_sha256:
         raise CacheStale(
@@ -102,7 +102,7 @@ def _refuse_other(cache: LatentCache, encoder: Encoder) -> None:
         )
 
 
-def _difference(cache: LatentCache, encoder: Encoder, row: int) -> float:
+def _difference(cache: Cache, encoder: Encoder, row: int) -> float:
     """Relative RMS difference; infinite where the image is gone, NaN where it is another."""
     path = Path(cache.manifest.data) / str(cache.paths[row])
     image = load_image(path, cache.manifest.encoding.preprocessing, known=())
@@ -111,7 +111,7 @@ def _difference(cache: LatentCache, encoder: Encoder, row: int) -> float:
     if image.sha256 != cache.hashes[row]:
         return float("nan")
     again = encoder.encode_bytes(torch.from_numpy(image.pixels)).cpu().numpy()
-    stored = cache.latents(np.array([row]))[0].astype(np.float64)
+    stored = cache.column("z0", np.array([row]))[0].astype(np.float64)
     return float(np.sqrt(np.mean((again - stored) ** 2) / np.mean(stored**2)))
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from leakcache.errors import RunError
 from leakcache.store.array_store import Compute, Rows, RowSpec
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leakcache.store.source_images import SourceImages
 from leakcache.store.views import Cut
 from leaknet.data.split import SplitLatents, kept_statistics
@@ -45,14 +45,14 @@ class BaselineImages:
     latent: SplitLatents | None = None
 
     @classmethod
-    def of(cls, cache: LatentCache, rows: Int[np.ndarray, "k"]) -> BaselineImages:
+    def of(cls, cache: Cache, rows: Int[np.ndarray, "k"]) -> BaselineImages:
         """Some rows of a finished cache, in that order.
 
         Raises:
             CacheCorrupt: the latents' bytes do not match their checksum.
         """
         columns = {name: getattr(cache, name)[rows] for name in COLUMNS}
-        z0 = torch.from_numpy(cache.latents(rows))
+        z0 = torch.from_numpy(cache.column("z0", rows))
         return cls(
             **columns,
             originals=SourceImages.of(cache, rows),

@@ -125,12 +125,12 @@ def _announce(row: Row, number: int) -> None:
 
 def _shelf(folder: Path, options: dict[str, Any]) -> CachePool:
     from leakcache.device import resolve_device
-    from leakcache.store.cache import LatentCache
+    from leakcache.store.cache import Cache
     from leaknet.experiments.ablation.caches import CachePool
 
     return CachePool(
-        LatentCache.open(folder / "closed"),
-        [LatentCache.open(Path(other) / "closed") for other in options["also"]],
+        Cache.open(folder / "closed"),
+        [Cache.open(Path(other) / "closed") for other in options["also"]],
         [Path(root) for root in options["open_roots"]],
         str(resolve_device(options["device"])),
     )

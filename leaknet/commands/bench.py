@@ -27,7 +27,7 @@ from leaknet.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from leakcache.store.cache import LatentCache
+    from leakcache.store.cache import Cache
     from leaknet.experiments.benchmark.tables import BenchResult
     from leaknet.experiments.plan import BenchPlan
 
@@ -163,7 +163,7 @@ def _plan(options: dict[str, Any]) -> BenchPlan:
     )
 
 
-def _closed(settings: Settings, options: dict[str, Any], device: str) -> LatentCache:
+def _closed(settings: Settings, options: dict[str, Any], device: str) -> Cache:
     """The cache of the known generators; built from --data where that is given."""
     from leakcache.store.changes import open_current
 
@@ -197,7 +197,7 @@ def _closed(settings: Settings, options: dict[str, Any], device: str) -> LatentC
     return report.cache
 
 
-def _unknown(closed: LatentCache, roots: tuple[str, ...], device: str) -> list[LatentCache]:
+def _unknown(closed: Cache, roots: tuple[str, ...], device: str) -> list[Cache]:
     """Caches of the folders named; without any, of the data's own open set if there is one."""
     from leakcache.dataset.index import read_index
     from leakcache.store.open_set import build_open_caches
@@ -208,7 +208,7 @@ def _unknown(closed: LatentCache, roots: tuple[str, ...], device: str) -> list[L
     return build_open_caches(closed, [Path(root) for root in roots], device)
 
 
-def _name(closed: LatentCache, options: dict[str, Any]) -> str:
+def _name(closed: Cache, options: dict[str, Any]) -> str:
     """Folder name that tells benches of the same cache apart."""
     name = f"bench-{closed.path.parent.name}"
     for option in ("epochs", "limit"):

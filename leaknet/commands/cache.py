@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from leakcache.dataset.index import DatasetIndex, Split
     from leakcache.images.decode import Preprocessing
     from leakcache.store.build import BuildReport
-    from leakcache.store.cache import LatentCache
+    from leakcache.store.cache import Cache
     from leakcache.store.derived import RowCheck
     from leakcache.store.verify import Verification
 
@@ -264,19 +264,18 @@ def _build_splits(
     }
 
 
-def open_caches(folder: Path) -> dict[str, LatentCache]:
+def open_caches(folder: Path) -> dict[str, Cache]:
     """The finished caches in a folder, `closed` first.
 
     Raises:
         CacheIncomplete: there is none.
     """
-    from leakcache.store.cache import LatentCache
+    from leakcache.store.cache import Cache
 
     found = {
-        path.parent.name: LatentCache.open(path.parent)
-        for path in sorted(folder.glob("*/manifest.json"))
+        path.parent.name: Cache.open(path.parent) for path in sorted(folder.glob("*/manifest.json"))
     }
-    return found or {"closed": LatentCache.open(folder / "closed")}
+    return found or {"closed": Cache.open(folder / "closed")}
 
 
 @cache.command(cls=LeakCommand)
@@ -370,11 +369,11 @@ def export(
     Example:
       leak cache export --to h5 --out latents.h5
     """
-    from leakcache.store.cache import LatentCache
+    from leakcache.store.cache import Cache
     from leakcache.store.info import export_h5
 
     folder = cache_folder(cache, settings.caches)
-    found = LatentCache.open(folder / split)
+    found = Cache.open(folder / split)
     target = export_h5(found, Path(out) if out else folder / f"{split}.{form}")
     if as_json:
         emit({"file": str(target), "images": len(found), "bytes": target.stat().st_size})

@@ -13,7 +13,7 @@ from leaknet.commands.defaults import LeakCommand, Settings, cache_folder
 from leaknet.commands.options import alpha_option, cache_option, device_option, emit, json_option
 
 if TYPE_CHECKING:
-    from leakcache.store.cache import LatentCache
+    from leakcache.store.cache import Cache
     from leaknet.experiments.plan import Plan
 
 
@@ -130,7 +130,7 @@ def _plan(options: dict[str, Any]) -> Plan:
     )
 
 
-def _open_caches(closed: LatentCache, roots: tuple[str, ...], device: str) -> list[LatentCache]:
+def _open_caches(closed: Cache, roots: tuple[str, ...], device: str) -> list[Cache]:
     """Caches of the folders named; without any, of the data's own open set if there is one."""
     from leakcache.dataset.index import read_index
     from leaknet.commands.score import open_caches
@@ -141,7 +141,7 @@ def _open_caches(closed: LatentCache, roots: tuple[str, ...], device: str) -> li
     return open_caches(closed, roots, device)
 
 
-def _audit(closed: LatentCache, roots: tuple[str, ...]) -> dict[str, Any]:
+def _audit(closed: Cache, roots: tuple[str, ...]) -> dict[str, Any]:
     """The controls of the data, on the track that was encoded; nothing where the files are gone."""
     from leakcache.dataset.index import read_index
     from leaknet.audit.audit import audit

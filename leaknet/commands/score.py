@@ -19,7 +19,7 @@ from leaknet.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from leakcache.store.cache import LatentCache
+    from leakcache.store.cache import Cache
     from leaknet.scoring.predict import ImageScore
 
 
@@ -95,7 +95,7 @@ def _names(options: dict[str, Any]) -> list[str]:
     ]
 
 
-def closed_cache(run: Path, cache: str | None, caches: Path) -> LatentCache:
+def closed_cache(run: Path, cache: str | None, caches: Path) -> Cache:
     """The cache that a run was trained on: as named, else as the run remembers it.
 
     Raises:
@@ -112,7 +112,7 @@ def closed_cache(run: Path, cache: str | None, caches: Path) -> LatentCache:
     return open_current(cache_folder(None, caches) / "closed")
 
 
-def open_caches(closed: LatentCache, roots: tuple[str, ...], device: str) -> list[LatentCache]:
+def open_caches(closed: Cache, roots: tuple[str, ...], device: str) -> list[Cache]:
     """Caches of the unknown generators, built beside the closed one where they are missing."""
     from leakcache.device import resolve_device
     from leakcache.statistics.build import complete_alike

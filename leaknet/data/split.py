@@ -13,10 +13,8 @@ from jaxtyping import Float, Int, Int64, Shaped
 from torch import Tensor
 
 from leakcache.errors import CacheIncomplete
-from leakcache.statistics.activations import stored_activation_statistics
-from leakcache.statistics.degraded import stored_degraded, stored_degraded_activations
-from leakcache.statistics.pixels import PARTS, stored_statistics
-from leakcache.store.cache import LatentCache
+from leakcache.statistics.pixels import PARTS
+from leakcache.store.cache import Cache
 from leaknet.config import FeatureConfig
 
 COLUMNS = ("labels", "groups", "folds", "hashes", "paths")
@@ -122,7 +120,7 @@ class SplitLatents:
         return {name: change(values) for name, values in found.items() if values is not None}
 
 
-def load_split(cache: LatentCache, fold: str, device: torch.device) -> SplitLatents:
+def load_split(cache: Cache, fold: str, device: torch.device) -> SplitLatents:
     """Read one fold whole: 8 KiB an image for 4×32×32 in half precision, 563 for statistics.
 
     Of these 198 are for pixels and 366 for activations; copies of a training image have 278 more.
@@ -131,29 +129,29 @@ def load_split(cache: LatentCache, fold: str, device: torch.device) -> SplitLate
         CacheCorrupt: a shard's bytes do not match their checksum.
     """
     rows = cache.rows(fold)
-    z0 = torch.from_numpy(cache.latents(rows)).to(device)
+    z0 = torch.from_numpy(cache.column("z0", rows)).to(device)
     columns = {name: getattr(cache, name)[rows] for name in COLUMNS}
     return SplitLatents(z0=z0, **columns, **kept_statistics(cache, rows, device))
 
 
 def kept_statistics(
-    cache: LatentCache, rows: Int[np.ndarray, "image"], device: torch.device
+    cache: Cache, rows: Int[np.ndarray, "image"], device: torch.device
 ) -> dict[str, Any]:
     """What there is of the statistics of some images, by name.
 
     Raises:
         CacheCorrupt: a row's bytes do not match their checksum.
     """
-    found = {
-        "statistics": stored_statistics(cache, rows),
-        "activations": stored_activation_statistics(cache, rows),
-        "degraded": stored_degraded(cache, rows),
-        "degraded_activations": stored_degraded_activations(cache, rows),
+    columns = {
+        "statistics": "pixel_statistics",
+        "activations": "activation_statistics",
+        "degraded": "degraded_pixel_statistics",
+        "degraded_activations": "degraded_activation_statistics",
     }
     return {
-        name: torch.from_numpy(values).to(device)
-        for name, values in found.items()
-        if values is not None
+        field: torch.from_numpy(cache.column(name, rows)).to(device)
+        for field, name in columns.items()
+        if cache.has(name, rows)
     }
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from leakcache.errors import TrainingError
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leakcache.store.moments import LatentMoments
 from leaknet.data.split import SplitLatents, load_split
 
@@ -27,7 +27,7 @@ class TrainingData:
     moments: LatentMoments
 
     @classmethod
-    def load(cls, cache: LatentCache, device: torch.device) -> TrainingData:
+    def load(cls, cache: Cache, device: torch.device) -> TrainingData:
         """Read both folds into the memory of the device."""
         train, val = (load_split(cache, fold, device) for fold in ("train", "val"))
         return cls(train, val, cache.moments("train"))

@@ -18,7 +18,7 @@ import torch
 
 from leakcache.errors import DataError
 from leakcache.progress import track
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leaknet.config import RunConfig
 from leaknet.data.embeddings import Embeddings
 from leaknet.data.split import SplitLatents
@@ -60,7 +60,7 @@ class LeftOut:
 
 def evaluate_enrolment(
     config: RunConfig,
-    cache: LatentCache,
+    cache: Cache,
     folder: Path,
     *,
     shots: Sequence[int] = SHOTS,

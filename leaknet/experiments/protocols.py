@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from leakcache.errors import ScoringError
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leaknet.evaluation.closed_set import ClosedSummary, summarise_closed
 from leaknet.evaluation.open_set import Detection, OpenSummary, summarise_open, threshold
 from leaknet.experiments.answers import summarise_answers
@@ -77,8 +77,8 @@ def _dealt(names: list[str], hands: int) -> list[str]:
 
 def evaluate(
     plan: Plan,
-    closed: LatentCache,
-    unknown: Sequence[LatentCache],
+    closed: Cache,
+    unknown: Sequence[Cache],
     out: Path,
     device: torch.device = CPU,
 ) -> Evaluation:
@@ -131,7 +131,7 @@ def evaluate(
     )
 
 
-def _blocks(plan: Plan, closed: LatentCache) -> tuple[tuple[str, ...], ...]:
+def _blocks(plan: Plan, closed: Cache) -> tuple[tuple[str, ...], ...]:
     if not plan.leave_out:
         return ()
     generators = [name for name in closed.classes if name not in plan.real]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Shaped
 
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leakcache.store.manifest import images_hash
 from leaknet.data.split import SplitLatents, load_split
 from leaknet.data.training_data import TrainingData
@@ -48,13 +48,13 @@ class Task:
 class ClosedSet:
     """The closed folds of a cache in memory, of which tasks are made."""
 
-    cache: LatentCache
+    cache: Cache
     train: SplitLatents
     val: SplitLatents
     test: SplitLatents
 
     @classmethod
-    def load(cls, cache: LatentCache) -> ClosedSet:
+    def load(cls, cache: Cache) -> ClosedSet:
         """Read the closed folds of a cache; raises `CacheCorrupt` as `load_split`."""
         return cls(cache, *(load_split(cache, fold, CPU) for fold in CLOSED_FOLDS))
 

@@ -23,7 +23,7 @@ import torch
 from leakcache.encoder.autoencoder import AutoencoderIdentity
 from leakcache.errors import LeakError, RunError
 from leakcache.images.decode import Preprocessing
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leakcache.store.manifest import Encoding, images_hash
 from leaknet.config import RunConfig, config_from_table, config_to_table, differences
 from leaknet.files import write_text
@@ -50,7 +50,7 @@ class CacheIdentity:
     folder: str
 
     @classmethod
-    def of(cls, cache: LatentCache) -> CacheIdentity:
+    def of(cls, cache: Cache) -> CacheIdentity:
         """The identity of an open cache."""
         manifest, folder = cache.manifest, str(cache.path.resolve())
         return cls(manifest.fingerprint, training_hash(cache), manifest.encoding, folder)
@@ -72,7 +72,7 @@ class CacheIdentity:
         )
 
 
-def training_hash(cache: LatentCache) -> str:
+def training_hash(cache: Cache) -> str:
     """Hash over content, label and group of every training image, in canonical order."""
     rows = cache.rows("train")
     columns = (cache.hashes, cache.labels, cache.groups, cache.folds)

@@ -18,7 +18,7 @@ from jaxtyping import Shaped
 
 from leakcache.errors import CacheStale, ScoringError
 from leakcache.progress import track
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leaknet.data.embeddings import Embeddings
 from leaknet.data.split import SplitLatents, load_split
 from leaknet.evaluation.closed_set import concatenate
@@ -34,7 +34,7 @@ _COLUMNS = ("hashes", "labels", "groups", "folds")
 Identity = tuple[Shaped[np.ndarray, "n"], ...]
 
 
-def closed_embeddings(run: RunFolder, model: ProtoLeakNet, cache: LatentCache) -> Embeddings:
+def closed_embeddings(run: RunFolder, model: ProtoLeakNet, cache: Cache) -> Embeddings:
     """Embeddings of all closed folds of a cache, whose latents are read only where needed.
 
     Images of generators that were enrolled into the run, which the cache lacks, come last.
@@ -81,7 +81,7 @@ def unknown_embeddings(
     return _without_known(known, strangers, force)
 
 
-def open_splits(caches: Sequence[LatentCache], closed: LatentCache) -> list[SplitLatents]:
+def open_splits(caches: Sequence[Cache], closed: Cache) -> list[SplitLatents]:
     """The unknown generators that were cached beside a closed cache.
 
     Prompt groups of other data get names of their own: files of two data sets may well have

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from leakcache.errors import ScoringError
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leaknet.calibration import calibrate
 from leaknet.data.embeddings import Embeddings
 from leaknet.data.split import load_split
@@ -92,8 +92,8 @@ class RunScores:
 
 def score_run(
     folder: Path,
-    closed: LatentCache,
-    unknown: Sequence[LatentCache] = (),
+    closed: Cache,
+    unknown: Sequence[Cache] = (),
     kinds: Sequence[type[Detector]] = (),
     device: torch.device = CPU,
     *,
@@ -166,7 +166,7 @@ def judge_run(
     return scores
 
 
-def prepare_run(folder: Path, closed: LatentCache, device: torch.device = CPU) -> ClosedResult:
+def prepare_run(folder: Path, closed: Cache, device: torch.device = CPU) -> ClosedResult:
     """After training: embed the training and validation folds, fit what scores single images.
 
     The test fold is not looked at. metrics.json then holds the judgement on the validation fold,

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from leakcache.errors import RunError
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leaknet.files import partial_of
 from leaknet.model.protoleaknet import WEIGHTS, ProtoLeakNet
 from leaknet.model.run_record import CLASSES, CONFIG, RunRecord, training_hash
@@ -110,7 +110,7 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"{self.weights} cannot be read: run `leak train` again") from error
 
-    def check_cache(self, cache: LatentCache) -> None:
+    def check_cache(self, cache: Cache) -> None:
         """Refuse a cache whose latents this run does not understand, or has other training data.
 
         Raises:
@@ -127,7 +127,7 @@ class RunFolder:
             )
 
 
-def _mismatches(record: RunRecord, cache: LatentCache) -> list[str]:
+def _mismatches(record: RunRecord, cache: Cache) -> list[str]:
     reasons: list[str] = []
     if record.cache is None:
         return reasons

@@ -23,7 +23,7 @@ from leakcache.device import resolve_device
 from leakcache.errors import RunError, TrainingError
 from leakcache.progress import Advance
 from leakcache.progress import track as show_progress
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leaknet.config import RunConfig
 from leaknet.data.split import check_degraded, check_statistics
 from leaknet.data.training_data import TrainingData, check_trainable
@@ -64,7 +64,7 @@ class TrainResult:
 
 def train(
     config: RunConfig,
-    cache: LatentCache,
+    cache: Cache,
     folder: Path,
     *,
     device: str = "auto",

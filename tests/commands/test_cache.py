@@ -11,7 +11,7 @@ import h5py
 import pytest
 from tiny_data import picture, write_pictures
 
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 
 Call = Callable[..., Any]
 
@@ -47,7 +47,7 @@ def test_build_says_what_it_did_and_the_next_one_does_nothing(build: Call, tmp_p
     assert (closed["images"], closed["encoded"], closed["reused"]) == (12, 12, 0)
     assert closed["relative_latent_error"] is None
     assert closed["rejects"] == []
-    assert closed["fingerprint"] == LatentCache.open(tmp_path / closed["path"]).manifest.fingerprint
+    assert closed["fingerprint"] == Cache.open(tmp_path / closed["path"]).manifest.fingerprint
     assert "encoding 12/12 images" in said.err
     again = build()
     assert again.code == 0

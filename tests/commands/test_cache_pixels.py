@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tiny_data import write_pictures
 
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 
 Call = Callable[..., Any]
 
@@ -48,7 +48,7 @@ def test_statistics_are_of_all_images_and_those_of_copies_of_training_images(
     given = ("--vae", vae, "--size", 64, "--split", "all", "--with", "statistics", "--json")
     said = call("cache", "build", *given)
     assert said.code == 0, said.err
-    train = len(LatentCache.open(tmp_path / said.json["cache"] / "closed").rows("train"))
+    train = len(Cache.open(tmp_path / said.json["cache"] / "closed").rows("train"))
     found = said.json["statistics"]
     assert found["closed"]["statistics"]["cut"] == 12
     assert found["closed"]["statistics-degraded"]["cut"] == train < 12

@@ -16,7 +16,7 @@ from leakcache.dct import dct_low
 from leakcache.encoder.autoencoder import AutoencoderIdentity
 from leakcache.images.decode import Preprocessing
 from leakcache.store.build import finish
-from leakcache.store.cache import LatentCache, ShardArrays
+from leakcache.store.cache import Cache, ShardArrays
 from leakcache.store.manifest import Encoding
 from leakcache.store.moments import LatentMoments, Moments
 from leakcache.store.workspace import DoneShard
@@ -91,9 +91,7 @@ def tiny_record(*overrides: str, classes: tuple[str, ...] = CLASSES) -> RunRecor
     return RunRecord(tiny_config(*overrides), classes, SHAPE)
 
 
-def tiny_cache(
-    folder: Path, *, views: int = 1, weights: str = "a" * 64, extra: int = 0
-) -> LatentCache:
+def tiny_cache(folder: Path, *, views: int = 1, weights: str = "a" * 64, extra: int = 0) -> Cache:
     """A finished cache on disk, written by the code that a build uses."""
     splits = [
         tiny_split(48 + extra, "train", views=views, seed=1),
@@ -130,7 +128,7 @@ def tiny_cache(
     )
     index = DatasetIndex(Path("images"), tuple(records), (), "made up")
     finish(index, "all", encoding, folder, [done], {}).write(folder)
-    return LatentCache.open(folder)
+    return Cache.open(folder)
 
 
 @contextmanager

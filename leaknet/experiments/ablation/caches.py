@@ -13,7 +13,7 @@ from pathlib import Path
 from leakcache.dataset.index import read_index
 from leakcache.errors import CacheError
 from leakcache.statistics.build import complete_alike, complete_statistics
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leakcache.store.open_set import open_set_builds
 from leaknet.config import FeatureConfig
 from leaknet.data.split import SplitLatents
@@ -32,8 +32,8 @@ class CachePool:
 
     def __init__(
         self,
-        main: LatentCache,
-        also: Sequence[LatentCache] = (),
+        main: Cache,
+        also: Sequence[Cache] = (),
         open_roots: Sequence[Path] = (),
         device: str = "cpu",
     ) -> None:
@@ -51,7 +51,7 @@ class CachePool:
         self._roots, self._device = tuple(open_roots), device
         self._tasks: dict[tuple[Path, bool, bool, bool], Task] = {}
 
-    def find(self, wish: CacheRequirement) -> LatentCache:
+    def find(self, wish: CacheRequirement) -> Cache:
         """The first cache that is as wished.
 
         Raises:
@@ -69,7 +69,7 @@ class CachePool:
             f"run `{command}` and add --also DIR"
         )
 
-    def task(self, cache: LatentCache, features: FeatureConfig) -> Task:
+    def task(self, cache: Cache, features: FeatureConfig) -> Task:
         """What runs on a cache learn from and are judged on, unknown generators included.
 
         Args:
@@ -88,7 +88,7 @@ class CachePool:
             self._tasks[key] = ClosedSet.load(cache).whole(self._unknown(cache))
         return self._tasks[key]
 
-    def _unknown(self, cache: LatentCache) -> list[SplitLatents]:
+    def _unknown(self, cache: Cache) -> list[SplitLatents]:
         if not self._roots and not _has_open_set(cache):
             return []
         builds = open_set_builds(cache, self._roots, self._device)
@@ -98,6 +98,6 @@ class CachePool:
         return open_splits(unknown, cache)
 
 
-def _has_open_set(cache: LatentCache) -> bool:
+def _has_open_set(cache: Cache) -> bool:
     data = Path(cache.manifest.data)
     return data.exists() and bool(read_index(data).unknown)

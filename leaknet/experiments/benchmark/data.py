@@ -19,7 +19,7 @@ from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheStale, ScoringError
 from leakcache.statistics.build import complete_alike
 from leakcache.store.build import build_cache
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leakcache.store.manifest import Encoding
 from leaknet.baselines.images import COLUMNS, BaselineImages
 
@@ -68,9 +68,7 @@ class BenchData:
         return digest.hexdigest()
 
 
-def raw_data(
-    closed: LatentCache, unknown: Sequence[LatentCache] = (), limit: int | None = None
-) -> BenchData:
+def raw_data(closed: Cache, unknown: Sequence[Cache] = (), limit: int | None = None) -> BenchData:
     """The images as they are: step 0.
 
     Args:
@@ -118,14 +116,14 @@ def named_apart(images: BaselineImages, root: Path, closed: Path) -> BaselineIma
     return replace(images, groups=groups, latent=latent)
 
 
-def _fold(cache: LatentCache, fold: str, limit: int | None) -> BaselineImages:
+def _fold(cache: Cache, fold: str, limit: int | None) -> BaselineImages:
     rows = cache.rows(fold)
     if limit is not None:
         rows = rows[spread(cache.labels[rows], cache.groups[rows], limit)]
     return BaselineImages.of(cache, rows)
 
 
-def _unknown(cache: LatentCache, closed: LatentCache, limit: int | None) -> BaselineImages:
+def _unknown(cache: Cache, closed: Cache, limit: int | None) -> BaselineImages:
     if words := closed.manifest.encoding.difference(cache.manifest.encoding):
         raise CacheStale(
             f"{cache.path}: was encoded otherwise than {closed.path} ({words}); build it again"
@@ -166,8 +164,8 @@ def columns_of(parts: Sequence[BaselineImages]) -> dict[str, Shaped[np.ndarray, 
 
 def with_steps(
     data: BenchData,
-    closed: LatentCache,
-    unknown: Sequence[LatentCache],
+    closed: Cache,
+    unknown: Sequence[Cache],
     steps: Sequence[int],
     device: str,
 ) -> BenchData:
@@ -205,7 +203,7 @@ def with_steps(
 
 def _degraded(
     images: BaselineImages,
-    source: LatentCache,
+    source: Cache,
     home: Path,
     step: int,
     encoding: Encoding,

@@ -41,7 +41,7 @@ from leakcache.statistics.pixels import (
     stored_statistics,
 )
 from leakcache.store.build import build_cache
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leakcache.store.derived import one_thread_each
 from leakcache.store.source_images import SourceImages
 from leaknet.config import FeatureConfig
@@ -54,7 +54,7 @@ def vae(tmp_path: Path) -> Path:
     return save(tiny_model(), tmp_path / "vae")
 
 
-def built(root: Path, vae: Path, cut: Preprocessing = SMALL) -> LatentCache:
+def built(root: Path, vae: Path, cut: Preprocessing = SMALL) -> Cache:
     for number, label in enumerate(("ada", "bob")):
         (root / "images" / label).mkdir(parents=True)
         for row in range(3):
@@ -64,7 +64,7 @@ def built(root: Path, vae: Path, cut: Preprocessing = SMALL) -> LatentCache:
     return build_cache(read_index(root / "images"), encoder, folder, preprocessing=cut).cache
 
 
-def rows_of(cache: LatentCache) -> np.ndarray | None:
+def rows_of(cache: Cache) -> np.ndarray | None:
     return stored_activation_statistics(cache, np.arange(len(cache)))
 
 

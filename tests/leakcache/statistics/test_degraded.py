@@ -30,13 +30,13 @@ from leakcache.statistics.degraded import (
 from leakcache.statistics.pixel_features import statistics
 from leakcache.statistics.pixels import LENGTH, middle, reduced
 from leakcache.store.build import build_cache
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leakcache.store.derived import one_thread_each
 from tests.tiny_data import picture, save, tiny_model, write_pictures
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> LatentCache:
+def cache(tmp_path: Path) -> Cache:
     write_pictures(tmp_path / "images", count=6)
     encoder = Encoder.load(str(save(tiny_model(), tmp_path / "vae")))
     index = read_index(tmp_path / "images")
@@ -44,7 +44,7 @@ def cache(tmp_path: Path) -> LatentCache:
     return build_cache(index, encoder, folder, preprocessing=Preprocessing(size=64)).cache
 
 
-def test_rows_are_those_of_the_copies_and_of_training_images_alone(cache: LatentCache):
+def test_rows_are_those_of_the_copies_and_of_training_images_alone(cache: Cache):
     train = cache.rows("train")
     report = build_degraded(cache)
     assert (report.cut, report.kept) == (len(train), 0)
@@ -62,7 +62,7 @@ def test_rows_are_those_of_the_copies_and_of_training_images_alone(cache: Latent
     assert build_degraded(cache).cut == 0
 
 
-def test_activations_are_those_of_the_same_copies(cache: LatentCache):
+def test_activations_are_those_of_the_same_copies(cache: Cache):
     train = cache.rows("train")
     assert stored_degraded_activations(cache, train) is None
     report = build_degraded_activations(cache)
@@ -82,7 +82,7 @@ def test_activations_are_those_of_the_same_copies(cache: LatentCache):
     assert build_degraded_activations(cache, fresh=True).cut == len(train)
 
 
-def test_activations_of_copies_depend_on_the_encoder_and_on_what_is_drawn(cache: LatentCache):
+def test_activations_of_copies_depend_on_the_encoder_and_on_what_is_drawn(cache: Cache):
     encoding = cache.manifest.encoding
     spec = degraded_spec(encoding)
     other = replace(encoding.autoencoder, weights_sha256="f" * 64)
@@ -109,7 +109,7 @@ def test_large_pictures_are_cut_before_they_are_degraded():
     assert max(max(copy.size) for copy in copies_of(image, "ef" * 32)) <= 4 * ROOM
 
 
-def test_an_image_that_changed_is_refused(cache: LatentCache):
+def test_an_image_that_changed_is_refused(cache: Cache):
     path = Path(cache.manifest.data) / str(cache.paths[cache.rows("train")[0]])
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(CacheStale, match="has changed"):

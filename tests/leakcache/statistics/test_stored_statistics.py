@@ -32,7 +32,7 @@ from leakcache.statistics.pixels import (
     stored_statistics,
 )
 from leakcache.store.build import build_cache
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leakcache.store.derived import check_rows, one_thread_each
 from leakcache.store.source_images import SourceImages
 from tests.tiny_data import SMALL, array_bytes, picture, save, tiny_model, write_pictures
@@ -44,17 +44,17 @@ def encoder(tmp_path_factory) -> Encoder:
 
 
 @pytest.fixture
-def cache(tmp_path, encoder) -> LatentCache:
+def cache(tmp_path, encoder) -> Cache:
     write_pictures(tmp_path / "images", count=4)
     return built(tmp_path, encoder)
 
 
-def built(root: Path, encoder: Encoder, cut: Preprocessing = SMALL) -> LatentCache:
+def built(root: Path, encoder: Encoder, cut: Preprocessing = SMALL) -> Cache:
     index = read_index(root / "images")
     return build_cache(index, encoder, root / "cache" / "closed", preprocessing=cut).cache
 
 
-def everything(cache: LatentCache) -> np.ndarray | None:
+def everything(cache: Cache) -> np.ndarray | None:
     return stored_statistics(cache, np.arange(len(cache)))
 
 

@@ -33,7 +33,7 @@ from leakcache.dataset.index import DatasetIndex, read_index  # noqa: E402
 from leakcache.encoder.autoencoder import Encoder  # noqa: E402
 from leakcache.store import zarr_shards as shards  # noqa: E402
 from leakcache.store.build import build_cache  # noqa: E402
-from leakcache.store.cache import LatentCache  # noqa: E402
+from leakcache.store.cache import Cache  # noqa: E402
 
 KILLS = 20
 PUBLICATIONS = 10
@@ -142,7 +142,7 @@ class Trial:
     def _check(self, before: dict[str, str]) -> dict[str, str]:
         """A finished cache is whole; a finished shard is neither lost nor changed."""
         if (self._folder / "manifest.json").is_file():
-            LatentCache.open(self._folder)
+            Cache.open(self._folder)
             assert array_bytes(self._folder) in self.caches, "a cache of two builds"
         if not (self._folder / "building" / "task.json").is_file():
             return {}  # not begun, or published

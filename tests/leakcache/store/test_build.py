@@ -22,7 +22,7 @@ from leakcache.images.decode import Preprocessing, decode, preprocess, to_unit_r
 from leakcache.images.loader import images_ahead
 from leakcache.store import zarr_shards as shards
 from leakcache.store.build import BuildReport, build_cache
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leakcache.store.workspace import Workspace
 
 
@@ -46,7 +46,7 @@ def direct(encoder: Encoder, path: Path, preprocessing: Preprocessing = SMALL) -
     return encoder.encode(torch.from_numpy(to_unit_range(views))).numpy()
 
 
-def reasons(cache: LatentCache) -> dict[str, str]:
+def reasons(cache: Cache) -> dict[str, str]:
     return dict(cache.manifest.rejects)
 
 
@@ -72,10 +72,12 @@ def test_holds_what_encoding_each_image_gives(
     assert cache.folds.tolist() == [record.fold for record in index.records]
     rows = np.arange(12)[::-1]  # across shards and not in their order
     expected = np.stack([direct(encoder, pictures / cache.paths[row]) for row in rows])
-    assert cache.latents(rows).dtype == np.float16
-    np.testing.assert_allclose(cache.latents(rows), expected, rtol=2e-3, atol=1e-3)
-    coefficients = scipy.fft.dctn(cache.latents(rows).astype(float), axes=(-2, -1), norm="ortho")
-    np.testing.assert_allclose(cache.coefficients(rows), coefficients, rtol=2e-3, atol=2e-3)
+    assert cache.column("z0", rows).dtype == np.float16
+    np.testing.assert_allclose(cache.column("z0", rows), expected, rtol=2e-3, atol=1e-3)
+    coefficients = scipy.fft.dctn(
+        cache.column("z0", rows).astype(float), axes=(-2, -1), norm="ortho"
+    )
+    np.testing.assert_allclose(cache.column("dct_low", rows), coefficients, rtol=2e-3, atol=2e-3)
     sizes = [(pictures / path).stat().st_size for path in cache.paths]
     assert cache.sizes.tolist() == sizes
 
@@ -100,11 +102,11 @@ def test_moments_are_those_of_the_stored_latents(
         rows = cache.rows(fold)
         rows = rows[np.isin(cache.labels[rows], labels)] if labels else rows
         moments = cache.moments(fold, labels)
-        z0 = cache.latents(rows).astype(np.float64)
+        z0 = cache.column("z0", rows).astype(np.float64)
         assert moments.latent.count == len(rows) * (SIDE // 8) ** 2
         np.testing.assert_allclose(moments.latent.mean, z0.mean((0, 1, 3, 4)), rtol=1e-9)
         np.testing.assert_allclose(moments.latent.variance, z0.var((0, 1, 3, 4)), rtol=1e-9)
-        dct = cache.coefficients(rows).astype(np.float64)
+        dct = cache.column("dct_low", rows).astype(np.float64)
         np.testing.assert_allclose(moments.dct.mean, dct.mean((0, 1)), rtol=1e-9)
     assert cache.moments("open").latent.count == 0
 
@@ -113,8 +115,8 @@ def test_full_precision_is_stored_by_choice(pictures: Path, encoder: Encoder, fo
     cache = build(pictures, encoder, folder, stored="float32").cache
     rows = np.arange(12)
     expected = np.stack([direct(encoder, pictures / path) for path in cache.paths])
-    assert cache.latents(rows).dtype == np.float32
-    np.testing.assert_allclose(cache.latents(rows), expected, rtol=1e-5, atol=1e-6)
+    assert cache.column("z0", rows).dtype == np.float32
+    np.testing.assert_allclose(cache.column("z0", rows), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_crops_are_views_of_one_image(encoder: Encoder, folder: Path, tmp_path: Path) -> None:
@@ -124,7 +126,7 @@ def test_crops_are_views_of_one_image(encoder: Encoder, folder: Path, tmp_path: 
     cache = build(root, encoder, folder, preprocessing=crops).cache
     assert cache.manifest.latent_shape == (3, 4, 8, 8)
     row = cache.paths.tolist().index("ada/000.png")
-    found = cache.latents(np.array([row]))[0]
+    found = cache.column("z0", np.array([row]))[0]
     np.testing.assert_allclose(
         found, direct(encoder, root / "ada/000.png", crops), rtol=2e-3, atol=1e-3
     )
@@ -180,7 +182,7 @@ def test_bad_images_are_listed_and_the_rest_is_whole(
     assert cache.classes == ("ada", "bob")
     where = {path: row for row, path in enumerate(before.paths.tolist())}
     rows = np.array([where[path] for path in cache.paths.tolist()])
-    assert np.array_equal(cache.latents(np.arange(12)), before.latents(rows))
+    assert np.array_equal(cache.column("z0", np.arange(12)), before.column("z0", rows))
     # Refused rows lie in the arrays as zeros and are in no statistics.
     total = sum(cache.moments(fold).dct.count for fold in FOLDS)
     assert total == 12
@@ -242,7 +244,7 @@ def test_nothing_usable_is_an_error_that_quotes_the_first_reason(
     with pytest.raises(DataError, match=r"none of 3 images can be used .*0 bytes"):
         build(tmp_path / "data", encoder, folder)
     with pytest.raises(CacheError, match="no finished cache"):
-        LatentCache.open(folder)
+        Cache.open(folder)
 
 
 class Overflowing(Encoder):
@@ -261,7 +263,7 @@ def test_latents_that_are_not_finite_are_left_out(
     overflowing = Overflowing(encoder._network, encoder.identity, "fp32", "cpu")
     cache = build(pictures, overflowing, folder).cache
     assert reasons(cache) == {"bob/white.png": "the encoder gave latents that are not finite"}
-    assert np.isfinite(cache.latents(np.arange(12))).all()
+    assert np.isfinite(cache.column("z0", np.arange(12))).all()
     assert np.isfinite(cache.moments("train").latent.m2).all()
     assert all(np.isfinite(shards.ShardArrays.open(folder).read(s)).all() for s in range(4))
 
@@ -327,7 +329,7 @@ def test_added_images_alone_are_encoded(pictures: Path, encoder: Encoder, tmp_pa
     assert (report.encoded, report.reused) == (3, 15)
     assert str(report.changes).startswith("5 added (ada/02")
     assert array_bytes(folder) == array_bytes(build(pictures, encoder, scratch).cache.path)
-    assert report.cache.manifest.fingerprint == LatentCache.open(scratch).manifest.fingerprint
+    assert report.cache.manifest.fingerprint == Cache.open(scratch).manifest.fingerprint
 
 
 def test_removed_altered_and_relabelled_images_are_told_apart(
@@ -420,7 +422,7 @@ def test_an_interrupted_build_resumes(pictures: Path, encoder: Encoder, tmp_path
     folder, whole = tmp_path / "cache", tmp_path / "whole"
     interrupt(pictures, encoder, folder, 2)
     with pytest.raises(CacheError, match=r"no finished cache; run \(or run again\)"):
-        LatentCache.open(folder)
+        Cache.open(folder)
     report = build(pictures, encoder, folder)
     assert (report.encoded, report.resumed) == (4, 8)
     assert array_bytes(folder) == array_bytes(build(pictures, encoder, whole).cache.path)
@@ -496,10 +498,10 @@ def test_a_damaged_shard_is_found_and_only_its_images_are_encoded_again(
     build(pictures, encoder, folder)
     before = array_bytes(folder)
     spoil(shard_files(folder)[1], damage)
-    cache = LatentCache.open(folder)
+    cache = Cache.open(folder)
     with pytest.raises(CacheCorrupt, match=r"shard 1 of z0 is damaged.*--repair"):
-        cache.latents(np.arange(12))
-    assert np.isfinite(cache.latents(np.arange(4))).all()
+        cache.column("z0", np.arange(12))
+    assert np.isfinite(cache.column("z0", np.arange(4))).all()
     report = build(pictures, encoder, folder, repair=True)
     assert (report.encoded, report.reused) == (4, 8)
     assert array_bytes(folder) == before
@@ -512,7 +514,7 @@ def test_damaged_coefficients_are_computed_again_without_encoding(
     before = array_bytes(folder)
     spoil(shard_files(folder, "dct_low")[2], "flip")
     with pytest.raises(CacheCorrupt, match="shard 2 of dct_low"):
-        LatentCache.open(folder).coefficients(np.arange(12))
+        Cache.open(folder).column("dct_low", np.arange(12))
     assert build(pictures, encoder, folder, repair=True).encoded == 0
     assert array_bytes(folder) == before
 
@@ -526,7 +528,7 @@ def test_a_damaged_manifest_is_refused_and_nothing_is_overwritten(
     text = manifest.read_text()
     edited = {"half": text[: len(text) // 2], "edited": text.replace("resize", "crop")}
     manifest.write_text(edited.get(damage, damage))
-    for use in (lambda: LatentCache.open(folder), lambda: build(pictures, encoder, folder)):
+    for use in (lambda: Cache.open(folder), lambda: build(pictures, encoder, folder)):
         with pytest.raises(CacheCorrupt, match=r"manifest\.json"):
             use()
     assert array_bytes(folder) == before
@@ -541,7 +543,7 @@ def test_a_damaged_column_is_refused(
     build(pictures, encoder, folder)
     spoil(shard_files(folder, column)[0], damage)
     with pytest.raises(CacheCorrupt, match=f"{column} is damaged"):
-        LatentCache.open(folder)
+        Cache.open(folder)
 
 
 @pytest.mark.parametrize("name", ["z0/zarr.json", "label/zarr.json", "zarr.json", "z0"])
@@ -555,7 +557,7 @@ def test_lost_metadata_are_refused_in_one_line(
     else:
         path.write_text("{")
     with pytest.raises(CacheCorrupt, match="--fresh") as caught:
-        LatentCache.open(folder)
+        Cache.open(folder)
     assert "\n" not in str(caught.value)
 
 
@@ -566,7 +568,7 @@ def test_damaged_moments_are_refused_and_repaired(
     before = array_bytes(folder)
     spoil(shard_files(folder, "moments/latent_mean")[0], "flip")
     with pytest.raises(CacheCorrupt, match="moments/latent_mean is damaged"):
-        LatentCache.open(folder).moments()
+        Cache.open(folder).moments()
     assert build(pictures, encoder, folder, repair=True).encoded == 0
     assert array_bytes(folder) == before
 

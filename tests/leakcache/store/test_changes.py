@@ -15,12 +15,12 @@ from leakcache.dataset.index import DatasetIndex, Reject, read_index
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheStale
 from leakcache.store.build import build_cache
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leakcache.store.changes import Changes, find_changes, index_differs, open_current
 
 
 @pytest.fixture
-def cache(pictures: Path, encoder: Encoder, tmp_path: Path) -> LatentCache:
+def cache(pictures: Path, encoder: Encoder, tmp_path: Path) -> Cache:
     index = read_index(pictures)
     return build_cache(index, encoder, tmp_path / "c", split="all", preprocessing=SMALL).cache
 
@@ -31,7 +31,7 @@ def test_without_a_cache_nothing_has_changed(pictures: Path) -> None:
     assert str(changes) == "nothing changed"
 
 
-def test_each_kind_of_change_is_found(cache: LatentCache, pictures: Path) -> None:
+def test_each_kind_of_change_is_found(cache: Cache, pictures: Path) -> None:
     index = read_index(pictures)
     assert not find_changes(cache, index)
     first, second, third, fourth, *rest = index.records
@@ -54,9 +54,7 @@ def test_each_kind_of_change_is_found(cache: LatentCache, pictures: Path) -> Non
 
 
 @pytest.mark.parametrize("field", ["label", "group", "fold"])
-def test_a_change_of_the_table_alone_is_a_move(
-    field: str, cache: LatentCache, pictures: Path
-) -> None:
+def test_a_change_of_the_table_alone_is_a_move(field: str, cache: Cache, pictures: Path) -> None:
     index = read_index(pictures)
     other = replace(index.records[0], **{field: "val"})
     changed = replace(index, records=(other, *index.records[1:]))
@@ -69,7 +67,7 @@ def test_words_count_and_name_a_few() -> None:
     assert str(Changes(moved=("m",))) == "1 relabelled or in another fold (m)"
 
 
-def test_what_the_index_leaves_out_is_compared_too(cache: LatentCache, pictures: Path) -> None:
+def test_what_the_index_leaves_out_is_compared_too(cache: Cache, pictures: Path) -> None:
     index = read_index(pictures)
     assert not index_differs(cache, index)
     assert index_differs(cache, replace(index, root=pictures / "ada"))
@@ -77,7 +75,7 @@ def test_what_the_index_leaves_out_is_compared_too(cache: LatentCache, pictures:
     assert index_differs(cache, replace(index, rejects=(Reject("cyd", "no images"),)))
 
 
-def test_a_cache_of_unchanged_images_opens(cache: LatentCache, pictures: Path) -> None:
+def test_a_cache_of_unchanged_images_opens(cache: Cache, pictures: Path) -> None:
     later = time.time() + 60
     for path in pictures.rglob("*.png"):
         os.utime(path, (later, later))
@@ -86,7 +84,7 @@ def test_a_cache_of_unchanged_images_opens(cache: LatentCache, pictures: Path) -
 
 @pytest.mark.parametrize("same_size", [True, False])
 def test_a_cache_of_altered_images_is_refused(
-    same_size: bool, cache: LatentCache, pictures: Path
+    same_size: bool, cache: Cache, pictures: Path
 ) -> None:
     path = pictures / cache.paths[1]
     content = path.read_bytes()
@@ -97,6 +95,6 @@ def test_a_cache_of_altered_images_is_refused(
         open_current(cache.path)
 
 
-def test_a_cache_stands_alone_without_its_images(cache: LatentCache, pictures: Path) -> None:
+def test_a_cache_stands_alone_without_its_images(cache: Cache, pictures: Path) -> None:
     shutil.rmtree(pictures)
     assert len(open_current(cache.path)) == len(cache)

@@ -14,27 +14,25 @@ from leakcache.dataset.index import read_index
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.store import info as export
 from leakcache.store.build import build_cache
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leakcache.store.info import describe
 
 
 @pytest.fixture
-def cache(pictures: Path, encoder: Encoder, tmp_path: Path) -> LatentCache:
+def cache(pictures: Path, encoder: Encoder, tmp_path: Path) -> Cache:
     (pictures / "ada" / "bad.png").write_bytes(b"")
     index = read_index(pictures)
     return build_cache(index, encoder, tmp_path / "c", split="all", preprocessing=SMALL).cache
 
 
-def test_reads_back_equal(
-    cache: LatentCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reads_back_equal(cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "SHARD", 5)  # several pieces
     target = export.export_h5(cache, tmp_path / "new" / "latents.h5")
     rows = np.arange(len(cache))
     with h5py.File(target) as file:
         assert file["z0"].dtype == np.float16
-        assert np.array_equal(file["z0"][...], cache.latents(rows))
-        assert np.array_equal(file["dct_low"][...], cache.coefficients(rows))
+        assert np.array_equal(file["z0"][...], cache.column("z0", rows))
+        assert np.array_equal(file["dct_low"][...], cache.column("dct_low", rows))
         for name in ("paths", "labels", "groups", "folds", "hashes"):
             assert file[name].asstr()[...].tolist() == getattr(cache, name).tolist()
         assert file["bytes"][...].tolist() == cache.sizes.tolist()
@@ -44,7 +42,7 @@ def test_reads_back_equal(
     assert [path.name for path in target.parent.iterdir()] == ["latents.h5"]
 
 
-def test_a_failure_leaves_the_former_file(cache: LatentCache, tmp_path: Path) -> None:
+def test_a_failure_leaves_the_former_file(cache: Cache, tmp_path: Path) -> None:
     target = export.export_h5(cache, tmp_path / "latents.h5")
     before = target.read_bytes()
     for file in (cache.path / "latents.zarr" / "dct_low" / "c").rglob("0"):
@@ -55,7 +53,7 @@ def test_a_failure_leaves_the_former_file(cache: LatentCache, tmp_path: Path) ->
     assert target.read_bytes() == before
 
 
-def test_description_says_what_it_is(cache: LatentCache, pictures: Path) -> None:
+def test_description_says_what_it_is(cache: Cache, pictures: Path) -> None:
     found = describe(cache)
     assert found["images"] == 12
     assert found["classes"] == ["ada", "bob"]

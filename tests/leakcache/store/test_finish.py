@@ -11,7 +11,7 @@ from leakcache.dataset.index import DatasetIndex, ImageRecord, Reject
 from leakcache.errors import DataError
 from leakcache.images.decode import Preprocessing
 from leakcache.store.build import finish
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leakcache.store.manifest import CacheManifest, Encoding, images_hash
 from leakcache.store.workspace import DoneShard
 from leakcache.store.zarr_shards import ShardArrays
@@ -46,7 +46,7 @@ def test_all_different_are_all_accepted(tmp_path: Path) -> None:
     assert manifest.rejects == (("c", "no images"),)
     rows = [(h, r.label, r.group, r.fold) for h, r in zip("wxyz", RECORDS, strict=True)]
     assert manifest.images_sha256 == images_hash(rows)
-    moments = LatentCache.open(tmp_path).moments("train")
+    moments = Cache.open(tmp_path).moments("train")
     assert moments.latent.mean == pytest.approx([1.5] * 4)
     assert moments.latent.variance == pytest.approx([0.25] * 4)
 
@@ -54,7 +54,7 @@ def test_all_different_are_all_accepted(tmp_path: Path) -> None:
 def test_a_copy_in_another_fold_is_left_out_once(tmp_path: Path) -> None:
     manifest = finished(tmp_path, "wxwz")
     assert manifest.rejects[0] == ("a/2.png", "the same content as a/1.png")
-    assert LatentCache.open(tmp_path).paths.tolist() == ["a/1.png", "b/1.png", "z/3.png"]
+    assert Cache.open(tmp_path).paths.tolist() == ["a/1.png", "b/1.png", "z/3.png"]
 
 
 def test_content_of_a_known_and_an_unknown_generator_is_left_out_twice(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_content_of_a_known_and_an_unknown_generator_is_left_out_twice(tmp_path:
         "c": "no images",
     }
     assert manifest.unknown == ()
-    cache = LatentCache.open(tmp_path)
+    cache = Cache.open(tmp_path)
     assert cache.moments("train").latent.mean == pytest.approx([2.0] * 4)  # b alone
     assert len(cache.encoded_rows()) == 3  # what is refused for its label has a latent
 
@@ -73,7 +73,7 @@ def test_content_of_a_known_and_an_unknown_generator_is_left_out_twice(tmp_path:
 def test_refused_copies_are_not_compared(tmp_path: Path) -> None:
     manifest = finished(tmp_path, "wwyz", "x   ")
     assert manifest.rejects[0] == ("a/1.png", "x")
-    assert LatentCache.open(tmp_path).paths.tolist() == ["b/1.png", "a/2.png", "z/3.png"]
+    assert Cache.open(tmp_path).paths.tolist() == ["b/1.png", "a/2.png", "z/3.png"]
 
 
 def test_nobody_left_is_an_error(tmp_path: Path) -> None:

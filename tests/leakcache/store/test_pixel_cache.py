@@ -16,7 +16,7 @@ from leakcache.images.canonical import canonicalise
 from leakcache.images.decode import decode, preprocess
 from leakcache.images.preprocess import Preprocessing
 from leakcache.store.build import build_cache
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leakcache.store.derived import CUTS, build_pixels, check_rows, describe_rows
 from leakcache.store.source_images import SourceImages
 from leakcache.store.views import CROPS, RESIZED, Views
@@ -31,19 +31,19 @@ def encoder(tmp_path_factory) -> Encoder:
 
 
 @pytest.fixture
-def cache(tmp_path, encoder) -> LatentCache:
+def cache(tmp_path, encoder) -> Cache:
     write_pictures(tmp_path / "images", count=4)
     (tmp_path / "images" / "ada" / "wide.jpg").parent.mkdir(exist_ok=True)
     picture(99, (200, 120)).save(tmp_path / "images" / "ada" / "wide.jpg", quality=90)
     return built(tmp_path, encoder)
 
 
-def built(root: Path, encoder: Encoder, cut: Preprocessing = SMALL) -> LatentCache:
+def built(root: Path, encoder: Encoder, cut: Preprocessing = SMALL) -> Cache:
     index = read_index(root / "images")
     return build_cache(index, encoder, root / "cache" / "closed", preprocessing=cut).cache
 
 
-def originals(cache: LatentCache) -> SourceImages:
+def originals(cache: Cache) -> SourceImages:
     return SourceImages.of(cache, np.arange(len(cache)))
 
 

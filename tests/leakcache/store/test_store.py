@@ -14,7 +14,7 @@ from leakcache.errors import CacheCorrupt
 from leakcache.images.decode import Preprocessing
 from leakcache.store import zarr_shards as shards
 from leakcache.store.build import finish
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leakcache.store.manifest import Encoding
 from leakcache.store.workspace import DoneShard
 from leakcache.store.zarr_shards import ShardArrays, dct_side
@@ -25,7 +25,7 @@ COUNT = 11
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[LatentCache, np.ndarray]:
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cache, np.ndarray]:
     """A cache of eleven images in three shards, of which the fourth and tenth are refused."""
     folder = tmp_path_factory.mktemp("store")
     latents = np.random.default_rng(0).normal(size=(COUNT, *SHAPE)).astype(np.float16)
@@ -51,10 +51,10 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[LatentCache, np.n
     index = DatasetIndex(Path("images"), tuple(records), (), "made up")
     finish(index, "closed", encoding, folder, done, {}).write(folder)
     kept = np.array([row for row in range(COUNT) if row not in (3, 9)])
-    return LatentCache.open(folder), latents[kept]
+    return Cache.open(folder), latents[kept]
 
 
-def test_shards_hold_what_was_written(written: tuple[LatentCache, np.ndarray]) -> None:
+def test_shards_hold_what_was_written(written: tuple[Cache, np.ndarray]) -> None:
     cache, latents = written
     arrays = ShardArrays.open(cache.path)
     assert (arrays.images, arrays.shards, arrays.per_shard) == (COUNT, 3, 4)
@@ -66,16 +66,14 @@ def test_shards_hold_what_was_written(written: tuple[LatentCache, np.ndarray]) -
 
 @given(rows=st.lists(st.integers(0, COUNT - 3), max_size=20))
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_rows_come_in_their_order(
-    rows: list[int], written: tuple[LatentCache, np.ndarray]
-) -> None:
+def test_any_rows_come_in_their_order(rows: list[int], written: tuple[Cache, np.ndarray]) -> None:
     cache, latents = written
     wanted = np.array(rows, dtype=np.int64)
-    assert np.array_equal(cache.latents(wanted), latents[wanted])
-    assert np.array_equal(cache.coefficients(wanted), latents[wanted])
+    assert np.array_equal(cache.column("z0", wanted), latents[wanted])
+    assert np.array_equal(cache.column("dct_low", wanted), latents[wanted])
 
 
-def test_refused_rows_are_in_the_table_alone(written: tuple[LatentCache, np.ndarray]) -> None:
+def test_refused_rows_are_in_the_table_alone(written: tuple[Cache, np.ndarray]) -> None:
     cache, _ = written
     assert len(cache) == len(cache.paths) == COUNT - 2
     assert cache.sizes.tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 10]
@@ -124,13 +122,13 @@ def test_a_block_of_coefficients_never_exceeds_the_latent() -> None:
 
 
 def test_another_count_than_the_manifest_says_is_refused(
-    written: tuple[LatentCache, np.ndarray],
+    written: tuple[Cache, np.ndarray],
 ) -> None:
     cache, _ = written
     text = (cache.path / "manifest.json").read_text()
     try:
         (cache.path / "manifest.json").write_text(text.replace('"images": 9', '"images": 8'))
         with pytest.raises(CacheCorrupt, match="holds 9 images, its manifest says 8"):
-            LatentCache.open(cache.path)
+            Cache.open(cache.path)
     finally:
         (cache.path / "manifest.json").write_text(text)

@@ -13,7 +13,7 @@ from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheStale
 from leakcache.store import zarr_shards as shards
 from leakcache.store.build import build_cache
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leakcache.store.verify import verify
 from leakcache.store.zarr_shards import ShardArrays
 
@@ -21,13 +21,13 @@ from leakcache.store.zarr_shards import ShardArrays
 @pytest.fixture
 def cache(
     pictures: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> LatentCache:
+) -> Cache:
     monkeypatch.setattr(shards, "SHARD", 4)
     index = read_index(pictures)
     return build_cache(index, encoder, tmp_path / "c", split="all", preprocessing=SMALL).cache
 
 
-def test_a_sound_cache_is_sound(cache: LatentCache, encoder: Encoder) -> None:
+def test_a_sound_cache_is_sound(cache: Cache, encoder: Encoder) -> None:
     found = verify(cache, encoder, spot=5)
     assert found.ok
     assert (found.shards, found.reencoded) == (3, 5)
@@ -36,14 +36,14 @@ def test_a_sound_cache_is_sound(cache: LatentCache, encoder: Encoder) -> None:
     assert verify(cache, None, spot=5).reencoded == 0
 
 
-def test_the_draw_of_images_depends_on_the_seed_alone(cache: LatentCache, encoder: Encoder) -> None:
+def test_the_draw_of_images_depends_on_the_seed_alone(cache: Cache, encoder: Encoder) -> None:
     worst = [verify(cache, encoder, 3, seed).worst for seed in (0, 0, 1, 2)]
     assert worst[0] == worst[1]
     assert len(set(worst)) > 1
 
 
 @pytest.mark.parametrize("array", ["z0", "dct_low"])
-def test_damaged_shards_are_named(array: str, cache: LatentCache, encoder: Encoder) -> None:
+def test_damaged_shards_are_named(array: str, cache: Cache, encoder: Encoder) -> None:
     for shard in ("0", "2"):
         (file,) = [
             path
@@ -58,7 +58,7 @@ def test_damaged_shards_are_named(array: str, cache: LatentCache, encoder: Encod
     assert f"shard 2 of {array}" in found.damaged[1]
 
 
-def test_latents_of_something_else_are_found(cache: LatentCache, encoder: Encoder) -> None:
+def test_latents_of_something_else_are_found(cache: Cache, encoder: Encoder) -> None:
     arrays = ShardArrays.resume(cache.path)
     wrong = arrays.read(1) * np.float16(1.05)  # sound bytes, other values
     arrays.write(1, wrong, arrays.read_dct(1))
@@ -71,7 +71,7 @@ def test_latents_of_something_else_are_found(cache: LatentCache, encoder: Encode
 
 
 def test_images_that_changed_or_went_are_named(
-    cache: LatentCache, encoder: Encoder, pictures: Path
+    cache: Cache, encoder: Encoder, pictures: Path
 ) -> None:
     picture(700).save(pictures / "ada" / "000.png")
     (pictures / "bob" / "001.png").unlink()
@@ -84,7 +84,7 @@ def test_images_that_changed_or_went_are_named(
 
 
 def test_moments_that_do_not_fit_the_images_are_found(
-    cache: LatentCache, encoder: Encoder, pictures: Path, tmp_path: Path
+    cache: Cache, encoder: Encoder, pictures: Path, tmp_path: Path
 ) -> None:
     (pictures / "ada" / "000.png").unlink()
     fewer = build_cache(
@@ -93,12 +93,12 @@ def test_moments_that_do_not_fit_the_images_are_found(
     mine, theirs = (c.path / "latents.zarr" / "moments" for c in (cache, fewer))
     for file in (path for path in theirs.rglob("*") if path.is_file()):
         (mine / file.relative_to(theirs)).write_bytes(file.read_bytes())
-    found = verify(LatentCache.open(cache.path), None, spot=0)
+    found = verify(Cache.open(cache.path), None, spot=0)
     assert not found.ok
     assert "moments count 11 images" in found.damaged[0]
 
 
-def test_an_encoder_of_other_weights_is_refused(cache: LatentCache, tmp_path: Path) -> None:
+def test_an_encoder_of_other_weights_is_refused(cache: Cache, tmp_path: Path) -> None:
     other = Encoder.load(str(save(tiny_model(5), tmp_path / "other")))
     with pytest.raises(CacheStale, match="name the one it was built with"):
         verify(cache, other, spot=1)

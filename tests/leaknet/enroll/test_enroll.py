@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from cli import leak
 from leakcache.errors import DataError, RunError, ScoringError
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leaknet.data.embeddings import Embeddings
 from leaknet.enroll import enroll, undo
 from leaknet.enroll.evaluate import evaluate_enrolment, summary
@@ -82,12 +82,12 @@ def test_the_version_scores_images_and_its_own_cache_like_any_run(
     image = str(next((project / "eve").iterdir()))
     (scored,) = call(project, "score", "--run", str(version), image)["images"]
     assert set(scored["probabilities"]) == {"ada", "bob", "eve"}
-    scores = score_run(version, LatentCache.open(made / "cache"))
+    scores = score_run(version, Cache.open(made / "cache"))
     assert scores.closed["prototype"].scores.classes == ("ada", "bob", "eve")
     stored = Embeddings.load(RunFolder(version).embeddings)
     assert (stored.labels == "eve").sum() == 10
     assert (stored.folds == "test").any()
-    assert score_run(version, LatentCache.open(made / "cache")).as_dict() == scores.as_dict()
+    assert score_run(version, Cache.open(made / "cache")).as_dict() == scores.as_dict()
 
 
 def test_embeddings_of_the_version_are_what_its_model_says(project: Path) -> None:

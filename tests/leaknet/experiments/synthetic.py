@@ -12,7 +12,7 @@ from leakcache.dct import dct_low
 from leakcache.encoder.autoencoder import AutoencoderIdentity
 from leakcache.images.decode import Preprocessing
 from leakcache.store.build import finish
-from leakcache.store.cache import LatentCache, ShardArrays
+from leakcache.store.cache import Cache, ShardArrays
 from leakcache.store.manifest import Encoding
 from leakcache.store.workspace import DoneShard
 from leaknet.data.embeddings import Embeddings
@@ -53,7 +53,7 @@ def write_cache(
     root: str = "images",
     hashes: list[str] | None = None,
     encoding: Encoding = ENCODING,
-) -> LatentCache:
+) -> Cache:
     """A finished cache, written by the code that a build uses."""
     folder.mkdir(parents=True)
     arrays = ShardArrays.create(folder, len(z0), (1, *SHAPE), "float16")
@@ -62,7 +62,7 @@ def write_cache(
     done = DoneShard(tuple(ids), (1,) * len(z0), ("",) * len(z0))
     index = DatasetIndex(Path(root), tuple(records), (), "made up")
     finish(index, "all", encoding, folder, [done], {}).write(folder)
-    return LatentCache.open(folder)
+    return Cache.open(folder)
 
 
 def closed_cache(
@@ -71,7 +71,7 @@ def closed_cache(
     *,
     one_prompt: bool = False,
     encoding: Encoding = ENCODING,
-) -> LatentCache:
+) -> Cache:
     """Known generators, each with a faint pattern, on prompts that they share."""
     records = [
         record
@@ -86,7 +86,7 @@ def closed_cache(
     return write_cache(folder, records, z0 + 0.7 * patterns[numbers], encoding=encoding)
 
 
-def open_cache(folder: Path, name: str, seed: int, hashes: list[str] | None = None) -> LatentCache:
+def open_cache(folder: Path, name: str, seed: int, hashes: list[str] | None = None) -> Cache:
     """One unknown generator; its files have the names of the closed test prompts."""
     records = [
         ImageRecord(f"{name}/test{prompt}.png", name, f"test{prompt}", "open")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from leakcache.errors import RunError, ScoringError
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leaknet.detectors import DETECTORS, GlobalKDE, MaxSoftmax
 from leaknet.experiments.compare_runs import compare_runs
 from leaknet.experiments.plan import Plan
@@ -40,12 +40,12 @@ FULL = Plan(
 
 
 @pytest.fixture(scope="module")
-def closed(tmp_path_factory: pytest.TempPathFactory) -> LatentCache:
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Cache:
     return closed_cache(tmp_path_factory.mktemp("caches") / "closed")
 
 
 @pytest.fixture(scope="module")
-def eve(tmp_path_factory: pytest.TempPathFactory) -> LatentCache:
+def eve(tmp_path_factory: pytest.TempPathFactory) -> Cache:
     return open_cache(tmp_path_factory.mktemp("caches") / "open-eve", "eve", seed=41)
 
 
@@ -55,7 +55,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def full(closed: LatentCache, eve: LatentCache, out: Path) -> Evaluation:
+def full(closed: Cache, eve: Cache, out: Path) -> Evaluation:
     result = evaluate(FULL, closed, [eve], out)
     write_evaluation(result, out)
     return result
@@ -117,7 +117,7 @@ def test_the_tables_show_controls_first_and_warn_of_dual(full: Evaluation, out: 
 
 
 def test_finished_runs_are_not_trained_again(
-    full: Evaluation, closed: LatentCache, eve: LatentCache, out: Path
+    full: Evaluation, closed: Cache, eve: Cache, out: Path
 ) -> None:
     weights = sorted(out.rglob("model.safetensors"))
     assert len(weights) == 2 + 4 + 2
@@ -128,7 +128,7 @@ def test_finished_runs_are_not_trained_again(
 
 
 def test_an_open_set_changes_nothing_but_its_own_figures(
-    full: Evaluation, closed: LatentCache, tmp_path: Path
+    full: Evaluation, closed: Cache, tmp_path: Path
 ) -> None:
     plan = Plan(CONFIG, seeds=1, kinds=DETECTORS, leave_out=0)
     results = []
@@ -150,14 +150,14 @@ def test_an_open_set_changes_nothing_but_its_own_figures(
 
 
 def test_other_settings_do_not_go_on_in_the_same_folder(
-    full: Evaluation, closed: LatentCache, out: Path
+    full: Evaluation, closed: Cache, out: Path
 ) -> None:
     with pytest.raises(RunError, match=r"train\.epochs: 2, now 3"):
         evaluate(Plan(CONFIG.with_overrides(["train.epochs=3"]), 1, (GlobalKDE,)), closed, [], out)
 
 
 def test_prompts_of_other_data_are_not_those_of_the_closed_set(
-    full: Evaluation, eve: LatentCache
+    full: Evaluation, eve: Cache
 ) -> None:
     assert "test0" in eve.groups.tolist()
     table = (full.facts[0].run / "scores.csv").read_text()
@@ -171,9 +171,7 @@ def test_a_single_prompt_group_has_figures_without_intervals(tmp_path: Path) -> 
     assert "No interval" in markdown(evaluation_tables(result))
 
 
-def test_images_on_both_sides_are_refused_unless_forced(
-    closed: LatentCache, tmp_path: Path
-) -> None:
+def test_images_on_both_sides_are_refused_unless_forced(closed: Cache, tmp_path: Path) -> None:
     own = closed.hashes[closed.rows("train")[0]].item()
     hashes = [own, *(f"{number:064x}" for number in range(9))]
     strange = open_cache(tmp_path / "open-eve", "eve", seed=1, hashes=hashes)

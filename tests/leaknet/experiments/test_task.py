@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leaknet.experiments.task import ClosedSet
 from leaknet.model.run_record import training_hash
 from tests.leaknet.experiments.synthetic import closed_cache
@@ -13,12 +13,12 @@ from tests.leaknet.tiny import moments_of
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> LatentCache:
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
     return closed_cache(tmp_path_factory.mktemp("caches") / "closed")
 
 
 @pytest.fixture(scope="module")
-def data(cache: LatentCache) -> ClosedSet:
+def data(cache: Cache) -> ClosedSet:
     return ClosedSet.load(cache)
 
 
@@ -48,7 +48,7 @@ def test_standardisation_knows_nothing_of_left_out_generators(data: ClosedSet) -
     assert not np.allclose(found.latent.mean, data.whole().data.moments.latent.mean)
 
 
-def test_a_task_on_everything_is_the_cache_itself(data: ClosedSet, cache: LatentCache) -> None:
+def test_a_task_on_everything_is_the_cache_itself(data: ClosedSet, cache: Cache) -> None:
     assert data.whole().cache.training_sha256 == training_hash(cache)
     assert data.without(()).cache == data.whole().cache
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from leakcache.errors import CacheStale, RunError, ScoringError
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Energy, GlobalKDE, MaxSoftmax
 from leaknet.evaluation.closed_set import concatenate, judge_closed
@@ -26,18 +26,18 @@ from tests.leaknet.tiny import silent, tiny_cache, tiny_config
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> LatentCache:
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
     return tiny_cache(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture
-def run(cache: LatentCache, tmp_path: Path) -> Path:
+def run(cache: Cache, tmp_path: Path) -> Path:
     config = tiny_config("train.epochs=2", "train.learning_rate=3e-3")
     train(config, cache, tmp_path / "run", device="cpu", track=silent)
     return tmp_path / "run"
 
 
-def test_figures_are_those_of_the_test_fold(run: Path, cache: LatentCache) -> None:
+def test_figures_are_those_of_the_test_fold(run: Path, cache: Cache) -> None:
     scores = score_run(run, cache, [cache], [GlobalKDE, MaxSoftmax])
     stored = Embeddings.load(RunFolder(run).embeddings)
     test = stored.select("test")
@@ -51,7 +51,7 @@ def test_figures_are_those_of_the_test_fold(run: Path, cache: LatentCache) -> No
     assert json.loads((run / "metrics.json").read_text())["closed"]["top1"] == expected.top1
 
 
-def test_an_interval_holds_its_value(run: Path, cache: LatentCache) -> None:
+def test_an_interval_holds_its_value(run: Path, cache: Cache) -> None:
     result = score_run(run, cache, [cache], [GlobalKDE]).as_dict()
     for group, key in (("closed", "top1"), ("closed", "macro_auc"), ("open", "auroc")):
         low, high = result[group]["interval"][key]
@@ -59,7 +59,7 @@ def test_an_interval_holds_its_value(run: Path, cache: LatentCache) -> None:
         assert low < high
 
 
-def test_scoring_twice_writes_the_same_bytes(run: Path, cache: LatentCache) -> None:
+def test_scoring_twice_writes_the_same_bytes(run: Path, cache: Cache) -> None:
     names = ("metrics.json", "scores.csv", SCORERS)
     score_run(run, cache, [cache], [GlobalKDE])
     first = [(run / name).read_bytes() for name in names]
@@ -69,7 +69,7 @@ def test_scoring_twice_writes_the_same_bytes(run: Path, cache: LatentCache) -> N
 
 
 def test_open_images_change_nothing_that_is_learned(
-    run: Path, cache: LatentCache, tmp_path: Path
+    run: Path, cache: Cache, tmp_path: Path
 ) -> None:
     alone = score_run(run, cache, [], [GlobalKDE])
     without = (run / SCORERS).read_bytes()
@@ -79,7 +79,7 @@ def test_open_images_change_nothing_that_is_learned(
     assert alone.facts == beside.facts
 
 
-def test_raw_scores_are_those_of_the_detector(run: Path, cache: LatentCache) -> None:
+def test_raw_scores_are_those_of_the_detector(run: Path, cache: Cache) -> None:
     score_run(run, cache, [cache], [GlobalKDE])
     table = read_score_table(run)
     known = Embeddings.load(RunFolder(run).embeddings)
@@ -91,7 +91,7 @@ def test_raw_scores_are_those_of_the_detector(run: Path, cache: LatentCache) -> 
     assert set(table.labels[~inside]) == {"eve"}
 
 
-def test_new_weights_are_not_scored_with_old_embeddings(run: Path, cache: LatentCache) -> None:
+def test_new_weights_are_not_scored_with_old_embeddings(run: Path, cache: Cache) -> None:
     before = score_run(run, cache)
     model = RunFolder(run).load_model(torch.device("cpu"))
     with torch.no_grad():
@@ -110,16 +110,14 @@ def test_another_cache_is_refused_with_the_reason(run: Path, tmp_path: Path) -> 
         score_run(run, tiny_cache(tmp_path / "images", extra=3))
 
 
-def test_an_open_set_encoded_otherwise_is_refused(
-    run: Path, cache: LatentCache, tmp_path: Path
-) -> None:
+def test_an_open_set_encoded_otherwise_is_refused(run: Path, cache: Cache, tmp_path: Path) -> None:
     other = tiny_cache(tmp_path / "open", weights="b" * 64)
     with pytest.raises(CacheStale, match="encoded otherwise"):
         score_run(run, cache, [other], [GlobalKDE])
 
 
 def test_an_open_image_that_is_also_closed_is_refused(
-    run: Path, cache: LatentCache, monkeypatch: pytest.MonkeyPatch
+    run: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = cache.rows("open")
     hashes = cache.hashes.copy()
@@ -129,14 +127,14 @@ def test_an_open_image_that_is_also_closed_is_refused(
         score_run(run, cache, [cache], [GlobalKDE])
 
 
-def test_preparing_a_run_does_not_look_at_the_test_fold(run: Path, cache: LatentCache) -> None:
+def test_preparing_a_run_does_not_look_at_the_test_fold(run: Path, cache: Cache) -> None:
     result = prepare_run(run, cache)
     stored = Embeddings.load(RunFolder(run).embeddings)
     assert set(stored.folds.tolist()) == {"train", "val"}
     assert result.scores.top1 == score_run(run, cache).validation.scores.top1
 
 
-def test_preparing_again_loses_nothing(run: Path, cache: LatentCache) -> None:
+def test_preparing_again_loses_nothing(run: Path, cache: Cache) -> None:
     prepare_run(run, cache)
     assert set(json.loads((run / "metrics.json").read_text())) >= {"model", "validation"}
     score_run(run, cache, [cache], [GlobalKDE])
@@ -146,7 +144,7 @@ def test_preparing_again_loses_nothing(run: Path, cache: LatentCache) -> None:
     assert [(run / name).read_bytes() for name in names] == before
 
 
-def test_detectors_are_fitted_again_only_for_other_weights(run: Path, cache: LatentCache) -> None:
+def test_detectors_are_fitted_again_only_for_other_weights(run: Path, cache: Cache) -> None:
     prepare_run(run, cache)
     known = Embeddings.load(RunFolder(run).embeddings)
     (kde,) = load_scorers(run, [GlobalKDE], known, known.run)
@@ -166,7 +164,7 @@ def test_detectors_by_name() -> None:
         detectors_named(["nosuch"])
 
 
-def test_one_prompt_group_has_no_interval(run: Path, cache: LatentCache) -> None:
+def test_one_prompt_group_has_no_interval(run: Path, cache: Cache) -> None:
     prepare_run(run, cache)
     val = Embeddings.load(RunFolder(run).embeddings).select("val")
     single = replace(val, groups=np.full(len(val), "one"))
@@ -174,7 +172,7 @@ def test_one_prompt_group_has_no_interval(run: Path, cache: LatentCache) -> None
     assert judge_closed(val.logits, val).intervals["top1"][0] <= 1
 
 
-def test_folds_put_together_keep_their_order(run: Path, cache: LatentCache) -> None:
+def test_folds_put_together_keep_their_order(run: Path, cache: Cache) -> None:
     prepare_run(run, cache)
     stored = Embeddings.load(RunFolder(run).embeddings)
     again = concatenate([stored.select("train"), stored.select("val")])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leakcache.store.manifest import Encoding
 from leaknet.experiments.ablation.run import Request
 from leaknet.experiments.ablation.spec import Ablation, read_ablation
@@ -44,5 +44,5 @@ def encoding(name: str, weights: str, precision: str = "fp32") -> Encoding:
     return replace(ENCODING, autoencoder=autoencoder, precision=precision)
 
 
-def cache_of(folder: Path, name: str, weights: str, precision: str = "fp32") -> LatentCache:
+def cache_of(folder: Path, name: str, weights: str, precision: str = "fp32") -> Cache:
     return closed_cache(folder / "closed", encoding=encoding(name, weights, precision))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from leakcache.errors import ConfigError
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leaknet.config import FeatureConfig
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import GlobalKDE
@@ -29,11 +29,11 @@ from tests.leaknet.experiments.synthetic import closed_cache, open_cache
 class _ShelfWith(CachePool):
     """A shelf whose open set has no image files any more."""
 
-    def __init__(self, unknown: LatentCache, main: LatentCache) -> None:
+    def __init__(self, unknown: Cache, main: Cache) -> None:
         super().__init__(main)
         self.strangers = open_splits([unknown], main)
 
-    def task(self, cache: LatentCache, features: FeatureConfig) -> Task:
+    def task(self, cache: Cache, features: FeatureConfig) -> Task:
         found = super().task(cache, features)
         return replace(found, unknown=tuple(self.strangers))
 

@@ -12,7 +12,7 @@ from leakcache.dataset.index import read_index
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import WeightsError
 from leakcache.store.build import build_cache
-from leakcache.store.cache import LatentCache
+from leakcache.store.cache import Cache
 from leakcache.store.open_set import build_open_caches
 from leaknet.baselines.base import Baseline
 from leaknet.baselines.images import BaselineImages
@@ -34,7 +34,7 @@ def write_shades(root: Path, labels: tuple[str, ...], count: int, first: int = 0
             shaded.save(root / label / f"{number:02d}.png")
 
 
-def small_caches(root: Path, count: int = 20) -> tuple[LatentCache, list[LatentCache]]:
+def small_caches(root: Path, count: int = 20) -> tuple[Cache, list[Cache]]:
     """Known generators in `root/images`, unknown ones in `root/unknown`, encoded alike."""
     write_shades(root / "images", KNOWN, count)
     write_shades(root / "unknown", UNKNOWN, 4, first=500)
