@@ -1,7 +1,7 @@
-"""The audit: what in a data set gives the generator away without any signal leak.
+"""The audit: how much of an attribution score a data set allows without any signal leak.
 
-To be read before any training, and beside every result. A control never proves a result wrong;
-it says how much of it could be had without the evidence that the result is meant to show.
+A control does not prove a result wrong. It measures the score that evidence other than a signal
+leak already gives.
 """
 
 from __future__ import annotations
@@ -13,44 +13,53 @@ from typing import Any
 import numpy as np
 
 from leakcache.dataset.index import DatasetIndex
-from leaknet.audit.control_classifiers import ClosedControl, ClosedJudge, OpenControl, OpenJudge
-from leaknet.audit.cross_validation import by_group, closed_protocol
+from leaknet.audit.control_classifiers import (
+    ClosedControl,
+    ClosedEvaluator,
+    Control,
+    Evaluator,
+    OpenControl,
+    OpenEvaluator,
+)
+from leaknet.audit.cross_validation import closed_protocol, group_protocol
 from leaknet.audit.duplicates import DuplicateSet, exact_duplicates, near_duplicates
 from leaknet.audit.fact_table import fact_table
 from leaknet.audit.findings import (
     Finding,
     by_severity,
-    collection_words,
     counted,
-    duplicate_words,
     listing,
-    metadata_words,
-    native_size_words,
-    open_metadata_words,
-    open_thumbnail_words,
-    shuffle_words,
-    thumbnail_words,
-    unreadable_words,
+    metadata_finding,
+    open_metadata_finding,
+    open_thumbnail_finding,
+    shuffle_finding,
+    thumbnail_finding,
+)
+from leaknet.audit.findings_collection import (
+    collection_findings,
+    duplicate_findings,
+    native_size_findings,
+    unreadable_findings,
 )
 from leaknet.audit.observations import Observations, observe_data, thumbnail_features
 
 
 @dataclass(frozen=True)
 class Audit:
-    """Everything that was found.
+    """Result of all controls on one data set.
 
     Attributes:
-        index: the data.
-        seen: what its readable files show, with those of the open sets.
-        canonical: side of the canonical form that was judged; None for files as they are.
-        metadata, thumbnail: on the known generators; None where fewer than two can be judged.
+        index: the data set.
+        observations: of all readable files, open sets included.
+        canonical: side of the canonical form that was audited; None for the files themselves.
+        metadata, thumbnail: controls on the known generators; None with fewer than two of them.
         open_metadata, open_thumbnail: known against unknown; None without an open set.
-        exact, near: pictures that occur twice.
-        findings: in words, the gravest first.
+        exact, near: images that occur more than once.
+        findings: one sentence each, most severe first.
     """
 
     index: DatasetIndex
-    seen: Observations
+    observations: Observations
     canonical: int | None
     metadata: ClosedControl | None
     thumbnail: ClosedControl | None
@@ -61,14 +70,15 @@ class Audit:
     findings: tuple[Finding, ...]
 
     def as_dict(self, *, paths: bool = True) -> dict[str, Any]:
-        """Plain values for JSON; without `paths`, short enough to lie beside every result."""
+        """Plain values for JSON; without `paths`, no lists of files."""
+        unknown = self.observations.unknown
         result: dict[str, Any] = {
             "data": str(self.index.root),
             "canonical": self.canonical,
             "images": {
-                "closed": int((~self.seen.unknown).sum()),
-                "open": int(self.seen.unknown.sum()),
-                "unreadable": len(self.seen.unreadable),
+                "closed": int((~unknown).sum()),
+                "open": int(unknown.sum()),
+                "unreadable": len(self.observations.unreadable),
             },
             "metadata": self.metadata and self.metadata.as_dict(),
             "thumbnail": self.thumbnail and self.thumbnail.as_dict(),
@@ -78,34 +88,32 @@ class Audit:
                 "metadata": self.open_metadata.as_dict(),
                 "thumbnail": self.open_thumbnail.as_dict(),
             },
-            "duplicates": {
-                "exact": self._counts(self.exact),
-                "near": self._counts(self.near),
-            },
+            "duplicates": {"exact": _counts(self.exact), "near": _counts(self.near)},
             "crossing_groups": len(self.index.crossing_groups),
             "findings": [vars(finding) for finding in self.findings],
         }
         if paths:
             for kind, sets in (("exact", self.exact), ("near", self.near)):
-                result["duplicates"][kind]["sets"] = [self._set(s) for s in sets]
-            result["unreadable"] = [vars(reject) for reject in self.seen.unreadable]
+                result["duplicates"][kind]["sets"] = [self._members(s) for s in sets]
+            result["unreadable"] = [vars(reject) for reject in self.observations.unreadable]
         return result
 
-    def _counts(self, sets: Sequence[DuplicateSet]) -> dict[str, Any]:
+    def _members(self, duplicates: DuplicateSet) -> dict[str, Any]:
         return {
-            "count": len(sets),
-            "across_folds": sum(s.crosses_folds for s in sets),
-            "across_labels": sum(s.crosses_labels for s in sets),
-            "closed_and_open": sum(s.crosses_sets for s in sets),
+            "paths": self.observations.paths[list(duplicates.rows)].tolist(),
+            "folds": duplicates.folds,
+            "labels": duplicates.labels,
+            "groups": duplicates.groups,
         }
 
-    def _set(self, found: DuplicateSet) -> dict[str, Any]:
-        return {
-            "paths": self.seen.paths[list(found.rows)].tolist(),
-            "folds": found.folds,
-            "labels": found.labels,
-            "groups": found.groups,
-        }
+
+def _counts(sets: Sequence[DuplicateSet]) -> dict[str, Any]:
+    return {
+        "count": len(sets),
+        "across_folds": sum(s.crosses_folds for s in sets),
+        "across_labels": sum(s.crosses_labels for s in sets),
+        "closed_and_open": sum(s.crosses_sets for s in sets),
+    }
 
 
 def audit(
@@ -114,31 +122,31 @@ def audit(
     *,
     canonical: int | None = None,
 ) -> Audit:
-    """Look at every file once and run all controls.
+    """Read every file once and run all controls.
 
     Args:
-        index: the data; its own open set, if it has one, is judged as such.
-        open_indices: more unknown generators, read with `read_index(root, open_set=True)`.
-        canonical: judge the canonical form of this side instead of the files as they are.
+        index: the data set, with its own open set if it has one.
+        open_indices: further unknown generators, from `read_index(root, open_set=True)`.
+        canonical: audit the canonical form of this side instead of the files themselves.
     """
-    seen = observe_data(index, open_indices, canonical)
-    judged, left_out = _judged_classes(seen)
-    metadata, thumbnail = _closed(judged, canonical)
-    open_metadata, open_thumbnail = _open(seen, canonical)
-    columns = (seen.folds, seen.labels, seen.groups)
-    exact = exact_duplicates(seen.hashes, *columns)
-    near = near_duplicates(seen.phashes, seen.hashes, *columns)
+    observations = observe_data(index, open_indices, canonical)
+    usable, single_prompt = _usable_classes(observations)
+    metadata, thumbnail = _closed_controls(usable, canonical)
+    open_metadata, open_thumbnail = _open_controls(observations, canonical)
+    columns = (observations.folds, observations.labels, observations.groups)
+    exact = exact_duplicates(observations.hashes, *columns)
+    near = near_duplicates(observations.phashes, observations.hashes, *columns)
     findings = [
         *_control_findings(metadata, thumbnail, open_metadata, open_thumbnail),
-        *_left_out_words(left_out),
-        *collection_words(index, seen),
-        *duplicate_words(seen, exact, near),
-        *(native_size_words(seen, canonical) if canonical and len(seen) else ()),
-        *unreadable_words(seen),
+        *_single_prompt_findings(single_prompt),
+        *collection_findings(index, observations),
+        *duplicate_findings(observations, exact, near),
+        *(native_size_findings(observations, canonical) if canonical else ()),
+        *unreadable_findings(observations),
     ]
     return Audit(
         index=index,
-        seen=seen,
+        observations=observations,
         canonical=canonical,
         metadata=metadata,
         thumbnail=thumbnail,
@@ -150,35 +158,41 @@ def audit(
     )
 
 
-def _judged_classes(seen: Observations) -> tuple[Observations, list[str]]:
-    """The images of known generators with two prompt groups or more, and the others' names."""
-    closed = seen.take(~seen.unknown)
+def _usable_classes(observations: Observations) -> tuple[Observations, list[str]]:
+    """Images of known generators with at least two prompt groups, and the names of the others."""
+    closed = observations.take(~observations.unknown)
     labels = np.unique(closed.labels).tolist()
-    enough = {label: len(np.unique(closed.groups[closed.labels == label])) > 1 for label in labels}
-    chosen = np.array([enough[label] for label in closed.labels.tolist()], bool)
-    return closed.take(chosen), [label for label in labels if not enough[label]]
+    usable = {label: len(np.unique(closed.groups[closed.labels == label])) > 1 for label in labels}
+    chosen = np.array([usable[label] for label in closed.labels.tolist()], bool)
+    return closed.take(chosen), [label for label in labels if not usable[label]]
 
 
-def _closed(
-    seen: Observations, canonical: int | None
+def _closed_controls(
+    observations: Observations, canonical: int | None
 ) -> tuple[ClosedControl | None, ClosedControl | None]:
-    protocol = closed_protocol(seen.folds, seen.groups)
-    if protocol is None or len(np.unique(seen.labels[protocol.judged])) < 2:
+    protocol = closed_protocol(observations.folds, observations.groups)
+    if protocol is None or len(np.unique(observations.labels[protocol.evaluated])) < 2:
         return None, None
-    judge = ClosedJudge(seen, protocol)
-    table = fact_table(seen.facts, sizes=canonical is None)
-    return judge.judge_facts(table), judge.judge(thumbnail_features(seen.thumbnails))
+    return _controls(ClosedEvaluator(observations, protocol), observations, canonical)
 
 
-def _open(
-    seen: Observations, canonical: int | None
+def _open_controls(
+    observations: Observations, canonical: int | None
 ) -> tuple[OpenControl | None, OpenControl | None]:
-    protocol = by_group(seen.groups) if len(seen) else None
-    if protocol is None or seen.unknown.all() or not seen.unknown.any():
+    unknown = observations.unknown
+    protocol = group_protocol(observations.groups)
+    if protocol is None or unknown.all() or not unknown.any():
         return None, None
-    judge = OpenJudge(seen, protocol)
-    table = fact_table(seen.facts, sizes=canonical is None)
-    return judge.judge_facts(table), judge.judge(thumbnail_features(seen.thumbnails))
+    return _controls(OpenEvaluator(observations, protocol), observations, canonical)
+
+
+def _controls(
+    evaluator: Evaluator[Control], observations: Observations, canonical: int | None
+) -> tuple[Control, Control]:
+    """The metadata control and the thumbnail control."""
+    table = fact_table(observations.facts, sizes=canonical is None)
+    thumbnails = thumbnail_features(observations.thumbnails)
+    return evaluator.evaluate_facts(table), evaluator.evaluate(thumbnails)
 
 
 def _control_findings(
@@ -188,27 +202,27 @@ def _control_findings(
     open_thumbnail: OpenControl | None,
 ) -> Iterator[Finding]:
     if metadata and thumbnail:
-        yield metadata_words(metadata)
-        yield thumbnail_words(thumbnail)
+        yield metadata_finding(metadata)
+        yield thumbnail_finding(thumbnail)
         if metadata.facts:
-            yield shuffle_words("metadata", metadata)
-        yield shuffle_words("thumbnail", thumbnail)
+            yield shuffle_finding("metadata", metadata)
+        yield shuffle_finding("thumbnail", thumbnail)
     else:
         yield Finding(
             "unsure",
             "metadata",
-            "No control could be judged: it takes two known generators with two prompts each.",
+            "No control was evaluated: it needs two known generators with two prompts each.",
         )
     if open_metadata and open_thumbnail:
-        yield open_metadata_words(open_metadata)
-        yield open_thumbnail_words(open_thumbnail)
+        yield open_metadata_finding(open_metadata)
+        yield open_thumbnail_finding(open_thumbnail)
 
 
-def _left_out_words(labels: Sequence[str]) -> Iterator[Finding]:
+def _single_prompt_findings(labels: Sequence[str]) -> Iterator[Finding]:
     if labels:
         yield Finding(
             "unsure",
             "classes",
             f"{counted(len(labels), 'generator')} with images of a single prompt "
-            f"({listing(labels)}): left out of the controls; add prompts.",
+            f"({listing(labels)}): excluded from the controls; add prompts.",
         )

@@ -1,8 +1,7 @@
-"""Who is trained on and who is judged: the data's own folds, or cross-validation by group.
+"""Train and evaluation rows of a control, and its classifier (extremely randomised trees).
 
-Both keep the images of a prompt together. Cross-validation judges every image once, by a
-classifier that saw no image of its prompt; it is taken where the test fold is too small to say
-anything, and wherever known images are told from unknown ones, for which there are no folds.
+Both protocols keep the images of a prompt on one side. Cross-validation by prompt group applies
+where the test fold is small, and to known against unknown images, which have no folds.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ import numpy as np
 from jaxtyping import Float, Float64, Int, Shaped
 from sklearn.ensemble import ExtraTreesClassifier
 
-SMALL = 100
-"""A test fold of fewer images is not judged alone."""
+MIN_FOLD = 100
+"""Images in the training and in the test fold from which the test fold is evaluated."""
 PARTS = 5
 
 TREES = 64
@@ -27,34 +26,34 @@ Rows = Int[np.ndarray, "_"]
 
 @dataclass(frozen=True)
 class Protocol:
-    """Pairs of training and judged rows, no row judged twice.
+    """Pairs of training and evaluated rows; no row is evaluated twice.
 
     Attributes:
         splits: the pairs.
-        words: what is judged, for the reader.
+        description: of the evaluated images, for the reader.
     """
 
     splits: tuple[tuple[Rows, Rows], ...]
-    words: str
+    description: str
 
     @property
-    def judged(self) -> Rows:
-        """All rows that are judged, in the order in which `log_probabilities` gives them."""
-        return np.concatenate([judged for _, judged in self.splits])
+    def evaluated(self) -> Rows:
+        """All evaluated rows, in the order of `log_probabilities`."""
+        return np.concatenate([evaluated for _, evaluated in self.splits])
 
 
 def closed_protocol(
     folds: Shaped[np.ndarray, "image"], groups: Shaped[np.ndarray, "image"]
 ) -> Protocol | None:
-    """How known generators are judged; None where one prompt group is all there is."""
+    """The protocol for known generators; None for a single prompt group."""
     train, test = (np.flatnonzero(folds == fold) for fold in ("train", "test"))
-    if len(test) >= SMALL and len(train) >= SMALL:
+    if min(len(train), len(test)) >= MIN_FOLD:
         return Protocol(((train, test),), f"test fold, {len(test)} images")
-    return by_group(groups)
+    return group_protocol(groups)
 
 
-def by_group(groups: Shaped[np.ndarray, "image"]) -> Protocol | None:
-    """Cross-validation over prompt groups, drawn with a fixed seed; None for a single group."""
+def group_protocol(groups: Shaped[np.ndarray, "image"]) -> Protocol | None:
+    """Cross-validation over prompt groups with a fixed seed; None for fewer than two groups."""
     names, codes = np.unique(groups, return_inverse=True)
     parts = min(PARTS, len(names))
     if parts < 2:
@@ -70,36 +69,26 @@ def log_probabilities(
     classes: int,
     protocol: Protocol,
     trees: int = TREES,
-) -> Float64[np.ndarray, "judged class"]:
-    """Log-probability of each class for the judged rows, each from extremely randomised trees
-    that never trained on its group.
+) -> Float64[np.ndarray, "evaluated class"]:
+    """Out-of-group log-probability of each class for the evaluated rows.
 
-    Trees rather than a linear model: on the thumbnails of a validation fold they found more
-    (docs/AUDIT.md), and a control that sees less than a network could is no control. They are
-    fitted as if all classes were equally common and then weighed by how common each is in all
-    of the data: the mix of a training part says something of the mix of what is left.
+    The trees are fitted with balanced classes. Their probabilities are then weighted by the class
+    frequencies of all data: the frequencies of a training part depend on the evaluated part.
     """
-    parts = [_fit_and_judge(features, targets, classes, split, trees) for split in protocol.splits]
-    weighed = np.concatenate(parts) * np.bincount(targets, minlength=classes)
-    logs: Float64[np.ndarray, "judged class"] = np.log(weighed / weighed.sum(axis=1, keepdims=True))
+    parts = []
+    for train, evaluated in protocol.splits:
+        probabilities = np.zeros((len(evaluated), classes))
+        if features.shape[1]:
+            model = fit_trees(features[train], targets[train], trees)
+            probabilities[:, model.classes_] = model.predict_proba(features[evaluated])
+        # Rounded, so that equal images tie across splits. The floor keeps every class possible,
+        # also without features and for a class without training images.
+        parts.append(probabilities.round(9) + _FLOOR)
+    weighted = np.concatenate(parts) * np.bincount(targets, minlength=classes)
+    logs: Float64[np.ndarray, "evaluated class"] = np.log(
+        weighted / weighted.sum(axis=1, keepdims=True)
+    )
     return logs
-
-
-def _fit_and_judge(
-    features: Float[np.ndarray, "image column"],
-    targets: Int[np.ndarray, "image"],
-    classes: int,
-    split: tuple[Rows, Rows],
-    trees: int,
-) -> Float64[np.ndarray, "judged class"]:
-    train, judged = split
-    probabilities = np.zeros((len(judged), classes))
-    if features.shape[1]:
-        model = fit_trees(features[train], targets[train], trees)
-        probabilities[:, model.classes_] = model.predict_proba(features[judged])
-    # Rounded, so that equal images tie whichever split judged them. No class is ever ruled out,
-    # also where nothing varies or a class has no training image.
-    return probabilities.round(9) + _FLOOR
 
 
 def fit_trees(
@@ -108,7 +97,10 @@ def fit_trees(
     trees: int = TREES,
     seed: int = 0,
 ) -> ExtraTreesClassifier:
-    """Extremely randomised trees, all classes weighed alike."""
+    """Extremely randomised trees with balanced class weights.
+
+    They outperform linear models on thumbnails (docs/AUDIT.md).
+    """
     # On few images threads cost more than they save.
     jobs = 1 if len(features) < 2000 else -1
     return ExtraTreesClassifier(

@@ -1,48 +1,49 @@
-"""The same picture twice: equal files, and pictures that look alike though their bytes differ.
+"""Duplicate images: equal files, and near duplicates by perceptual hash.
 
-A picture in two folds lets a model remember instead of recognise; under two labels it has no
-right answer; in the closed and the open set it is known and unknown at once.
+A duplicate across folds lets a model memorise instead of generalise. Under two labels it has no
+correct class; in the closed and the open set it is known and unknown at once.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import imagehash
 import numpy as np
-from jaxtyping import Bool, Shaped, UInt64
+from jaxtyping import Bool, Int, Shaped, UInt64
 from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
-LIKENESS = 4
-"""Bits of 64 in which the perceptual hashes of near duplicates may differ.
+MAX_DISTANCE = 4
+"""Largest Hamming distance between the 64-bit perceptual hashes of near duplicates.
 
-Among the 1,680 + 440 different pictures of our benches the closest pair differs in 6."""
+Among the 1,680 + 440 different images of the benchmarks the closest pair has distance 6."""
 
-_BITS = 64
 _BLOCK = 256
-# Half of the bits of a picture's hash are set, by construction; in those of an image of one
-# colour there are hardly any, and they mean nothing.
-_FEWEST_BITS = 16
+# By construction half of the bits of an image's hash are set. An image of one colour has hardly
+# any, and they carry no information.
+_MIN_BITS = 16
 
 
 def perceptual_hash(image: Image.Image) -> int:
-    """`imagehash.phash` (signs of 8×8 low frequencies) of an RGB image as a 64-bit number."""
+    """`imagehash.phash` (signs of 8×8 low frequencies) of an RGB image as a 64-bit integer."""
     bits = imagehash.phash(image).hash.ravel()
     return int.from_bytes(np.packbits(bits).tobytes())
 
 
 @dataclass(frozen=True)
 class DuplicateSet:
-    """Rows of images that are one picture, with what parts them.
+    """Rows of images that are duplicates of each other.
 
     Attributes:
         rows: of the images, ascending.
-        folds: that they lie in, sorted; more than one is a leak between folds.
-        labels: that they carry, sorted; more than one is a contradiction.
-        groups: prompt groups of the images, sorted. Near duplicates of one group are what
-            generators make of the same prompt and the same noise.
+        folds: of the images, sorted; more than one is a leak between folds.
+        labels: of the images, sorted; more than one is a contradiction.
+        groups: prompt groups of the images, sorted. Near duplicates within one group are normal:
+            same prompt, same initial noise.
     """
 
     rows: tuple[int, ...]
@@ -52,17 +53,17 @@ class DuplicateSet:
 
     @property
     def crosses_folds(self) -> bool:
-        """Whether copies lie in different closed folds."""
+        """Whether the images are in more than one closed fold."""
         return len(set(self.folds) - {"open"}) > 1
 
     @property
     def crosses_labels(self) -> bool:
-        """Whether copies carry different labels."""
+        """Whether the images have more than one label."""
         return len(self.labels) > 1
 
     @property
     def crosses_sets(self) -> bool:
-        """Whether a copy is in the open set and another in the closed set."""
+        """Whether the images are in both the open and the closed set."""
         return "open" in self.folds and len(self.folds) > 1
 
 
@@ -72,11 +73,8 @@ def exact_duplicates(
     labels: Shaped[np.ndarray, "image"],
     groups: Shaped[np.ndarray, "image"],
 ) -> list[DuplicateSet]:
-    """Sets of images whose files are equal, by content hash."""
-    by_hash: defaultdict[str, list[int]] = defaultdict(list)
-    for row, sha256 in enumerate(hashes.tolist()):
-        by_hash[sha256].append(row)
-    return _sets((rows for rows in by_hash.values() if len(rows) > 1), folds, labels, groups)
+    """Sets of images with equal files, by content hash."""
+    return _sets(_repeated(hashes), folds, labels, groups)
 
 
 def near_duplicates(
@@ -86,52 +84,47 @@ def near_duplicates(
     labels: Shaped[np.ndarray, "image"],
     groups: Shaped[np.ndarray, "image"],
 ) -> list[DuplicateSet]:
-    """Sets of images linked by perceptual hashes that differ in at most `LIKENESS` bits.
+    """Connected components of images with perceptual hashes at most `MAX_DISTANCE` apart.
 
-    Sets of equal files only are left out, as `exact_duplicates` has them. All pairs are
-    compared, in blocks: 20,000 images take about a second.
+    Sets of equal files only are omitted: `exact_duplicates` returns them. All pairs are compared,
+    in blocks; 20,000 images take about a second.
     """
-    usable = np.flatnonzero(np.bitwise_count(phashes) >= _FEWEST_BITS)
-    parent = list(range(len(phashes)))
-    for first, second in _close_pairs(phashes[usable]):
-        _join(parent, int(usable[first]), int(usable[second]))
-    linked: defaultdict[int, list[int]] = defaultdict(list)
-    for row in usable.tolist():
-        linked[_root(parent, row)].append(row)
-    different = (rows for rows in linked.values() if len(set(hashes[rows].tolist())) > 1)
+    usable = np.flatnonzero(~blank_images(phashes))
+    first, second = usable[_close_pairs(phashes[usable])].T
+    graph = coo_array((np.ones(len(first)), (first, second)), shape=(len(phashes),) * 2)
+    _, component = connected_components(graph, directed=False)
+    different = (rows for rows in _repeated(component) if len(set(hashes[rows].tolist())) > 1)
     return _sets(different, folds, labels, groups)
 
 
 def blank_images(phashes: UInt64[np.ndarray, "image"]) -> Bool[np.ndarray, "image"]:
-    """Which pictures are of one colour, as a safety filter or a failed run leaves them."""
-    blank: Bool[np.ndarray, "image"] = np.bitwise_count(phashes) < _FEWEST_BITS
+    """Which images have a single colour (the output of a safety filter or a failed run)."""
+    blank: Bool[np.ndarray, "image"] = np.bitwise_count(phashes) < _MIN_BITS
     return blank
 
 
-def _close_pairs(phashes: UInt64[np.ndarray, "usable"]) -> Iterator[tuple[int, int]]:
+def _close_pairs(phashes: UInt64[np.ndarray, "usable"]) -> Int[np.ndarray, "pair 2"]:
+    pairs = [np.empty((0, 2), np.int64)]
     for start in range(0, len(phashes), _BLOCK):
         block = phashes[start : start + _BLOCK]
-        apart = np.bitwise_count(block[:, None] ^ phashes[None, start:])
-        for first, second in np.argwhere(apart <= LIKENESS):
-            if second > first:
-                yield start + int(first), start + int(second)
+        distances = np.bitwise_count(block[:, None] ^ phashes[None, start:])
+        close = np.argwhere(distances <= MAX_DISTANCE)
+        pairs.append(start + close[close[:, 0] < close[:, 1]])
+    return np.concatenate(pairs)
 
 
-def _root(parent: list[int], row: int) -> int:
-    while parent[row] != row:
-        parent[row] = parent[parent[row]]
-        row = parent[row]
-    return row
+def _repeated(values: Shaped[np.ndarray, "image"]) -> list[list[int]]:
+    """Rows of every value that occurs more than once, by first occurrence."""
+    rows: defaultdict[object, list[int]] = defaultdict(list)
+    for row, value in enumerate(values.tolist()):
+        rows[value].append(row)
+    return [same for same in rows.values() if len(same) > 1]
 
 
-def _join(parent: list[int], first: int, second: int) -> None:
-    parent[_root(parent, second)] = _root(parent, first)
-
-
-def _sets(copies: Iterable[list[int]], *columns: Shaped[np.ndarray, "image"]) -> list[DuplicateSet]:
+def _sets(
+    members: Iterable[list[int]], *columns: Shaped[np.ndarray, "image"]
+) -> list[DuplicateSet]:
     return [
-        DuplicateSet(
-            tuple(sorted(rows)), *(tuple(sorted(set(column[rows].tolist()))) for column in columns)
-        )
-        for rows in copies
+        DuplicateSet(tuple(rows), *(tuple(sorted(set(c[rows].tolist()))) for c in columns))
+        for rows in members
     ]

@@ -1,4 +1,4 @@
-"""File facts as numbers that a classifier can read, and as words that a reader can."""
+"""File facts as columns for a classifier, with their names for the reader."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxtyping import Float32
 
 from leaknet.audit.file_facts import FileFacts
 
-WORDS = {
+FACT_NAMES = {
     "width": "width",
     "height": "height",
     "aspect": "aspect ratio",
@@ -32,15 +32,15 @@ WORDS = {
     "bytes": "file size",
     "bytes_per_pixel": "bytes per pixel",
 }
-"""Every fact with its name in words. Where two say the same, the first is named."""
+"""Name of every fact for the reader. Of equivalent facts, the first is reported."""
 
 SIZES = frozenset({"bytes", "bytes_per_pixel"})
-"""Facts that depend on what the picture shows, even when all files were written alike."""
+"""Facts that depend on the image content even when all files have the same coding."""
 
 Value = TypeVar("Value")
 
-_MOST = 32
-"""Different values of a text that are told apart; rarer ones count as one."""
+_MAX_VALUES = 32
+"""Distinct values of a text with a column of their own; rarer ones have none."""
 
 
 @dataclass(frozen=True)
@@ -48,32 +48,32 @@ class FactTable:
     """The facts that vary, as columns.
 
     Attributes:
-        matrix: a row an image; numbers as they are, texts one column a value.
-        columns: of each fact that varies, its columns, in the order of `WORDS`.
-        constant: facts that are the same in all files.
+        matrix: one row per image; one column per number, one column per value of a text.
+        columns: of each fact that varies, in the order of `FACT_NAMES`.
+        constant: facts that are equal in all files.
     """
 
     matrix: Float32[np.ndarray, "image column"]
     columns: Mapping[str, tuple[int, ...]]
     constant: tuple[str, ...]
 
-    def each(
-        self, judge: Callable[[Float32[np.ndarray, "image column"]], Value]
+    def evaluate_each(
+        self, evaluate: Callable[[Float32[np.ndarray, "image column"]], Value]
     ) -> dict[str, Value]:
-        """What `judge` says of each fact's columns; facts that part the images alike share it."""
+        """Result of `evaluate` on each fact's columns; computed once for equivalent facts."""
         known: dict[bytes, Value] = {}
         values = {}
         for fact, columns in self.columns.items():
             block = self.matrix[:, columns]
-            parts = _parts(block)
-            if parts not in known:
-                known[parts] = judge(block)
-            values[fact] = known[parts]
+            key = _partition(block)
+            if key not in known:
+                known[key] = evaluate(block)
+            values[fact] = known[key]
         return values
 
 
 def fact_table(facts: Sequence[FileFacts], *, sizes: bool = True) -> FactTable:
-    """Columns of all facts that vary; without `sizes`, those in `SIZES` are left out."""
+    """Columns of all facts that vary; without `sizes`, those in `SIZES` are omitted."""
     encoder = FactEncoder.of(facts, sizes=sizes)
     columns: dict[str, tuple[int, ...]] = {}
     start = 0
@@ -81,34 +81,35 @@ def fact_table(facts: Sequence[FileFacts], *, sizes: bool = True) -> FactTable:
         end = start + max(1, len(texts))
         columns[name] = tuple(range(start, end))
         start = end
-    seen = [name for name in WORDS if sizes or name not in SIZES]
-    constant = tuple(name for name in seen if name not in columns)
+    used = [name for name in FACT_NAMES if sizes or name not in SIZES]
+    constant = tuple(name for name in used if name not in columns)
     return FactTable(encoder(facts), columns, constant)
 
 
 @dataclass(frozen=True)
 class FactEncoder:
-    """Which facts vary in some files, and how those become columns for these and other files.
+    """Encodes the facts that vary in a set of files as columns, for these and other files.
 
     Attributes:
-        varying: by fact, in the order of `WORDS`, the texts that have a column; none for numbers.
+        varying: facts in the order of `FACT_NAMES`, each with the texts that have a column; empty
+            for numbers.
     """
 
     varying: Mapping[str, tuple[str, ...]]
 
     @classmethod
     def of(cls, facts: Sequence[FileFacts], *, sizes: bool = True) -> FactEncoder:
-        """What varies in these files; without `sizes`, the facts in `SIZES` are left out."""
+        """The encoder of these files; without `sizes`, the facts in `SIZES` are omitted."""
         varying: dict[str, tuple[str, ...]] = {}
-        for name in WORDS:
+        for name in FACT_NAMES:
             counts: Counter[Any] = Counter(_value(fact, name) for fact in facts)
             if len(counts) > 1 and (sizes or name not in SIZES):
-                common = [value for value, _ in counts.most_common(_MOST)]
+                common = [value for value, _ in counts.most_common(_MAX_VALUES)]
                 varying[name] = tuple(common) if isinstance(common[0], str) else ()
         return cls(varying)
 
     def __call__(self, facts: Sequence[FileFacts]) -> Float32[np.ndarray, "image column"]:
-        """One column for numbers, one a text for texts; one no longer seen has all zeros."""
+        """One column per number, one-hot columns per text; zeros for a text without a column."""
         blocks = [np.zeros((len(facts), 0), np.float32)]
         for name, texts in self.varying.items():
             values = [_value(fact, name) for fact in facts]
@@ -117,8 +118,8 @@ class FactEncoder:
         return np.concatenate(blocks, axis=1)
 
 
-def _parts(block: Float32[np.ndarray, "image column"]) -> bytes:
-    """Which images have equal rows: equal for two blocks that part the images alike."""
+def _partition(block: Float32[np.ndarray, "image column"]) -> bytes:
+    """Key of the partition of images into equal rows; equivalent facts have equal keys."""
     _, first, part = np.unique(block, axis=0, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[part].tobytes()
 
@@ -132,5 +133,5 @@ def _value(facts: FileFacts, name: str) -> float | int | str:
     return value
 
 
-# A fact without words would never be looked at.
-assert {field.name for field in fields(FileFacts)} <= WORDS.keys()
+# A fact without a name would not be evaluated.
+assert {field.name for field in fields(FileFacts)} <= FACT_NAMES.keys()

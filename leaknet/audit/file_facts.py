@@ -1,6 +1,6 @@
-"""What a file says of itself before a pixel is decoded: size, format, coding, metadata, writer.
+"""File facts: size, format, coding, metadata and software of an image file, without its pixels.
 
-None of it is what the picture shows, and any of it can tell one generator from another.
+They are independent of the image content, and each can identify a generator.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from PIL.JpegImagePlugin import JpegImageFile, get_sampling
 
 from leakcache.images.decode import opened
 
-# How coarsely a JPEG was quantised: its tables as a fingerprint, and the quality they mean.
-
 Tables = Mapping[int, Sequence[int]]
 
 
@@ -33,14 +31,14 @@ def fingerprint(tables: Tables) -> str:
 
 
 def quality(tables: Tables) -> int:
-    """The libjpeg quality, 1 to 100, whose luminance table is nearest; exact for its own files."""
+    """Libjpeg quality, 1 to 100, with the nearest luminance table; exact for files by libjpeg."""
     distance = np.abs(_luminance() - np.asarray(tables[min(tables)])).sum(axis=1)
     return int(distance.argmin()) + 1
 
 
 @cache
 def _luminance() -> Int[np.ndarray, "quality coefficient"]:
-    """The luminance tables of quality 1 to 100, read from files that libjpeg writes."""
+    """Luminance tables of quality 1 to 100, read from files written by libjpeg."""
     return np.array([_table(q) for q in range(1, 101)])
 
 
@@ -51,12 +49,7 @@ def _table(quality: int) -> Sequence[int]:
         return list(image.quantization[0])
 
 
-# The parts a file is made of, before any pixel: JPEG segments, PNG and WebP chunks.
-#
-# A damaged file yields the parts up to the damage; whoever decodes it says what is wrong.
-
-# A PNG chunk's length is followed by its name and, after the content, by a checksum.
-_PNG_FRAME = 12
+_PNG_FRAME = 12  # length, name and checksum of a PNG chunk
 _ALONE = frozenset(range(0xD0, 0xD8)) | {0x01}  # JPEG markers without a length
 _START_OF_SCAN = 0xDA
 _TABLES = {0xC4: "DHT", 0xC8: "JPG", 0xCC: "DAC", 0xDB: "DQT", 0xDD: "DRI"}
@@ -65,14 +58,17 @@ _PIXELS = ("IDAT", "ANMF")
 
 
 class Part(NamedTuple):
-    """One segment or chunk: its name, as the format's specification writes it, and its bytes."""
+    """One segment or chunk: its name in the format's specification, and its bytes."""
 
     name: str
     content: bytes
 
 
 def read_parts(data: bytes) -> list[Part]:
-    """The parts of a JPEG (up to its first scan), PNG or WebP file; empty for other formats."""
+    """Parts of a JPEG (up to its first scan), PNG or WebP file; empty for other formats.
+
+    A damaged file yields the parts before the damage.
+    """
     if data.startswith(b"\xff\xd8"):
         return list(_jpeg(data))
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -83,10 +79,9 @@ def read_parts(data: bytes) -> list[Part]:
 
 
 def order(parts: Iterable[Part]) -> str:
-    """Names of the parts in their order, with the owner of APPn segments.
+    """Names of the parts in order, with the owner of APPn segments; it often identifies the writer.
 
-    Which program wrote a file often shows in this alone. Runs of pixel data, whose number
-    follows from the size, count as one part.
+    A run of pixel data counts as one part, since its length depends on the size.
     """
     names = [f"{p.name}:{_owner(p)}" if p.name.startswith("APP") else p.name for p in parts]
     runs = [(name, len(list(run))) for name, run in groupby(names)]
@@ -125,7 +120,7 @@ def _png(data: bytes) -> Iterator[Part]:
     while at + _PNG_FRAME <= len(data):
         (length,) = struct.unpack_from(">I", data, at)
         name = data[at + 4 : at + 8].decode("latin-1")
-        # Pixels are not copied: their first bytes say how they were packed.
+        # The first two bytes of pixel data hold the compression level.
         yield Part(name, data[at + 8 : at + 8 + (2 if name == "IDAT" else length)])
         at += _PNG_FRAME + length
 
@@ -148,26 +143,25 @@ _SAMPLING = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _TEXT = ("tEXt", "zTXt", "iTXt")
 _SHOWN = 80
-"""Characters kept of a text that others wrote."""
+"""Largest number of characters kept of a text in a file."""
 
 
 @dataclass(frozen=True)
 class FileFacts:
-    """One file's header; empty text or 0 where the format has no such thing.
+    """Facts of one file; empty text or 0 where the format has no such field.
 
     Attributes:
-        width, height: in pixels, as stored (before EXIF rotation).
-        format: Pillow's name.
-        mode: of the stored pixels, Pillow's name.
+        width, height: in pixels, before EXIF rotation.
+        format, mode: Pillow's names of the file format and of the pixel mode.
         bytes: length of the file.
-        quantisation: hash of the JPEG's tables.
-        quality: libjpeg quality that comes nearest to them, 1 to 100.
-        subsampling: of a JPEG's chroma.
-        coding: progressive, interlaced, bit depth, lossless, compression: as the format has it.
+        quantisation: hash of the JPEG tables.
+        quality: nearest libjpeg quality, 1 to 100.
+        subsampling: of JPEG chroma.
+        coding: progressive, interlaced, bit depth, lossless, compression.
         structure: order of the file's segments or chunks.
-        exif, icc, xmp, c2pa: whether there is such metadata.
-        software: camera and program named in EXIF, a comment or a PNG text.
-        text_keys: keys of PNG texts, where several image generators keep prompts.
+        exif, icc, xmp, c2pa: whether the file has such metadata.
+        software: camera and program from EXIF, a comment or a PNG text.
+        text_keys: keys of PNG texts; several image generators store prompts there.
     """
 
     width: int
@@ -189,7 +183,7 @@ class FileFacts:
 
 
 def read_facts(data: bytes) -> FileFacts:
-    """Facts of one file; raises ImageError for what is no image."""
+    """Facts of one file's bytes; raises ImageError if they are not an image."""
     parts = read_parts(data)
     with opened(data) as image:
         tables = image.quantization if isinstance(image, JpegImageFile) else {}
@@ -255,7 +249,7 @@ def _has_xmp(parts: Iterable[Part]) -> bool:
 
 
 def _has_c2pa(data: bytes, parts: list[Part]) -> bool:
-    """Content credentials: their boxes in the place that the specification gives each format."""
+    """Whether there are content credentials, at the position that C2PA specifies per format."""
     if not parts:
         return b"jumb" in data and b"c2pa" in data
     return any(
@@ -276,7 +270,7 @@ def _software(image: Image.Image, parts: list[Part]) -> str:
 
 
 def _tags(image: Image.Image, parts: list[Part]) -> Mapping[int, object]:
-    """EXIF tags; none where they are damaged. A TIFF file is itself made of such tags."""
+    """EXIF tags, none if they are damaged. A TIFF file itself consists of such tags."""
     found = Image.Exif()
     try:
         if image.format == "TIFF":

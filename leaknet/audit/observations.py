@@ -1,4 +1,4 @@
-"""One pass over the files: everything that the controls look at, read once, on threads."""
+"""Reads every file once, on threads, and extracts what the controls and duplicate checks use."""
 
 from __future__ import annotations
 
@@ -21,33 +21,29 @@ from leakcache.progress import track
 from leaknet.audit.duplicates import perceptual_hash
 from leaknet.audit.file_facts import FileFacts, read_facts
 
-# What colour and layout alone say: the mean colours of an 8×8 grid over the picture.
-
 SIDE = 8
+_MIN_SIDE = 64
+"""Smallest side to which a JPEG may be reduced in decoding; the perceptual hash needs 32."""
 
 
 def thumbnail(image: Image.Image) -> UInt8[np.ndarray, "8 8 3"]:
-    """Mean colour of each cell of an 8×8 grid over the whole RGB image, whatever its aspect."""
+    """Mean colour of each cell of an 8×8 grid over the whole RGB image."""
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
 def thumbnail_features(
     thumbnails: UInt8[np.ndarray, "image 8 8 3"],
 ) -> Float32[np.ndarray, "image 192"]:
-    """One row an image, 0 to 1."""
+    """One row per image, in [0, 1]."""
     features: Float32[np.ndarray, "image 192"] = thumbnails.reshape(
         len(thumbnails), -1
     ) / np.float32(255)
     return features
 
 
-_LEAST = 64
-"""Sides down to which a JPEG may be reduced while it is decoded; the perceptual hash needs 32."""
-
-
 @dataclass(frozen=True)
 class Observation:
-    """What one file shows: hash and native size as it lies on disk, all else as it is judged."""
+    """One image: hash and native size of the file, all else of the audited form."""
 
     sha256: str
     native: tuple[int, int]
@@ -58,18 +54,17 @@ class Observation:
 
 @dataclass(frozen=True)
 class Observations:
-    """What the readable files of a data set and its open sets show, a row an image.
+    """All readable files of a data set and its open sets, one row per image.
 
     Attributes:
-        native: width and height on disk.
-        facts: headers, of the canonical form on the canonical track.
+        native: width and height of the file.
+        facts: file facts, of the canonical form on the canonical track.
         thumbnails: mean colours.
         phashes: perceptual hashes.
-        hashes: sha256 of the files on disk.
-        labels, groups, folds: as indexed; fold `open` marks unknown generators.
-        paths: as shown to the reader: relative to the data root, or below the name of an open
-            root given beside it.
-        unreadable: what could not be judged, and why.
+        hashes: sha256 of the files.
+        labels, groups, folds: of the index; fold `open` marks unknown generators.
+        paths: relative to the data root; those of further open roots start with the root's name.
+        unreadable: files that cannot be decoded, with the reason.
     """
 
     native: Int[np.ndarray, "image 2"]
@@ -88,68 +83,56 @@ class Observations:
 
     @property
     def unknown(self) -> Bool[np.ndarray, "image"]:
-        """Which images are of the open set."""
+        """Which images belong to the open set."""
         unknown: Bool[np.ndarray, "image"] = self.folds == "open"
         return unknown
 
     def take(self, chosen: Bool[np.ndarray, "image"]) -> Observations:
         """The chosen rows."""
-        rows = np.flatnonzero(chosen)
-        columns = (
-            "native",
-            "thumbnails",
-            "phashes",
-            "hashes",
-            "labels",
-            "groups",
-            "folds",
-            "paths",
-        )
-        parts = {name: getattr(self, name)[rows] for name in columns}
-        return replace(self, facts=tuple(self.facts[row] for row in rows), **parts)
+        arrays = {name: v[chosen] for name, v in vars(self).items() if isinstance(v, np.ndarray)}
+        return replace(self, facts=tuple(self.facts[k] for k in np.flatnonzero(chosen)), **arrays)
 
 
 def observe_data(
     index: DatasetIndex, open_indices: Sequence[DatasetIndex] = (), side: int | None = None
 ) -> Observations:
-    """Read every image of the index, and every open image of the open indices, once.
+    """Read every image of the index and every open image of `open_indices` once.
 
-    With `side`, what is judged is each image's canonical form of that side.
+    With `side`, the canonical form of that side is observed instead of the file.
     """
     records = [*index.records]
-    places = [index.root / record.path for record in records]
+    files = [index.root / record.path for record in records]
     for extra in open_indices:
         chosen = extra.select("open").records
         records += [replace(r, path=f"{extra.root.name}/{r.path}") for r in chosen]
-        places += [extra.root / record.path for record in chosen]
-    found: list[tuple[ImageRecord, Observation]] = []
+        files += [extra.root / record.path for record in chosen]
+    observed: list[tuple[ImageRecord, Observation]] = []
     unreadable: list[Reject] = []
-    with track("reading", len(places), "images") as advance:
-        look = partial(_try_to_observe, side=side)
-        for record, seen in zip(records, in_order(look, places), strict=True):
-            if isinstance(seen, Observation):
-                found.append((record, seen))
+    with track("reading", len(files), "images") as advance:
+        results = in_order(partial(_try_observe, side=side), files)
+        for record, result in zip(records, results, strict=True):
+            if isinstance(result, Observation):
+                observed.append((record, result))
             else:
-                unreadable.append(Reject(record.path, seen))
+                unreadable.append(Reject(record.path, result))
             advance(1)
-    return _table(found, unreadable)
+    return _table(observed, unreadable)
 
 
 def observe(data: bytes, side: int | None = None) -> Observation:
-    """Look at one file; raises ImageError where it cannot be decoded."""
+    """Observe one file's bytes; raises ImageError if they cannot be decoded."""
     sha256 = hashlib.sha256(data).hexdigest()
+    native: tuple[int, int] | None = None
     if side is not None:
         whole = decode(data)
-        native = whole.size
-        data = canonical_bytes(whole, side)
-    facts, image = read_facts(data), decode(data, least=_LEAST)
-    if side is None:
-        native = (facts.width, facts.height)
+        native, data = whole.size, canonical_bytes(whole, side)
+    facts, image = read_facts(data), decode(data, least=_MIN_SIDE)
+    native = native or (facts.width, facts.height)
     return Observation(sha256, native, facts, thumbnail(image), perceptual_hash(image))
 
 
-def _try_to_observe(path: Path, side: int | None) -> Observation | str:
-    """What the file shows, or the reason why it cannot be seen."""
+def _try_observe(path: Path, side: int | None) -> Observation | str:
+    """The observation, or the reason why the file cannot be read."""
     try:
         return observe(path.read_bytes(), side)
     except OSError as error:
@@ -159,16 +142,16 @@ def _try_to_observe(path: Path, side: int | None) -> Observation | str:
 
 
 def _table(
-    found: Sequence[tuple[ImageRecord, Observation]], unreadable: Sequence[Reject]
+    observed: Sequence[tuple[ImageRecord, Observation]], unreadable: Sequence[Reject]
 ) -> Observations:
-    records = [record for record, _ in found]
-    seen = [observation for _, observation in found]
+    records = [record for record, _ in observed]
+    observations = [observation for _, observation in observed]
     return Observations(
-        native=np.array([o.native for o in seen], np.int64).reshape(-1, 2),
-        facts=tuple(o.facts for o in seen),
-        thumbnails=np.array([o.thumbnail for o in seen], np.uint8).reshape(-1, 8, 8, 3),
-        phashes=np.array([o.phash for o in seen], np.uint64),
-        hashes=np.array([o.sha256 for o in seen], str),
+        native=np.array([o.native for o in observations], np.int64).reshape(-1, 2),
+        facts=tuple(o.facts for o in observations),
+        thumbnails=np.array([o.thumbnail for o in observations], np.uint8).reshape(-1, 8, 8, 3),
+        phashes=np.array([o.phash for o in observations], np.uint64),
+        hashes=np.array([o.sha256 for o in observations], str),
         labels=np.array([r.label for r in records], str),
         groups=np.array([r.group for r in records], str),
         folds=np.array([r.fold for r in records], str),

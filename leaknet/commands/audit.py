@@ -1,4 +1,4 @@
-"""`leak audit`: what in a data set gives the generator away without any signal leak."""
+"""`leak audit`: how well file facts and thumbnails alone identify the generator."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _STYLES = {"severe": "bold red", "warning": "yellow", "unsure": "cyan", "note": 
     "open_roots",
     multiple=True,
     metavar="ROOT",
-    help="Folder of unknown generators to judge beside DATA; may be repeated.",
+    help="Folder of unknown generators; may be repeated.",
 )
 @canonical_option
-@click.option("--seed", default=0, show_default=True, help="Of the fold cut where none is given.")
+@click.option("--seed", default=0, show_default=True, help="Of the fold split if DATA has none.")
 @json_option
 def audit(
     data: str | None,
@@ -39,13 +39,12 @@ def audit(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Judge DATA before any training: could a score be had without any signal leak?
+    """Check DATA before training: how well do file facts and thumbnails identify the generator?
 
-    Classifiers that see file facts alone (size, format, coding, metadata), or an 8×8 thumbnail
-    alone, try to name the generator and to tell unknown generators from known ones. Pictures
-    that occur twice, prompt groups across folds and uneven classes are listed. With --canonical
-    the images are judged as `leak cache build --canonical` brings them before the encoder.
-    [default: data/]
+    Classifiers on file facts alone (size, format, coding, metadata) or on an 8×8 thumbnail alone
+    name the generator and separate unknown from known generators. The audit also lists duplicate
+    images, prompt groups across folds and unbalanced classes. With --canonical it evaluates the
+    canonical form that `leak cache build --canonical` encodes. [default: data/]
 
     JSON keys: metadata.*, thumbnail.* (top1, macro_auc, interval, chance, per_class_auc,
     shuffled, facts), open.metadata.*, open.thumbnail.* (auroc, interval, generators, facts),
@@ -59,49 +58,51 @@ def audit(
     """
     from leakcache.dataset.index import read_index
     from leakcache.images.decode import Preprocessing
-    from leaknet.audit.audit import audit as judge
+    from leaknet.audit.audit import audit as run_audit
 
     side = Preprocessing(canonical=canonical, canonical_size=canonical_size).canonical_size
-    found = judge(
+    result = run_audit(
         read_index(data_root(data), seed=seed),
         [read_index(Path(root), open_set=True) for root in open_roots],
         canonical=side if canonical else None,
     )
     if as_json:
-        emit(found.as_dict())
+        emit(result.as_dict())
     else:
-        _print(found)
+        _print(result)
 
 
-def _print(found: Audit) -> None:
+def _print(result: Audit) -> None:
     from rich.console import Console
     from rich.text import Text
 
     console = Console(highlight=False)
-    console.print(_table(found))
-    judged = [control.protocol for control in (found.metadata, found.open_metadata) if control]
-    if judged:
-        words = "; known against unknown: ".join(judged)
-        console.print(Text(f"95 % intervals; judged on {words}", style="dim"), soft_wrap=True)
-    for finding in found.findings:
+    console.print(_table(result))
+    protocols = [c.protocol for c in (result.metadata, result.open_metadata) if c]
+    if protocols:
+        evaluated = "; known against unknown: ".join(protocols)
+        console.print(
+            Text(f"95 % intervals; evaluated on {evaluated}", style="dim"), soft_wrap=True
+        )
+    for finding in result.findings:
         level = Text(f"{finding.level:<8}", style=_STYLES[finding.level])
         console.print(level + Text(finding.sentence, style=""), soft_wrap=True)
 
 
-def _table(found: Audit) -> Table:
-    """One row a control: top-1, macro AUC and, where there is an open set, its AUROC."""
+def _table(result: Audit) -> Table:
+    """One row per control: top-1, macro AUC and AUROC of the open set if there is one."""
     from rich.table import Table
     from rich.text import Text
 
-    form = f", canonical form of {found.canonical} px" if found.canonical else ""
-    images = found.as_dict(paths=False)["images"]
+    form = f", canonical form of {result.canonical} px" if result.canonical else ""
+    images = result.as_dict(paths=False)["images"]
     counts = ", ".join(f"{number} {name}" for name, number in images.items() if number)
-    table = Table(title=Text(f"{found.index.root}{form}: {counts}"), title_justify="left")
-    for heading in ("what is seen", "top-1", "chance", "macro AUC", "known against unknown"):
-        table.add_column(heading, justify="left" if heading == "what is seen" else "right")
+    table = Table(title=Text(f"{result.index.root}{form}: {counts}"), title_justify="left")
+    for heading in ("features", "top-1", "chance", "macro AUC", "known against unknown"):
+        table.add_column(heading, justify="left" if heading == "features" else "right")
     rows = (
-        ("file facts", found.metadata, found.open_metadata),
-        ("8×8 thumbnail", found.thumbnail, found.open_thumbnail),
+        ("file facts", result.metadata, result.open_metadata),
+        ("8×8 thumbnail", result.thumbnail, result.open_thumbnail),
     )
     for name, closed, unknown in rows:
         table.add_row(

@@ -1,4 +1,4 @@
-"""`leak bench-speed`: the claims of docs/PERFORMANCE.md, measured on this machine."""
+"""`leak bench-speed`: the benchmarks of docs/PERFORMANCE.md on this machine."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from leaknet.commands.options import device_option, emit, json_option, vae_optio
 
 MEANING = {
     "build.images_per_second": "a cache build, from JPEG files to latents on disk",
-    "build.of_limit": "of the bare encoder's throughput on ready tensors (claimed: at least 0.90)",
+    "build.of_limit": "relative to the encoder alone on tensors in memory (goal: at least 0.90)",
     "build.bf16_error": "relative RMS error of bf16 latents",
     "train.images_per_second": "a training epoch on cached latents",
-    "train.of_limit": "of the bare forward/backward/step's throughput (claimed: at least 0.90)",
-    "train.over_sd": "times faster than with an SD-sized encoder in the loop (claimed: 100)",
-    "train.over_taesd": "times faster than with a TAESD-sized one (claimed: 10)",
-    "kde.over_sklearn": "times faster than scikit-learn's KernelDensity (claimed: 9)",
-    "kde.over_sklearn_exact": "the same, with scikit-learn set to exact results",
+    "train.of_limit": "relative to forward, backward and update alone (goal: at least 0.90)",
+    "train.over_sd": "times faster than with an SD-sized encoder in the loop (goal: 100)",
+    "train.over_taesd": "times faster than with a TAESD-sized one (goal: 10)",
+    "kde.over_sklearn": "times faster than scikit-learn's KernelDensity (goal: 9)",
+    "kde.over_sklearn_exact": "the same with scikit-learn set to exact results",
 }
 
 
@@ -27,7 +27,7 @@ MEANING = {
 @device_option
 @json_option
 def bench_speed(vae: str, device: str, as_json: bool) -> None:
-    """Measure build, training and KDE against their bare limits; about two minutes on two cores.
+    """Benchmark build, training and KDE on this machine; about two minutes on two cores.
 
     JSON keys: build.images_per_second, build.of_limit, build.bf16_error,
     train.images_per_second, train.of_limit, train.over_sd, train.over_taesd,

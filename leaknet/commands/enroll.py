@@ -1,4 +1,4 @@
-"""`leak enroll`: teach a run a new generator from a few images, without training."""
+"""`leak enroll`: add a generator to a run from a few images, without training."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 @click.option("--undo", is_flag=True, help="Remove the newest version of the run instead.")
 @click.option(
     "--evaluate",
-    "judge",
+    "evaluate",
     is_flag=True,
-    help="Measure it instead: leave each generator out of training, enrol it from 5, 10 and 50.",
+    help="Evaluate: leave each generator out of training, enrol it from 5, 10 and 50 images.",
 )
 @cache_option
 @click.option(
     "--vae",
     "autoencoder",
     metavar="NAME|PATH|ID",
-    help="Where the run's autoencoder lies now. [default: where it was in training]",
+    help="The run's autoencoder, if it has moved. [default: its path in training]",
 )
 @device_option
 @json_option
@@ -40,13 +40,13 @@ if TYPE_CHECKING:
 def enroll(settings: Settings, /, **options: Any) -> None:
     """Enrol generator NAME from the images in FOLDER, as a new version of a run.
 
-    Prototypes are k-means centres on the frozen embedding; class moments, detectors and
-    calibration are fitted anew. The version lies beside the run as RUN@2, RUN@3, ..., stands
-    alone, and becomes the run that later commands take; RUN itself is not touched. About 0.3 of
-    the images are held back, by prompt, to calibrate with.
+    The new class gets k-means prototypes on the frozen embedding; class moments, detectors and
+    calibration are refitted. The version RUN@2, RUN@3, ... beside RUN is a complete run and the
+    default of later commands; RUN does not change. About 0.3 of the images are held out, by
+    prompt, for calibration.
     JSON keys: run, from, name, images.train, images.val, rejects, new.val_top1, old.fold,
-    old.before.*, old.after.* (top1, balanced, macro_auc), old.taken; with --undo removed, run;
-    with --evaluate run, folder, mean[] (shots, found, before, after, loss, balanced) and
+    old.before.*, old.after.* (top1, balanced, macro_auc), old.lost; with --undo removed, run;
+    with --evaluate run, folder, mean[] (shots, recall, before, after, loss, balanced) and
     generators[].
 
     \b
@@ -58,7 +58,7 @@ def enroll(settings: Settings, /, **options: Any) -> None:
     run = run_folder(options["run"], settings.runs)
     if options["undo"]:
         _undo(run, options, settings)
-    elif options["judge"]:
+    elif options["evaluate"]:
         _evaluate(run, options, settings)
     elif options["name"] is None or options["folder"] is None:
         raise click.UsageError("give NAME and FOLDER, or --undo, or --evaluate")
@@ -88,17 +88,17 @@ def _enroll(run: Path, options: dict[str, Any], settings: Settings) -> None:
 def _print(result: Enrolment) -> None:
     before, after = result.old.before, result.old.after
     for path, reason in result.rejects:
-        click.echo(f"not used: {path}: {reason}")
+        click.echo(f"rejected: {path}: {reason}")
     click.echo(
         f"{result.run}: {result.name} enrolled from {result.images['train']} images; "
-        f"{result.found:.0%} of {result.images['val']} held back are given its name"
+        f"{result.recall:.0%} of {result.images['val']} held-out images are classified as it"
     )
     click.echo(
         f"old generators, {result.old.fold} fold: top-1 {before['top1']:.3f} before, "
         f"{after['top1']:.3f} after; macro AUC {before['macro_auc']:.3f}, "
-        f"{after['macro_auc']:.3f}; {result.old.taken:.1%} of their images go to {result.name}"
+        f"{after['macro_auc']:.3f}; {result.old.lost:.1%} are now called {result.name}"
     )
-    click.echo(f"{result.origin} is as it was; `leak enroll --undo` goes back to it")
+    click.echo(f"{result.origin} is unchanged; `leak enroll --undo` returns to it")
 
 
 def _undo(run: Path, options: dict[str, Any], settings: Settings) -> None:
@@ -137,12 +137,12 @@ def _evaluate(run: Path, options: dict[str, Any], settings: Settings) -> None:
 def _print_evaluation(rows: list[LeftOut], means: list[dict[str, Any]]) -> None:
     for row in rows:
         click.echo(
-            f"{row.generator}, {row.shots} shots: found {row.found:.3f} ± {row.found_sd:.3f}; "
+            f"{row.generator}, {row.shots} shots: recall {row.recall:.3f} ± {row.recall_sd:.3f}; "
             f"the others' top-1 {row.before:.3f} before, {row.after:.3f} after"
         )
     for mean in means:
         click.echo(
-            f"mean, {mean['shots']} shots: found {mean['found']:.3f}; the others' top-1 "
+            f"mean, {mean['shots']} shots: recall {mean['recall']:.3f}; the others' top-1 "
             f"{mean['before']:.3f} before, {mean['after']:.3f} after; balanced over all "
             f"{mean['balanced']:.3f}"
         )

@@ -1,4 +1,4 @@
-"""Enrolment: a new generator from a few images, without training, as a new version of a run."""
+"""Enrolment: adds a generator to a run from a few images without training, as a new version."""
 
 from leaknet.enroll.enroll import Enrolment, enroll
 from leaknet.enroll.versions import undo

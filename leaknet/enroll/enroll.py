@@ -1,4 +1,4 @@
-"""Enrol a generator: encode, embed, prototypes, detector refits, a new version, a report."""
+"""Enrols a generator: encodes and embeds its images, adds a class, refits the detectors."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ KINDS: tuple[type[Detector], ...] = (GlobalKDE, DiagonalMahalanobis)
 
 @dataclass(frozen=True)
 class OldClasses:
-    """What a new class did to those that were there before, on held-out images of theirs.
+    """Effect of the new class on held-out images of the old classes.
 
     Attributes:
-        fold: `test` where the run was scored, else `val`.
-        before: top1, balanced and macro_auc among the old classes.
-        after: the same with the new class among the answers.
-        taken: share of these images that now go to the new class.
+        fold: `test` if the run has test embeddings, else `val`.
+        before: top1, balanced and macro_auc without the new class.
+        after: the same with the new class.
+        lost: fraction of these images that the model now assigns to the new class.
     """
 
     fold: str
     before: dict[str, float]
     after: dict[str, float]
-    taken: float
+    lost: float
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -55,16 +55,16 @@ class OldClasses:
 
 @dataclass(frozen=True)
 class Enrolment:
-    """What became of an enrolment.
+    """Result of an enrolment.
 
     Attributes:
         run: the new version.
-        origin: the run it was made from, which is as it was.
+        origin: the run it was made from, unchanged.
         name: of the new class.
-        images: how many of its images went into each fold.
-        rejects: path and reason of files that were not used.
-        found: share of its validation images that are given its name.
-        old: what it did to the classes that were there before.
+        images: number of its images per fold.
+        rejects: path and reason of unusable files.
+        recall: fraction of its validation images that the model names right.
+        old: effect on the old classes.
     """
 
     run: Path
@@ -72,7 +72,7 @@ class Enrolment:
     name: str
     images: dict[str, int]
     rejects: tuple[tuple[str, str], ...]
-    found: float
+    recall: float
     old: OldClasses
 
     def as_dict(self) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class Enrolment:
             "name": self.name,
             "images": self.images,
             "rejects": rejects,
-            "new": {"val_top1": self.found},
+            "new": {"val_top1": self.recall},
             "old": self.old.as_dict(),
         }
 
@@ -103,28 +103,28 @@ def enroll(
     Args:
         folder: the run, or a version of it.
         name: of the generator.
-        images: folder with images that it made.
-        shots: how many to use; all, if None.
-        vae: where the run's autoencoder lies now, if not where it was.
-        device: where to encode and embed; the processor, if None.
+        images: folder with images of this generator.
+        shots: number of images to use; all if None.
+        vae: the run's autoencoder, if it has moved since training.
+        device: where to encode and embed; the CPU if None.
 
     Raises:
-        RunError: the run is incomplete, knows that name already, or has a linear head.
-        DataError: too few images, of too few prompts, or one that the run has already.
-        WeightsError: the autoencoder of the run is not on this machine.
+        RunError: the run is incomplete, has a class of this name, or has a linear head.
+        DataError: too few images or prompts, or an image that the run already has.
+        WeightsError: the run's autoencoder is not on this machine.
         ScoringError: an embedding is not finite.
     """
-    run, where = RunFolder(folder), device or torch.device("cpu")
-    model = run.load_model(where)
+    run, device = RunFolder(folder), device or torch.device("cpu")
+    model = run.load_model(device)
     _check_name(run, model, name)
     known = _known(run)
     encoding = encoding_of(model)
-    encoder = load_encoder(encoding, vae, str(where))
+    encoder = load_encoder(encoding, vae, str(device))
     files = take_shots(encoder, encoding, images, shots, features=model.config.features)
     usable = [file for file in files if not file.reason]
-    _refuse_known(known, usable)
-    images_of = embed(model, as_split(usable, "open", name))
-    grown, new = learn(model, name, images_of, known.select("val"))
+    _check_images(known, usable)
+    embedded = embed(model, as_split(usable, "open", name))
+    grown, new = learn(model, name, embedded, known.select("val"))
     target = next_version(folder)
     rejects = tuple((str(file.path), file.reason) for file in files if file.reason)
     result = Enrolment(
@@ -137,19 +137,19 @@ def enroll(
         old_classes(known, grown),
     )
     content = {**result.as_dict(), "from": folder.name, "from_model": known.run, **_sources(new)}
-    write_version(target, lambda place: _fill(place, run, grown, known, new), content)
+    write_version(target, lambda target: _fill(target, run, grown, known, new), content)
     return result
 
 
 def learn(
     model: ProtoLeakNet, name: str, images: Embeddings, val: Embeddings
 ) -> tuple[ProtoLeakNet, Embeddings]:
-    """A copy of the model that knows one class more, and the images by it, in folds train and val.
+    """A copy of the model with one more class, and the images' embeddings in folds train and val.
 
     Args:
-        model: whose embeddings they are.
+        model: the model of the embeddings.
         name: of the new class.
-        images: of that class, in the fold "open".
+        images: embeddings of that class, in the fold "open".
         val: the old classes' validation fold under the model.
 
     Raises:
@@ -165,56 +165,56 @@ def learn(
 
 def _check_name(run: RunFolder, model: ProtoLeakNet, name: str) -> None:
     if name in model.classes:
-        raise RunError(f"{run.path} already knows {name}: enrol it under another name")
+        raise RunError(f"{run.path} already has a class {name}: enrol it under another name")
     if not name.strip() or "\n" in name:
-        raise RunError(f"{name!r} cannot be the name of a generator: give it a word")
+        raise RunError(f"{name!r} is not a generator name: use one non-empty line")
 
 
 def _known(run: RunFolder) -> Embeddings:
     known = Embeddings.load(run.embeddings)
     if known.run != run.fingerprint():
         raise RunError(
-            f"{run.embeddings} was made with other weights than {run.weights}: "
+            f"{run.embeddings} was computed with other weights than {run.weights}: "
             f"run `leak score --run {run.path}` first"
         )
     return known
 
 
-def _refuse_known(known: Embeddings, files: Sequence[EncodedFile]) -> None:
+def _check_images(known: Embeddings, files: Sequence[EncodedFile]) -> None:
     rows = {sha256: row for row, sha256 in enumerate(known.hashes.tolist())}
     repeated = [file for file in files if file.sha256 in rows]
     if repeated:
         row = rows[repeated[0].sha256]
         raise DataError(
             f"{repeated[0].path} is in the run already, as {known.paths[row]} of "
-            f"{known.labels[row]} ({len(repeated)} such images in all): take them out"
+            f"{known.labels[row]} ({len(repeated)} such images in all): remove them"
         )
 
 
 def _fill(
-    place: Path, run: RunFolder, grown: ProtoLeakNet, known: Embeddings, new: Embeddings
+    folder: Path, run: RunFolder, grown: ProtoLeakNet, known: Embeddings, new: Embeddings
 ) -> None:
     """Write all files of a version into an empty folder."""
-    grown.record().write(place)
-    save_tensors(place / WEIGHTS, grown.state_dict())
+    grown.record().write(folder)
+    save_tensors(folder / WEIGHTS, grown.state_dict())
     if run.history.is_file():
-        shutil.copyfile(run.history, place / run.history.name)
-    version = RunFolder(place)
+        shutil.copyfile(run.history, folder / run.history.name)
+    version = RunFolder(folder)
     digest = version.fingerprint()
     everything = replace(concatenate([reclassified(grown, known), new]), run=digest)
     everything.save(version.embeddings)
     detectors = fit_all(KINDS, everything)
-    save_scorers(place, detectors, digest)
-    calibrate(place, detectors, everything)
+    save_scorers(folder, detectors, digest)
+    calibrate(folder, detectors, everything)
 
 
 def recall(images: Embeddings) -> float:
-    """Share of images that are given their own class."""
+    """Fraction of images that the model names right."""
     return float(correct(images.logits, images.targets).mean())
 
 
 def old_classes(known: Embeddings, grown: ProtoLeakNet) -> OldClasses:
-    """Judge the old classes before and after, on the test fold if the run has embedded it."""
+    """Evaluate the old classes before and after, on the test fold if it has embeddings."""
     fold = "test" if (known.folds == "test").any() else "val"
     held = known.select(fold)
     logits = reclassified(grown, held).logits

@@ -1,9 +1,8 @@
-"""Does enrolment work? Leave one generator out of training, enrol it, ask the test fold.
+"""Evaluates enrolment: leaves one generator out of training, enrols it, scores the test fold.
 
-For each generator a network is trained without it, on the same folds and settings. It is then
-enrolled from a few images of its training fold, several times over with other images, and the
-grown model names the test images of all generators. What that costs the others is their loss of
-top-1 accuracy; how far it is from training is seen beside a run that was trained with all.
+For each generator a model is trained without it, with the same folds and settings. The generator
+is then enrolled from a few of its training images, several times with other images, and the
+model with the new class classifies the test images of all generators.
 """
 
 from __future__ import annotations
@@ -37,22 +36,22 @@ DRAWS = 5
 
 @dataclass(frozen=True)
 class LeftOut:
-    """One generator, enrolled from so many images; means over the draws of those images.
+    """One left-out generator and number of shots; means over random draws of the shots.
 
     Attributes:
-        generator: that was left out of training.
-        shots: images it was enrolled from.
-        found: share of its test images that are given its name.
-        found_sd: standard deviation of that over draws.
-        before: top-1 on the test images of the others, without it among the answers.
-        after: the same with it.
+        generator: left out of training, then enrolled.
+        shots: number of images it was enrolled from.
+        recall: fraction of its test images that the model names right.
+        recall_sd: sample standard deviation of the recall over draws.
+        before: top-1 on the others' test images without the new class.
+        after: the same with the new class.
         balanced: mean recall over all generators, after.
     """
 
     generator: str
     shots: int
-    found: float
-    found_sd: float
+    recall: float
+    recall_sd: float
     before: float
     after: float
     balanced: float
@@ -70,43 +69,43 @@ def evaluate_enrolment(
     """Leave each generator out once; one row per generator and number of shots.
 
     Args:
-        config: of the run whose enrolment is in question.
+        config: of the run to evaluate.
         cache: its closed cache.
-        folder: where the runs are kept that are trained for this; a finished one is used again.
+        folder: of the runs trained here; finished runs are reused.
         shots: numbers of images to enrol from.
-        draws: how often other images are drawn.
-        device: where to compute; the processor, if None.
+        draws: random draws per number of shots.
+        device: where to compute; the CPU if None.
 
     Raises:
-        DataError: a generator has fewer training images than the greatest number of shots.
-        RunError: a folder holds a run with other settings or on other data.
-        TrainingError: the data cannot be learnt from.
+        DataError: a generator has fewer training images than the largest number of shots.
+        RunError: a folder contains a run with other settings or data.
+        TrainingError: the data cannot be trained on.
     """
-    data, where = ClosedSet.load(cache), device or torch.device("cpu")
+    data, device = ClosedSet.load(cache), device or torch.device("cpu")
     rows = []
     for generator in cache.classes:
-        left = _Left.train(config, data, generator, folder / generator, where)
+        left = _LeaveOneOut.train(config, data, generator, folder / generator, device)
         rows += [left.enrol(count, draws) for count in shots]
     return rows
 
 
 def summary(rows: Sequence[LeftOut]) -> list[dict[str, Any]]:
     """Means over generators, one entry per number of shots; `loss` is before minus after."""
-    found = []
+    result = []
     for shots in sorted({row.shots for row in rows}):
         table = [row for row in rows if row.shots == shots]
         means = {
             key: float(np.mean([getattr(row, key) for row in table]))
-            for key in ("found", "before", "after", "balanced")
+            for key in ("recall", "before", "after", "balanced")
         }
         means["loss"] = means["before"] - means["after"]
-        found.append({"shots": shots, **means})
-    return found
+        result.append({"shots": shots, **means})
+    return result
 
 
 @dataclass(frozen=True)
-class _Left:
-    """A network that has never seen one generator, that generator's images, and all others'."""
+class _LeaveOneOut:
+    """A model trained without one generator, and the embeddings of its and of all other images."""
 
     generator: str
     model: ProtoLeakNet
@@ -123,7 +122,7 @@ class _Left:
         generator: str,
         folder: Path,
         device: torch.device,
-    ) -> _Left:
+    ) -> _LeaveOneOut:
         task = data.without((generator,))
         folder.parent.mkdir(parents=True, exist_ok=True)
         record = RunRecord(config, task.classes, task.data.train.shape, task.cache)
@@ -142,9 +141,9 @@ class _Left:
     def enrol(self, shots: int, draws: int) -> LeftOut:
         results = np.array([self._draw(shots, seed) for seed in range(draws)])
         before = float(closed_values(self.others.logits, self.others.targets)["top1"][0])
-        found, after, balanced = results.mean(axis=0).tolist()
+        recall_mean, after, balanced = results.mean(axis=0).tolist()
         spread = float(results[:, 0].std(ddof=1)) if draws > 1 else float("nan")
-        return LeftOut(self.generator, shots, found, spread, before, after, balanced)
+        return LeftOut(self.generator, shots, recall_mean, spread, before, after, balanced)
 
     def _draw(self, shots: int, seed: int) -> tuple[float, float, float]:
         """Recall of the new class, top-1 of the others, and mean recall, for one draw."""

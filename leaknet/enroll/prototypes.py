@@ -1,7 +1,6 @@
-"""One more class for a trained network: prototypes by k-means on its frozen embedding.
+"""Adds a class to a trained model: k-means prototypes on its frozen embedding, and an offset.
 
-No weight that was trained changes, so the logits of the old classes stay what they were; only
-the new one can win images from them.
+No trained weight changes, so the logits of the old classes stay the same.
 """
 
 from __future__ import annotations
@@ -31,16 +30,16 @@ def with_class(
     vectors: Float[np.ndarray, "image dimension"],
     offset: float = 0.0,
 ) -> ProtoLeakNet:
-    """A copy of the model that also knows the generator of these pooled embeddings.
+    """A copy of the model with one more class.
 
     Args:
-        model: a trained one, with prototypes.
+        model: a trained model with prototypes.
         name: of the new class, which becomes the last one.
-        vectors: h̄ of its training images, before the gate; one or more.
-        offset: added to its logit; see `leaknet.enroll.prototypes`.
+        vectors: pooled embeddings h̄ of its training images, before the gate; one or more.
+        offset: added to its logit, from `fit_offset`.
 
     Raises:
-        RunError: the model has a linear head, which cannot grow without training.
+        RunError: the model has a linear head.
     """
     prototype_head(model)
     record = model.record()
@@ -58,11 +57,7 @@ def with_class(
 
 
 def prototype_head(model: ProtoLeakNet) -> PrototypeHead:
-    """The head of a model to which classes can be added.
-
-    Raises:
-        RunError: it is linear, and cannot grow without training.
-    """
+    """The prototype head of a model; raises RunError for a linear head."""
     if not isinstance(model.head, PrototypeHead):
         raise RunError(
             "the run has a linear head (model.prototypes = 0), to which no class can be added "
@@ -75,7 +70,7 @@ def prototype_head(model: ProtoLeakNet) -> PrototypeHead:
 def known_vectors(
     model: ProtoLeakNet, vectors: Float[np.ndarray, "image dimension"]
 ) -> Float[np.ndarray, "image dimension"]:
-    """Of pooled embeddings the part that prototypes are compared with."""
+    """The part of pooled embeddings that the prototypes use."""
     pooled = torch.from_numpy(vectors).to(next(model.parameters()))
     return np.asarray(model.known_part(pooled).cpu())
 
@@ -83,7 +78,7 @@ def known_vectors(
 def class_prototypes(
     vectors: Float[np.ndarray, "image dimension"], count: int
 ) -> Float[np.ndarray, "prototype dimension"]:
-    """`count` k-means centres, seeded; with fewer different images each is repeated in turn."""
+    """`count` seeded k-means centres; with fewer distinct images, these are repeated in turn."""
     distinct = np.unique(vectors.astype(np.float64), axis=0)
     if len(distinct) <= count:
         return distinct[np.arange(count) % len(distinct)]
@@ -93,10 +88,10 @@ def class_prototypes(
 
 @torch.inference_mode()
 def reclassified(model: ProtoLeakNet, e: Embeddings) -> Embeddings:
-    """The same embeddings with the logits of a model that has grown since.
+    """The same embeddings with the logits of another head.
 
     Args:
-        model: differs from the one that made the embeddings in its head alone.
+        model: equal to the one that computed the embeddings except for its head.
         e: pooled embeddings, before the gate.
     """
     device = next(model.parameters()).device
@@ -114,20 +109,15 @@ def reclassified(model: ProtoLeakNet, e: Embeddings) -> Embeddings:
     )
 
 
-# How far a new class may reach: one constant added to its logit.
-#
-# Prototypes put into the midst of embeddings are nearer to any image than those that training has
-# placed, so that a class added without more would win almost every image (docs/LOG.md).
-
-
 def fit_offset(
     model: ProtoLeakNet, vectors: Float[np.ndarray, "image dimension"], val: Embeddings
 ) -> float:
-    """The constant under which old and new images are likeliest to be named right.
+    """The constant added to the new class's logit: minimum class-balanced cross-entropy.
 
-    Every class counts alike, however many images it has. Old images are those of the choosing
-    half of the validation fold, so that the other half still calibrates; each new image is scored
-    by prototypes that were made without it.
+    k-means centres are closer to any image than trained prototypes are, so without an offset the
+    new class takes almost every image (docs/LOG.md). The old images are the selection half of the
+    validation fold; the other half still calibrates. Each new image is scored by prototypes of
+    the other new images.
 
     Args:
         model: before the new class, with prototypes.
@@ -137,22 +127,22 @@ def fit_offset(
     old = cut_in_halves(val)[0] if len(set(val.groups.tolist())) > 1 else val
     temperature = fit_temperature(old.logits, old.targets)
     vectors = known_vectors(model, vectors)
-    mine = _class_logits(model, old.vectors, class_prototypes(vectors, _count(model)))
+    old_scores = _class_logits(model, old.vectors, class_prototypes(vectors, _count(model)))
     images = np.concatenate([old.vectors, vectors])
     known = _old_logits(model, images)
-    new = np.concatenate([mine, _left_one_out(model, vectors)])
+    new = np.concatenate([old_scores, _left_one_out(model, vectors)])
     targets = np.concatenate([old.targets, np.full(len(vectors), len(val.classes))])
     weights = 1 / np.bincount(targets)[targets]
 
     def loss(offset: float) -> float:
         logits = np.concatenate([known, new[:, None] + offset], axis=1)
-        found = log_softmax(logits / temperature, axis=1)[np.arange(len(targets)), targets]
-        return -float(weights @ found)
+        log_likelihoods = log_softmax(logits / temperature, axis=1)
+        return -float(weights @ log_likelihoods[np.arange(len(targets)), targets])
 
-    # The loss is convex, and beyond these ends the class takes no image, or every one.
+    # The loss is convex. Beyond these bounds the class takes no image, or every image.
     margins = known.max(axis=1) - new
-    ends = float(margins.min()) - 1, float(margins.max()) + 1
-    return float(minimize_scalar(loss, bounds=ends, method="bounded").x)
+    bounds = float(margins.min()) - 1, float(margins.max()) + 1
+    return float(minimize_scalar(loss, bounds=bounds, method="bounded").x)
 
 
 def _count(model: ProtoLeakNet) -> int:
@@ -162,7 +152,7 @@ def _count(model: ProtoLeakNet) -> int:
 def _left_one_out(
     model: ProtoLeakNet, vectors: Float[np.ndarray, "image dimension"]
 ) -> Float[np.ndarray, " image"]:
-    """The logit of each image's own class, by prototypes of the other images."""
+    """Logit of each image for its class, with prototypes of the other images."""
     rows = []
     for row in range(len(vectors)):
         others = class_prototypes(np.delete(vectors, row, axis=0), _count(model))
@@ -176,7 +166,7 @@ def _class_logits(
     vectors: Float[np.ndarray, "image dimension"],
     centres: Float[np.ndarray, "prototype dimension"],
 ) -> Float[np.ndarray, " image"]:
-    """Logits of one class with these prototypes, under the model's gate and temperature."""
+    """Logits of one class with these prototypes, with the model's gate and temperature."""
     old = prototype_head(model)
     head = PrototypeHead(vectors.shape[1], 1, len(centres)).to(old.prototypes)
     head.prototypes.copy_(torch.from_numpy(centres)[None])

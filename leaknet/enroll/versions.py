@@ -1,7 +1,7 @@
-"""Versions of a run: RUN@2, RUN@3, ... lie beside RUN, each a run folder that stands alone.
+"""Versions of a run: RUN@2, RUN@3, ... beside RUN, each a complete run folder.
 
-Nothing in RUN is touched. A version holds the files of any run, so that every command takes it
-as it takes RUN, and enrolment.json, which says what was enrolled and from what.
+RUN does not change. A version contains the files of any run and enrolment.json, which records
+the enrolled generator, its images and the run that the version was made from.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _NUMBERED = re.compile(r"(?P<stem>.+)@(?P<number>\d+)")
 
 
 def next_version(run: Path) -> Path:
-    """The folder of the next version of a run, or of the run that it is a version of."""
+    """Folder of the next version of a run; for a version, of the run it belongs to."""
     base = _base(run)
     return base.with_name(f"{base.name}@{max(_versions(base), default=1) + 1}")
 
 
 def write_version(folder: Path, fill: Callable[[Path], object], content: dict[str, Any]) -> None:
-    """Make a version, whole or not at all.
+    """Write a version, complete or not at all.
 
     Args:
-        folder: as `next_version` gives it.
+        folder: from `next_version`.
         fill: writes the run's files into an empty folder.
         content: of enrolment.json.
 
@@ -49,35 +49,31 @@ def write_version(folder: Path, fill: Callable[[Path], object], content: dict[st
 
 
 def undo(run: Path) -> tuple[Path, Path]:
-    """Remove a version: the run itself if it is one, else the newest version of it.
+    """Remove a version: `run` itself if it is one, else its newest version.
 
     Returns:
-        The folder that was removed, and the run that it was made from.
+        The removed folder, and the run that the version was made from.
 
     Raises:
-        RunError: nothing was enrolled into the run.
+        RunError: the run has no version, or the folder cannot be removed.
     """
     target = run if (run / FILE).is_file() else None
     if target is None and (numbers := _versions(run)):
         target = run.with_name(f"{run.name}@{max(numbers)}")
     if target is None:
-        raise RunError(f"{run}: nothing was enrolled into it, so there is nothing to undo")
+        raise RunError(f"{run} has no enrolled generator to undo")
     origin = target.with_name(read_enrolment(target)["from"])
-    doomed = target.with_name(f".{target.name}.removed")
+    removed = target.with_name(f".{target.name}.removed")
     try:
-        target.rename(doomed)
-        shutil.rmtree(doomed)
+        target.rename(removed)
+        shutil.rmtree(removed)
     except OSError as error:
         raise RunError(f"{target} cannot be removed: {error.strerror or error}") from error
     return target, origin
 
 
 def read_enrolment(folder: Path) -> dict[str, Any]:
-    """enrolment.json of a version.
-
-    Raises:
-        RunError: it cannot be read.
-    """
+    """Content of a version's enrolment.json; raises RunError if it cannot be read."""
     try:
         content: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
         str(content["from"])
@@ -94,7 +90,7 @@ def _base(run: Path) -> Path:
 
 
 def _versions(base: Path) -> list[int]:
-    """Numbers of the versions of a run, in no order."""
+    """Numbers of the versions of a run, unordered."""
     folders = (path for path in base.parent.glob("*@*") if (path / FILE).is_file())
     matches = (_NUMBERED.fullmatch(path.name) for path in folders)
     return [int(m["number"]) for m in matches if m and m["stem"] == base.name]

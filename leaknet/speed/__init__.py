@@ -1,1 +1,1 @@
-"""Measurements of the speed claims."""
+"""Benchmarks behind docs/PERFORMANCE.md."""

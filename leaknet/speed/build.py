@@ -1,9 +1,8 @@
-"""How fast a cache is built on this machine, against the encoder alone.
+"""Throughput of a cache build relative to the encoder alone.
 
-The limit is the encoder on pixels that are ready in memory. A build also reads, hashes,
-decodes and resizes JPEG files and writes shards, all of which should run beside the encoder.
-After every batch of the build a ready one is encoded and timed for itself, so that whatever
-else the machine does weighs on both alike.
+The limit is the encoder on pixels in memory. A build also reads, hashes, decodes and resizes JPEG
+files and writes shards, in parallel to the encoder. Each batch of the build alternates with one
+timed batch of the encoder alone, so that other load on the machine affects both.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ from leakcache.store.build import BATCH, build_cache
 
 @dataclass(frozen=True)
 class BuildSpeed:
-    """What was measured.
+    """Seconds per image, and the error of bf16.
 
     Attributes:
-        bare: seconds an image of the encoder on ready pixels.
-        build: seconds an image of a build, from files to a finished cache.
-        bf16_error: relative RMS error of latents in bf16.
+        bare: of the encoder on pixels in memory.
+        build: of a build, from files to a finished cache.
+        bf16_error: relative RMS error of bf16 latents.
     """
 
     bare: float
@@ -41,7 +40,7 @@ class BuildSpeed:
 
     @property
     def of_limit(self) -> float:
-        """Throughput of a build as a share of the bare encoder's."""
+        """Throughput of a build relative to the encoder alone."""
         return self.bare / self.build
 
 
@@ -53,18 +52,18 @@ def measure_build(
     images: int = 128,
     side: int = 512,
 ) -> BuildSpeed:
-    """Time one build and, between its batches, the bare encoder.
+    """Time one build and, between its batches, the encoder alone.
 
     Args:
         spec: the autoencoder.
         device: where to encode.
-        precision: arithmetic of the encoder.
-        images: in the build; the fewer, the more its beginning and end weigh.
+        precision: of the encoder: "fp32", "bf16" or "fp16".
+        images: number of images in the build.
         side: of the JPEG files in pixels.
     """
     encoder = PacedEncoder.load(spec, precision, device)
     with tempfile.TemporaryDirectory(prefix="leak-speed-") as scratch:
-        index = write_pictures(Path(scratch) / "images", images, side)
+        index = write_images(Path(scratch) / "images", images, side)
         encoder.ready = ready_pixels(index, BATCH)
         encoder.encode_bytes(encoder.ready)  # a warm-up
         encoder.bare, encoder.views = 0.0, 0
@@ -76,12 +75,12 @@ def measure_build(
 
 
 class PacedEncoder(Encoder):
-    """An encoder that after each batch times one of ready pixels.
+    """An encoder that after each batch times one batch of ready pixels.
 
     Attributes:
-        ready: pixels that wait in memory, a full batch.
+        ready: a full batch of pixels in memory.
         bare: seconds spent on ready pixels.
-        views: how many of them went through.
+        views: number of ready pixels encoded.
     """
 
     ready: UInt8[Tensor, "image height width 3"]
@@ -91,7 +90,7 @@ class PacedEncoder(Encoder):
     def encode_bytes(
         self, pixels: UInt8[Tensor, "image height width 3"]
     ) -> Float[Tensor, "image channel height/8 width/8"]:
-        """Latents of `pixels`; those of the ready ones are thrown away."""
+        """Latents of `pixels`; those of the ready pixels are discarded."""
         latents = super().encode_bytes(pixels).cpu()
         start = time.perf_counter()
         super().encode_bytes(self.ready[: len(pixels)]).cpu()
@@ -101,14 +100,14 @@ class PacedEncoder(Encoder):
 
 
 def ready_pixels(index: DatasetIndex, images: int) -> UInt8[Tensor, "image height width 3"]:
-    """Pixels of the first images, as a build cuts them."""
+    """Preprocessed pixels of the first images."""
     paths = [index.root / record.path for record in index.records[:images]]
     views = [preprocess(decode(path.read_bytes()), Preprocessing()) for path in paths]
     return torch.from_numpy(np.concatenate(views))
 
 
-def write_pictures(folder: Path, images: int, side: int) -> DatasetIndex:
-    """Write JPEG files of smooth colours with a little grain, and index them as one class."""
+def write_images(folder: Path, images: int, side: int) -> DatasetIndex:
+    """Write synthetic JPEG files (smooth colours and grain) and index them as one class."""
     folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
     grain = generator.normal(0, 6, (side, side, 3))
@@ -119,5 +118,5 @@ def write_pictures(folder: Path, images: int, side: int) -> DatasetIndex:
         pixels = (smooth + np.roll(grain, number, axis=0)).clip(0, 255).astype(np.uint8)
         name = f"{number:05d}.jpg"
         Image.fromarray(pixels).save(folder / name, quality=90)
-        records.append(ImageRecord(name, "made up", name, "train"))
-    return DatasetIndex(folder, tuple(records), (), "made up")
+        records.append(ImageRecord(name, "synthetic", name, "train"))
+    return DatasetIndex(folder, tuple(records), (), "synthetic")

@@ -1,4 +1,4 @@
-"""How fast the exact kernel density is on this machine, beside scikit-learn's."""
+"""Time of the exact kernel density estimate relative to scikit-learn's."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class DensitySpeed:
 
     Attributes:
         ours: `leaknet.detectors.kde.log_density`.
-        sklearn: `KernelDensity` as it comes, which is inexact in high dimension.
-        sklearn_exact: the same with one leaf, which is exact.
+        sklearn: `KernelDensity` with defaults, inexact in high dimension.
+        sklearn_exact: the same with a single leaf, which is exact.
     """
 
     ours: float
@@ -33,26 +33,23 @@ class DensitySpeed:
 def measure_density(
     references: int = 5000, queries: int = 1000, dimension: int = 128, rounds: int = 3
 ) -> DensitySpeed:
-    """Time the three in turn on unit normal data; the fastest round of each counts.
+    """Time the three in turn on standard normal data; the fastest round of each counts.
 
     Args:
-        references: known embeddings.
-        queries: images to score.
+        references: number of known embeddings.
+        queries: number of embeddings to score.
         dimension: of an embedding.
-        rounds: evaluations of each, after one of ours to warm up.
+        rounds: evaluations of each, after one warm-up of ours.
     """
     rng = np.random.default_rng(0)
     known, asked = rng.normal(size=(references, dimension)), rng.normal(size=(queries, dimension))
     tree = KernelDensity(bandwidth=BANDWIDTH).fit(known)
     leaf = KernelDensity(bandwidth=BANDWIDTH, leaf_size=references).fit(known)
     log_density(asked, known, BANDWIDTH)
-    times: list[tuple[float, float, float]] = []
-    for _ in range(rounds):
-        times.append(
-            (
-                seconds(lambda: log_density(asked, known, BANDWIDTH), CPU),
-                seconds(lambda: tree.score_samples(asked), CPU),
-                seconds(lambda: leaf.score_samples(asked), CPU),
-            )
-        )
+    evaluations = (
+        lambda: log_density(asked, known, BANDWIDTH),
+        lambda: tree.score_samples(asked),
+        lambda: leaf.score_samples(asked),
+    )
+    times = [[seconds(evaluate, CPU) for evaluate in evaluations] for _ in range(rounds)]
     return DensitySpeed(*(min(column) for column in zip(*times, strict=True)))

@@ -1,9 +1,8 @@
-"""How fast training is on this machine, and what an encoder in the loop would cost.
+"""Throughput of training on cached latents, and the cost of an encoder in the training loop.
 
-Three epochs over the same images: *bare*, which takes ready feature maps and only does
-forward, backward and update; *cached*, the real one, which gathers latents and makes noise
-and features too; and one *with an encoder*, which turns pixels into latents first, as the
-authors' code does in every epoch.
+Epochs over the same images: *bare* runs forward, backward and update on precomputed feature
+maps; *cached* is the real epoch, which also gathers latents and computes noise and features. The
+cost of an encoder in the loop, as in the authors' code, is added from its own timing.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class EpochSpeed:
-    """Seconds an image, of training.
+    """Seconds per training image.
 
     Attributes:
-        bare: forward, backward and update on ready feature maps.
+        bare: forward, backward and update on precomputed feature maps.
         cached: an epoch over latents in memory.
     """
 
@@ -41,11 +40,11 @@ class EpochSpeed:
 
     @property
     def of_limit(self) -> float:
-        """Throughput of a cached epoch as a share of the bare one's."""
+        """Throughput of a cached epoch relative to the bare one."""
         return self.bare / self.cached
 
     def over_encoder(self, encoder: float) -> float:
-        """How many times slower an epoch is with an encoder of so many seconds an image."""
+        """Slowdown of an epoch with an encoder of `encoder` seconds per image in the loop."""
         return (self.cached + encoder) / self.cached
 
 
@@ -57,13 +56,13 @@ def measure_epoch(
     images: int = 128,
     rounds: int = 3,
 ) -> EpochSpeed:
-    """Time bare and cached epochs in turn, after one of each; the fastest of each counts.
+    """Time bare and cached epochs in turn, after one warm-up; the fastest of each counts.
 
     Args:
         device: where to train.
-        config: what to train; its epochs do not matter.
+        config: of the model; its number of epochs has no effect.
         shape: of a latent.
-        images: in one epoch, random ones.
+        images: number of random images per epoch.
         rounds: epochs of each kind.
     """
     bench = EpochBench(device, config, shape, images)
@@ -75,7 +74,7 @@ def measure_epoch(
 
 
 class EpochBench:
-    """A model with random latents, and feature maps made ready from them."""
+    """A model, random latents, and feature maps precomputed from them."""
 
     def __init__(
         self, device: torch.device, config: RunConfig, shape: tuple[int, int, int], images: int
@@ -84,16 +83,16 @@ class EpochBench:
         names = np.arange(images).astype(str)
         labels = np.array(_CLASSES)[np.arange(images) % len(_CLASSES)]
         self._split = SplitLatents(z0[:, None], labels, names, names, names, names).to(device)
-        # What initial weights are worth does not matter here, and fetching them takes time.
+        # Initial weights do not affect the time, and fetching them takes long.
         config = replace(config, model=replace(config.model, pretrained=False))
         model = ProtoLeakNet(config, _CLASSES, shape)
         channel, side = shape[0], config.features.dct_size
         model.features.fit(_standard((channel,)), _standard((channel, side, side)))
         self._stepper = Stepper(model, device)
         self._sizes = batch_sizes(images, config.train.batch_size)
-        self._features, self._targets = self._ready()
+        self._features, self._targets = self._precompute()
 
-    def _ready(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def _precompute(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         model, z0 = self._stepper.model, self._split.flat
         steps = len(model.config.features.timesteps)
         noise = torch.randn(len(z0), steps, *model.shape, device=z0.device)
@@ -102,13 +101,13 @@ class EpochBench:
         return torch.split(features, self._sizes), torch.split(targets, self._sizes)
 
     def bare(self) -> None:
-        """One epoch on ready feature maps."""
+        """One epoch on precomputed feature maps."""
         self._stepper.model.train()
         for features, targets in zip(self._features, self._targets, strict=True):
             self._stepper.step(features, targets)
 
     def cached(self) -> None:
-        """One epoch as training does it."""
+        """One real epoch."""
         train_epoch(self._stepper, self._split, 1, lambda images: None)
 
 
@@ -120,14 +119,14 @@ def measure_encoder(
     size: int = 256,
     images: int = 2,
 ) -> float:
-    """Seconds an image of encoding a batch of square random images, after a warm-up.
+    """Seconds per image of encoding a batch of random square images, after a warm-up.
 
     Args:
         network: from pixels to latents; moved to the device, channels-last.
         device: where to encode.
         precision: "fp32", "bf16" or "fp16", under autocast.
         size: side of an image in pixels.
-        images: in the batch.
+        images: number of images in the batch.
     """
     network.eval().to(device).to(memory_format=torch.channels_last)
     pixels = torch.rand(images, 3, size, size, device=device) * 2 - 1
@@ -138,7 +137,7 @@ def measure_encoder(
 
 
 def sd_encoder() -> nn.Module:
-    """An encoder of Stable Diffusion 2.1's shape, with random weights."""
+    """The encoder of Stable Diffusion 2.1 with random weights."""
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -150,13 +149,13 @@ def sd_encoder() -> nn.Module:
 
 
 def taesd_encoder() -> nn.Module:
-    """An encoder of TAESD's shape, with random weights."""
+    """The encoder of TAESD with random weights."""
     encoder: nn.Module = AutoencoderTiny().encoder
     return encoder
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """How long some work takes until the device has done it."""
+    """Wall time of `work`, with the device synchronised."""
     _wait(device)
     start = time.perf_counter()
     work()

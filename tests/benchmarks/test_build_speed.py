@@ -23,7 +23,7 @@ from leaknet.speed.build import (
     PacedEncoder,
     measure_build,
     ready_pixels,
-    write_pictures,
+    write_images,
 )
 
 
@@ -39,7 +39,7 @@ def encoder(weights: Path) -> Encoder:
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> DatasetIndex:
-    return write_pictures(tmp_path_factory.mktemp("bench") / "images", 16, 512)
+    return write_images(tmp_path_factory.mktemp("bench") / "images", 16, 512)
 
 
 @pytest.mark.benchmark(group="encoding 16 images")

@@ -1,4 +1,4 @@
-"""Data sets with a leak put there: it is found, named, and cured or not by canonicalisation."""
+"""Audit of data sets with an injected leak: it is found, named, and cured by canonicalisation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from pictures import picture, plain, saved
+from audit_images import plain, random_image, saved
 from PIL import Image
 
 from leakcache.dataset.index import read_index
@@ -44,7 +44,7 @@ def levels(found):
 
 @pytest.fixture(scope="module")
 def clean(write_data):
-    """Three generators, the same prompts, nothing that gives them away."""
+    """Three generators, the same prompts, no leak."""
     return write_data("a b c", 24)
 
 
@@ -60,7 +60,7 @@ def audited(clean, unknown):
     return {side: audit(index, [open_index], canonical=side) for side in (None, 64)}
 
 
-def test_clean_data_give_nothing_away(audited):
+def test_clean_data_have_no_leak(audited):
     found = audited[None]
     assert found.metadata.facts == {}
     assert found.metadata.top1.value == pytest.approx(1 / 3)
@@ -76,7 +76,7 @@ def test_another_format_of_the_open_set_is_found_and_canonicalising_cures_it(aud
     assert finding.level == "severe"
     assert finding.sentence.startswith("File format (or ")
     assert "alone separates the open set at AUROC 1.00" in finding.sentence
-    assert "canonicalise (--canonical) before you believe the rest" in finding.sentence
+    assert "use --canonical before you trust any other score" in finding.sentence
     assert audited[None].open_metadata.auroc.value == 1
     canonical = audited[64]
     assert canonical.open_metadata.auroc.value == 0.5
@@ -84,7 +84,7 @@ def test_another_format_of_the_open_set_is_found_and_canonicalising_cures_it(aud
     assert of(canonical, "open metadata")[0].level == "note"
 
 
-def test_the_open_thumbnail_of_pictures_of_the_same_kind_is_near_chance(audited):
+def test_the_open_thumbnail_of_equal_content_is_near_chance(audited):
     for found in audited.values():
         assert found.open_thumbnail.auroc.value < 0.75
 
@@ -112,13 +112,13 @@ def test_the_dict_is_short_without_paths(audited):
     assert set(short["open"]) == {"metadata", "thumbnail"}
 
 
-def test_a_size_that_gives_one_generator_away_is_named(write_data):
+def test_a_size_that_identifies_one_generator_is_named(write_data):
     root = write_data("a b c", 24, wider)
     found = audit(read_index(root))
     (finding,) = of(found, "metadata")
     assert finding.level == "severe"
     assert finding.sentence.startswith("Width (or aspect ratio")
-    assert "c above all (AUC 1.00)" in finding.sentence
+    assert "best for c (AUC 1.00)" in finding.sentence
     assert found.metadata.per_class_auc["c"] == 1
     assert next(iter(found.metadata.facts)) == "width"
     assert found.metadata.facts["width"].top1 == pytest.approx(2 / 3, abs=0.1)
@@ -144,25 +144,25 @@ def test_copies_are_listed_with_what_they_cross(clean, tmp_path):
     )
     shutil.rmtree(root / "c")
     shutil.copy(root / "b" / "002.png", root / "a" / "x.png")  # other label, other fold
-    (root / "b" / "y.png").write_bytes(saved(picture(0), "JPEG"))  # the picture of a/000
-    (root / "b" / "003.png").write_bytes(saved(picture(3), "JPEG"))  # that of a/003, its prompt
-    strangers = tmp_path / "strangers" / "z"
-    strangers.mkdir(parents=True)
-    shutil.copy(root / "a" / "001.png", strangers / "known.png")
-    (strangers / "new.png").write_bytes(saved(picture(77), "PNG"))
-    (strangers / "newer.png").write_bytes(saved(picture(78), "PNG"))
-    found = audit(read_index(root), [read_index(strangers.parent, open_set=True)])
-    exact = {tuple(found.seen.paths[list(s.rows)]): s for s in found.exact}
-    assert exact.keys() == {("a/x.png", "b/002.png"), ("a/001.png", "strangers/z/known.png")}
-    assert exact["a/001.png", "strangers/z/known.png"].crosses_sets
+    (root / "b" / "y.png").write_bytes(saved(random_image(0), "JPEG"))  # same image as a/000
+    (root / "b" / "003.png").write_bytes(saved(random_image(3), "JPEG"))  # same as a/003
+    unknown = tmp_path / "unknown" / "z"
+    unknown.mkdir(parents=True)
+    shutil.copy(root / "a" / "001.png", unknown / "known.png")
+    (unknown / "new.png").write_bytes(saved(random_image(77), "PNG"))
+    (unknown / "newer.png").write_bytes(saved(random_image(78), "PNG"))
+    found = audit(read_index(root), [read_index(unknown.parent, open_set=True)])
+    exact = {tuple(found.observations.paths[list(s.rows)]): s for s in found.exact}
+    assert exact.keys() == {("a/x.png", "b/002.png"), ("a/001.png", "unknown/z/known.png")}
+    assert exact["a/001.png", "unknown/z/known.png"].crosses_sets
     assert exact["a/x.png", "b/002.png"].crosses_labels
     assert exact["a/x.png", "b/002.png"].crosses_folds
-    near = {tuple(found.seen.paths[list(s.rows)]): s for s in found.near}
+    near = {tuple(found.observations.paths[list(s.rows)]): s for s in found.near}
     assert near.keys() == {("a/000.png", "b/y.png"), ("a/003.png", "b/003.png")}
     sentences = [finding.sentence for finding in of(found, "duplicates")]
     assert (
-        "1 set of equal files (a/001.png = strangers/z/known.png) in both closed and open set: "
-        "take them out of the open set." in sentences
+        "1 set of equal files (a/001.png = unknown/z/known.png) in both closed and open set: "
+        "remove them from the open set." in sentences
     )
     assert any("(a/x.png = b/002.png) with different labels" in s for s in sentences)
     assert any("(a/000.png = b/y.png) with different labels" in s for s in sentences)
@@ -173,7 +173,7 @@ def test_copies_are_listed_with_what_they_cross(clean, tmp_path):
     assert {"paths", "folds", "labels", "groups"} == set(counts["near"]["sets"][0])
 
 
-def test_groups_across_folds_and_uneven_classes_are_told(clean):
+def test_groups_across_folds_and_uneven_classes_are_reported(clean):
     index = read_index(clean)
     moved = {"train": "test", "test": "train", "val": "val"}
     records = tuple(
@@ -201,16 +201,16 @@ def test_blank_images_unreadable_ones_and_a_class_of_one_image_are_named(clean, 
     assert "2 images of one colour (a/000.png, b/000.png)" in of(found, "blank images")[0].sentence
     assert [s.crosses_labels for s in found.exact] == [True]
     assert not of(found, "duplicates")
-    unreadable = {reject.path: reject.reason for reject in found.seen.unreadable}
+    unreadable = {reject.path: reject.reason for reject in found.observations.unreadable}
     assert unreadable.keys() == {"c/001.png", "c/002.png"}
     assert "2 files cannot be read" in of(found, "unreadable")[0].sentence
     assert "c/001.png: the file is empty (0 bytes)" in of(found, "unreadable")[0].sentence
     assert found.metadata.per_class_auc.keys() == {"a", "b"}
-    sentence = "1 generator with images of a single prompt (c): left out of the controls"
+    sentence = "1 generator with images of a single prompt (c): excluded from the controls"
     assert any(finding.sentence.startswith(sentence) for finding in of(found, "classes"))
 
 
-def test_one_class_or_one_prompt_cannot_be_judged(clean, tmp_path):
+def test_one_class_or_one_prompt_cannot_be_evaluated(clean, tmp_path):
     one = tmp_path / "one"
     shutil.copytree(clean / "a", one / "a")
     found = audit(read_index(one))
@@ -224,13 +224,13 @@ def test_one_class_or_one_prompt_cannot_be_judged(clean, tmp_path):
         audit(read_index(tmp_path / "nothing"))
 
 
-def test_traces_of_native_size_are_warned_of_on_the_canonical_track(write_data):
+def test_traces_of_native_size_give_a_warning_on_the_canonical_track(write_data):
     def upscaled(label, number, image):
         return plain(label, number, image.resize((96, 96)) if label == "b" else image)
 
     index = read_index(write_data("a b", 12, upscaled))
     (finding,) = of(audit(index, canonical=64), "native size")
-    assert "48 px in some generators and 96 px in others" in finding.sentence
+    assert "48 px for some generators and 96 px for others" in finding.sentence
     assert "--canonical-size 64" in finding.sentence
 
 
@@ -249,7 +249,7 @@ def test_the_size_of_real_files_is_found(originals):
     assert found.metadata.macro_auc.low > 0.75
 
 
-def test_canonicalised_real_files_give_nothing_away(originals, tmp_path):
+def test_canonicalised_real_files_have_no_leak(originals, tmp_path):
     for record in originals.records:
         target = tmp_path / record.path
         target.parent.mkdir(exist_ok=True)
@@ -266,8 +266,8 @@ def test_the_format_of_a_real_open_set_is_found(shared):
     index = read_index(shared / "bench" / "gallery8")
     chosen = sorted({record.group for record in index.records})[:8]
     index = replace(index, records=tuple(r for r in index.records if r.group in chosen))
-    strangers = read_index(shared / "bench" / "open", open_set=True)
-    found = audit(index, [strangers])
+    unknown = read_index(shared / "bench" / "open", open_set=True)
+    found = audit(index, [unknown])
     (finding,) = of(found, "open metadata")
     assert finding.level == "severe"
     assert finding.sentence.startswith("File format")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from audit_images import plain
 from click.testing import CliRunner
-from pictures import plain
 
 from leakcache.errors import ConfigError, DataError
 from leaknet.commands.audit import audit
@@ -31,7 +31,7 @@ def test_a_table_of_figures_and_a_line_for_every_finding(root):
     assert "8×8 thumbnail" in out
     assert "16 closed" in out
     assert "severe  Width (or aspect ratio" in out
-    assert "judged on 5-fold cross-validation by prompt group, 16 images" in out
+    assert "evaluated on 5-fold cross-validation by prompt group, 16 images" in out
     assert out.index("severe") < out.index("note")
 
 

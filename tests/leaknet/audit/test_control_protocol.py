@@ -1,4 +1,4 @@
-"""Who is trained on, who is judged, and what nothing at all must score."""
+"""Train and evaluation rows, and scores of features without information."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from leaknet.audit.cross_validation import SMALL, by_group, closed_protocol, log_probabilities
+from leaknet.audit.cross_validation import (
+    MIN_FOLD,
+    closed_protocol,
+    group_protocol,
+    log_probabilities,
+)
 from leaknet.metrics.closed_set import closed_values
 
 
@@ -18,52 +23,52 @@ def groups_of(prompts: int, images: int) -> np.ndarray:
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=60))
-def test_no_group_is_on_both_sides_and_every_image_is_judged_once(numbers):
+def test_no_group_is_on_both_sides_and_every_image_is_evaluated_once(numbers):
     groups = np.array([f"prompt {n}" for n in numbers])
-    protocol = by_group(groups)
+    protocol = group_protocol(groups)
     if len(set(numbers)) < 2:
         assert protocol is None
         return
-    for train, judged in protocol.splits:
-        assert not set(groups[train]) & set(groups[judged])
-        assert len(train) + len(judged) == len(groups)
-    assert sorted(protocol.judged.tolist()) == list(range(len(groups)))
+    for train, evaluated in protocol.splits:
+        assert not set(groups[train]) & set(groups[evaluated])
+        assert len(train) + len(evaluated) == len(groups)
+    assert sorted(protocol.evaluated.tolist()) == list(range(len(groups)))
 
 
 def test_the_data_s_own_folds_are_used_where_they_are_large_enough():
     groups = groups_of(40, 10)
     folds = np.repeat(["train", "val", "test"], [200, 80, 120])
     protocol = closed_protocol(folds, groups)
-    assert protocol.judged.tolist() == list(range(280, 400))
+    assert protocol.evaluated.tolist() == list(range(280, 400))
     assert protocol.splits[0][0].tolist() == list(range(200))
-    assert protocol.words == "test fold, 120 images"
-    folds[280 : 400 - SMALL + 1] = "val"
+    assert protocol.description == "test fold, 120 images"
+    folds[280 : 400 - MIN_FOLD + 1] = "val"
     protocol = closed_protocol(folds, groups)
-    assert len(protocol.judged) == 400
-    assert protocol.words == "5-fold cross-validation by prompt group, 400 images"
+    assert len(protocol.evaluated) == 400
+    assert protocol.description == "5-fold cross-validation by prompt group, 400 images"
 
 
 @pytest.mark.parametrize("sizes", [(30, 30, 30), (60, 20, 10)])
 def test_features_that_do_not_vary_score_exactly_chance(sizes):
     targets = np.repeat(np.arange(3), sizes)
     groups = np.array([f"prompt {i % 17}" for i in range(90)])
-    protocol = by_group(groups)
+    protocol = group_protocol(groups)
     for features in (np.zeros((90, 0)), np.ones((90, 4))):
         scores = log_probabilities(features, targets, 3, protocol, 10)
-        values = closed_values(scores, targets[protocol.judged])
+        values = closed_values(scores, targets[protocol.evaluated])
         assert values["macro_auc"][0] == pytest.approx(0.5)
         assert values["top1"][0] == pytest.approx(max(sizes) / 90)
 
 
-def test_a_column_that_says_the_class_scores_one_and_noise_scores_chance():
+def test_a_column_with_the_class_scores_one_and_noise_scores_chance():
     random = np.random.default_rng(0)
     targets = np.arange(300) % 3
-    protocol = by_group(groups_of(30, 10))
+    protocol = group_protocol(groups_of(30, 10))
     noise = random.standard_normal((300, 3))
-    judged = targets[protocol.judged]
-    told = log_probabilities(np.column_stack([noise, targets]), targets, 3, protocol)
-    assert (told.argmax(axis=1) == judged).all()
-    chance = closed_values(log_probabilities(noise, targets, 3, protocol), judged)
+    evaluated = targets[protocol.evaluated]
+    scores = log_probabilities(np.column_stack([noise, targets]), targets, 3, protocol)
+    assert (scores.argmax(axis=1) == evaluated).all()
+    chance = closed_values(log_probabilities(noise, targets, 3, protocol), evaluated)
     assert chance["macro_auc"][0] == pytest.approx(0.5, abs=0.07)
 
 
@@ -71,20 +76,20 @@ def test_scores_are_log_probabilities_that_rank_as_scikit_learn_ranks_them():
     random = np.random.default_rng(0)
     targets = np.arange(200) % 2
     features = random.standard_normal((200, 2)) + targets[:, None]
-    protocol = by_group(groups_of(20, 10))
+    protocol = group_protocol(groups_of(20, 10))
     scores = log_probabilities(features, targets, 2, protocol, 20)
     np.testing.assert_allclose(np.exp(scores).sum(axis=1), 1)
-    judged = targets[protocol.judged]
-    ours = closed_values(scores, judged)["macro_auc"][0]
-    assert ours == pytest.approx(roc_auc_score(judged, scores[:, 1]))
+    evaluated = targets[protocol.evaluated]
+    ours = closed_values(scores, evaluated)["macro_auc"][0]
+    assert ours == pytest.approx(roc_auc_score(evaluated, scores[:, 1]))
     assert ours > 0.75
 
 
-def test_a_class_that_is_never_trained_on_is_judged_all_the_same():
+def test_a_class_that_is_never_trained_on_is_evaluated():
     targets = np.array([0] * 150 + [1] * 150 + [2] * 10)
     folds = np.array((["train"] * 75 + ["test"] * 75) * 2 + ["test"] * 10)
     protocol = closed_protocol(folds, np.array([f"g{i}" for i in range(310)]))
     features = targets[:, None].astype(float)
     scores = log_probabilities(features, targets, 3, protocol, 10)
     assert np.isfinite(scores).all()
-    assert (scores[:150].argmax(axis=1) == targets[protocol.judged][:150]).all()
+    assert (scores[:150].argmax(axis=1) == targets[protocol.evaluated][:150]).all()

@@ -1,17 +1,17 @@
-"""Copies of a picture: equal files, look-alikes, and pictures of one colour."""
+"""Duplicates: equal files, near duplicates, and images of one colour."""
 
 from __future__ import annotations
 
 import imagehash
 import numpy as np
+from audit_images import random_image, saved
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import picture, saved
 from PIL import Image
 
 from leakcache.images.decode import decode
 from leaknet.audit.duplicates import (
-    LIKENESS,
+    MAX_DISTANCE,
     blank_images,
     exact_duplicates,
     near_duplicates,
@@ -28,11 +28,11 @@ def columns(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def test_the_hash_is_that_of_imagehash():
     for seed in range(5):
-        image = picture(seed, 100, 80)
+        image = random_image(seed, 100, 80)
         assert f"{perceptual_hash(image):016x}" == str(imagehash.phash(image))
 
 
-def test_equal_files_are_told_by_what_they_cross():
+def test_equal_files_are_reported_with_what_they_cross():
     hashes = np.array(["x", "x", "y", "z", "y", "w"])
     first, second = exact_duplicates(hashes, *columns(6))
     assert (first.rows, first.folds, first.labels) == ((0, 1), ("test", "train"), ("a", "b"))
@@ -53,10 +53,10 @@ def test_open_and_closed_are_a_crossing_of_sets_not_of_folds():
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 30))
-def test_look_alikes_are_the_connected_sets_of_all_close_pairs(seed, rows):
+def test_near_duplicates_are_connected_components_of_close_pairs(seed, rows):
     random = np.random.default_rng(seed)
     numbers = [int.from_bytes(random.bytes(8)) for _ in range(rows)]
-    for row in range(1, rows):  # chains of pictures, each some bits from an earlier one
+    for row in range(1, rows):  # chains: each some bits from an earlier one
         flips = random.choice(64, random.integers(0, 9), replace=False)
         numbers[row] = numbers[random.integers(row)] ^ sum(1 << int(bit) for bit in flips)
     hashes = np.array([f"file {row}" for row in range(rows)])
@@ -64,7 +64,7 @@ def test_look_alikes_are_the_connected_sets_of_all_close_pairs(seed, rows):
     linked = {row: {row} for row in range(rows)}
     for i in range(rows):
         for j in range(i):
-            if (numbers[i] ^ numbers[j]).bit_count() <= LIKENESS and linked[i] is not linked[j]:
+            if (numbers[i] ^ numbers[j]).bit_count() <= MAX_DISTANCE and linked[i] is not linked[j]:
                 linked[i] |= linked[j]
                 for row in linked[i]:
                     linked[row] = linked[i]
@@ -84,14 +84,14 @@ def test_blocks_of_the_comparison_miss_no_pair():
     assert [found_set.rows for found_set in found] == [(3, 690), (255, 256)]
 
 
-def test_reencoding_is_a_near_duplicate_and_another_picture_is_not():
-    image = picture(1, 200, 200)
+def test_reencoding_is_a_near_duplicate_and_another_image_is_not():
+    image = random_image(1, 200, 200)
     small = image.resize((90, 90), Image.Resampling.LANCZOS)
     files = [
         saved(image, "PNG"),
         saved(image, "JPEG", quality=40),
         saved(small, "WEBP"),
-        saved(picture(2, 200, 200), "PNG"),
+        saved(random_image(2, 200, 200), "PNG"),
     ]
     phashes = np.array([perceptual_hash(decode(data, least=64)) for data in files], np.uint64)
     (found,) = near_duplicates(phashes, np.array(list("abcd")), *columns(4))
@@ -101,7 +101,7 @@ def test_reencoding_is_a_near_duplicate_and_another_picture_is_not():
 def test_equal_files_are_no_near_duplicates_and_blank_images_none_of_both():
     black = perceptual_hash(Image.new("RGB", (64, 64)))
     grey = perceptual_hash(Image.new("RGB", (64, 64), (200, 190, 180)))
-    one = perceptual_hash(picture(1))
+    one = perceptual_hash(random_image(1))
     phashes = np.array([one, one, black, grey], np.uint64)
     assert near_duplicates(phashes, np.array(list("aabc")), *columns(4)) == []
     assert blank_images(phashes).tolist() == [False, False, True, True]

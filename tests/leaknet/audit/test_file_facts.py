@@ -1,4 +1,4 @@
-"""What a header says: read from files that Pillow wrote, and from parts put in by hand."""
+"""File facts of files written by Pillow, and of parts inserted by hand."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import zlib
 
 import numpy as np
 import pytest
+from audit_images import random_image, saved
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import picture, saved
 from PIL import Image, PngImagePlugin
 
 from leakcache.errors import ImageError
 from leaknet.audit.file_facts import fingerprint, order, quality, read_facts, read_parts
 
-IMAGE = picture(0, 96, 64)
+IMAGE = random_image(0, 96, 64)
 JUMBF = b"JP\0\1\0\0\0\1\0\0\0\x40jumb\0\0\0\x28jumdc2pa\0\x11\0\x10"
 
 
@@ -45,7 +45,7 @@ def with_riff(webp: bytes, name: bytes, content: bytes) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
-def test_a_plain_jpeg_says_its_size_coding_and_tables():
+def test_a_plain_jpeg_gives_its_size_coding_and_tables():
     facts = read_facts(saved(IMAGE, "JPEG", quality=83, subsampling="4:2:2"))
     assert (facts.width, facts.height, facts.format, facts.mode) == (96, 64, "JPEG", "RGB")
     assert (facts.quality, facts.subsampling, facts.coding) == (83, "4:2:2", "baseline")
@@ -66,7 +66,7 @@ def test_the_quality_is_the_one_it_was_saved_with(level):
         assert 70 <= quality(image.quantization) <= 100
 
 
-def test_only_equal_tables_share_a_fingerprint():
+def test_only_equal_tables_have_equal_fingerprints():
     def tables(**options):
         with Image.open(io.BytesIO(saved(IMAGE, "JPEG", **options))) as image:
             return fingerprint(image.quantization)
@@ -97,7 +97,7 @@ def _xmp(form):
     return {"pnginfo": text}
 
 
-def test_content_credentials_are_found_where_the_formats_keep_them():
+def test_content_credentials_are_found_in_each_format():
     jpeg, png, webp = (saved(IMAGE, form) for form in ("JPEG", "PNG", "WEBP"))
     assert not any(read_facts(data).c2pa for data in (jpeg, png, webp))
     assert read_facts(with_segment(jpeg, 0xEB, JUMBF)).c2pa
@@ -142,7 +142,7 @@ def test_damaged_exif_counts_as_exif_that_names_nothing():
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"no image", b"\x89PNG\r\n\x1a\n", b"<svg/>"])
-def test_what_is_no_image_is_refused(data):
+def test_bytes_that_are_no_image_are_refused(data):
     with pytest.raises(ImageError):
         read_facts(data)
 

@@ -1,28 +1,28 @@
-"""File facts as columns: what varies, what says the same, and what is constant."""
+"""File facts as columns: varying, equivalent and constant facts."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import numpy as np
-from pictures import picture, saved
+from audit_images import random_image, saved
 
-from leaknet.audit.fact_table import SIZES, WORDS, fact_table
+from leaknet.audit.fact_table import FACT_NAMES, SIZES, fact_table
 from leaknet.audit.file_facts import read_facts
 
-PLAIN = read_facts(saved(picture(0), "JPEG"))
+PLAIN = read_facts(saved(random_image(0), "JPEG"))
 
 
 def test_only_what_varies_becomes_columns():
     facts = [PLAIN, replace(PLAIN, width=96), replace(PLAIN, exif=True)]
     table = fact_table(facts)
     assert list(table.columns) == ["width", "aspect", "exif", "bytes_per_pixel"]
-    assert set(table.constant) == WORDS.keys() - table.columns.keys()
+    assert set(table.constant) == FACT_NAMES.keys() - table.columns.keys()
     assert table.matrix[:, table.columns["width"][0]].tolist() == [48, 96, 48]
     assert table.matrix[:, table.columns["exif"][0]].tolist() == [0, 0, 1]
 
 
-def test_texts_get_a_column_a_value_and_rare_ones_share_none():
+def test_texts_get_a_column_per_value_and_rare_ones_none():
     facts = [replace(PLAIN, software=f"program {i // 2}") for i in range(80)]
     table = fact_table(facts)
     block = table.matrix[:, table.columns["software"]]
@@ -31,26 +31,26 @@ def test_texts_get_a_column_a_value_and_rare_ones_share_none():
     assert set(block.sum(axis=1).tolist()) == {0, 1}
 
 
-def test_sizes_are_left_out_where_the_encoder_was_ours():
+def test_sizes_are_omitted_on_request():
     facts = [PLAIN, replace(PLAIN, bytes=PLAIN.bytes + 1)]
     assert fact_table(facts).columns.keys() == SIZES
     assert fact_table(facts, sizes=False).matrix.shape == (2, 0)
 
 
-def test_facts_that_part_the_images_alike_are_judged_once():
+def test_equivalent_facts_are_evaluated_once():
     facts = [PLAIN, PLAIN, replace(PLAIN, width=96, height=96, format="PNG", mode="RGBA")]
     facts.append(replace(facts[2], mode="L"))
     calls = []
 
-    def judge(block: np.ndarray) -> int:
+    def evaluate(block: np.ndarray) -> int:
         calls.append(block)
         return len(calls)
 
-    found = fact_table(facts).each(judge)
+    found = fact_table(facts).evaluate_each(evaluate)
     assert found["width"] == found["height"] == found["format"] == 1
     assert found["mode"] == 2
     assert len(calls) == 2
 
 
-def test_no_file_at_all_has_no_columns():
+def test_an_empty_collection_has_no_columns():
     assert fact_table([]).matrix.shape == (0, 0)

@@ -1,4 +1,4 @@
-"""Enrolment: a new version that stands alone, an old run that nothing touches."""
+"""Enrolment: the new version is a complete run, and the old run does not change."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def call(project: Path, *words: str) -> Any:
     return json.loads(result.stdout)
 
 
-def test_the_version_knows_one_more_and_the_run_is_untouched(project: Path) -> None:
+def test_the_version_has_one_more_class_and_the_run_is_unchanged(project: Path) -> None:
     before = digests(project / "run")
     result = enroll(project / "run", "eve", project / "eve")
     assert digests(project / "run") == before
@@ -90,7 +90,7 @@ def test_the_version_scores_images_and_its_own_cache_like_any_run(
     assert score_run(version, Cache.open(made / "cache")).as_dict() == scores.as_dict()
 
 
-def test_embeddings_of_the_version_are_what_its_model_says(project: Path) -> None:
+def test_embeddings_of_the_version_match_its_model(project: Path) -> None:
     version = RunFolder(enroll(project / "run", "eve", project / "eve").run)
     stored = Embeddings.load(version.embeddings)
     assert stored.run == version.fingerprint()
@@ -112,7 +112,7 @@ def test_versions_are_numbered_and_undone_one_by_one(project: Path) -> None:
     assert call(project, "enroll", "--undo") == {"removed": f"{run}@3", "run": f"{run}@2"}
     assert call(project, "enroll", "--undo", "--run", run)["removed"] == f"{run}@2"
     assert sorted(p.name for p in project.iterdir() if p.name.startswith(("run", "."))) == ["run"]
-    with pytest.raises(RunError, match="nothing was enrolled into it"):
+    with pytest.raises(RunError, match="has no enrolled generator"):
         undo(project / "run")
 
 
@@ -124,7 +124,7 @@ def refuse(project: Path, error: type[Exception], match: str, *, name: str = "ev
 
 
 def test_a_known_name_is_refused(project: Path) -> None:
-    refuse(project, RunError, "already knows bob", name="bob")
+    refuse(project, RunError, "already has a class bob", name="bob")
 
 
 def test_one_image_is_too_few_and_refused_ones_do_not_count(project: Path) -> None:
@@ -172,7 +172,7 @@ def test_embeddings_of_other_weights_are_refused(project: Path) -> None:
     run = RunFolder(project / "run")
     known = Embeddings.load(run.embeddings)
     replace(known, run="others").save(run.embeddings)
-    refuse(project, RunError, "made with other weights")
+    refuse(project, RunError, "computed with other weights")
 
 
 def test_a_linear_head_is_refused() -> None:
@@ -210,8 +210,8 @@ def test_images_at_a_prototype_are_given_the_new_class() -> None:
     assert model.classes == CLASSES
 
 
-def test_a_new_class_reaches_as_far_as_its_images_do_and_no_farther() -> None:
-    """Embeddings in the middle of trained classes: without an offset the new one takes them all."""
+def test_the_offset_balances_new_and_old_classes() -> None:
+    """New images between the trained classes: without an offset the new class takes all images."""
     rng = np.random.default_rng(4)
     model = tiny_model("model.gate=false")
     centres = 4 * np.linalg.qr(rng.standard_normal((model.config.model.dimension, 3)))[0].T
@@ -241,7 +241,7 @@ def _logits(model: ProtoLeakNet, vectors: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("images", "held"), [(3, 1), (5, 2), (10, 3), (50, 15)])
-def test_about_a_third_is_held_back_by_prompt(images: int, held: int) -> None:
+def test_about_a_third_is_held_out_by_prompt(images: int, held: int) -> None:
     groups = np.array([f"{row}" for row in range(images)])
     assert (fold_of_each(groups) == "val").sum() == held
     pairs = np.repeat(groups, 2)
@@ -262,14 +262,14 @@ def test_leaving_one_out_measures_each_generator_and_resumes(tmp_path: Path) -> 
     assert [(row.generator, row.shots) for row in rows] == [
         (name, shots) for name in CLASSES for shots in (4, 8)
     ]
-    assert all(0 <= row.found <= 1 and row.after <= row.before for row in rows)
+    assert all(0 <= row.recall <= 1 and row.after <= row.before for row in rows)
     before = {name: digests(tmp_path / "out" / name) for name in CLASSES}
     again = evaluate_enrolment(config, cache, tmp_path / "out", shots=(4, 8), draws=2)
     assert again == rows
     assert {name: digests(tmp_path / "out" / name) for name in CLASSES} == before
     means = summary(rows)
     assert [mean["shots"] for mean in means] == [4, 8]
-    assert means[0]["found"] == pytest.approx(np.mean([r.found for r in rows if r.shots == 4]))
+    assert means[0]["recall"] == pytest.approx(np.mean([r.recall for r in rows if r.shots == 4]))
     assert means[0]["loss"] == pytest.approx(means[0]["before"] - means[0]["after"])
     with pytest.raises(DataError, match="take fewer --shots than 99"):
         evaluate_enrolment(config, cache, tmp_path / "out", shots=(99,), draws=1)

@@ -1,4 +1,4 @@
-"""Pictures that depend on nothing but a seed, and files of them."""
+"""Random images by seed, and files of them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 
-def picture(seed: int, width: int = 48, height: int = 48) -> Image.Image:
-    """A smooth picture with some grain, one for each seed."""
+def random_image(seed: int, width: int = 48, height: int = 48) -> Image.Image:
+    """A smooth image with some grain, one per seed."""
     random = np.random.default_rng(seed)
     coarse = Image.fromarray(random.integers(30, 226, (5, 5, 3), dtype=np.uint8))
     smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
