@@ -39,23 +39,25 @@ def decide(p_value: float, prediction_set: tuple[str, ...], alpha: float) -> Dec
 
     Args:
         p_value: that the image comes from a known generator.
-        prediction_set: generators that can't be excluded at level α.
+        prediction_set: generators that can't be excluded at level α, likeliest first.
         alpha: the false-alarm rate.
     """
     if p_value <= alpha:
         return Decision(
             UNKNOWN,
             "",
-            f"at most {p_value:.2g} of images of the known generators look so unlike them",
+            f"p = {p_value:.2g} ≤ {alpha:g}: its score ranks in the lowest "
+            f"{100 * p_value:.2g} % of the calibration images of known generators",
         )
     if len(prediction_set) == 1:
         return Decision(
-            KNOWN, prediction_set[0], f"looks known, and the others are excluded at {alpha:g}"
+            KNOWN, prediction_set[0], f"p > {alpha:g}, and all others are excluded at {alpha:g}"
         )
     if not prediction_set:
-        reason = "looks known, but no generator is probable enough to be named"
+        reason = f"p > {alpha:g}, but no generator is probable enough to be named"
     else:
-        reason = f"looks known, but {len(prediction_set)} generators fit: {_named(prediction_set)}"
+        count = len(prediction_set)
+        reason = f"p > {alpha:g}, but {count} generators remain: {_named(prediction_set)}"
     return Decision(UNSURE, "", reason)
 
 

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leaknet.commands.defaults import LeakCommand, Settings, cache_folder
-from leaknet.commands.options import cache_option, device_option, emit, json_option
+from leaknet.commands.options import (
+    cache_option,
+    device_option,
+    emit,
+    json_option,
+    next_steps,
+)
 
 if TYPE_CHECKING:
     from leaknet.experiments.ablation.caches import CachePool
@@ -86,6 +92,7 @@ def ablate(settings: Settings, /, **options: Any) -> None:
     else:
         print_grids(ablation_tables(result))
         click.echo(f"{summary_line(result)}; {request.out}: {', '.join(files)}")
+        next_steps(["report"])
     if f"{result.ablation.key}.parquet" not in files:
         click.echo("no Parquet file: pip install 'leaknet[parquet]'", err=True)
     if all(row.reason for row in result.rows):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from leaknet.commands.defaults import LeakCommand, data_root
-from leaknet.commands.options import canonical_option, emit, json_option
+from leaknet.commands.options import canonical_option, emit, json_option, next_steps
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -70,6 +70,7 @@ def audit(
         emit(result.as_dict())
     else:
         _print(result)
+        next_steps(["cache", "build", "--data", str(result.index.root)])
 
 
 def _print(result: Audit) -> None:

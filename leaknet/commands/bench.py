@@ -23,6 +23,7 @@ from leaknet.commands.options import (
     device_option,
     emit,
     json_option,
+    next_steps,
     vae_option,
 )
 
@@ -131,6 +132,7 @@ def bench(settings: Settings, /, **options: Any) -> None:
     else:
         print_grids(bench_tables(result))
         click.echo(f"{out}: {', '.join(files)} and the trainings")
+        next_steps(["report"])
     if all(not row.figures for row in result.rows):
         sys.exit(1)
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from leaknet.commands.defaults import LeakCommand
-from leaknet.commands.options import device_option, emit, json_option, vae_option
+from leaknet.commands.options import device_option, emit, json_option, next_steps, vae_option
 
 MEANING = {
     "build.images_per_second": "a cache build, from JPEG files to latents on disk",
@@ -47,6 +47,7 @@ def bench_speed(vae: str, device: str, as_json: bool) -> None:
     for group, values in measured.items():
         for name, value in values.items():
             click.echo(f"{group}.{name:<20} {value:10.3f}  {MEANING[f'{group}.{name}']}")
+    next_steps(["cache", "build", "--vae", vae])
 
 
 def _build(vae: str, device: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from leaknet.commands.options import (
     device_option,
     emit,
     json_option,
+    next_steps,
     vae_option,
 )
 
@@ -225,6 +226,7 @@ def build(settings: Settings, /, **options: Any) -> None:
         for split, report in reports.items():
             print_built(split, report)
         print_extras(extras)
+        next_steps(["train", "--cache", str(folder)])
     refuse_too_many_rejects(list(reports.values()), options["max_rejects"])
 
 
@@ -310,6 +312,7 @@ def info(settings: Settings, cache: str | None, as_json: bool) -> None:
         click.echo(f"{folder / 'rows' / name}: {fact['images']} images, {fact['shape']}, {size}")
     for name in unfinished:
         click.echo(f"{folder / name}: a build is unfinished; the same command resumes it")
+    next_steps(["cache", "verify", "--cache", str(folder)], ["train", "--cache", str(folder)])
 
 
 @cache.command(cls=LeakCommand)
@@ -349,6 +352,7 @@ def verify(
         emit({**found_in, "rows": {"ok": rows.ok, **vars(rows)}})
     else:
         print_verified(folder, results, rows)
+        next_steps(["cache", "info", "--cache", str(folder)])
     if not (rows.ok and all(result.ok for result in results.values())):
         sys.exit(1)
 
@@ -379,3 +383,4 @@ def export(
         emit({"file": str(target), "images": len(found), "bytes": target.stat().st_size})
     else:
         click.echo(f"{target}: {len(found)} images, {target.stat().st_size / 1e6:.1f} MB")
+        next_steps(["train", "--cache", str(folder)])

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from leaknet.commands.defaults import LeakCommand, Settings
-from leaknet.commands.options import emit, json_option
+from leaknet.commands.options import emit, json_option, next_steps
 
 
 @click.command(cls=LeakCommand)
@@ -47,3 +47,4 @@ def compare(settings: Settings, /, run_a: str, run_b: str, **options: Any) -> No
         emit(result.as_dict())
     else:
         print_grids([comparison_table(result)])
+        next_steps(["report", run_a], ["report", run_b])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from leaknet.commands.defaults import LeakCommand, Settings, data_root
-from leaknet.commands.options import emit, json_option
+from leaknet.commands.options import emit, json_option, next_steps
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -67,6 +67,8 @@ def index(
         return
     _print(found)
     click.echo(f"written to {file}")
+    root = str(data_root(data))
+    next_steps(["audit", root], ["cache", "build", "--data", root])
 
 
 def _summary(found: DatasetIndex) -> dict[str, object]:
@@ -189,6 +191,7 @@ def degrade(
     done = report.operations()
     click.echo("operations: " + ", ".join(f"{name} {count}" for name, count in done.items()))
     _print_rejects(report.rejects)
+    next_steps(["data", "index", str(Path(out) / f"step{step}")])
 
 
 def _copied(report: CopyReport) -> dict[str, object]:
@@ -239,6 +242,7 @@ def wild(folder: str | None, fetch: bool, seed: int, as_json: bool) -> None:
     else:
         _print(found.index)
         _print_check(found)
+        next_steps(["cache", "build", "--data", str(found.index.root)])
     if not found.complete:
         sys.exit(1)
 

@@ -181,8 +181,11 @@ def name_cache(root: Path, vae: str, preprocessing: str, precision: str) -> str:
 
 
 def remember(parent: Path, folder: Path) -> None:
-    """Make `folder` the one that later commands take by default."""
+    """Make `folder` the default of later commands; a change of that default is said on stderr."""
     parent.mkdir(parents=True, exist_ok=True)
+    before = latest(parent)
+    if before and before.resolve() != folder.resolve():
+        click.echo(f"default of {parent}: now {folder}; it was {before}", err=True)
     (parent / LATEST).write_text(f"{folder.resolve()}\n", encoding="utf-8")
 
 
@@ -194,7 +197,7 @@ def cache_folder(given: str | None, caches: Path) -> Path:
     """
     if given is not None:
         return Path(given)
-    found = _latest(caches)
+    found = latest(caches)
     if found is None:
         raise CacheError(f"{caches}: no cache yet; run `leak cache build` or name one with --cache")
     return found
@@ -208,13 +211,14 @@ def run_folder(given: str | None, runs: Path) -> Path:
     """
     if given is not None:
         return Path(given)
-    found = _latest(runs)
+    found = latest(runs)
     if found is None:
         raise RunError(f"{runs}: no run yet; run `leak train` or name one with --run")
     return found
 
 
-def _latest(parent: Path) -> Path | None:
+def latest(parent: Path) -> Path | None:
+    """The folder that commands take by default; None without one, or where it is gone."""
     pointer = parent / LATEST
     if not pointer.is_file():
         return None

@@ -10,7 +10,7 @@ import click
 
 from leakcache.statistics.build import complete_statistics
 from leaknet.commands.defaults import LeakCommand, Settings, remember, sample_root
-from leaknet.commands.options import emit, json_option
+from leaknet.commands.options import emit, json_option, next_steps
 
 EPOCHS = 12
 """An epoch of the sample is nine steps: the preset's number would hardly move the weights."""
@@ -72,3 +72,4 @@ def _print_places(cache: Path, run: Path, page: Any, seconds: float) -> None:
     click.echo(f"run     {run} (weights, scorers, embeddings, metrics.json, scores.csv)")
     click.echo(f"report  {page}")
     click.echo(f"{seconds:.0f} s in all")
+    next_steps(["score", "IMAGE"], ["cache", "build", "--data", "FOLDER", "--split", "closed"])

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leaknet.commands.defaults import LeakCommand, Settings, remember, run_folder
-from leaknet.commands.options import cache_option, device_option, emit, json_option, run_option
+from leaknet.commands.options import (
+    cache_option,
+    device_option,
+    emit,
+    json_option,
+    next_steps,
+    run_option,
+)
 
 if TYPE_CHECKING:
     from leaknet.enroll import Enrolment
@@ -83,6 +90,7 @@ def _enroll(run: Path, options: dict[str, Any], settings: Settings) -> None:
         emit(result.as_dict())
     else:
         _print(result)
+        next_steps(["score", "IMAGE", "--run", str(result.run)])
 
 
 def _print(result: Enrolment) -> None:
@@ -111,6 +119,7 @@ def _undo(run: Path, options: dict[str, Any], settings: Settings) -> None:
         emit({"removed": str(removed), "run": str(origin)})
     else:
         click.echo(f"removed {removed}; back to {origin}")
+        next_steps(["score", "IMAGE", "--run", str(origin)])
 
 
 def _evaluate(run: Path, options: dict[str, Any], settings: Settings) -> None:
@@ -132,6 +141,7 @@ def _evaluate(run: Path, options: dict[str, Any], settings: Settings) -> None:
         emit({"run": str(run), "folder": str(folder), "mean": means, "generators": generators})
     else:
         _print_evaluation(rows, means)
+        next_steps(["enroll", "NAME", "FOLDER", "--run", str(run)])
 
 
 def _print_evaluation(rows: list[LeftOut], means: list[dict[str, Any]]) -> None:

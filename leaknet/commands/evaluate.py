@@ -10,7 +10,14 @@ import click
 
 from leakcache.statistics.build import complete_statistics
 from leaknet.commands.defaults import LeakCommand, Settings, cache_folder
-from leaknet.commands.options import alpha_option, cache_option, device_option, emit, json_option
+from leaknet.commands.options import (
+    alpha_option,
+    cache_option,
+    device_option,
+    emit,
+    json_option,
+    next_steps,
+)
 
 if TYPE_CHECKING:
     from leakcache.store.cache import Cache
@@ -105,6 +112,7 @@ def evaluate(settings: Settings, /, **options: Any) -> None:
         return
     print_grids(evaluation_tables(result))
     click.echo(f"{out}: evaluation.json, evaluation.md and the runs")
+    next_steps(["report", str(result.facts[0].run)])
 
 
 def _plan(options: dict[str, Any]) -> Plan:
@@ -132,11 +140,10 @@ def _plan(options: dict[str, Any]) -> Plan:
 
 def _open_caches(closed: Cache, roots: tuple[str, ...], device: str) -> list[Cache]:
     """Caches of the folders named; without any, of the data's own open set if there is one."""
-    from leakcache.dataset.index import read_index
     from leaknet.commands.score import open_caches
 
     data = Path(closed.manifest.data)
-    if not roots and (not data.exists() or not read_index(data).unknown):
+    if not roots and not data.exists():
         return []
     return open_caches(closed, roots, device)
 

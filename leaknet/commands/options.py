@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -98,6 +99,12 @@ def _rate(context: click.Context, parameter: click.Parameter, value: float) -> f
 def emit(result: dict[str, Any]) -> None:
     """Print one JSON object on stdout; NaN, which JSON does not know, becomes null."""
     click.echo(json.dumps(_plain(result), indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def next_steps(*commands: list[str]) -> None:
+    """Print the commands that usually follow, as words after `leak`; not with --json."""
+    for lead, words in zip(("next:", "  or:"), commands, strict=False):
+        click.echo(f"{lead} leak {shlex.join(words)}")
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""`leak report`: a run's figures and curves as one HTML page."""
+"""`leak report`: what a run measured as one HTML page."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import Any
 import click
 
 from leaknet.commands.defaults import LeakCommand, Settings, run_folder
-from leaknet.commands.options import emit, json_option, run_option
+from leaknet.commands.options import emit, json_option, next_steps
 
 
 @click.command(cls=LeakCommand)
-@run_option
+@click.argument("run", required=False)
 @click.option("--out", metavar="FILE", help="The page to write. [default: report.html in the run]")
 @json_option
 @click.pass_obj
 def report(settings: Settings, /, **options: Any) -> None:
-    """Write what a scored run found as one HTML page that needs nothing else.
+    """Write what a scored RUN measured as one HTML page that needs nothing else.
 
-    Figures with intervals, who is taken for whom, score histograms and curves of unknown
-    generators, what to believe and what not, training, attention, a map of the embeddings, and
-    how to make it all again.
+    Figures with intervals, confusion, score histograms and curves of unknown generators, what the
+    figures mean, training, a map of the embeddings, and how to make the run again.
+    [default: the run trained last]
     JSON keys: report, bytes.
 
     \b
     Example:
       leak report
-      leak report --run runs/mine --out mine.html
+      leak report runs/mine --out mine.html
     """
     from leaknet.report.page import write_page
 
@@ -38,3 +38,4 @@ def report(settings: Settings, /, **options: Any) -> None:
         emit({"report": str(page), "bytes": size})
     else:
         click.echo(f"{page} ({size / 1000:.0f} kB)")
+        next_steps(["score", "IMAGE", "--run", str(run)])

@@ -15,11 +15,13 @@ from leaknet.commands.options import (
     device_option,
     emit,
     json_option,
+    next_steps,
     run_option,
 )
 
 if TYPE_CHECKING:
     from leakcache.store.cache import Cache
+    from leaknet.model.protoleaknet import ProtoLeakNet
     from leaknet.scoring.predict import ImageScore
 
 
@@ -46,6 +48,12 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Unsure where re-encoding, rescaling or flipping an IMAGE (8 variants) alters the answer.",
 )
+@click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    help="Also print p-value, likelihood ratio, raw scores and reason of each IMAGE.",
+)
 @click.option("--csv", "csv_file", metavar="FILE", help="Write the scores of IMAGEs as CSV.")
 @click.option(
     "--vae",
@@ -66,8 +74,9 @@ def score(settings: Settings, /, **options: Any) -> None:
     open.ovl, open.GENERATOR.*, open.mean.*, open.worst.*, detectors.NAME.*; every group has
     95 % intervals, clustered by prompt group, under `interval`.
 
-    For each IMAGE: known: X, unknown generator, or unsure, at the false-alarm rate --alpha, with
-    the reason and all raw scores; it needs the run folder and its autoencoder, but no cache.
+    For each IMAGE one line: known: X, unknown generator, or unsure, at the false-alarm rate
+    --alpha; the likeliest generator; those that can't be excluded. It needs the run folder and
+    its autoencoder, but no cache.
     JSON keys: run, alpha, detector (the one that decides), calibration (images, groups,
     smallest_p, false_alarms.*, temperature, ece_before, ece_after, cllr, min_cllr,
     log10_lr_range.GENERATOR), images[] with path, reason (why it was not scored), verdict (known,
@@ -113,11 +122,20 @@ def closed_cache(run: Path, cache: str | None, caches: Path) -> Cache:
 
 
 def open_caches(closed: Cache, roots: tuple[str, ...], device: str) -> list[Cache]:
-    """Caches of the unknown generators, built beside the closed one where they are missing."""
+    """Caches of the unknown generators, built beside the closed one where they are missing.
+
+    None where no root is named and the data of the closed cache has no open set, which is said.
+    """
+    from leakcache.dataset.index import read_index
     from leakcache.device import resolve_device
     from leakcache.statistics.build import complete_alike
     from leakcache.store.open_set import build_open_caches
 
+    data = closed.manifest.data
+    if not roots and not read_index(Path(data)).unknown:
+        note = f"{data} has no open set: closed-set figures only; name unknown generators by --open"
+        click.echo(note, err=True)
+        return []
     where = str(resolve_device(device))
     caches = build_open_caches(closed, [Path(root) for root in roots], where)
     complete_alike(closed, caches, where)
@@ -140,6 +158,7 @@ def _score_run(run: Path, options: dict[str, Any], settings: Settings) -> None:
         emit(scores.as_dict())
     else:
         print_scores(scores)
+        next_steps(["report", str(run)], ["score", "IMAGE", "--run", str(run)])
 
 
 def _score_images(run: Path, options: dict[str, Any]) -> None:
@@ -176,8 +195,16 @@ def _score_images(run: Path, options: dict[str, Any]) -> None:
         images = [result.as_dict() for result in results]
         emit({**head, "calibration": facts, "images": images})
     else:
-        print_images(results, options["alpha"], facts)
+        verbose = options["verbose"]
+        print_images(results, options["alpha"], facts, _words(run, model), verbose=verbose)
+        if not verbose:
+            next_steps(["score", *options["images"], "--run", str(run), "-v"])
     _exit_if_none(results)
+
+
+def _words(run: Path, model: ProtoLeakNet) -> str:
+    known = ", ".join(model.classes)
+    return f"{run} (preset {model.config.preset}, seed {model.config.train.seed}; known: {known})"
 
 
 def _exit_if_none(results: list[ImageScore]) -> None:

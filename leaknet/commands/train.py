@@ -10,7 +10,14 @@ import click
 
 from leakcache.statistics.build import complete_statistics
 from leaknet.commands.defaults import LeakCommand, Settings, cache_folder, remember
-from leaknet.commands.options import cache_option, device_option, emit, json_option, run_option
+from leaknet.commands.options import (
+    cache_option,
+    device_option,
+    emit,
+    json_option,
+    next_steps,
+    run_option,
+)
 
 if TYPE_CHECKING:
     from leaknet.config import RunConfig
@@ -63,6 +70,7 @@ def train(settings: Settings, /, **options: Any) -> None:
         emit(_as_dict(result, validation))
     else:
         _print_result(result, validation)
+        next_steps(["score", "--kde", "--run", str(run)], ["score", "IMAGE", "--run", str(run)])
 
 
 def configured(options: dict[str, Any]) -> RunConfig:

@@ -1,4 +1,4 @@
-"""The scores of a run as tables on the terminal."""
+"""Figures of a run and answers for image files as tables on the terminal; answers as CSV."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import click
 from rich.console import Console
-from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from leakcache.errors import DataError
 from leaknet.calibration.decision import KNOWN, UNKNOWN
@@ -27,44 +29,51 @@ _OPEN = {
     "ovl": "OVL",
     "oscr": "OSCR",
 }
+_NOTE = "in brackets: 95 % bootstrap interval over images, resampled by prompt group"
 
 
 def print_scores(scores: RunScores) -> None:
-    """Closed and open figures with their 95 % intervals."""
-    console = Console()
+    """Closed-set and open-set figures with their 95 % intervals."""
     counts = ", ".join(f"{count} {fold}" for fold, count in scores.images.items())
-    console.print(f"run {scores.run} (preset {scores.preset}, seed {scores.seed}; {counts})")
-    console.print(_closed_table(scores))
-    if scores.open:
-        console.print(_open_table(scores))
-    console.print("[dim]in brackets: 95 % interval over images, clustered by prompt group[/dim]")
+    _print(Text(f"run {scores.run} (preset {scores.preset}, seed {scores.seed}; {counts})"))
+    tables = [_closed_table(scores)] + ([_open_table(scores)] if scores.open else [])
+    for table in tables:
+        Console().print(table)
+    flat = any("no spread" in str(text) for t in tables for c in t.columns for text in c.cells)
+    _print(Text(_NOTE + ("; no spread: all resamples gave this value" if flat else ""), "dim"))
+
+
+def _print(line: Text) -> None:
+    Console(highlight=False).print(line, soft_wrap=True)
 
 
 def _closed_table(scores: RunScores) -> Table:
-    table = Table(title="Closed set: which known generator?", title_justify="left")
-    table.add_column("scorer, fold")
-    for heading in _CLOSED.values():
-        table.add_column(heading, justify="right")
     rows = {f"{name}, test": result for name, result in scores.closed.items()}
     rows["prototype, validation"] = scores.validation
+    table = _figure_table("Closed set: which known generator?", "scorer, fold", _CLOSED)
     for name, result in rows.items():
         table.add_row(name, *(_closed_cell(result, key) for key in _CLOSED))
     return table
 
 
-def _closed_cell(result: ClosedResult, key: str) -> str:
+def _figure_table(title: str, first: str, headings: Mapping[str, str]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column(first)
+    for heading in headings.values():
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _closed_cell(result: ClosedResult, key: str) -> Text:
     return _with_interval(getattr(result.scores, key), result.intervals.get(key))
 
 
 def _open_table(scores: RunScores) -> Table:
-    table = Table(title="Open set: known or never seen?", title_justify="left")
-    table.add_column("detector, unknown generator")
-    for heading in _OPEN.values():
-        table.add_column(heading, justify="right")
+    table = _figure_table("Open set: known or unknown?", "detector, unknown generator", _OPEN)
     for result in scores.open.values():
         for name, row, intervals in _open_rows(result):
             cells = (_with_interval(getattr(row, key), intervals.get(key)) for key in _OPEN)
-            table.add_row(escape(f"{result.detector}, {name}"), *cells)
+            table.add_row(Text(f"{result.detector}, {name}"), *cells)
     return table
 
 
@@ -77,15 +86,19 @@ def _open_rows(result: OpenResult) -> list[tuple[str, OpenScores, dict[str, list
     return rows
 
 
-def _with_interval(value: float, ends: list[float] | None) -> str:
-    text = f"{value:.3f}"
-    return f"{text} [dim]({ends[0]:.2f}-{ends[1]:.2f})[/dim]" if ends else text
+def _with_interval(value: float, ends: list[float] | None) -> Text:
+    text = Text(f"{value:.3f}")
+    if ends:
+        low, high = ends
+        text.append(" (no spread)" if low == high else f" ({low:.2f}-{high:.2f})", "dim")
+    return text
 
 
-# Answers for image files as a table on the terminal, and as CSV.
+# Answers for image files.
 
 _STYLES = {KNOWN: "green", UNKNOWN: "yellow"}
-_PLAIN = (
+_SHOWN = 3
+_COLUMNS = (
     "path",
     "verdict",
     "answer",
@@ -99,73 +112,106 @@ _PLAIN = (
 
 
 def print_images(
-    results: Sequence[ImageScore], alpha: float, calibration: Mapping[str, Any]
+    results: Sequence[ImageScore],
+    alpha: float,
+    calibration: Mapping[str, Any],
+    run: str,
+    *,
+    verbose: bool = False,
 ) -> None:
-    """One row an image: answer, reason, and the raw scores behind them.
+    """One line an image: answer, likeliest generator, prediction set; the answering run first.
 
     Args:
         results: in the order to print.
         alpha: the false-alarm rate that was asked for.
         calibration: `Calibration.as_dict(alpha)`.
+        run: the run that answers, in words.
+        verbose: add p-value, likelihood ratio, raw scores and reason.
     """
-    console = Console()
-    table = Table()
-    for heading in ("image", "answer", "because", "raw scores"):
-        table.add_column(heading, overflow="fold")
+    _print(Text(f"run {run}"))
+    stability = any(result.stability for result in results)
+    headings = ["answer", "likeliest", f"not excluded at {alpha:g}"]
+    headings += ["stable"] if stability else []
+    headings += ["p", "log10 LR", "raw scores", "because"] if verbose else []
+    table = Table(*headings, "image", box=None, pad_edge=False, header_style="dim")
     for result in results:
-        table.add_row(*_cells(result))
-    console.print(table)
-    console.print(f"[dim]{escape(_footnote(alpha, calibration))}[/dim]")
+        if result.reason:
+            cells = [Text("not scored", "red"), *[Text("")] * (len(headings) - 1)]
+            table.add_row(*cells, Text(f"{result.path}: {result.reason}"))
+            continue
+        cells = _cells(result)
+        cells += [Text(_stable(result))] if stability else []
+        cells += _details(result) if verbose else []
+        table.add_row(*cells, Text(result.path))
+    _print_wide(table)
+    if any(not result.reason for result in results):
+        _print(Text(_footnote(alpha, calibration), "dim"))
 
 
-def _cells(result: ImageScore) -> list[str]:
-    if result.reason:
-        return [escape(result.path), "[red]not scored[/red]", escape(result.reason)]
-    style = _STYLES.get(result.verdict or "", "default")
+def _print_wide(table: Table) -> None:
+    """Print a table at its natural width: a row stays one line, however narrow the terminal."""
+    console = Console(highlight=False)
+    wide = console.options.update(width=100_000)
+    width = Measurement.get(console, wide, table).maximum
+    console = Console(highlight=False, width=max(width, 1))
+    with console.capture() as capture:
+        console.print(table)
+    for line in capture.get().splitlines():
+        click.echo(line.rstrip())
+
+
+def _cells(result: ImageScore) -> list[Text]:
+    members = list(result.prediction_set or ())
+    more = len(members) - _SHOWN
+    text = ", ".join(members[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
     return [
-        escape(result.path),
-        f"[{style}]{escape(result.answer or '')}[/{style}]",
-        escape(result.explanation or ""),
-        escape(_raw(result)),
+        Text(result.answer or "", _STYLES.get(result.verdict or "", "default")),
+        Text(f"{result.generator} {100 * (result.probability or 0):.0f} %"),
+        Text(text or "none"),
     ]
 
 
-def _raw(result: ImageScore) -> str:
+def _stable(result: ImageScore) -> str:
+    stable = result.stability
+    return f"{stable.same} of {len(stable.variants)}" if stable else ""
+
+
+def _details(result: ImageScore) -> list[Text]:
     ratio = (result.log10_lr or {}).get(result.generator or "", float("nan"))
-    parts = [
-        f"p {result.p_value:.3f}",
-        f"{result.generator} {result.probability:.2f}",
-        f"log10 LR {ratio:+.1f} ({result.verbal})",
-        *(f"{name} {value:.4g}" for name, value in (result.scores or {}).items()),
+    scores = ", ".join(f"{name} {value:.4g}" for name, value in (result.scores or {}).items())
+    return [
+        Text(f"{result.p_value:.3f}"),
+        Text(f"{ratio:+.1f} ({result.verbal})"),
+        Text(scores),
+        Text(result.explanation or ""),
     ]
-    if result.stability:
-        parts.append(f"{result.stability.same} of {len(result.stability.variants)} stable")
-    return ", ".join(parts)
 
 
 def _footnote(alpha: float, calibration: Mapping[str, Any]) -> str:
     alarms = calibration["false_alarms"]
     low, high = alarms["given_this_calibration"]
+    images, groups = calibration["images"], calibration["groups"]
     text = (
-        f"unknown: p ≤ {alpha:g}. Of images of the known generators at most {alpha:.1%} are called "
-        f"unknown on average, {low:.1%} to {high:.1%} given the {calibration['images']} images "
-        f"that calibrate, and at most {alarms['exchangeable_groups']:.1%} however much images of "
-        f"one prompt ({calibration['groups']} prompts) are alike. Probability and LR are among the "
-        "known generators only."
+        f"unknown: p ≤ {alpha:g}. p is the rank of the image's score among {images} calibration "
+        f"images of the known generators ({groups} prompt groups). Expected false alarms: "
+        f"{alpha:.1%} on average over such calibration sets, {low:.1%} to {high:.1%} with this "
+        f"one, up to {alarms['exchangeable_groups']:.1%} if images of one prompt are alike. "
+        "Probabilities compare the known generators only."
     )
     if alpha < calibration["smallest_p"]:
         text += (
-            f" No image can be called unknown at {alpha:g}: with so few calibrating images p is "
-            f"{calibration['smallest_p']:.2g} at least."
+            f" No image can be called unknown at {alpha:g}: with {images} calibration images the "
+            f"smallest possible p is {calibration['smallest_p']:.2g}."
         )
     return text
 
 
 def write_images_csv(results: Sequence[ImageScore], path: Path) -> None:
-    """The same as CSV, one row an image.
+    """Write answers as CSV, one row an image.
 
-    Columns: those of `ImageScore`; the set's members joined by |; stable as 7/8; then one raw
-    score per detector under its name, and per generator probability:NAME and log10_lr:NAME.
+    Columns: those of `ImageScore`; the prediction set joined by |, likeliest first; stable as
+    7/8; then one raw score per detector under its name, and per generator probability:NAME and
+    log10_lr:NAME.
 
     Raises:
         DataError: the file cannot be written.
@@ -186,10 +232,9 @@ def write_images_csv(results: Sequence[ImageScore], path: Path) -> None:
 def _csv_row(result: ImageScore) -> dict[str, Any]:
     if result.reason:
         return {"path": result.path, "reason": result.reason}
-    row: dict[str, Any] = {name: getattr(result, name) for name in _PLAIN}
+    row: dict[str, Any] = {name: getattr(result, name) for name in _COLUMNS}
     row["prediction_set"] = "|".join(result.prediction_set or ())
-    stable = result.stability
-    row["stable"] = f"{stable.same}/{len(stable.variants)}" if stable else ""
+    row["stable"] = _stable(result).replace(" of ", "/")
     row |= result.scores or {}
     row |= {f"probability:{name}": value for name, value in (result.probabilities or {}).items()}
     return row | {f"log10_lr:{name}": value for name, value in (result.log10_lr or {}).items()}

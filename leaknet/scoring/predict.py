@@ -42,7 +42,7 @@ class ImageScore:
         known: whether the p-value exceeds the false-alarm rate.
         p_value: that the image comes from a known generator, by the deciding detector; small
             means unlike anything known.
-        prediction_set: the generators that can't be excluded.
+        prediction_set: the generators that can't be excluded, likeliest first.
         verbal: the likelihood ratio of `generator` in words.
         log10_lr: by generator, log10 of the likelihood ratio against another known one.
         probabilities: by generator, calibrated.
@@ -187,4 +187,6 @@ def _decide(judged: _Judged, row: int, classes: tuple[str, ...], alpha: float) -
 
 
 def _members(judged: _Judged, row: int, classes: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(name for name, member in zip(classes, judged.sets[row], strict=True) if member)
+    """The prediction set, likeliest first."""
+    order = np.argsort(-judged.probabilities[row], kind="stable").tolist()
+    return tuple(classes[i] for i in order if judged.sets[row, i])

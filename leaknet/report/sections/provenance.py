@@ -141,7 +141,7 @@ def commands(run: ScoredRun) -> list[str]:
     score = ["leak", "score", "--run", folder]
     if run.open is not None:
         score += ["--detectors", ",".join(run.metrics["detectors"]), "--open", "UNKNOWN"]
-    lines += [train, score, ["leak", "report", "--run", folder]]
+    lines += [train, score, ["leak", "report", folder]]
     return [shlex.join(words) for words in lines]
 
 

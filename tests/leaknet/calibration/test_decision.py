@@ -10,11 +10,11 @@ from leaknet.calibration.decision import decide, doubt
 @pytest.mark.parametrize(
     ("p_value", "members", "answer", "words"),
     [
-        (0.05, ("a",), "unknown generator", "at most 0.05 of images"),
-        (0.01, (), "unknown generator", "at most 0.01"),
+        (0.05, ("a",), "unknown generator", "p = 0.05 ≤ 0.05: its score ranks in the lowest 5 %"),
+        (0.01, (), "unknown generator", "lowest 1 %"),
         (0.051, ("a",), "known: a", "others are excluded at 0.05"),
-        (1.0, ("a", "b"), "unsure", "2 generators fit: a, b"),
-        (1.0, ("a", "b", "c", "d"), "unsure", "4 generators fit: a, b, c, …"),
+        (1.0, ("a", "b"), "unsure", "2 generators remain: a, b"),
+        (1.0, ("a", "b", "c", "d"), "unsure", "4 generators remain: a, b, c, …"),
         (0.5, (), "unsure", "no generator is probable enough"),
     ],
 )

@@ -191,8 +191,10 @@ def test_a_page_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 def test_the_command_prints_where_the_page_is(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", Recipe(unknown=()))
     out = tmp_path / "page.html"
-    arguments = ["--run", str(run), "--out", str(out)]
+    arguments = [str(run), "--out", str(out)]
     result = CliRunner().invoke(report, [*arguments, "--json"], obj=Settings({}))
     assert json.loads(result.stdout) == {"report": str(out), "bytes": out.stat().st_size}
     plain = CliRunner().invoke(report, arguments, obj=Settings({}))
-    assert re.fullmatch(rf"{re.escape(str(out))} \(\d+ kB\)\n", plain.stdout)
+    said, step = plain.stdout.splitlines()
+    assert re.fullmatch(rf"{re.escape(str(out))} \(\d+ kB\)", said)
+    assert step == f"next: leak score IMAGE --run {run}"

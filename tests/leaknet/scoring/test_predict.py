@@ -71,7 +71,9 @@ def test_a_file_gets_the_answer_of_its_embedding(
     for row, result in enumerate(found):
         assert result.p_value == pytest.approx(p_values[row])
         assert result.known == (p_values[row] > 0.2)
-        assert result.prediction_set == tuple(np.array(LABELS)[sets[row]])
+        probabilities = result.probabilities or {}
+        members = np.array(LABELS)[sets[row]].tolist()
+        assert result.prediction_set == tuple(sorted(members, key=lambda n: -probabilities[n]))
         assert list((result.log10_lr or {}).values()) == pytest.approx(
             ratios[row].tolist(), abs=1e-3
         )
@@ -196,10 +198,33 @@ def test_json_and_csv_say_the_same(project: Path, tmp_path: Path) -> None:
         assert row["stable"] == f"{image['stability']['same']}/8"
 
 
-def test_the_table_gives_answer_reason_and_guarantee(project: Path) -> None:
+def test_an_image_is_one_line_and_the_run_is_named_first(project: Path, tmp_path: Path) -> None:
+    folder = project / "images" / "bob"
+    (tmp_path / "junk.png").write_bytes(b"junk")
+    said = score(project, str(folder), str(tmp_path / "junk.png"), "--alpha", "0.3")
+    lines = said.stdout.splitlines()
+    assert lines[0].startswith(f"run {project / 'run'} (preset paper, seed 0; known: ada, bob)")
+    found = images_of(project, str(folder), "--alpha", "0.3")
+    for image, line in zip(found, lines[2:], strict=False):
+        assert line.startswith(image["answer"])
+        assert line.endswith(image["path"])
+        assert f"{image['generator']} {100 * image['probability']:.0f} %" in line
+        assert (", ".join(image["prediction_set"]) or "none") in line
+        assert "kde" not in line
+    assert lines[2 + len(found)].startswith("not scored")
+    assert "junk.png: " in lines[2 + len(found)]
+    assert lines[-1].startswith("next: leak score ")
+    verbose = score(project, str(folder), "--alpha", "0.3", "-v").stdout.splitlines()
+    for image, line in zip(found, verbose[2:], strict=False):
+        assert f"{image['p_value']:.3f}" in line
+        assert f"kde {image['scores']['kde']:.4g}" in line
+        assert line.endswith(image["path"])
+
+
+def test_the_footnote_states_the_guarantee(project: Path) -> None:
     image = str(next((project / "images" / "bob").iterdir()))
     text = " ".join(score(project, image).stdout.split())
     assert "unknown: p ≤ 0.05" in text
-    assert "at most 5.0% are called unknown on average" in text
+    assert "Expected false alarms: 5.0% on average over such calibration sets" in text
     few = " ".join(score(project, image, "--alpha", "0.01").stdout.split())
     assert "No image can be called unknown at 0.01" in few

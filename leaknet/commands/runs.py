@@ -1,0 +1,98 @@
+"""`leak runs`: the trained runs, and which of them later commands take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from leakcache.errors import RunError
+from leaknet.commands.defaults import LeakCommand, Settings, latest, remember
+from leaknet.commands.options import emit, json_option, next_steps
+
+if TYPE_CHECKING:
+    from leaknet.report.run_list import RunSummary
+
+
+@click.group(invoke_without_command=True)
+@json_option
+@click.pass_context
+def runs(ctx: click.Context, as_json: bool) -> None:
+    """List the trained runs: data, preset, figures, date; * marks the default of other commands.
+
+    Figures of a run that was only trained are those of the validation fold (val).
+    JSON keys: folder, latest, runs[] with path, data, preset, seed, generators, fold,
+    figures.top1, figures.macro_auc, figures.auroc, trained.
+
+    \b
+    Example:
+      leak runs
+      leak runs use photos-best-seed1
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    from leaknet.report.run_list import find_runs
+
+    folder = (ctx.find_object(Settings) or Settings({})).runs
+    found, default = find_runs(folder), latest(folder)
+    if as_json:
+        emit(
+            {
+                "folder": str(folder),
+                "latest": str(default) if default else None,
+                "runs": [run.as_dict() for run in found],
+            }
+        )
+        return
+    if not found:
+        click.echo(f"{folder}: no run yet")
+        next_steps(["train"], ["demo"])
+        return
+    _print(found, default)
+    next_steps(["runs", "use", found[0].path.name], ["report", str(found[0].path)])
+
+
+def _print(found: list[RunSummary], default: Path | None) -> None:
+    headings = ("", "run", "data", "preset", "known", "fold", "top-1", "macro AUC", "AUROC", "date")
+    rows: list[tuple[str, ...]] = [headings]
+    for run in found:
+        mark = "*" if default and default.resolve() == run.path.resolve() else ""
+        figures = [
+            f"{run.figures[key]:.3f}" if key in run.figures else "-"
+            for key in ("top1", "macro_auc", "auroc")
+        ]
+        name, known = run.path.name, str(run.generators)
+        rows.append(
+            (mark, name, run.data, run.preset, known, run.fold or "-", *figures, run.trained)
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        line = "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
+        click.echo(line.rstrip())
+
+
+@runs.command(cls=LeakCommand)
+@click.argument("name")
+@json_option
+@click.pass_obj
+def use(settings: Settings, name: str, as_json: bool) -> None:
+    """Make the run NAME (or a folder) the default of score, report and enroll.
+
+    JSON keys: latest.
+
+    \b
+    Example:
+      leak runs use photos-best-seed1
+    """
+    from leaknet.report.run_list import CONFIG
+
+    folder = next((f for f in (settings.runs / name, Path(name)) if (f / CONFIG).is_file()), None)
+    if folder is None:
+        raise RunError(f"{settings.runs}: holds no run named {name}; `leak runs` lists them")
+    remember(settings.runs, folder)
+    if as_json:
+        emit({"latest": str(folder)})
+    else:
+        click.echo(f"{folder} is the default run")
+        next_steps(["score", "IMAGE"], ["report"])

@@ -1,0 +1,72 @@
+"""The run folders below a folder, as `leak runs` lists them; nothing here loads a model."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+CONFIG = "config.toml"
+_FIGURES = {"top1": "closed", "macro_auc": "closed", "auroc": "open"}
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One run folder in a line.
+
+    Attributes:
+        path: the folder.
+        data: name of the cache it was trained on; empty if not recorded.
+        preset, seed: its settings.
+        generators: number of known generators.
+        fold: "test" if it was scored, "val" if only trained, else empty.
+        figures: top1, macro_auc (of that fold) and auroc (of the open set), where measured.
+        trained: local time of the last change to the weights, to the minute.
+    """
+
+    path: Path
+    data: str
+    preset: str
+    seed: int
+    generators: int
+    fold: str
+    figures: dict[str, float]
+    trained: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**vars(self), "path": str(self.path)}
+
+
+def find_runs(parent: Path) -> list[RunSummary]:
+    """Trained runs directly below a folder, the newest first; damaged ones are left out."""
+    found = []
+    for config in parent.glob(f"*/{CONFIG}"):
+        try:
+            found.append(_summary(config.parent))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return sorted(found, key=lambda run: (run.trained, run.path.name), reverse=True)
+
+
+def _summary(folder: Path) -> RunSummary:
+    table = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    metrics_file = folder / "metrics.json"
+    metrics = json.loads(metrics_file.read_text("utf-8")) if metrics_file.is_file() else {}
+    closed = metrics.get("closed") or metrics.get("validation") or {}
+    groups = {"closed": closed, "open": metrics.get("open") or {}}
+    cache = table["record"].get("cache")
+    changed = (folder / "model.safetensors").stat().st_mtime
+    return RunSummary(
+        path=folder,
+        data=Path(cache["folder"]).parent.name if cache else "",
+        preset=table["preset"],
+        seed=table["train"]["seed"],
+        generators=len(json.loads((folder / "classes.json").read_text("utf-8"))),
+        fold="test" if "closed" in metrics else "val" if closed else "",
+        figures={k: groups[g][k] for k, g in _FIGURES.items() if groups[g].get(k) is not None},
+        trained=datetime.fromtimestamp(changed).isoformat(" ", "minutes"),
+    )
