@@ -22,6 +22,9 @@ from leakcache.errors import ConfigError, WeightsError
 # Not `Self`: where shapes are checked at run time, methods are decorated one by one.
 Loaded = TypeVar("Loaded", bound="Encoder")
 
+Activations = tuple[Float[Tensor, "image _ _ _"], ...]
+"""Outputs of an encoder's strided convolutions, finest first."""
+
 PRECISIONS: dict[str, torch.dtype] = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
@@ -135,28 +138,28 @@ class Encoder:
         return self.encode(unit)
 
     @torch.inference_mode()
-    def activations(
-        self, view: UInt8[Tensor, "height width 3"]
-    ) -> tuple[Float[Tensor, "channel _ _"], ...]:
-        """What the convolutions that halve the resolution give, a half, a quarter, an eighth of it.
+    def encode_with_activations(
+        self, views: UInt8[Tensor, "image height width 3"]
+    ) -> tuple[Float[Tensor, "image channel _ _"], Activations]:
+        """Latents as `encode_bytes`, and activations, in one forward pass.
 
-        As float32, on the encoder's device.
-
-        Args:
-            view: RGB; height and width are multiples of 8.
+        Activations are the outputs of the convolutions that halve the resolution, at a half, a
+        quarter and an eighth of it, in the encoder's precision and on its device. Last rows and
+        columns beyond a multiple of 8 are left out.
         """
+        height, width = (side // self.DOWNSCALE * self.DOWNSCALE for side in views.shape[1:3])
         found: list[Tensor] = []
         hooks = [
-            module.register_forward_hook(lambda _, __, output: found.append(output[0].float()))
+            module.register_forward_hook(lambda _, __, output: found.append(output))
             for module in self._network.modules()
             if isinstance(module, nn.Conv2d) and module.stride == (2, 2)
         ]
         try:
-            self.encode_bytes(view[None])
+            latents = self.encode_bytes(views[:, :height, :width])
         finally:
             for hook in hooks:
                 hook.remove()
-        return tuple(found)
+        return latents, tuple(found)
 
     def relative_error(self, pixels: UInt8[Tensor, "image height width 3"]) -> float:
         """RMS difference from full precision on these images, over the latents' own RMS."""

@@ -14,22 +14,19 @@ quarters: these cost no pass of their own, as they are corners of the whole's ac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import lru_cache
-from types import MappingProxyType
 from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float16, Float32, Int, UInt8
+from jaxtyping import Float16, Int, UInt8
 from PIL import Image
-from torch import Tensor
 
-from leakcache.encoder.autoencoder import Encoder
+from leakcache.encoder.autoencoder import Activations, Encoder
 from leakcache.errors import ImageError
 from leakcache.images.loader import in_order
-from leakcache.statistics.patch_covariance import length, log_triangle
-from leakcache.statistics.pixel_features import LEAST
+from leakcache.statistics.activation_features import LENGTH, LENGTHS, activation_statistics
 from leakcache.statistics.pixels import MOST, PARTS, REDUCED, middle, reduced
 from leakcache.store.array_store import RowSpec
 from leakcache.store.cache import Cache
@@ -45,21 +42,6 @@ from leakcache.store.source_images import AHEAD, SourceImages
 
 Sight = TypeVar("Sight")
 
-SCALES = (2, 4, 8)
-"""How many times smaller than the picture the activations are that are read."""
-KINDS = ("activation", "across", "down")
-"""Activations, their differences from one column to the next, and from one row to the next."""
-CHANNELS = 64
-"""Encoders of other widths are brought to this one by a fixed orthonormal matrix."""
-LENGTHS: Mapping[str, int] = MappingProxyType(
-    {f"{kind}_{scale}": length(CHANNELS) for scale in SCALES for kind in KINDS}
-)
-"""Values of each family, in the order of a row."""
-LENGTH = sum(LENGTHS.values())
-FLOOR = 1e-3
-"""Added to every variance, as a share of their mean: single directions of rounding say nothing."""
-LEAST_VARIANCE = 1e-8
-"""The same for blank views, whose variances are 0."""
 SHARD = 16
 """An encoder of full size takes seconds an image."""
 SIGHTS = 3
@@ -74,37 +56,34 @@ VERSION = 3
 """To be raised when a row has other values."""
 
 
-Seen = tuple[Float[Tensor, "channel _ _"], ...]
-"""Activations of a view at each of `SCALES`."""
+def encoder_activations(encoder: Encoder, view: UInt8[np.ndarray, "height width 3"]) -> Activations:
+    """Activations of one view, as a batch of one."""
+    return encoder.encode_with_activations(torch.from_numpy(view.copy())[None])[1]
 
 
-def look(encoder: Encoder, view: UInt8[np.ndarray, "height width 3"]) -> Seen:
-    """Activations of a view, less its last rows and columns where it is not a multiple of 8."""
-    height, width = (side // encoder.DOWNSCALE * encoder.DOWNSCALE for side in view.shape[:2])
-    return encoder.activations(torch.from_numpy(view[:height, :width].copy()))
+def look_at(encoder: Encoder, image: Image.Image) -> tuple[Activations, Activations]:
+    """Activations of an RGB picture as it is, and of it brought to one size and enlarged."""
+    native = encoder_activations(encoder, middle(image))
+    return native, encoder_activations(encoder, _enlarged(reduced(image)))
 
 
-def activation_statistics(seen: Seen, parts: int = 1) -> Float32[np.ndarray, "{parts} value"]:
-    """Families of a view as a whole, and of its quarters where `parts` is 5.
+def row_of(activations: Activations, parts: int) -> Float16[np.ndarray, "{parts} value"]:
+    """Statistics of one view.
 
     Raises:
         ImageError: an activation is not finite, as half precision may give.
     """
-    if not all(bool(maps.isfinite().all()) for maps in seen):
+    found = activation_statistics(activations, parts)[0].half().cpu().numpy()
+    if not np.isfinite(found).all():
         raise ImageError("the encoder gave activations that are not finite")
-    scales = [_covariances(maps, scale, parts) for scale, maps in zip(SCALES, seen, strict=True)]
-    return np.concatenate(scales, axis=1)
+    return found
 
 
-def look_at(encoder: Encoder, image: Image.Image) -> tuple[Seen, Seen]:
-    """Activations of an RGB picture as it is, and of it brought to one size and enlarged."""
-    return look(encoder, middle(image)), look(encoder, _enlarged(reduced(image)))
-
-
-def activation_statistics_of(seen: tuple[Seen, Seen]) -> Float16[np.ndarray, "view value"]:
-    """The row of what `look_at` gives; raises as `activation_statistics`."""
-    found = [activation_statistics(size, PARTS) for size in seen]
-    return np.concatenate(found).astype(np.float16)
+def activation_statistics_of(
+    seen: tuple[Activations, Activations],
+) -> Float16[np.ndarray, "view value"]:
+    """The row of what `look_at` gives; raises as `row_of`."""
+    return np.concatenate([row_of(size, PARTS) for size in seen])
 
 
 def build_activation_statistics(
@@ -221,54 +200,3 @@ def _enlarged(
     picture = Image.fromarray(view)
     size = (picture.width * ENLARGED, picture.height * ENLARGED)
     return np.asarray(picture.resize(size, Image.Resampling.LANCZOS))
-
-
-def _covariances(
-    maps: Float[Tensor, "channel height width"], scale: int, parts: int
-) -> Float32[np.ndarray, "{parts} value"]:
-    """Of each part, every kind."""
-    if len(maps) > CHANNELS:
-        maps = torch.einsum("oc,chw->ohw", _orthonormal(len(maps)).to(maps), maps)
-    return np.stack(
-        [
-            np.concatenate([_log_covariance(kind) for kind in _kinds(part)])
-            for part in list(_parts(maps, LEAST // scale))[:parts]
-        ]
-    )
-
-
-@lru_cache
-def _orthonormal(channels: int) -> Float[Tensor, "64 {channels}"]:
-    """Orthonormal rows or columns, whichever are fewer; always the same."""
-    generator = np.random.default_rng(channels)
-    longer, shorter = max(channels, CHANNELS), min(channels, CHANNELS)
-    basis = np.linalg.qr(generator.normal(size=(longer, shorter)))[0]
-    return torch.from_numpy(basis.T.copy() if channels > CHANNELS else basis)
-
-
-def _parts(
-    maps: Float[Tensor, "channel height width"], least: int
-) -> Iterator[Float[Tensor, "channel _ _"]]:
-    """The whole, then its corners, half as wide and high, as `pixel_statistics.parts_of`."""
-    yield maps
-    height, width = (max(side // 2, least) for side in maps.shape[1:])
-    bottom, right = maps.shape[1] - height, maps.shape[2] - width
-    for top, left in ((0, 0), (0, right), (bottom, 0), (bottom, right)):
-        yield maps[:, top : top + height, left : left + width]
-
-
-def _kinds(
-    maps: Float[Tensor, "channel height width"],
-) -> tuple[Float[Tensor, "channel _ _"], ...]:
-    return maps, maps[:, :, 1:] - maps[:, :, :-1], maps[:, 1:] - maps[:, :-1]
-
-
-def _log_covariance(maps: Float[Tensor, "channel height width"]) -> Float32[np.ndarray, " entry"]:
-    """Of `CHANNELS` channels: of fewer, turned into that many, which keeps their distances."""
-    values = maps.flatten(1)
-    values = values - values.mean(dim=1, keepdim=True)
-    matrix = (values @ values.T).cpu().double().numpy() / values.shape[1]
-    if len(matrix) < CHANNELS:
-        turn = _orthonormal(len(matrix)).numpy()
-        matrix = turn @ matrix @ turn.T
-    return log_triangle(matrix, FLOOR * np.trace(matrix) / CHANNELS + LEAST_VARIANCE)

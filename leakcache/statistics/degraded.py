@@ -19,14 +19,13 @@ from jaxtyping import Float16, Int
 from PIL import Image
 
 from leakcache.degrade.chain import degrade
-from leakcache.encoder.autoencoder import Encoder
+from leakcache.encoder.autoencoder import Activations, Encoder
 from leakcache.images.canonical import QUALITY, SIDE, canonicalise
-from leakcache.statistics.activations import LENGTH as ACTIVATION_LENGTH
+from leakcache.statistics.activation_features import LENGTH as ACTIVATION_LENGTH
 from leakcache.statistics.activations import (
-    Seen,
-    activation_statistics,
     fill_activations,
     look_at,
+    row_of,
     spec_of,
 )
 from leakcache.statistics.pixel_features import statistics
@@ -136,10 +135,12 @@ def degraded_spec(encoding: Encoding) -> RowSpec:
     )
 
 
-def _look_at_copies(encoder: Encoder, picture: Image.Image, sha256: str) -> list[tuple[Seen, Seen]]:
+def _look_at_copies(
+    encoder: Encoder, picture: Image.Image, sha256: str
+) -> list[tuple[Activations, Activations]]:
     return [look_at(encoder, copy) for copy in copies_of(picture, sha256)]
 
 
-def _tell(copies: list[tuple[Seen, Seen]]) -> Float16[np.ndarray, "copy view value"]:
-    found = [[activation_statistics(view)[0] for view in copy] for copy in copies]
-    return np.array(found).astype(np.float16)
+def _tell(copies: list[tuple[Activations, Activations]]) -> Float16[np.ndarray, "copy view value"]:
+    found = [[row_of(view, 1)[0] for view in copy] for copy in copies]
+    return np.array(found)

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leakcache.errors import ConfigError
-from leakcache.statistics.activations import LENGTHS as ACTIVATIONS
+from leakcache.statistics.activation_features import LENGTHS as ACTIVATIONS
 from leakcache.statistics.pixels import LENGTH, LENGTHS, PARTS
 from leaknet.config import FeatureConfig
 from leaknet.data.split import SplitLatents

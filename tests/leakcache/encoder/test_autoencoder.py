@@ -116,24 +116,27 @@ def test_bytes_encode_as_their_unit_range(encoder: Encoder) -> None:
 def test_activations_are_what_each_halving_of_the_resolution_gives(
     kl_folder: Path, tmp_path: Path
 ) -> None:
-    view = torch.randint(0, 256, (40, 64, 3), generator=torch.Generator().manual_seed(1)).byte()
-    unit = torch.from_numpy(to_unit_range(view.numpy()[None]))
+    generator = torch.Generator().manual_seed(1)
+    view = torch.randint(0, 256, (2, 47, 66, 3), generator=generator).byte()
+    unit = torch.from_numpy(to_unit_range(view[:, :40, :64].numpy()))
     model, encoder = kl_model(), Encoder.load(str(kl_folder))
     hidden, expected = model.encoder.conv_in(unit), []
     for block in model.encoder.down_blocks[:3]:
         hidden = block(hidden)
-        expected.append(hidden[0])
-    found = encoder.activations(view)
-    assert [tuple(maps.shape) for maps in found] == [(8, 20, 32), (8, 10, 16), (8, 5, 8)]
+        expected.append(hidden)
+    latents, found = encoder.encode_with_activations(view)
+    assert torch.equal(latents, encoder.encode_bytes(view[:, :40, :64]))
+    assert [tuple(maps.shape) for maps in found] == [(2, 8, 20, 32), (2, 8, 10, 16), (2, 8, 5, 8)]
     for maps, same in zip(found, expected, strict=True):
         torch.testing.assert_close(maps, same)
-    assert all(torch.equal(*both) for both in zip(encoder.activations(view), found, strict=True)), (
+    again = encoder.encode_with_activations(view)[1]
+    assert all(torch.equal(*both) for both in zip(again, found, strict=True)), (
         "what an earlier call watched is watched again"
     )
     tiny = Encoder.load(str(save(tiny_model(blocks=3), tmp_path / "tiny")), "bf16")
-    halves = tiny.activations(view)
-    assert [maps.shape[1:] for maps in halves] == [maps.shape[1:] for maps in found]
-    assert all(maps.dtype == torch.float32 for maps in halves)
+    halves = tiny.encode_with_activations(view)[1]
+    assert [maps.shape[2:] for maps in halves] == [maps.shape[2:] for maps in found]
+    assert all(maps.dtype == torch.bfloat16 for maps in halves)
 
 
 def test_an_image_has_the_same_latent_in_any_batch(encoder: Encoder) -> None:

@@ -9,33 +9,25 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy.linalg import logm
 
 from leakcache.dataset.index import read_index
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheStale, ImageError, WeightsError
 from leakcache.images.canonical import canonicalise
-from leakcache.images.decode import decode, to_unit_range
+from leakcache.images.decode import decode
 from leakcache.images.preprocess import Preprocessing
 from leakcache.images.resize import centre_square
+from leakcache.statistics.activation_features import LENGTH, SCALES
 from leakcache.statistics.activations import (
-    FLOOR,
-    KINDS,
-    LEAST_VARIANCE,
-    LENGTH,
-    LENGTHS,
-    SCALES,
     VIEWS,
-    activation_statistics,
     activation_statistics_of,
     build_activation_statistics,
+    encoder_activations,
     has_activation_statistics,
-    look,
     look_at,
     stored_activation_statistics,
 )
 from leakcache.statistics.pixels import (
-    PARTS,
     REDUCED,
     build_statistics,
     stored_statistics,
@@ -46,7 +38,7 @@ from leakcache.store.derived import one_thread_each
 from leakcache.store.source_images import SourceImages
 from leaknet.config import FeatureConfig
 from leaknet.scoring.encode_files import as_split, encode_files
-from tests.tiny_data import SMALL, kl_model, picture, save, tiny_model
+from tests.tiny_data import SMALL, picture, save, tiny_model
 
 
 @pytest.fixture
@@ -71,77 +63,6 @@ def rows_of(cache: Cache) -> np.ndarray | None:
 def expected_of(encoder: Encoder, image: Image.Image) -> np.ndarray:
     with one_thread_each():
         return activation_statistics_of(look_at(encoder, image))
-
-
-def pixels_of(seed: int, size: tuple[int, int] = (96, 80)) -> np.ndarray:
-    return np.asarray(picture(seed, size))
-
-
-def test_families_are_log_covariances_of_what_the_strided_convolutions_give(tmp_path: Path):
-    model = tiny_model(width=64)
-    view = pixels_of(1)
-    found = activation_statistics(look(Encoder.load(str(save(model, tmp_path / "vae"))), view))[0]
-    assert list(LENGTHS) == [f"{kind}_{scale}" for scale in SCALES for kind in KINDS]
-    families = dict(
-        zip(LENGTHS, np.split(found, np.cumsum(list(LENGTHS.values()))[:-1]), strict=True)
-    )
-    hidden = (torch.from_numpy(to_unit_range(view[None])) + 1) / 2
-    rows, columns = np.triu_indices(64)
-    scales = iter(SCALES)
-    with torch.inference_mode():
-        for layer in model.encoder.layers:
-            hidden = layer(hidden)
-            if getattr(layer, "stride", None) != (2, 2):
-                continue
-            maps, scale = hidden[0].double().numpy(), next(scales)
-            kinds = (maps, np.diff(maps, axis=2), np.diff(maps, axis=1))
-            for kind, values in zip(KINDS, kinds, strict=True):
-                matrix = np.cov(values.reshape(64, -1), bias=True)
-                floor = FLOOR * np.trace(matrix) / 64 + LEAST_VARIANCE
-                expected = logm(matrix + floor * np.eye(64))
-                expected *= np.where(np.eye(64), 1, np.sqrt(2))
-                np.testing.assert_allclose(
-                    families[f"{kind}_{scale}"], expected[rows, columns], atol=2e-3
-                )
-    assert next(scales, None) is None
-
-
-@pytest.mark.parametrize("model", [tiny_model(width=80), tiny_model(width=8), kl_model()])
-def test_encoders_of_any_kind_and_width_tell_textures_apart(tmp_path: Path, model):
-    encoder = Encoder.load(str(save(model, tmp_path / "vae")))
-    with one_thread_each():
-        first, again, other, blank = (
-            activation_statistics(look(encoder, view))[0]
-            for view in (
-                pixels_of(1),
-                pixels_of(1),
-                pixels_of(1)[:, ::-1].copy() // 2,
-                np.zeros((64, 64, 3), np.uint8),
-            )
-        )
-    assert first.shape == (LENGTH,)
-    np.testing.assert_array_equal(first, again)
-    assert np.abs(first - other).max() > 0.1
-    assert np.isfinite(blank).all()
-
-
-def test_other_widths_keep_distances(tmp_path: Path):
-    """Eight channels as sixty-four: a rotation of them changes no distance of two pictures."""
-    model = tiny_model(width=8)
-    plain = Encoder.load(str(save(model, tmp_path / "plain")))
-    turn = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(0))).Q
-    with torch.no_grad():
-        last = [layer for layer in model.encoder.layers if getattr(layer, "stride", 0) == (2, 2)][
-            -1
-        ]
-        last.weight.copy_(torch.einsum("oc,cihw->oihw", turn, last.weight))
-    turned = Encoder.load(str(save(model, tmp_path / "turned")))
-
-    def distance(encoder: Encoder) -> float:
-        first, other = (activation_statistics(look(encoder, pixels_of(seed)))[0] for seed in (1, 2))
-        return float(np.linalg.norm(first - other))
-
-    assert distance(turned) == pytest.approx(distance(plain), rel=1e-3)
 
 
 def test_rows_are_those_of_native_and_reduced_pixels_whatever_the_cache_resized(
@@ -179,28 +100,17 @@ def test_what_is_brought_to_one_size_is_seen_enlarged(vae: Path):
         square = Image.fromarray(centre_square(image, REDUCED))
         large = square.resize((512, 512), Image.Resampling.LANCZOS)
         for maps, scale in zip(native, SCALES, strict=True):
-            assert maps.shape[1:] == (whole[1] // scale, whole[0] // scale)
-        for maps, expected in zip(small, look(encoder, np.asarray(large)), strict=True):
+            assert maps.shape[2:] == (whole[1] // scale, whole[0] // scale)
+        for maps, expected in zip(
+            small, encoder_activations(encoder, np.asarray(large)), strict=True
+        ):
             torch.testing.assert_close(maps, expected)
 
 
-def test_parts_are_the_whole_and_its_corners(vae: Path):
-    encoder, generator = Encoder.load(str(vae)), np.random.default_rng(0)
-    quarters = [
-        generator.integers(0, 8 * 4**k, (96, 128, 3)).astype(np.uint8) for k in (0, 1, 2, 2.45)
-    ]
-    view = np.concatenate([np.hstack(quarters[:2]), np.hstack(quarters[2:])])
-    found = activation_statistics(look(encoder, view), PARTS)
-    assert found.shape == (PARTS, LENGTH)
-    np.testing.assert_array_equal(found[0], activation_statistics(look(encoder, view))[0])
-    alone = np.stack([activation_statistics(look(encoder, quarter))[0] for quarter in quarters])
-    distances = np.linalg.norm(found[1:, None] - alone, axis=2)
-    np.testing.assert_array_equal(distances.argmin(1), np.arange(4))
-
-
 def test_activations_that_are_not_finite_are_named(tmp_path: Path, vae: Path, monkeypatch):
-    cache, broken = built(tmp_path, vae), tuple(torch.full((8, 9, 9), torch.nan) for _ in SCALES)
-    monkeypatch.setattr(Encoder, "activations", lambda *_: broken)
+    cache, broken = built(tmp_path, vae), tuple(torch.full((1, 8, 9, 9), torch.nan) for _ in SCALES)
+    encode = lambda *_: (torch.zeros(1, 4, 9, 9), broken)  # noqa: E731
+    monkeypatch.setattr(Encoder, "encode_with_activations", encode)
     with pytest.raises(ImageError, match=r"images/.*: the encoder gave activations"):
         build_activation_statistics(cache)
 

@@ -14,8 +14,8 @@ from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheStale
 from leakcache.images.decode import decode
 from leakcache.images.preprocess import Preprocessing
-from leakcache.statistics.activations import LENGTH as SEEN
-from leakcache.statistics.activations import activation_statistics, look_at
+from leakcache.statistics.activation_features import LENGTH as SEEN
+from leakcache.statistics.activations import look_at, row_of
 from leakcache.statistics.degraded import (
     CHAINS,
     COPIES,
@@ -76,7 +76,7 @@ def test_activations_are_those_of_the_same_copies(cache: Cache):
         rows[0], copies_of(decode(path.read_bytes()), str(cache.hashes[train[0]])), strict=True
     ):
         with one_thread_each():
-            found = [activation_statistics(seen)[0] for seen in look_at(encoder, copy)]
+            found = [row_of(seen, 1)[0] for seen in look_at(encoder, copy)]
         np.testing.assert_allclose(row, np.stack(found), rtol=2e-3, atol=2e-3)
     assert build_degraded_activations(cache).cut == 0
     assert build_degraded_activations(cache, fresh=True).cut == len(train)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from leakcache.errors import CacheIncomplete, ConfigError
-from leakcache.statistics.activations import LENGTH as SEEN
+from leakcache.statistics.activation_features import LENGTH as SEEN
 from leakcache.statistics.activations import VIEWS as SIGHTS
 from leakcache.statistics.degraded import COPIES
 from leakcache.statistics.pixels import LENGTH, LENGTHS, PARTS, VIEWS

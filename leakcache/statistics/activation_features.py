@@ -1,0 +1,122 @@
+"""Covariances of the encoder's activations where it halves the resolution.
+
+An encoder that was trained to keep what matters of an image has filters for traces of generators
+that its few channels of latents have no room for (docs/LOG.md). Covariances of activations
+describe texture (Gatys, Ecker and Bethge, "Texture synthesis using convolutional neural
+networks", 2015).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Float64
+from torch import Tensor
+
+from leakcache.encoder.autoencoder import Activations
+from leakcache.statistics.log_covariance import (
+    Parts,
+    Span,
+    log_triangle,
+    part_covariances,
+    triangle_length,
+)
+from leakcache.statistics.pixel_features import LEAST
+
+SCALES = (2, 4, 8)
+"""How many times smaller than the view the activations are."""
+STEPS: Mapping[str, tuple[int, int]] = MappingProxyType(
+    {"activation": (0, 0), "across": (0, 1), "down": (1, 0)}
+)
+"""Rows and columns to the position that is subtracted from; (0, 0) for activations themselves."""
+CHANNELS = 64
+"""Encoders of other widths are brought to this one by a fixed orthonormal matrix."""
+LENGTHS: Mapping[str, int] = MappingProxyType(
+    {f"{kind}_{scale}": triangle_length(CHANNELS) for scale in SCALES for kind in STEPS}
+)
+"""Values of each family, in order."""
+LENGTH = sum(LENGTHS.values())
+FLOOR = 1e-3
+"""Added to every variance, relative to their mean, so that rounding does not dominate."""
+LEAST_VARIANCE = 1e-8
+"""The same for blank views, whose variances are 0."""
+
+
+def activation_statistics(
+    activations: Activations, parts: int = 1
+) -> Float32[Tensor, "batch {parts} value"]:
+    """All families of the activations of views of one size, on their device.
+
+    Values of a view whose activations are not finite, as half precision may give, are NaN.
+
+    Args:
+        activations: of a batch of views at each of `SCALES`.
+        parts: 1 for the whole, 5 for the whole and its four corner quarters.
+    """
+    families = [
+        found
+        for scale, maps in zip(SCALES, activations, strict=True)
+        for found in _families(maps, LEAST // scale, parts)
+    ]
+    return torch.cat(families, dim=2)
+
+
+def _families(
+    maps: Float[Tensor, "batch channel height width"], least: int, parts: int
+) -> list[Float32[Tensor, "batch {parts} value"]]:
+    height, width = maps.shape[2:]
+    quarter = (max(height // 2, least), max(width // 2, least)) if parts > 1 else None
+    grid = Parts.of(height, width, quarter)
+    centred = _centred(maps)
+    return [_log_covariances(centred, grid, step) for step in STEPS.values()]
+
+
+def _centred(
+    maps: Float[Tensor, "batch channel height width"],
+) -> Float32[Tensor, "batch height width _"]:
+    """At most `CHANNELS` channels, last, each less its mean, which keeps float32 sums exact."""
+    last = maps.permute(0, 2, 3, 1)
+    if maps.shape[1] > CHANNELS:
+        last = last.float() @ _orthonormal(maps.shape[1]).to(maps.device, torch.float32).mT
+    return last - last.mean((1, 2), keepdim=True, dtype=torch.float32)
+
+
+def _log_covariances(
+    maps: Float32[Tensor, "batch height width channel"], grid: Parts, step: tuple[int, int]
+) -> Float32[Tensor, "batch part entry"]:
+    """Of the differences of positions `step` apart; of the maps themselves where it is (0, 0)."""
+    down, right = step
+
+    def vectors(rows: Span, columns: Span) -> Float32[Tensor, "batch position channel"]:
+        found = maps[:, rows[0] : rows[1], columns[0] : columns[1]]
+        if step != (0, 0):
+            later = slice(rows[0] + down, rows[1] + down)
+            found = maps[:, later, columns[0] + right : columns[1] + right] - found
+        return found.flatten(1, 2)
+
+    matrices = _widened(part_covariances(vectors, grid.shrunk(down, right)))
+    traces = matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
+    return log_triangle(matrices, FLOOR * traces / CHANNELS + LEAST_VARIANCE)
+
+
+def _widened(
+    matrices: Float64[Tensor, "batch part channel channel"],
+) -> Float64[Tensor, "batch part 64 64"]:
+    """Covariances of fewer channels, rotated into `CHANNELS`, which keeps their distances."""
+    if matrices.shape[-1] == CHANNELS:
+        return matrices
+    turn = _orthonormal(matrices.shape[-1]).to(matrices.device)
+    return turn @ matrices @ turn.mT
+
+
+@lru_cache
+def _orthonormal(channels: int) -> Float64[Tensor, "64 {channels}"]:
+    """Orthonormal rows or columns, whichever are fewer; always the same."""
+    generator = np.random.default_rng(channels)
+    longer, shorter = max(channels, CHANNELS), min(channels, CHANNELS)
+    basis = np.linalg.qr(generator.normal(size=(longer, shorter)))[0]
+    return torch.from_numpy(basis.T.copy() if channels > CHANNELS else basis)
