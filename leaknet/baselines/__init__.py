@@ -1,4 +1,4 @@
-"""Compared methods: one file each, all with the same three calls (`leaknet.baselines.base`)."""
+"""Compared methods: one file each, with the interface of `leaknet.baselines.base`."""
 
 from leaknet.baselines.aeroblade import Aeroblade, ReconstructionMSE
 from leaknet.baselines.base import Baseline, BaselineOptions
@@ -46,6 +46,6 @@ BASELINES: tuple[type[Baseline], ...] = (
     Metadata,
     Thumbnail,
 )
-"""Every row of `leak bench`, in the order of the paper's Table 1, then what is beyond it."""
+"""All rows of `leak bench`: in the order of the paper's Table 1, then further methods."""
 
 __all__ = ["BASELINES", "Baseline", "BaselineImages", "BaselineOptions"]

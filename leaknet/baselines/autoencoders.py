@@ -1,32 +1,28 @@
-"""Whole autoencoders, encoder and decoder, that reconstruction is measured with.
+"""Autoencoders (encoder and decoder) for baselines that measure reconstruction errors.
 
-At hand are, always, the bundled one; with --weights every autoencoder in that folder (a diffusers
-folder, or a bare .safetensors file in the layout of TAESD); else those of TAESD's family that the
-hub, or its cache on this disk, gives.
+The bundled one is always available. With --weights, so is every autoencoder in that folder (a
+diffusers folder, or a .safetensors file in TAESD's layout); otherwise, those of TAESD's family on
+the hub or in its local cache.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from leakcache.encoder.weights import BUNDLED, WEIGHTS_FILE, locate
 from leakcache.errors import WeightsError
-from leakcache.store.array_store import Rows, RowSpec
-from leakcache.store.views import CROPS
-from leaknet.baselines.images import BaselineImages
 from leaknet.baselines.weights import count, fingerprint, frozen
 
 KINDS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
@@ -35,13 +31,13 @@ CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Reconstructor:
-    """An autoencoder without gradients of its own.
+class Autoencoder:
+    """A frozen autoencoder.
 
     Attributes:
         name: letters, digits and dashes.
-        sha256: of its tensors; equal for every file that holds the same weights.
-        network: diffusers' model.
+        sha256: of its tensors, so equal weights have equal hashes.
+        network: the diffusers model.
     """
 
     name: str
@@ -50,13 +46,13 @@ class Reconstructor:
 
     @property
     def parameters(self) -> int:
-        """Of encoder and decoder."""
+        """Number of weights of encoder and decoder."""
         return count(self.network)
 
     def encode(
         self, pixels: Float[Tensor, "image 3 height width"]
     ) -> Float[Tensor, "image channel height/8 width/8"]:
-        """Latents as the decoder takes them, from RGB in -1 to 1; the posterior's mean."""
+        """Latents (posterior mean) of RGB in [-1, 1], in the decoder's scale."""
         found = self.network.encode(pixels)
         latents: Tensor = found.latents if "latents" in found else found.latent_dist.mean
         return latents
@@ -64,7 +60,7 @@ class Reconstructor:
     def decode(
         self, latents: Float[Tensor, "image channel rows columns"]
     ) -> Float[Tensor, "image 3 height width"]:
-        """RGB, around -1 to 1; gradients flow to the latents."""
+        """RGB, roughly in [-1, 1]; differentiable with respect to the latents."""
         pixels: Tensor = self.network.decode(latents).sample
         return pixels
 
@@ -72,24 +68,26 @@ class Reconstructor:
     def reconstruct(
         self, pixels: Float[Tensor, "image 3 height width"]
     ) -> Float[Tensor, "image 3 height width"]:
-        """D(E(x)), clipped to -1 to 1."""
+        """D(E(x)), clipped to [-1, 1]."""
         return self.decode(self.encode(pixels)).clamp(-1, 1)
 
 
-def at_hand(weights: Path | None, device: torch.device = CPU) -> tuple[Reconstructor, ...]:
-    """Every autoencoder that can be had, each once, the bundled one first.
+def available_autoencoders(
+    weights: Path | None, device: torch.device = CPU
+) -> tuple[Autoencoder, ...]:
+    """Every available autoencoder once, the bundled one first.
 
     Raises:
-        WeightsError: one in the folder of local weights cannot be read.
+        WeightsError: an autoencoder in the folder of local weights cannot be read.
     """
     others = _in_folder(weights) if weights is not None else _on_hub()
-    chosen: dict[str, Reconstructor] = {}
+    chosen: dict[str, Autoencoder] = {}
     for name, network in (("bundled", _from_folder(BUNDLED)), *others):
         sha256 = fingerprint(network)
         if sha256 not in chosen:
-            # Channels last is the faster order, and the one that pixels come in.
+            # Convolutions are faster in channels-last order.
             ready = frozen(network, device).to(memory_format=torch.channels_last)
-            chosen[sha256] = Reconstructor(_plain(name), sha256, ready)
+            chosen[sha256] = Autoencoder(_plain(name), sha256, ready)
     return tuple(chosen.values())
 
 
@@ -118,7 +116,7 @@ def _on_hub() -> Iterator[tuple[str, Any]]:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a file holds an encoder and a decoder; one that is no autoencoder's holds neither."""
+    """Whether a file contains an encoder and a decoder."""
     try:
         with safe_open(path, framework="pt") as file:
             keys = list(file.keys())
@@ -141,7 +139,7 @@ def _kind(folder: Path) -> str | None:
 def _from_folder(folder: Path) -> Any:
     kind = KINDS[_kind(folder) or ""]
     try:
-        # The sparing way of loading needs a package of its own, and warns where it is not there.
+        # low_cpu_mem_usage needs the package accelerate and warns without it.
         return kind.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)
     except (OSError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{folder}: cannot be loaded ({_one_line(error)})") from error
@@ -162,63 +160,3 @@ def _from_file(path: Path) -> Any:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
-
-
-# What autoencoders lose of a picture, measured once an image and kept.
-
-NATIVE = 256
-"""Side of the central native crop that is measured: resizing takes most of the trace."""
-AT_ONCE = 8
-"""Images that go through an autoencoder at once."""
-
-Measure = Callable[
-    [Float[Tensor, "image 3 side side"], Reconstructor], Shaped[Tensor, "image *row"]
-]
-"""From RGB in -1 to 1, on the autoencoder's device, to one row an image."""
-
-
-def measured(
-    images: BaselineImages,
-    autoencoder: Reconstructor,
-    measure: Measure,
-    spec: tuple[str, tuple[int, ...], str],
-    *,
-    side: int = NATIVE,
-    **depends: Any,
-) -> Rows:
-    """Rows of one measurement by one autoencoder on the central native crop, kept by content.
-
-    Args:
-        images: what is measured.
-        autoencoder: with what.
-        measure: gives the rows of a batch.
-        spec: name, shape and type of a row.
-        side: of the crop in pixels, a multiple of 8 up to `NATIVE`.
-        depends: settings that the measurement depends on.
-    """
-    name, shape, dtype = spec
-    settings = {"autoencoder": autoencoder.sha256, "side": side, **depends}
-    crops = images.pixels(CROPS)
-
-    def compute(rows: Int[np.ndarray, "k"]) -> Shaped[np.ndarray, "k *row"]:
-        parts = [
-            measure(pixels, autoencoder).cpu().numpy()
-            for pixels in _batches(crops, rows, side, autoencoder)
-        ]
-        return np.concatenate(parts).astype(dtype)
-
-    full = f"{name}-{autoencoder.name}-{autoencoder.sha256[:8]}"
-    return images.derived(RowSpec(full, shape, dtype, settings), compute)
-
-
-def _batches(
-    crops: Rows, rows: Int[np.ndarray, "k"], side: int, autoencoder: Reconstructor
-) -> Iterator[Float[Tensor, "image 3 side side"]]:
-    device = next(autoencoder.network.parameters()).device
-    corner = (NATIVE - side) // 2
-    inner = slice(corner, corner + side)
-    for start in range(0, len(rows), AT_ONCE):
-        # The first of several crops is the central one.
-        views = crops[rows[start : start + AT_ONCE]][:, 0, inner, inner]
-        pixels = torch.from_numpy(np.ascontiguousarray(views)).to(device)
-        yield pixels.permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -1,41 +1,18 @@
-"""What every compared method is: built, fitted on closed images, asked for embeddings.
+"""Interface of a compared method: construct it, fit it on closed images, embed any images.
 
-The three calls, the same for all methods of `leak bench`:
+    baseline = Method(classes, options)  # raises WeightsError if weights are missing
+    baseline.fit(train, val)             # closed folds; all choices are made on `val`
+    baseline.embed(images)               # closed, open or degraded images
 
-    peer = Method(classes, options)     # refuse here what cannot run: raise WeightsError
-    peer.fit(train, val)                # closed folds; every choice is made on `val`
-    peer.embed(images)                  # any images, closed or open, degraded or not
+Rules for an implementation (CONTRIBUTING.md has the recipe):
 
-How to write one
-----------------
-One file a method in this package. Subclass `Baseline`, set `name`, and list the class in
-`leaknet.baselines.BASELINES`; nothing else registers it. A second row of the same method (from
-scratch,
-other input) is a small subclass with its own `name`.
-
-- *Images* come as `BaselineImages` (`leaknet.baselines.images`): aligned columns `labels`,
-`groups`,
-  `folds`, `hashes`, `paths`, and by position the original bytes (`data`), the decoded picture
-  (`picture`), canonical uint8 pixels (`pixels(cut)`), latents of the cache (`latents`). Ask for
-  pixels by a cut (`leakcache.store.views`): they are decoded once, ever. Never decode in an epoch.
-- *What a method computes once for an image* (a trajectory, a reconstruction loss) goes through
-  `images.derived(spec, compute)`: kept in Zarr by content hash, resumed, checksummed, shared by
-  folds, seeds and limits. Put all that it depends on into the spec: weights' hashes, sizes, seed.
-  Noise drawn there must depend on (seed, content hash) alone, as in `leaknet.features.noise`.
-- *Weights*: `options.weights` is a folder of local safetensors; without it the hub. What cannot
-  be had raises `WeightsError` in the constructor, as one line that names the file or the hub id
-  and the cure; `leak bench` prints it as the row's reason and goes on. No pickle is ever read.
-- *Training*: `options.epochs` is None for the method's own recipe, else that many; `options.seed`
-  decides every draw (initialisation, order, augmentation), without the global generator. Folds
-  may be tiny (`--limit`): a batch of one, or a class without validation images, must not fail.
-- *Embeddings*: `vectors` (n, D) before the classifier, on which the density detectors are fitted;
-  `logits` (n, K), higher = nearer, in the order of `classes`; a method without a classifier of
-  its own gives class scores (log-probabilities, similarities). Use `embeddings()` below, which
-  makes `attention` (n, 1) of ones. An image's row may not depend on what else is in the batch.
-- `fit` sees folds "train" and "val" alone. `embed` never adapts to what it is given.
-- `parameters` counts all weights that embedding an image takes, frozen ones included.
-- `state`/`restore` keep what `fit` learned, so that further steps are judged without training
-  again; a method that returns None is simply fitted again.
+- Read pixels with `images.pixels(cut)`: they are decoded once and stored. Results of a frozen
+  network go through `images.derived(...)` or `images.extract(...)`: stored by content hash. The
+  spec contains all that they depend on. Noise depends on seed and content hash only.
+- `options.seed` determines every random draw, without the global generator. Folds can be tiny:
+  a batch of one image or a class without validation images must not fail.
+- An embedding depends on its image alone, not on the batch or on other images.
+- Weights are safetensors only. Missing ones raise WeightsError in the constructor, with the cure.
 """
 
 from __future__ import annotations
@@ -61,16 +38,15 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class BaselineOptions:
-    """What the user of `leak bench` chose, the same for all methods.
+    """Options of `leak bench`, equal for all methods.
 
     Attributes:
         weights: folder of local weights; None for the hub.
         epochs: passes over the training fold; None for the method's own number.
-        seed: of everything that is drawn.
+        seed: of all random draws.
         device: where to compute.
-        precision: of networks that are trained, "fp32" or "bf16" under autocast.
-        folder: of this method and seed, where a training may keep what lets it go on; None for
-            nowhere.
+        precision: of trained networks, "fp32" or "bf16" under autocast.
+        folder: of this method and seed, for checkpoints; None for no checkpoints.
     """
 
     weights: Path | None = None
@@ -85,42 +61,46 @@ class Baseline(ABC):
     """One compared method.
 
     Attributes:
-        name: of its row; lower case and dashes, as `--methods` takes it.
+        name: of its row and in `--methods`; lower case and dashes.
         classes: the known generators, in the order of the logits.
-        options: what the user chose.
+        options: of `leak bench`.
     """
 
     name: ClassVar[str]
 
     def __init__(self, classes: tuple[str, ...], options: BaselineOptions) -> None:
-        """Raise WeightsError here where weights cannot be had."""
+        """Raises WeightsError if weights are missing."""
         self.classes = classes
         self.options = options
 
     @abstractmethod
     def fit(self, train: BaselineImages, val: BaselineImages) -> Baseline:
-        """Learn from the training fold; settings and epochs are chosen on `val`.
+        """Fit on the training fold; settings and epoch are chosen on `val`.
 
         Raises:
-            TrainingError: the loss is not finite, or the folds cannot be learnt from.
+            TrainingError: the loss is not finite, or the folds have too few classes or images.
         """
 
     @abstractmethod
     def embed(self, images: BaselineImages) -> Embeddings:
-        """One row an image, in the order given, of whatever fold."""
+        """One row per image, in the given order.
+
+        `vectors` (n, D) are the classifier's input, for the open-set detectors; `logits` (n, K)
+        are class scores in the order of `classes`, higher for the likelier class.
+        """
 
     @property
     @abstractmethod
     def parameters(self) -> int:
-        """Weights that it takes to embed an image; 0 for a method without any."""
+        """Number of weights used in embedding an image, frozen ones included."""
 
     def state(self) -> Mapping[str, Tensor] | None:
-        """What `fit` learned, by name; None where it is not kept."""
+        """Fitted tensors by name, for reuse on other images; None if `fit` must run again."""
         return None
 
     def restore(self, state: Mapping[str, Tensor]) -> Baseline:
-        """Become what `state` was taken from, instead of `fit`."""
-        raise NotImplementedError(f"{self.name} keeps no state")
+        """Load a state instead of fitting."""
+        raise NotImplementedError(f"{self.name} has no state")
 
     def embeddings(
         self,
@@ -128,7 +108,7 @@ class Baseline(ABC):
         vectors: Float[np.ndarray, "n dimension"],
         logits: Float[np.ndarray, "n class"],
     ) -> Embeddings:
-        """The table that `embed` returns; raises ScoringError where a number is not finite."""
+        """The result of `embed`; raises ScoringError if a number is not finite."""
         return Embeddings(
             vectors=vectors,
             logits=logits,

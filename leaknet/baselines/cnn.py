@@ -1,9 +1,9 @@
-"""WILD's CNNs on resized pixels: EfficientNet-B4, Xception, ResNet-50 (timm).
+"""The CNNs of WILD on resized pixels: EfficientNet-B4, Xception, ResNet-50 (timm).
 
-Fine-tuned as reported for ResNet-50 on WILD: Adam, 1e-4, batch 128, at most 30 epochs,
-patience 5. The views are resized a little larger than the network's input; training takes random
-crops and flips of them, evaluation the centre. Rows from scratch run without any weights; their
-higher rate and longer patience are ours.
+Fine-tuned as reported for ResNet-50 on WILD: Adam, 1e-4, batch 128, at most 30 epochs, patience 5.
+Views are slightly larger than the network's input; training uses random crops and flips,
+evaluation the central crop. The rows from scratch, with a higher rate and longer patience, are
+ours.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from leakcache.store.array_store import Rows
 from leakcache.store.views import RESIZED, Views
 from leaknet.baselines.augment import cropped, flipped, standardised
 from leaknet.baselines.images import BaselineImages
-from leaknet.baselines.trained_network import NetworkPeer, Recipe
+from leaknet.baselines.trained_network import Recipe, TrainedNetwork
 from leaknet.baselines.weights import pretrained
 
 TUNED = Recipe(learning_rate=1e-4, batch=128, epochs=30, patience=5)
@@ -28,7 +28,7 @@ SCRATCH = Recipe(learning_rate=1e-3, batch=128, epochs=60, patience=10)
 
 
 class PooledFeatures(nn.Module):
-    """A timm network that also gives what its classifier sees."""
+    """A timm network that also returns its classifier's input."""
 
     def __init__(self, network: Any) -> None:
         super().__init__()
@@ -42,14 +42,14 @@ class PooledFeatures(nn.Module):
         return vectors, self.network.get_classifier()(vectors)
 
 
-class PixelBackbone(NetworkPeer):
+class PixelBackbone(TrainedNetwork):
     """A timm network on resized pixels.
 
     Attributes:
         model: timm's name.
-        cut: what is stored of an image.
+        cut: stored views.
         size: side of the network's input, at most that of the cut.
-        weights: whether it starts from pretrained weights.
+        weights: whether training starts from pretrained weights.
     """
 
     recipe = TUNED
@@ -73,7 +73,7 @@ class PixelBackbone(NetworkPeer):
         views: UInt8[np.ndarray, "sample side side 3"],
         rng: np.random.Generator | None,
     ) -> Float[Tensor, "sample 3 size size"]:
-        """Random or central crop, flip, the colours that the weights were trained with."""
+        """Random or central crop, flip, the colour statistics of the pretrained weights."""
         settings = timm.get_pretrained_cfg(self.model)
         x = flipped(cropped(views, self.size, rng), rng)
         return standardised(x, settings.mean, settings.std)
@@ -109,7 +109,7 @@ class ResNet50(PixelBackbone):
 
 
 class EfficientNetB4Scratch(EfficientNetB4):
-    """The same without pretrained weights."""
+    """From scratch."""
 
     name = "efficientnet-b4-scratch"
     recipe = SCRATCH
@@ -117,7 +117,7 @@ class EfficientNetB4Scratch(EfficientNetB4):
 
 
 class XceptionScratch(Xception):
-    """The same without pretrained weights."""
+    """From scratch."""
 
     name = "xception-scratch"
     recipe = SCRATCH
@@ -125,7 +125,7 @@ class XceptionScratch(Xception):
 
 
 class ResNet50Scratch(ResNet50):
-    """The same without pretrained weights."""
+    """From scratch."""
 
     name = "resnet50-scratch"
     recipe = SCRATCH

@@ -1,8 +1,6 @@
-"""The two leak controls as rows: what the file says of itself, and an 8×8 thumbnail.
+"""The leak controls `metadata` and `thumbnail` as rows: features without any signal leak.
 
-The evidence and the trees are those of `leak audit` (`leaknet.audit`), under the folds and
-detectors of all other rows. Neither looks at any signal leak: what they reach can be had
-without one.
+Features and trees are those of `leak audit`, with the folds and detectors of all other rows.
 """
 
 from __future__ import annotations
@@ -25,24 +23,21 @@ from leaknet.baselines.images import BaselineImages
 from leaknet.data.embeddings import Embeddings
 
 FLOOR = 1e-6
-"""Added to every probability, so that no class is ever ruled out."""
-THUMBNAIL_SIDE = 64
-"""Sides down to which a JPEG may be reduced while it is decoded for a thumbnail."""
+"""Added to every probability, so that every class stays possible."""
+MIN_SIDE = 64
+"""Smallest side to which a JPEG may be reduced in decoding."""
 
 
 class LeakControl(Baseline):
-    """Extremely randomised trees on features that hold no signal leak.
-
-    The features are the vectors, log-probabilities the logits.
-    """
+    """Extremely randomised trees; vectors are the features, logits the log-probabilities."""
 
     _trees: ExtraTreesClassifier
 
     def fit(self, train: BaselineImages, val: BaselineImages) -> LeakControl:
-        """Grow the trees; nothing is chosen on `val`."""
+        """Fit the trees; `val` is not used."""
         if not len(train):
-            raise TrainingError(f"{self.name}: there are no training images to learn from")
-        features = self.features(train, learn=True)
+            raise TrainingError(f"{self.name}: the training fold is empty")
+        features = self.features(train, fit=True)
         self._trees = fit_trees(features, train.targets(self.classes), seed=self.options.seed)
         return self
 
@@ -51,54 +46,48 @@ class LeakControl(Baseline):
         features = self.features(images)
         probabilities = np.full((len(images), len(self.classes)), FLOOR)
         if len(images):
-            found = self._trees.predict_proba(features)
-            probabilities[:, self._trees.classes_] += found.round(9)
+            predicted = self._trees.predict_proba(features)
+            probabilities[:, self._trees.classes_] += predicted.round(9)
         logits = np.log(probabilities / probabilities.sum(axis=1, keepdims=True))
         return self.embeddings(images, features, logits)
 
     @property
     def parameters(self) -> int:
-        """Trees have none that could be compared with a network's."""
+        """Trees have no weights."""
         return 0
 
     @abstractmethod
     def features(
-        self, images: BaselineImages, *, learn: bool = False
+        self, images: BaselineImages, *, fit: bool = False
     ) -> Float[np.ndarray, "image column"]:
-        """What is known of the images without looking for any leak; one column or more."""
+        """One or more columns; `fit` on the training fold."""
 
 
 class Thumbnail(LeakControl):
-    """Mean colours of an 8×8 grid over the picture."""
+    """Mean colours of an 8×8 grid over the image."""
 
     name: ClassVar[str] = "thumbnail"
 
     def features(
-        self, images: BaselineImages, *, learn: bool = False
+        self, images: BaselineImages, *, fit: bool = False
     ) -> Float32[np.ndarray, "n 192"]:
-        """Colours, 0 to 1."""
-        small = [
-            thumbnail(decode(images.data(row), least=THUMBNAIL_SIDE)) for row in range(len(images))
-        ]
+        """Colours in [0, 1]."""
+        small = [thumbnail(decode(images.data(row), least=MIN_SIDE)) for row in range(len(images))]
         return thumbnail_features(np.array(small, np.uint8).reshape(-1, 8, 8, 3))
 
 
 class Metadata(LeakControl):
-    """Size, format, coding, compression tables and metadata of the file.
-
-    Degraded copies are all lossless PNG files, so there only their size in pixels and bytes is
-    left to see.
-    """
+    """File facts; degraded copies are all PNG files, so only their sizes vary."""
 
     name: ClassVar[str] = "metadata"
     _encoder: FactEncoder
 
     def features(
-        self, images: BaselineImages, *, learn: bool = False
+        self, images: BaselineImages, *, fit: bool = False
     ) -> Float32[np.ndarray, "n column"]:
-        """Facts that vary in the training fold, after a column of zeros for where none does."""
+        """A column of zeros, in case no fact varies, then the facts that vary in training."""
         facts: list[FileFacts] = [read_facts(images.data(row)) for row in range(len(images))]
-        if learn:
+        if fit:
             sizes = images.originals.canonical is None
             self._encoder = FactEncoder.of(facts, sizes=sizes)
         columns = self._encoder(facts)

@@ -1,9 +1,9 @@
-"""LATTE's input: an image's latent after one denoising step from each of five noise levels.
+"""Input of LATTE: an image's latent after one denoising step from each of five noise levels.
 
-For t in 981, 741, 521, 261, 1 the latent (posterior mean × scale, image of 224) is noised to t and
-taken one deterministic DDIM step of a hundred back by the UNet, under the prompt "a photo". The
-noise depends on (seed, image, t) alone, so the trajectory is computed once, and kept. Mean,
-determinism and the step are our choices; the published code samples.
+For t in 981, 741, 521, 261, 1 the latent (posterior mean × scale, image of 224) is noised to t;
+the UNet with the prompt "a photo" takes one deterministic DDIM step of a hundred. The noise
+depends on (seed, image, t) only, so the trajectory is computed once and stored. Mean, determinism
+and the step are our choices; the published code samples.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float, Float32, Int, UInt8
 from torch import Tensor
 
 from leakcache.encoder.weights import PRESETS
@@ -23,17 +23,24 @@ from leakcache.images.preprocess import Preprocessing
 from leakcache.store.array_store import Rows, RowSpec
 from leakcache.store.views import Views
 from leaknet.baselines.images import BaselineImages
-from leaknet.baselines.occ_clip import TOKENIZER, library, load
-from leaknet.baselines.weights import count, fingerprint, frozen, model_folder
+from leaknet.baselines.occ_clip import TOKENIZER
+from leaknet.baselines.weights import (
+    count,
+    fingerprint,
+    frozen,
+    load_model,
+    model_folder,
+    transformers,
+)
 from leaknet.features.noise import evaluation_noise
 
 TIMESTEPS = (981, 741, 521, 261, 1)
 STEPS = 100
-"""Of the sampler, one of which is taken."""
+"""Number of steps of the sampler; one is executed."""
 PROMPT = "a photo"
 SIDE = 224
 SEED = 0
-"""Of the noise: part of the input, so the same whatever the seed of a training."""
+"""Of the noise: part of the input, independent of the training seed."""
 CUT = Views(Preprocessing("resize", SIDE))
 REPOSITORY = PRESETS["sd21"].repository
 FILES = (
@@ -46,7 +53,7 @@ FILES = (
     "text_encoder/model.safetensors",
     *(f"tokenizer/{file}" for file in TOKENIZER),
 )
-AT_ONCE = 8
+BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -67,35 +74,35 @@ class Trajectory:
 
     @classmethod
     def from_weights(cls, weights: Path | None, device: torch.device, method: str) -> Trajectory:
-        """`REPOSITORY`, from below the folder of local weights or from the hub.
+        """`REPOSITORY`, from the folder of local weights or from the hub.
 
         Raises:
-            WeightsError: transformers is not installed, or the weights cannot be had.
+            WeightsError: transformers is not installed, or the weights are missing.
         """
         from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
-        transformers = library(method)
+        library = transformers(method)
         folder = model_folder(REPOSITORY, FILES, weights)
         plain = {"use_safetensors": True, "low_cpu_mem_usage": False}
-        encoder = load(transformers.CLIPTextModel, folder / "text_encoder", use_safetensors=True)
-        tokenizer = load(transformers.CLIPTokenizer, folder / "tokenizer")
-        scheduler = load(DDIMScheduler, folder / "scheduler")
+        encoder = load_model(library.CLIPTextModel, folder / "text_encoder", use_safetensors=True)
+        tokenizer = load_model(library.CLIPTokenizer, folder / "tokenizer")
+        scheduler = load_model(DDIMScheduler, folder / "scheduler")
         scheduler.set_timesteps(STEPS)
         return cls(
-            frozen(load(AutoencoderKL, folder / "vae", **plain), device),
-            frozen(load(UNet2DConditionModel, folder / "unet", **plain), device),
+            frozen(load_model(AutoencoderKL, folder / "vae", **plain), device),
+            frozen(load_model(UNet2DConditionModel, folder / "unet", **plain), device),
             scheduler,
             _hidden(encoder.eval(), tokenizer).to(device),
         )
 
     @property
     def parameters(self) -> int:
-        """Of autoencoder and UNet; the prompt is a constant."""
+        """Of autoencoder and UNet; the prompt's embedding is a constant."""
         return count(self.vae) + count(self.unet)
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of one latent."""
+        """Shape of one latent."""
         side = SIDE // 2 ** (len(self.vae.config.block_out_channels) - 1)
         return int(self.vae.config.latent_channels), side, side
 
@@ -113,42 +120,39 @@ class Trajectory:
             "steps": STEPS,
             "seed": SEED,
         }
-        pixels = images.pixels(CUT)
 
-        def compute(rows: Int[np.ndarray, "k"]) -> np.ndarray:
-            parts = []
-            for start in range(0, len(rows), AT_ONCE):
-                part = rows[start : start + AT_ONCE]
-                hashes = images.hashes[part].tolist()
-                parts.append(self.steps(pixels[part][:, 0], hashes))
-            return np.concatenate(parts).reshape(len(rows), 1, values)
+        def compute(
+            views: UInt8[np.ndarray, "k side side 3"], rows: Int[np.ndarray, "k"]
+        ) -> Float32[np.ndarray, "k 1 value"]:
+            return self.steps(views, images.hashes[rows].tolist()).reshape(len(rows), 1, values)
 
-        return images.derived(RowSpec("latte-trajectory", (1, values), "float16", depends), compute)
+        spec = RowSpec("latte-trajectory", (1, values), "float16", depends)
+        return images.extract(spec, CUT, compute, BATCH)
 
     @torch.inference_mode()
     def steps(
         self, views: np.ndarray, hashes: list[str]
     ) -> Float32[np.ndarray, "image step channel row column"]:
-        """Latents one step back from each noise level, of uint8 views (image, side, side, 3)."""
+        """Latents after one step from each noise level, of uint8 views (image, side, side, 3)."""
         device = self.prompt.device
         pixels = torch.from_numpy(np.ascontiguousarray(views)).to(device).permute(0, 3, 1, 2)
         mean = self.vae.encode(pixels.float() / 127.5 - 1).latent_dist.mean
         latents = mean * self.vae.config.scaling_factor
         noise = evaluation_noise(SEED, hashes, TIMESTEPS, tuple(latents.shape[1:]))
         prompt = self.prompt.expand(len(views), -1, -1)
-        found = []
+        latents_after = []
         for step, t in enumerate(TIMESTEPS):
-            drawn, when = torch.from_numpy(noise[:, step]).to(device), torch.tensor([t])
-            noisy = self.scheduler.add_noise(latents, drawn, when.to(device))
+            level_noise, when = torch.from_numpy(noise[:, step]).to(device), torch.tensor([t])
+            noisy = self.scheduler.add_noise(latents, level_noise, when.to(device))
             predicted = self.unet(noisy, t, prompt).sample
-            found.append(self.scheduler.step(predicted, t, noisy).prev_sample)
-        steps: np.ndarray = torch.stack(found, dim=1).float().cpu().numpy()
+            latents_after.append(self.scheduler.step(predicted, t, noisy).prev_sample)
+        steps: np.ndarray = torch.stack(latents_after, dim=1).float().cpu().numpy()
         return steps
 
 
 @torch.inference_mode()
 def _hidden(encoder: Any, tokenizer: Any) -> Float[Tensor, "1 token width"]:
-    most = int(encoder.config.max_position_embeddings)
-    tokens = tokenizer(PROMPT, padding="max_length", max_length=most, return_tensors="pt")
+    length = int(encoder.config.max_position_embeddings)
+    tokens = tokenizer(PROMPT, padding="max_length", max_length=length, return_tensors="pt")
     hidden: Tensor = encoder(tokens["input_ids"]).last_hidden_state
     return hidden.float()

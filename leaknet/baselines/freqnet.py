@@ -1,8 +1,12 @@
-"""FreqNet (arXiv 2403.07240): a small CNN that sees high frequencies of pixels and of features.
+"""FreqNet (arXiv 2403.07240): a small CNN on high frequencies of pixels and of features.
 
-Input: shorter side 256, random crop of 224 and flip, ImageNet's standardisation. Trained from
-scratch: Adam 1e-3, batch 32, 85 epochs, the rate times 0.8 every 10. The K-way classifier, the
-central crop at evaluation and the choice of the epoch on validation data are ours.
+Input: shorter side 256, random crop of 224 and flip, ImageNet standardisation. Trained from
+scratch: Adam 1e-3, batch 32, 85 epochs, rate × 0.8 every 10. The K-way classifier, the central
+crop in evaluation and the selection of the epoch on validation data are ours.
+
+Implementation: a real map's spectrum is determined by its half, and the real part of a masked
+spectrum equals that of the mask averaged with its mirror image. So real transforms suffice, and
+one matrix over the few channels. Transforms run in fp32 even under autocast.
 """
 
 from __future__ import annotations
@@ -18,19 +22,15 @@ from leakcache.store.array_store import Rows
 from leakcache.store.views import RESIZED
 from leaknet.baselines.augment import cropped, flipped, standardised
 from leaknet.baselines.images import BaselineImages
-from leaknet.baselines.trained_network import NetworkPeer, Recipe, stepped
+from leaknet.baselines.trained_network import Recipe, TrainedNetwork, step_decay
 
-# FreqNet's layers: high-pass filters over space and channels, convolutions of the spectrum.
-#
-# A real map's spectrum is known from its half, and the real part of what a mask leaves is what the
-# mean of the mask and its mirror image leaves: so half transforms do, and over channels, which are
-# few, one matrix. Transforms are computed in fp32 even under autocast: not every device has less.
+SIZE = 224
 
 
 def spatial_high_pass(
     x: Float[Tensor, "batch channel height width"],
 ) -> Float[Tensor, "batch channel height width"]:
-    """What is left of each map without the middle half of its spectrum, negatives cut off."""
+    """ReLU of each map without the lowest half of its spectrum along each axis."""
     height, width = x.shape[-2:]
     low = torch.outer(_middle(height, x), _middle(width, x))
     mirrored = low.flip(0, 1).roll((1, 1), (0, 1))
@@ -51,7 +51,7 @@ def channel_high_pass(
 
 
 def _middle(length: int, like: Tensor) -> Float[Tensor, "length"]:
-    """One at the lowest half of the frequencies, in the transform's own order."""
+    """Mask of the lowest half of the frequencies, in the order of the FFT."""
     half = torch.zeros(length, dtype=_wide(like[:0]).dtype, device=like.device)
     half[length // 2 - length // 4 : length // 2 + length // 4] = 1
     ordered: Tensor = torch.fft.ifftshift(half)
@@ -63,7 +63,7 @@ def _wide(x: Tensor) -> Tensor:
 
 
 class SpectralConv(nn.Module):
-    """1×1 convolutions of the real and of the imaginary part of a map's spectrum, then back."""
+    """1×1 convolutions of the real and the imaginary part of a map's spectrum."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -73,15 +73,12 @@ class SpectralConv(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch channel height width"]
     ) -> Float[Tensor, "batch channel height width"]:
-        """Real part of the inverse transform, negatives cut off."""
+        """ReLU of the inverse transform."""
         spectrum = torch.fft.rfft2(_wide(x), norm="ortho")
         mixed = torch.complex(
             self.real(spectrum.real).float(), self.imaginary(spectrum.imag).float()
         )
         return F.relu(torch.fft.irfft2(mixed, s=x.shape[-2:], norm="ortho"))
-
-
-SIZE = 224
 
 
 class FreqNetwork(nn.Module):
@@ -119,18 +116,18 @@ class FreqNetwork(nn.Module):
 
 
 def residual_trunk() -> ResNet:
-    """A ResNet-50 up to its second stage, 512 channels wide, residual branches open."""
+    """ResNet-50 up to its second stage (512 channels), residual branches not zero-initialised."""
     return ResNet(Bottleneck, (3, 4), channels=(64, 128), num_classes=0, zero_init_last=False)
 
 
-class FreqNet(NetworkPeer):
-    """FreqNet's row."""
+class FreqNet(TrainedNetwork):
+    """The row of FreqNet."""
 
     name = "freqnet"
-    recipe = Recipe(learning_rate=1e-3, batch=32, epochs=85, rate=stepped(0.8, 10))
+    recipe = Recipe(learning_rate=1e-3, batch=32, epochs=85, rate=step_decay(0.8, 10))
 
     def build(self, classes: int) -> nn.Module:
-        """The network, drawn anew."""
+        """The network, randomly initialised."""
         return FreqNetwork(classes)
 
     def rows(self, images: BaselineImages) -> Rows:
@@ -140,5 +137,5 @@ class FreqNet(NetworkPeer):
     def prepare(
         self, views: UInt8[np.ndarray, "sample side side 3"], rng: np.random.Generator | None
     ) -> Float[Tensor, "sample 3 size size"]:
-        """Crop of 224, flip, ImageNet's colours."""
+        """Crop of 224, flip, ImageNet standardisation."""
         return standardised(flipped(cropped(views, SIZE, rng), rng))

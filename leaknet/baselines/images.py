@@ -1,14 +1,13 @@
-"""Images as the compared methods see them: columns, files, cached pixels, derived rows, latents."""
+"""Images of the compared methods: index columns, files, stored pixels and features, latents."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int, Shaped
-from PIL import Image
+from jaxtyping import Bool, Int, Shaped, UInt8
 
 from leakcache.errors import RunError
 from leakcache.store.array_store import Compute, Rows, RowSpec
@@ -20,10 +19,15 @@ from leaknet.data.split import SplitLatents, kept_statistics
 CPU = torch.device("cpu")
 COLUMNS = ("labels", "groups", "folds", "hashes", "paths")
 
+Extract = Callable[
+    [UInt8[np.ndarray, "k side side 3"], Int[np.ndarray, "k"]], Shaped[np.ndarray, "k *row"]
+]
+"""From uint8 views and the positions of their images to one row per image."""
+
 
 @dataclass(frozen=True)
 class BaselineImages:
-    """Some images of a cache, or of a degraded copy of its data.
+    """A selection of a cache's images, or of degraded copies of them.
 
     Attributes:
         labels: generator of each image.
@@ -31,9 +35,9 @@ class BaselineImages:
         folds: "train", "val", "test" or "open".
         hashes: SHA-256 of each file, in hexadecimal.
         paths: relative to the data root, for tables.
-        originals: the files, and where what is derived from them is kept. On the canonical
-            track they give the canonical form, so no method has to know of it.
-        latent: z0 and the same columns; None where no latents were cached for these images.
+        originals: the files and the store of derived rows; on the canonical track they return
+            the canonical form.
+        latent: z0 and the same columns; None without cached latents.
     """
 
     labels: Shaped[np.ndarray, "image"]
@@ -46,7 +50,7 @@ class BaselineImages:
 
     @classmethod
     def of(cls, cache: Cache, rows: Int[np.ndarray, "k"]) -> BaselineImages:
-        """Some rows of a finished cache, in that order.
+        """Rows of a cache, in the given order.
 
         Raises:
             CacheCorrupt: the latents' bytes do not match their checksum.
@@ -63,11 +67,11 @@ class BaselineImages:
         return len(self.originals)
 
     def take(self, rows: Bool[np.ndarray, "image"] | Int[np.ndarray, "k"]) -> BaselineImages:
-        """The images given by a mask or by positions, in that order."""
-        places = np.arange(len(self))[rows]
-        columns = {name: getattr(self, name)[places] for name in COLUMNS}
-        latent = self.latent and self.latent.take(places)
-        return replace(self, originals=self.originals.take(places), latent=latent, **columns)
+        """Images by mask or by position, in the given order."""
+        rows = np.arange(len(self))[rows]
+        columns = {name: getattr(self, name)[rows] for name in COLUMNS}
+        latent = self.latent and self.latent.take(rows)
+        return replace(self, originals=self.originals.take(rows), latent=latent, **columns)
 
     def targets(self, classes: tuple[str, ...]) -> Int[np.ndarray, "image"]:
         """Class number of each image; -1 for a generator not among `classes`."""
@@ -79,7 +83,7 @@ class BaselineImages:
         """Clean latents of the cache's autoencoder.
 
         Raises:
-            RunError: none were cached for these images.
+            RunError: these images have no cached latents.
         """
         if self.latent is None:
             raise RunError("these images have no cached latents: build their cache first")
@@ -89,33 +93,32 @@ class BaselineImages:
         """Bytes of one file; raises as `SourceImages.data`."""
         return self.originals.data(row)
 
-    def picture(self, row: int) -> Image.Image:
-        """One image as 8-bit RGB; raises as `SourceImages.picture`."""
-        return self.originals.picture(row)
-
     def pixels(self, cut: Cut) -> Rows:
-        """uint8 pixels of every image, (image, view, side, side, 3), to be indexed by position.
-
-        What is not in the pixel cache yet is decoded once, on threads, and kept there.
-        """
+        """uint8 pixels (image, view, side, side, 3) by position, decoded once and stored."""
         return self.originals.pixels(cut)
 
     def derived(self, spec: RowSpec, compute: Compute) -> Rows:
-        """What a method computes once for an image, kept by content hash; by position.
+        """Rows that are computed once per image and stored by content hash, by position.
 
-        `compute` is called as `SourceImages.derived` says, with positions in this table.
+        `compute` is called as in `SourceImages.derived`, with positions in this table.
         """
         return self.originals.derived(spec, compute)
 
+    def extract(self, spec: RowSpec, cut: Cut, function: Extract, batch: int = 16) -> Rows:
+        """`derived` rows of batches of each image's first view."""
+        pixels = self.pixels(cut)
 
-# Several stores of rows read as one: the same images, their values side by side.
+        def compute(rows: Int[np.ndarray, "k"]) -> Shaped[np.ndarray, "k *row"]:
+            parts = [rows[start : start + batch] for start in range(0, len(rows), batch)]
+            return np.concatenate([function(pixels[part][:, 0], part) for part in parts])
+
+        return self.derived(spec, compute)
 
 
-class JoinedRows(Rows):
-    """Rows of several stores joined along their last axis; each keeps its own memory."""
+class ConcatenatedRows(Rows):
+    """Rows of several stores for the same images, concatenated along the last axis."""
 
     def __init__(self, parts: Sequence[Rows]) -> None:
-        """Join rows of the same images, of shapes that differ at most in the last axis."""
         self._parts = list(parts)
         first = self._parts[0].shape
         self.shape = (*first[:-1], sum(part.shape[-1] for part in self._parts))
@@ -124,5 +127,5 @@ class JoinedRows(Rows):
         return len(self._parts[0])
 
     def __getitem__(self, rows: slice | Int[np.ndarray, "k"]) -> Shaped[np.ndarray, "k *row"]:
-        """Rows at these positions, in their order."""
+        """Rows at these positions, in the given order."""
         return np.concatenate([part[rows] for part in self._parts], axis=-1)

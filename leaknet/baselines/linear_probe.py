@@ -1,7 +1,7 @@
-"""Compared methods that are a short vector of measurements: logistic regression reads it.
+"""Baselines on a short vector of measurements, classified by logistic regression.
 
-The vectors are standardised on the training fold; the strength of the penalty is the one of
-`STRENGTHS` with the lowest validation loss. Log-probabilities are the logits.
+Vectors are standardised on the training fold; the penalty is the one of `STRENGTHS` with the
+lowest validation loss. Logits are log-probabilities.
 """
 
 from __future__ import annotations
@@ -22,40 +22,40 @@ from leaknet.baselines.images import BaselineImages
 from leaknet.data.embeddings import Embeddings
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
-"""Inverse strengths of the penalty that are tried."""
+"""Candidate inverse strengths of the penalty."""
 FLOOR = 1e-6
-"""Added to every probability, so that no class is ever ruled out."""
+"""Added to every probability, so that every class stays possible."""
 ITERATIONS = 2000
 
 
-class VectorPeer(Baseline):
-    """A vector of measurements an image, and logistic regression on it."""
+class LinearProbe(Baseline):
+    """Logistic regression on a vector of measurements per image."""
 
     name: ClassVar[str]
     _state: dict[str, Tensor]
 
     @abstractmethod
     def measure(self, images: BaselineImages) -> Float[np.ndarray, "image dimension"]:
-        """The measurements, all finite."""
+        """The measurements, finite."""
 
-    def fit(self, train: BaselineImages, val: BaselineImages) -> VectorPeer:
-        """Fit at every strength; keep the one that `val` says, the middle one where it is empty.
+    def fit(self, train: BaselineImages, val: BaselineImages) -> LinearProbe:
+        """Fit at every strength; select on `val`, the middle one if `val` is empty.
 
         Raises:
             TrainingError: the training fold has fewer than two classes.
         """
         targets = train.targets(self.classes)
         if len(np.unique(targets)) < 2:
-            raise TrainingError(f"{self.name}: fewer than two classes to learn from")
+            raise TrainingError(f"{self.name}: the training fold has fewer than two classes")
         values = self.measure(train)
         centre, spread = values.mean(axis=0), values.std(axis=0)
         scale = np.where(spread > 0, spread, 1.0)
         known, held_out = (values - centre) / scale, (self.measure(val) - centre) / scale
-        tried = [_fitted(known, targets, strength) for strength in STRENGTHS]
-        losses = [self._loss(model, held_out, val.targets(self.classes)) for model in tried]
+        candidates = [_fitted(known, targets, strength) for strength in STRENGTHS]
+        losses = [self._loss(model, held_out, val.targets(self.classes)) for model in candidates]
         best = int(np.argmin(losses)) if len(val) else len(STRENGTHS) // 2
         self._state = {"centre": torch.from_numpy(centre), "scale": torch.from_numpy(scale)}
-        self._state |= tried[best]
+        self._state |= candidates[best]
         return self
 
     def embed(self, images: BaselineImages) -> Embeddings:
@@ -68,8 +68,8 @@ class VectorPeer(Baseline):
         """Mean, scale and weights."""
         return dict(self._state)
 
-    def restore(self, state: Mapping[str, Tensor]) -> VectorPeer:
-        """Take mean, scale and weights."""
+    def restore(self, state: Mapping[str, Tensor]) -> LinearProbe:
+        """Load mean, scale and weights."""
         self._state = dict(state)
         return self
 
@@ -99,7 +99,7 @@ def _fitted(
     model = LogisticRegression(C=strength, max_iter=ITERATIONS).fit(vectors, targets)
     weights, bias = model.coef_, model.intercept_
     if len(model.classes_) == 2:
-        # Of two classes scikit-learn keeps one row: the second against the first.
+        # For two classes scikit-learn has one row: the second against the first.
         weights, bias = np.stack([-weights[0], weights[0]]) / 2, np.stack([-bias[0], bias[0]]) / 2
     return {
         "weights": torch.from_numpy(weights),

@@ -1,9 +1,8 @@
-"""Frozen CLIP or DINO, read in the middle: nearest neighbours, no training (arXiv 2408.09153).
+"""Nearest neighbours in the middle of a frozen CLIP or DINO, without training (arXiv 2408.09153).
 
-The class token after the middle block, scaled to unit length, is compared with those of the
-training images. A class's score is the mean cosine similarity of its k nearest images; k is the
-one of `NEIGHBOURS` with the best validation macro AUC. Images are resized to 256 and their
-central 224 is read.
+Images are represented by the normalised class token after the middle block (resized to 256,
+central crop of 224). A class's score is the mean cosine similarity of its k nearest training
+images; k is the one of `NEIGHBOURS` with the best validation macro AUC.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import timm
 import torch
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float, Float32, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,7 +30,6 @@ from leaknet.metrics import closed_values
 NEIGHBOURS = (1, 3, 5, 10, 20)
 ABSENT = -1.0
 """Score of a class without training images: the lowest cosine."""
-AT_ONCE = 16
 
 
 class MidLayerNeighbours(Baseline):
@@ -53,45 +51,45 @@ class MidLayerNeighbours(Baseline):
         super().__init__(classes, options)
         network: Any = pretrained(self.model, 0, options.weights)
         self.block = len(network.blocks) // 2 - 1
-        # Blocks beyond the one that is read are never run, nor is the last normalisation.
+        # Later blocks and the last normalisation are not needed.
         network.prune_intermediate_layers([self.block], prune_norm=True, prune_head=True)
         self.network = frozen(network, options.device)
 
     def fit(self, train: BaselineImages, val: BaselineImages) -> MidLayerNeighbours:
-        """Remember the training images; choose k on `val`, the middle one where it is empty.
+        """Store the training images; choose k on `val`, the middle one if `val` is empty.
 
         Raises:
             TrainingError: there are no training images.
         """
         if not len(train):
-            raise TrainingError(f"{self.name}: there are no training images to compare with")
+            raise TrainingError(f"{self.name}: the training fold is empty")
         self._known = torch.from_numpy(self.vectors(train))
         self._targets = torch.from_numpy(train.targets(self.classes))
         self._neighbours = NEIGHBOURS[len(NEIGHBOURS) // 2]
         targets = val.targets(self.classes)
         if len(np.unique(targets)) > 1:
-            found = self.vectors(val)
-            aucs = [_macro_auc(self.similarities(found, k), targets) for k in NEIGHBOURS]
+            vectors = self.vectors(val)
+            aucs = [_macro_auc(self.similarities(vectors, k), targets) for k in NEIGHBOURS]
             self._neighbours = NEIGHBOURS[int(np.argmax(aucs))]
         return self
 
     def embed(self, images: BaselineImages) -> Embeddings:
-        """Class tokens, and each class's similarity."""
+        """Class tokens, and similarities per class."""
         vectors = self.vectors(images)
         return self.embeddings(images, vectors, self.similarities(vectors, self._neighbours))
 
     @property
     def parameters(self) -> int:
-        """Of the blocks that are run."""
+        """Of the blocks in use."""
         return count(self.network)
 
     def state(self) -> Mapping[str, Tensor]:
-        """The training images' tokens and classes, and k."""
+        """Tokens and classes of the training images, and k."""
         neighbours = torch.tensor(self._neighbours)
         return {"known": self._known, "targets": self._targets, "neighbours": neighbours}
 
     def restore(self, state: Mapping[str, Tensor]) -> MidLayerNeighbours:
-        """Take them."""
+        """Load them."""
         self._known, self._targets = state["known"], state["targets"]
         self._neighbours = int(state["neighbours"])
         return self
@@ -99,7 +97,7 @@ class MidLayerNeighbours(Baseline):
     def similarities(
         self, vectors: Float32[np.ndarray, "image dimension"], neighbours: int
     ) -> Float32[np.ndarray, "image class"]:
-        """Mean cosine to the nearest images of each class, to all where it has fewer."""
+        """Mean cosine to the nearest images of each class (all, if it has fewer)."""
         cosines = torch.from_numpy(vectors) @ self._known.T
         scores = torch.full((len(vectors), len(self.classes)), ABSENT)
         for number in np.unique(self._targets.numpy()).tolist():
@@ -109,24 +107,19 @@ class MidLayerNeighbours(Baseline):
         return scores.numpy()
 
     def vectors(self, images: BaselineImages) -> Float32[np.ndarray, "image dimension"]:
-        """Unit class tokens, kept once they are computed."""
+        """Unit class tokens, stored once computed."""
         depends = {"weights": fingerprint(self.network), "size": self.size, "block": self.block}
         spec = RowSpec(self.name, (int(self.network.embed_dim),), "float32", depends)
-        pixels = images.pixels(RESIZED)
-
-        def compute(rows: Int[np.ndarray, "k"]) -> Float32[np.ndarray, "k dimension"]:
-            starts = range(0, len(rows), AT_ONCE)
-            views = (pixels[rows[start : start + AT_ONCE]][:, 0] for start in starts)
-            return np.concatenate([self._tokens(part) for part in views])
-
-        return images.derived(spec, compute)[:]
+        return images.extract(spec, RESIZED, self._tokens)[:]
 
     @torch.inference_mode()
-    def _tokens(self, views: np.ndarray) -> Float32[np.ndarray, "k dimension"]:
+    def _tokens(
+        self, views: UInt8[np.ndarray, "k side side 3"], _: Int[np.ndarray, "k"]
+    ) -> Float32[np.ndarray, "k dimension"]:
         settings = timm.get_pretrained_cfg(self.model)
         x = standardised(cropped(views, self.size, None), settings.mean, settings.std)
-        found: Tensor = self.network.forward_features(x.to(self.options.device))[:, 0].float()
-        unit: np.ndarray = F.normalize(found, dim=1).cpu().numpy()
+        tokens: Tensor = self.network.forward_features(x.to(self.options.device))[:, 0].float()
+        unit: np.ndarray = F.normalize(tokens, dim=1).cpu().numpy()
         return unit
 
 

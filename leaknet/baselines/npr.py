@@ -1,9 +1,9 @@
-"""NPR (arXiv 2312.10461): what nearest-neighbour halving and doubling loses, to a small ResNet.
+"""NPR (arXiv 2312.10461): a small ResNet on the residual of nearest-neighbour down-up-sampling.
 
-Two rows: native crops, and resized pixels, where most of the cue is gone. Crops start on even
-pixels, so that blocks of two stay whole. Trained from scratch: Adam 2e-4, batch 32, 50 epochs, the
-rate times 0.9 every 10. The K-way classifier, two crops an image and the choice of the
-epoch on validation data are ours.
+Two rows: native crops, and resized pixels, where most of the trace is lost. Crops start on even
+pixels, which keeps 2×2 blocks whole. Trained from scratch: Adam 2e-4, batch 32, 50 epochs, rate
+× 0.9 every 10. The K-way classifier, two crops per image and the selection of the epoch on
+validation data are ours.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from leakcache.store.views import CROPS, RESIZED, Views
 from leaknet.baselines.augment import cropped, flipped, standardised
 from leaknet.baselines.freqnet import residual_trunk
 from leaknet.baselines.images import BaselineImages
-from leaknet.baselines.trained_network import NetworkPeer, Recipe, stepped
+from leaknet.baselines.trained_network import Recipe, TrainedNetwork, step_decay
 
 SIZE = 224
 
@@ -55,15 +55,15 @@ class NeighbourNetwork(nn.Module):
         return vectors, self.classifier(vectors)
 
 
-class NPR(NetworkPeer):
+class NPR(TrainedNetwork):
     """The row on native crops."""
 
     name = "npr"
     cut: ClassVar[Views] = CROPS
-    recipe = Recipe(learning_rate=2e-4, batch=32, epochs=50, rate=stepped(0.9, 10))
+    recipe = Recipe(learning_rate=2e-4, batch=32, epochs=50, rate=step_decay(0.9, 10))
 
     def build(self, classes: int) -> nn.Module:
-        """The network, drawn anew."""
+        """The network, randomly initialised."""
         return NeighbourNetwork(classes)
 
     def rows(self, images: BaselineImages) -> Rows:
@@ -73,7 +73,7 @@ class NPR(NetworkPeer):
     def prepare(
         self, views: UInt8[np.ndarray, "sample side side 3"], rng: np.random.Generator | None
     ) -> Float[Tensor, "sample 3 size size"]:
-        """Crop of 224 on even pixels, flip, ImageNet's colours."""
+        """Crop of 224 on even pixels, flip, ImageNet standardisation."""
         return standardised(flipped(cropped(views, SIZE, rng, grid=2), rng))
 
 

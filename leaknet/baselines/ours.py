@@ -1,4 +1,4 @@
-"""Our own model as a row, through its own training."""
+"""Our own model as a row, trained by its own training loop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from leaknet.training.train import fit
 
 
 class Ours(Baseline):
-    """The preset that validation chose."""
+    """The `best` preset."""
 
     name: ClassVar[str] = "ours"
     preset: ClassVar[str] = "best"
@@ -30,16 +30,14 @@ class Ours(Baseline):
 
     @property
     def config(self) -> RunConfig:
-        """The preset under the seed and the epochs asked for."""
+        """The preset with the seed and epochs of the options."""
         overrides = [f"train.seed={self.options.seed}"]
         if self.options.epochs is not None:
             overrides.append(f"train.epochs={self.options.epochs}")
         return preset(self.preset).with_overrides(overrides)
 
     def fit(self, train: BaselineImages, val: BaselineImages) -> Ours:
-        """Train, or go on with the run in `options.folder`; raises as
-        `leaknet.training.train.fit`.
-        """
+        """Train, or resume the run in `options.folder`; raises as `leaknet.training.train.fit`."""
         known = train.latents
         data = TrainingData(
             known.to(self.options.device), val.latents.to(self.options.device), moments(known)
@@ -52,27 +50,25 @@ class Ours(Baseline):
         return self
 
     def embed(self, images: BaselineImages) -> Embeddings:
-        """Under noise that depends on the image alone; attention is that over the steps."""
+        """With noise that depends on the image alone, and attention over the steps."""
         return embed(self._model, images.latents, run=self.name)
 
     @property
     def parameters(self) -> int:
-        """Of the network, those fitted in closed form included; the autoencoder's encoder, which
-        runs once an image, comes on top.
-        """
+        """Of the model, closed-form weights included, the autoencoder's encoder excluded."""
         return self._model.size
 
 
 class OursPaper(Ours):
-    """The preset with the paper's settings."""
+    """The `paper` preset."""
 
     name: ClassVar[str] = "ours-paper"
     preset: ClassVar[str] = "paper"
 
 
 def moments(latents: SplitLatents) -> LatentMoments:
-    """Moments of these latents, as a cache keeps them."""
+    """Moments of these latents, equal to those of a cache."""
     z0 = latents.z0.cpu()
     coefficients = dct_low(z0.float(), dct_side(tuple(z0.shape[1:])))
-    # In the type in which a cache stores them.
+    # Rounded to the type of the cache.
     return LatentMoments.of(z0.numpy(), coefficients.to(z0.dtype).numpy())

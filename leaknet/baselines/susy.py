@@ -1,9 +1,9 @@
-"""SuSy (arXiv 2409.14128): a ResNet-18 read at every depth, on the tiles of highest contrast.
+"""SuSy (arXiv 2409.14128): features of all stages of a ResNet-18, on the tiles of most contrast.
 
-Five native tiles of 224 an image; cross-entropy per tile, and an image's probabilities are the
-mean of its tiles'. Adam 1e-4, batch 128, at most 30 epochs, patience 3. Drawn from scratch here,
-so that the row runs anywhere. Which convolutions have biases and norms is not printed: both
-everywhere gives the published number of parameters. The ranges of the augmentations are ours.
+Five native tiles of 224 per image; cross-entropy per tile, mean probabilities per image. Adam
+1e-4, batch 128, at most 30 epochs, patience 3. Here from scratch, without pretrained weights. The
+paper does not state which convolutions have biases and norms: both everywhere gives the published
+number of parameters. The ranges of the augmentations are ours.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from leakcache.store.array_store import Rows
 from leakcache.store.views import ContrastTiles
 from leaknet.baselines.augment import flipped, standardised
 from leaknet.baselines.images import BaselineImages
-from leaknet.baselines.trained_network import NetworkPeer, Recipe
+from leaknet.baselines.trained_network import Recipe, TrainedNetwork
 
 TILES = ContrastTiles(224, 5)
 PROBABILITY = 0.2
@@ -36,7 +36,7 @@ class SusyNetwork(nn.Module):
         trunk = ResNet(BasicBlock, (2, 2, 2, 2), num_classes=0, zero_init_last=False)
         self.stem = nn.Sequential(trunk.conv1, trunk.bn1, trunk.act1, trunk.maxpool)
         self.layers = nn.ModuleList([trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4])
-        self.taps = nn.ModuleList([descent(width) for width in (64, 64, 128, 256)])
+        self.taps = nn.ModuleList([downsampling(width) for width in (64, 64, 128, 256)])
         self.head = nn.Sequential(*_hidden(512, 256), *_hidden(256, 256))
         self.classifier = nn.Linear(256, classes)
 
@@ -53,8 +53,8 @@ class SusyNetwork(nn.Module):
         return vectors, self.classifier(vectors)
 
 
-def descent(width: int, target: int = 512) -> nn.Sequential:
-    """Linear bottlenecks, each halving a map's sides and doubling its width, down to `target`."""
+def downsampling(width: int, target: int = 512) -> nn.Sequential:
+    """Linear bottlenecks, each halving a map's sides and doubling its width, up to `target`."""
     stages: list[nn.Module] = []
     while width < target:
         stages += _bottleneck(width)
@@ -78,14 +78,14 @@ def _hidden(width: int, target: int) -> tuple[nn.Module, ...]:
     return nn.Linear(width, target), nn.ReLU(), nn.Dropout(0.5)
 
 
-class SuSy(NetworkPeer):
-    """SuSy's row."""
+class SuSy(TrainedNetwork):
+    """The row of SuSy."""
 
     name = "susy"
     recipe = Recipe(learning_rate=1e-4, batch=128, epochs=30, patience=3)
 
     def build(self, classes: int) -> nn.Module:
-        """The network, drawn anew."""
+        """The network, randomly initialised."""
         return SusyNetwork(classes)
 
     def rows(self, images: BaselineImages) -> Rows:
@@ -95,13 +95,13 @@ class SuSy(NetworkPeer):
     def prepare(
         self, views: UInt8[np.ndarray, "sample side side 3"], rng: np.random.Generator | None
     ) -> Float[Tensor, "sample 3 side side"]:
-        """0 to 1; flipped, and now and then blurred, brightened or compressed."""
+        """Pixels in [0, 1]; in training flipped, with random blur, gamma and JPEG."""
         if rng is not None:
-            views = np.stack([_weathered(view, rng) for view in flipped(views, rng)])
+            views = np.stack([_augmented(view, rng) for view in flipped(views, rng)])
         return standardised(views, (0.0,) * 3, (1.0,) * 3)
 
 
-def _weathered(
+def _augmented(
     view: UInt8[np.ndarray, "side side 3"], rng: np.random.Generator
 ) -> UInt8[np.ndarray, "side side 3"]:
     image = Image.fromarray(view)

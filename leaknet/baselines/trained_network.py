@@ -1,9 +1,8 @@
-"""Compared methods that are one network trained by cross-entropy: the loop that they share.
+"""Baselines that are one network trained by cross-entropy: the shared training loop.
 
-A sample is one view of one image, and an epoch goes over all views of all images. At
-evaluation an image is all of its views: its vector is their mean, its class probabilities
-the mean of theirs. The epoch that is kept is the best on the validation fold by macro AUC, then
-by loss, as for our own model. Everything random follows from (seed, epoch).
+A sample is one view of one image; an epoch covers all views of all images. In evaluation an
+image's vector and class probabilities are the means over its views. The best epoch on the
+validation fold by macro AUC, then by loss, is restored. All randomness derives from (seed, epoch).
 """
 
 from __future__ import annotations
@@ -31,34 +30,34 @@ from leaknet.features.noise import epoch_seed
 from leaknet.metrics import closed_values
 from leaknet.training.epoch import batch_sizes, seeded_globally
 
-_ORDER, _AUGMENT, _LAYERS = 1, 2, 3  # purposes of seeds; 0 is the initialisation
-EVALUATED = 32
-"""Views that go through a network at once at evaluation, and in training on a processor."""
+_ORDER, _AUGMENT, _LAYERS = 1, 2, 3  # streams of the seed; 0 is the initialisation
+BATCH = 32
+"""Views per forward pass in evaluation, and in training on the CPU."""
 
 CPU = torch.device("cpu")
 
 
 def constant(epoch: float, epochs: int) -> float:
-    """A learning rate that stays."""
+    """Constant learning rate."""
     return 1.0
 
 
-def stepped(factor: float, every: int) -> Callable[[float, int], float]:
-    """A learning rate that is multiplied by `factor` every so many epochs."""
+def step_decay(factor: float, every: int) -> Callable[[float, int], float]:
+    """Learning rate multiplied by `factor` every `every` epochs."""
     return lambda epoch, epochs: factor ** math.floor(epoch / every)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained.
+    """Training settings of a network.
 
     Attributes:
-        learning_rate: at its highest.
-        batch: views in one step of the optimiser.
-        epochs: where the user names no other number.
-        patience: epochs without a better one after which training ends; 0 for never.
-        optimiser: of the parameters, at the learning rate.
-        rate: factor of the learning rate at an epoch, counted in fractions from 0, of so many.
+        learning_rate: maximum.
+        batch: views per optimiser step.
+        epochs: default number.
+        patience: epochs without improvement before training stops; 0 for never.
+        optimiser: from parameters and learning rate.
+        rate: factor of the learning rate, from the epoch (fractional, from 0) and their number.
     """
 
     learning_rate: float
@@ -69,81 +68,82 @@ class Recipe:
     rate: Callable[[float, int], float] = constant
 
 
-class NetworkPeer(Baseline):
+class TrainedNetwork(Baseline):
     """A network from views to (vectors, logits).
 
     Attributes:
-        recipe: how it is trained.
-        at_once: views that go through the network at once on a processor; a step of the
-            optimiser adds up the gradients of as many such parts as its batch needs.
-        network: the network, on the device.
+        recipe: training settings.
+        at_once: views per forward pass on the CPU; an optimiser step accumulates the gradients
+            of its batch in parts of this size.
+        network: on the device.
     """
 
     recipe: ClassVar[Recipe]
-    at_once: ClassVar[int] = EVALUATED
+    at_once: ClassVar[int] = BATCH
 
     def __init__(self, classes: tuple[str, ...], options: BaselineOptions) -> None:
         super().__init__(classes, options)
         with seeded_globally(epoch_seed(options.seed, 0), CPU):
             network = self.build(len(classes))
-        # Channels last is the faster order for convolutions on processors and accelerators.
+        # Convolutions are faster in channels-last order.
         self.network = network.to(options.device).to(memory_format=torch.channels_last)
 
     @abstractmethod
     def build(self, classes: int) -> nn.Module:
-        """The network: `forward` takes what `prepare` gives, and returns vectors and logits.
+        """The network; `forward` maps the output of `prepare` to vectors and logits.
 
         Raises:
-            WeightsError: weights cannot be had.
+            WeightsError: weights are missing.
         """
 
     @abstractmethod
     def rows(self, images: BaselineImages) -> Rows:
-        """What the network reads of the images: (image, view, ...)."""
+        """Stored views of the images: (image, view, ...)."""
 
     @abstractmethod
     def prepare(
         self, views: Shaped[np.ndarray, "sample *view"], rng: np.random.Generator | None
     ) -> Float[Tensor, "sample *input"]:
-        """The network's input, on the processor; augmented by `rng`, None at evaluation."""
+        """The network's input, on the CPU; augmented with `rng`, None in evaluation."""
 
     @property
     def parameters(self) -> int:
-        """Of the network."""
+        """Number of weights of the network."""
         return sum(parameter.numel() for parameter in self.network.parameters())
 
     def state(self) -> Mapping[str, Tensor]:
         """Weights and buffers."""
         return dict(self.network.state_dict())
 
-    def restore(self, state: Mapping[str, Tensor]) -> NetworkPeer:
-        """Take weights and buffers."""
+    def restore(self, state: Mapping[str, Tensor]) -> TrainedNetwork:
+        """Load weights and buffers."""
         self.network.load_state_dict(dict(state))
         return self
 
-    def fit(self, train: BaselineImages, val: BaselineImages) -> NetworkPeer:
-        """Train; keeps the weights of the best epoch.
+    def fit(self, train: BaselineImages, val: BaselineImages) -> TrainedNetwork:
+        """Train, then restore the best epoch.
 
         Raises:
             TrainingError: there are no training images, or the loss is not finite.
         """
         if not len(train):
-            raise TrainingError(f"{self.name}: there are no training images to learn from")
+            raise TrainingError(f"{self.name}: the training fold is empty")
         epochs = self.recipe.epochs if self.options.epochs is None else self.options.epochs
         optimiser = self.recipe.optimiser(self.network.parameters(), self.recipe.learning_rate)
         data, held_out = _Samples.of(self.rows(train), train.targets(self.classes)), self.rows(val)
         targets = val.targets(self.classes)
         best: tuple[float, float] = (-math.inf, -math.inf)
-        kept, kept_at = copy.deepcopy(self.state()), 0
+        best_state, best_epoch = copy.deepcopy(self.state()), 0
         with track(self.name, epochs * len(data), "views") as advance:
             for epoch in range(1, epochs + 1):
                 self._train(optimiser, data, epoch, epochs, advance)
                 rank = self._validate(held_out, targets)
                 if rank >= best:
-                    best, kept, kept_at = rank, copy.deepcopy(self.state()), epoch
-                if 0 < self.recipe.patience <= epoch - kept_at:
+                    best, best_epoch = rank, epoch
+                    best_state = copy.deepcopy(self.state())
+                if 0 < self.recipe.patience <= epoch - best_epoch:
                     break
-        return self.restore(kept)
+        return self.restore(best_state)
 
     def embed(self, images: BaselineImages) -> Embeddings:
         """One pass in evaluation mode."""
@@ -181,17 +181,17 @@ class NetworkPeer(Baseline):
     ) -> None:
         device = self.options.device
         views, targets = data.read(samples)
-        # Prepared whole, so that what is drawn does not depend on how many parts there are.
-        inputs, wanted = self.prepare(views, rng), torch.from_numpy(targets)
+        # Prepared as a whole, so that augmentation does not depend on the number of parts.
+        inputs, labels = self.prepare(views, rng), torch.from_numpy(targets)
         at_once = len(samples) if device.type == "cuda" else self.at_once
         parts = -(-len(samples) // at_once)
         optimiser.zero_grad(set_to_none=True)
-        for x, y in zip(inputs.tensor_split(parts), wanted.tensor_split(parts), strict=True):
+        for x, y in zip(inputs.tensor_split(parts), labels.tensor_split(parts), strict=True):
             with self._autocast():
-                _, logits = self.network(self._there(x))
+                _, logits = self.network(self._on_device(x))
             loss = F.cross_entropy(logits.float(), y.to(device), reduction="sum")
             if not bool(torch.isfinite(loss)):
-                raise TrainingError(f"{self.name}: the loss is not finite; nothing can be learnt")
+                raise TrainingError(f"{self.name}: the loss is not finite: use another --seed")
             (loss / len(samples)).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
 
@@ -199,13 +199,13 @@ class NetworkPeer(Baseline):
         reduced = self.options.precision == "bf16"
         return torch.autocast(self.options.device.type, torch.bfloat16, enabled=reduced)
 
-    def _there(self, x: Tensor) -> Tensor:
-        """The network's input where the network is, in its order of memory."""
+    def _on_device(self, x: Tensor) -> Tensor:
+        """Input on the network's device and in its memory format."""
         x = x.to(self.options.device)
         return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
     def _validate(self, rows: Rows, targets: Int[np.ndarray, "image"]) -> tuple[float, float]:
-        """Macro AUC and negative loss; (0, 0) where there is nothing to validate on."""
+        """Macro AUC and negative loss; (0, 0) for an empty fold."""
         if not len(rows):
             return 0.0, 0.0
         _, logits = self._outputs(rows)
@@ -222,7 +222,7 @@ class NetworkPeer(Baseline):
     ) -> tuple[Float[np.ndarray, "image dimension"], Float[np.ndarray, "image class"]]:
         self.network.eval()
         views = rows.shape[1]
-        step = max(1, EVALUATED // views)
+        step = max(1, BATCH // views)
         parts = [
             self._views(rows[np.arange(start, min(start + step, len(rows)))])
             for start in range(0, len(rows), step)
@@ -234,17 +234,17 @@ class NetworkPeer(Baseline):
         images, views = values.shape[:2]
         flat = values.reshape(images * views, *values.shape[2:])
         with self._autocast():
-            outputs = self.network(self._there(self.prepare(flat, None)))
+            outputs = self.network(self._on_device(self.prepare(flat, None)))
         vectors, logits = (out.float().cpu() for out in outputs)
         vectors = vectors.unflatten(0, (images, views)).mean(dim=1)
-        return vectors, over_views(logits.unflatten(0, (images, views)))
+        return vectors, mean_over_views(logits.unflatten(0, (images, views)))
 
 
-def over_views(logits: Float[Tensor, "image view class"]) -> Float[Tensor, "image class"]:
-    """Logits of an image whose probabilities are the mean of its views'.
+def mean_over_views(logits: Float[Tensor, "image view class"]) -> Float[Tensor, "image class"]:
+    """Logits whose probabilities are the mean over views.
 
-    Their logsumexp is the mean of the views', so that energies keep their meaning; a single
-    view's logits stay as they are.
+    Their logsumexp is the mean over views too, so energies stay comparable; a single view's
+    logits do not change.
     """
     if logits.shape[1] == 1:
         return logits[:, 0]
@@ -268,7 +268,7 @@ class _Samples:
         return len(self.rows) * self.views
 
     def batches(self, size: int, seed: int) -> Iterator[Int[np.ndarray, "sample"]]:
-        """All samples once, in a drawn order."""
+        """All samples once, in random order."""
         order = np.random.default_rng(seed).permutation(len(self))
         ends = np.cumsum(batch_sizes(len(self), size))
         yield from np.split(order, ends[:-1])

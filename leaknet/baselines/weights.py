@@ -1,8 +1,9 @@
-"""Folders of models as their libraries save them: below --weights, or from the hub."""
+"""Pretrained weights from --weights or the hub, safetensors only; frozen networks."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,22 +19,22 @@ from leakcache.errors import WeightsError
 
 
 def model_folder(repository: str, files: Sequence[str], weights: Path | None) -> Path:
-    """The folder that holds these files of a repository, which are never pickles.
+    """The folder with these files of a repository.
 
     Args:
-        repository: id on the hub; below `weights` its folder has the name after the slash.
-        files: paths in the repository, all of which are needed.
-        weights: folder of local weights; None for the hub, or what was fetched before.
+        repository: id on the hub; in `weights` its folder has the name after the slash.
+        files: required paths in the repository.
+        weights: folder of local weights; None for the hub or its local cache.
 
     Raises:
-        WeightsError: a file is not there and cannot be had.
+        WeightsError: a file is missing and cannot be fetched.
     """
     if weights is not None:
         folder = weights / repository.rpartition("/")[2]
-        lacking = [file for file in files if not (folder / file).is_file()]
-        if lacking:
+        missing = [file for file in files if not (folder / file).is_file()]
+        if missing:
             raise WeightsError(
-                f"{folder / lacking[0]} is not there: run `hf download {repository} "
+                f"{folder / missing[0]} is missing: run `hf download {repository} "
                 f"--local-dir {folder}` where there is a network"
             )
         return folder
@@ -67,7 +68,28 @@ def _fetched(repository: str, files: Sequence[str], *, local: bool) -> Path:
     return paths[0].parents[files[0].count("/")]
 
 
-# Pretrained timm networks: from a folder of safetensors, or from the hub; never from a pickle.
+def transformers(method: str) -> Any:
+    """The optional package transformers; raises WeightsError if it is not installed."""
+    try:
+        return importlib.import_module("transformers")
+    except ImportError as error:
+        raise WeightsError(
+            f"{method} needs transformers, which is not installed: `pip install 'leaknet[clip]'`"
+        ) from error
+
+
+def load_model(kind: Any, folder: Path, **options: Any) -> Any:
+    """A model or tokenizer of diffusers or transformers from a local folder, without pickles.
+
+    Raises:
+        WeightsError: the folder is missing or its content does not fit.
+    """
+    try:
+        return kind.from_pretrained(folder, local_files_only=True, **options)
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise WeightsError(f"{folder}: no {kind.__name__} can be loaded ({reason})") from error
+
 
 HUB_FILE = "model.safetensors"
 
@@ -77,12 +99,12 @@ def pretrained(model: str, classes: int, folder: Path | None) -> nn.Module:
 
     Args:
         model: timm's name.
-        classes: outputs of the classifier, which is drawn anew.
-        folder: local weights, `MODEL.safetensors` or the repository as it was downloaded; None
-            for the hub, or what was fetched before.
+        classes: outputs of the new classifier, randomly initialised.
+        folder: local weights, `MODEL.safetensors` or the downloaded repository; None for the hub
+            or its local cache.
 
     Raises:
-        WeightsError: the weights cannot be had or are another network's.
+        WeightsError: the weights are missing or of another network.
     """
     network: Any = timm.create_model(model, pretrained=False, num_classes=classes)
     path = _local(model, folder) if folder else _from_hub_pretrained(model)
@@ -96,7 +118,7 @@ def pretrained(model: str, classes: int, folder: Path | None) -> nn.Module:
     try:
         network.load_state_dict(body | own)
     except RuntimeError as error:
-        raise WeightsError(f"{path}: holds other weights than timm's {model}") from error
+        raise WeightsError(f"{path}: contains other weights than timm's {model}") from error
     return network  # type: ignore[no-any-return]
 
 
@@ -107,20 +129,18 @@ def _local(model: str, folder: Path) -> Path:
     for path in (plain, downloaded):
         if path.is_file():
             return path
-    raise WeightsError(f"{plain} is not there: put timm's weights of {model} under that name")
+    raise WeightsError(f"{plain} is missing: put timm's weights of {model} under that name")
 
 
 def _from_hub_pretrained(model: str) -> Path:
     repository = timm.get_pretrained_cfg(model).hf_hub_id
     if not repository:
         raise WeightsError(
-            f"timm's weights of {model} are a pickle, which is never loaded: save them as "
+            f"timm's weights of {model} are a pickle, which is not loaded: save them as "
             f"{model}.safetensors and name the folder with --weights"
         )
     return model_folder(repository, [HUB_FILE], None) / HUB_FILE
 
-
-# Networks that are only ever looked through: no gradient, evaluation mode, known by their hash.
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -131,7 +151,7 @@ def frozen(network: Network, device: torch.device) -> Network:
 
 
 def fingerprint(network: nn.Module) -> str:
-    """Hash of all tensors of a network: names, shapes, and values as float32."""
+    """SHA-256 of all tensors of a network: names, shapes, and values as float32."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)}\n".encode())

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from tiny_baselines import CLASSES, baseline_images
 from tiny_data import save, tiny_model
-from tiny_peers import CLASSES, peer_images
 from torch.nn import functional as F
 
 from leakcache.errors import WeightsError
@@ -51,7 +51,7 @@ def weights(tmp_path_factory):
 def images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
     return {
-        fold: peer_images(folder, fold, count)
+        fold: baseline_images(folder, fold, count)
         for fold, count in (("train", 2), ("val", 1), ("test", 1))
     }
 
@@ -84,31 +84,31 @@ def test_lpips_is_the_published_distance(weights):
 
 def test_without_lpips_the_row_is_refused_with_the_cure(tmp_path, weights):
     for folder in (None, tmp_path):
-        with pytest.raises(
-            WeightsError, match=r"lpips-vgg.safetensors is not there: save"
-        ) as error:
+        with pytest.raises(WeightsError, match=r"lpips-vgg.safetensors is missing: save") as error:
             Aeroblade(CLASSES, BaselineOptions(weights=folder))
         assert "\n" not in str(error.value)
     save_file({KEY: torch.ones(1, 128, 1, 1)}, tmp_path / FILE)
-    with pytest.raises(WeightsError, match="holds other weights"):
+    with pytest.raises(WeightsError, match="contains other weights"):
         Aeroblade(CLASSES, BaselineOptions(weights=tmp_path))
 
 
 @pytest.mark.parametrize("kind", [SmallAeroblade, SmallMSE])
 def test_a_row_has_one_column_an_autoencoder(kind, weights, images):
-    peer = kind(CLASSES, BaselineOptions(weights=weights)).fit(images["train"], images["val"])
-    found = peer.embed(images["test"])
+    baseline = kind(CLASSES, BaselineOptions(weights=weights)).fit(images["train"], images["val"])
+    found = baseline.embed(images["test"])
     assert found.vectors.shape == (3, 2)
     assert found.logits.shape == (3, 3)
     lpips = 260_160 + 128 if kind is SmallAeroblade else 0
-    assert peer.parameters == sum(one.parameters for one in peer.autoencoders) + 3 * 3 + lpips
+    assert (
+        baseline.parameters == sum(one.parameters for one in baseline.autoencoders) + 3 * 3 + lpips
+    )
 
 
 def test_the_plain_distance_is_the_mean_square(weights, images):
-    peer = SmallMSE(CLASSES, BaselineOptions(weights=weights))
-    measured = 10 ** peer.measure(images["test"])
+    baseline = SmallMSE(CLASSES, BaselineOptions(weights=weights))
+    measured = 10 ** baseline.measure(images["test"])
     views = images["test"].pixels(CROPS)[:][:, 0, 96:160, 96:160]
     x = torch.from_numpy(views).permute(0, 3, 1, 2) / 127.5 - 1
-    for column, one in enumerate(peer.autoencoders):
+    for column, one in enumerate(baseline.autoencoders):
         expected = (x - one.reconstruct(x)).square().mean(dim=(1, 2, 3))
         np.testing.assert_allclose(measured[:, column], expected, rtol=1e-4)

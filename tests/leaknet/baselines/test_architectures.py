@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_peers import CLASSES, peer_images
+from tiny_baselines import CLASSES, baseline_images
 from torch.nn import functional as F
 
 from leakcache.store.views import ContrastTiles
@@ -21,7 +21,7 @@ from leaknet.baselines.freqnet import (
     spatial_high_pass,
 )
 from leaknet.baselines.npr import NPR, NeighbourNetwork, NPRResized, neighbour_residual
-from leaknet.baselines.susy import SuSy, SusyNetwork, descent
+from leaknet.baselines.susy import SuSy, SusyNetwork, downsampling
 from leaknet.metrics import closed_values
 
 TEN = 10
@@ -51,14 +51,14 @@ def test_sizes_are_those_published_for_ten_classes(network, millions, width):
 )
 def test_cnns_are_those_of_timm(kind, count, width):
     names = tuple(f"generator{number}" for number in range(TEN))
-    peer = kind(names, BaselineOptions())
-    assert peer.parameters == count
+    baseline = kind(names, BaselineOptions())
+    assert baseline.parameters == count
     side = 64
     views = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), np.uint8)
-    peer.network.eval()
+    baseline.network.eval()
     with torch.inference_mode():
-        vectors, logits = peer.network(cnn.standardised(views))
-        expected = peer.network.network(cnn.standardised(views))
+        vectors, logits = baseline.network(cnn.standardised(views))
+        expected = baseline.network.network(cnn.standardised(views))
     assert vectors.shape == (2, width)
     torch.testing.assert_close(logits, expected)
     assert kind.size <= kind.cut.preprocessing.size < kind.size + 40
@@ -105,14 +105,14 @@ def test_neighbour_residuals_see_only_what_halving_loses():
 
 def test_susy_descends_to_seven_by_seven_at_every_tap():
     for width, side in ((64, 56), (128, 28), (256, 14)):
-        assert descent(width).eval()(torch.zeros(1, width, side, side)).shape == (1, 512, 7, 7)
+        assert downsampling(width).eval()(torch.zeros(1, width, side, side)).shape == (1, 512, 7, 7)
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("peers")
+    folder = tmp_path_factory.mktemp("baselines")
     return {
-        fold: peer_images(folder, fold, count, classes=CLASSES[:2])
+        fold: baseline_images(folder, fold, count, classes=CLASSES[:2])
         for fold, count in (("train", 2), ("val", 1))
     }
 
@@ -124,8 +124,8 @@ def test_every_network_runs_from_files_to_embeddings(images, kind, monkeypatch):
     if kind is SuSy:
         monkeypatch.setattr("leaknet.baselines.susy.TILES", ContrastTiles(32, 2))
         monkeypatch.setattr("leaknet.baselines.susy.PROBABILITY", 1.0)
-    peer = kind(CLASSES[:2], BaselineOptions(epochs=1)).fit(images["train"], images["val"])
-    e = peer.embed(images["val"])
+    baseline = kind(CLASSES[:2], BaselineOptions(epochs=1)).fit(images["train"], images["val"])
+    e = baseline.embed(images["val"])
     assert e.logits.shape == (2, 2)
     assert 0 <= closed_values(e.logits, e.targets)["macro_auc"][0] <= 1
 

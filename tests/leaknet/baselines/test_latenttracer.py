@@ -7,11 +7,11 @@ import pytest
 import torch
 from diffusers import AutoencoderTiny
 from safetensors.torch import load_file, save_file
+from tiny_baselines import CLASSES, baseline_images
 from tiny_data import kl_model, save, tiny_model
-from tiny_peers import CLASSES, peer_images
 
 from leakcache.errors import WeightsError
-from leaknet.baselines.autoencoders import Reconstructor, at_hand
+from leaknet.baselines.autoencoders import Autoencoder, available_autoencoders
 from leaknet.baselines.base import BaselineOptions
 from leaknet.baselines.latenttracer import (
     LatentTracer,
@@ -46,7 +46,7 @@ def weights(tmp_path_factory):
 def images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
     return {
-        fold: peer_images(folder, fold, count)
+        fold: baseline_images(folder, fold, count)
         for fold, count in (("train", 2), ("val", 1), ("test", 1))
     }
 
@@ -56,22 +56,22 @@ def pixels(number=2, side=32):
 
 
 def reconstructor(network):
-    return Reconstructor("one", fingerprint(network), frozen(network, CPU))
+    return Autoencoder("one", fingerprint(network), frozen(network, CPU))
 
 
 def test_every_autoencoder_of_the_folder_is_at_hand_once(weights, tmp_path):
-    found = at_hand(weights)
+    found = available_autoencoders(weights)
     assert [one.name for one in found] == ["bundled", "pipeline", "small-one"]
     assert len({one.sha256 for one in found}) == 3
     save(tiny_model(), tmp_path / "copy")
     save(tiny_model(), tmp_path / "same")
-    assert [one.name for one in at_hand(tmp_path)] == ["bundled", "copy"]
+    assert [one.name for one in available_autoencoders(tmp_path)] == ["bundled", "copy"]
 
 
 def test_without_any_the_bundled_one_is_left(tmp_path):
-    assert [one.name for one in at_hand(tmp_path)] == ["bundled"]
+    assert [one.name for one in available_autoencoders(tmp_path)] == ["bundled"]
     with pytest.raises(WeightsError, match="is not a folder"):
-        at_hand(tmp_path / "nowhere")
+        available_autoencoders(tmp_path / "nowhere")
 
 
 def test_broken_weights_are_refused_in_one_line(tmp_path):
@@ -80,14 +80,14 @@ def test_broken_weights_are_refused_in_one_line(tmp_path):
         tmp_path / "odd.safetensors",
     )
     with pytest.raises(WeightsError, match="not in the layout of TAESD"):
-        at_hand(tmp_path)
+        available_autoencoders(tmp_path)
     (tmp_path / "odd.safetensors").write_bytes(b"nothing")
     with pytest.raises(WeightsError, match="not a readable safetensors file"):
-        at_hand(tmp_path)
+        available_autoencoders(tmp_path)
 
 
 def test_real_bare_files_are_read(shared):
-    found = {one.name: one for one in at_hand(shared / "weights")}
+    found = {one.name: one for one in available_autoencoders(shared / "weights")}
     assert set(found) == {"bundled", "taesd", "taesd-3", "taesd-f", "taesd-xl"}
     assert found["taesd-3"].encode(pixels(1)).shape == (1, 16, 4, 4)
     assert found["taesd"].parameters == 2_445_063
@@ -127,13 +127,13 @@ def test_losses_do_not_depend_on_the_batch():
     torch.testing.assert_close(together[1:2], alone, rtol=1e-3, atol=1e-6)
 
 
-def test_row_a_learns_and_restores_and_computes_each_loss_once(weights, images, monkeypatch):
-    peer = Short(CLASSES, BaselineOptions(weights=weights)).fit(images["train"], images["val"])
-    found = peer.embed(images["test"])
+def test_latenttracer_learns_and_restores_and_computes_each_loss_once(weights, images, monkeypatch):
+    baseline = Short(CLASSES, BaselineOptions(weights=weights)).fit(images["train"], images["val"])
+    found = baseline.embed(images["test"])
     assert found.vectors.shape == (3, 6)
-    assert peer.parameters == sum(one.parameters for one in peer.autoencoders) + 7 * 3
-    again = Short(CLASSES, BaselineOptions(weights=weights)).restore(peer.state())
-    monkeypatch.setattr(again, "_losses", again.embed)
+    assert baseline.parameters == sum(one.parameters for one in baseline.autoencoders) + 7 * 3
+    again = Short(CLASSES, BaselineOptions(weights=weights)).restore(baseline.state())
+    monkeypatch.setattr(again, "errors", again.embed)
     assert (again.embed(images["test"]).logits == found.logits).all()
 
 
@@ -146,19 +146,19 @@ def test_the_residual_is_what_is_lost():
 
 
 def test_row_b_has_three_channels_an_autoencoder_and_runs(weights, images):
-    peer = LatentTracerResidual(CLASSES, BaselineOptions(weights=weights, epochs=0))
-    own = sum(one.parameters for one in peer.autoencoders)
+    baseline = LatentTracerResidual(CLASSES, BaselineOptions(weights=weights, epochs=0))
+    own = sum(one.parameters for one in baseline.autoencoders)
     # ResNet-18 has 11,176,512 without classifier; its stem sees 9 channels instead of 3.
-    assert count(peer.network) == 11_176_512 + 6 * 64 * 49 + 513 * 3
-    assert peer.parameters == count(peer.network) + own
-    rows = peer.rows(images["test"])
+    assert count(baseline.network) == 11_176_512 + 6 * 64 * 49 + 513 * 3
+    assert baseline.parameters == count(baseline.network) + own
+    rows = baseline.rows(images["test"])
     assert rows.shape == (3, 1, 256, 256, 9)
     views = rows[np.arange(2)][:, 0]
-    central = peer.prepare(views, None)
+    central = baseline.prepare(views, None)
     assert central.shape == (2, 9, 224, 224)
     corner = torch.from_numpy(views[0, 16, 16]).float() / 16
     torch.testing.assert_close(central[0, :, 0, 0], corner)
-    drawn = peer.prepare(views, np.random.default_rng(0))
+    drawn = baseline.prepare(views, np.random.default_rng(0))
     assert not torch.equal(drawn, central)
-    vectors, logits = peer.network.eval()(central)
+    vectors, logits = baseline.network.eval()(central)
     assert (vectors.shape, logits.shape) == ((2, 512), (2, 3))

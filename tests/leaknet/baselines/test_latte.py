@@ -10,13 +10,13 @@ from safetensors.torch import save_file
 
 pytest.importorskip("transformers")
 
+from tiny_baselines import CLASSES, baseline_images
 from tiny_clip import save_diffusion
-from tiny_peers import CLASSES, peer_images
 
 from leakcache.errors import WeightsError
 from leaknet.baselines.base import BaselineOptions
 from leaknet.baselines.ddim_trajectory import CUT, REPOSITORY, TIMESTEPS
-from leaknet.baselines.latte import Latte, LatteNetwork, LookingBlock, warm_cosine
+from leaknet.baselines.latte import CrossAttentionBlock, Latte, LatteNetwork, warmup_cosine
 from leaknet.baselines.weights import count
 from leaknet.features.noise import evaluation_noise
 
@@ -40,20 +40,20 @@ def weights(tmp_path_factory):
 def images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
     return {
-        fold: peer_images(folder, fold, count)
+        fold: baseline_images(folder, fold, count)
         for fold, count in (("train", 2), ("val", 1), ("test", 1))
     }
 
 
 @pytest.fixture(scope="module")
-def peer(weights, images):
+def baseline(weights, images):
     return Small(CLASSES, BaselineOptions(weights=weights, epochs=1)).fit(
         images["train"], images["val"]
     )
 
 
-def test_a_trajectory_is_five_latents_one_step_back(peer, images):
-    trajectory = peer.trajectory
+def test_a_trajectory_is_five_latents_one_step_back(baseline, images):
+    trajectory = baseline.trajectory
     views = images["test"].pixels(CUT)[:][:, 0]
     steps = trajectory.steps(views, images["test"].hashes.tolist())
     assert steps.shape == (3, 5, 4, 28, 28)
@@ -68,9 +68,9 @@ def test_a_trajectory_is_five_latents_one_step_back(peer, images):
     assert set(TIMESTEPS) <= set(trajectory.scheduler.timesteps.tolist())
 
 
-def test_the_step_is_ddims(peer, images):
+def test_the_step_is_ddims(baseline, images):
     # z' = a' (z − s ε)/a + s' ε, with signal and noise of the step before.
-    trajectory = peer.trajectory
+    trajectory = baseline.trajectory
     views, hashes = images["test"].pixels(CUT)[:1][:, 0], images["test"].hashes[:1].tolist()
     found = trajectory.steps(views, hashes)[0, 1]
     t, signal = TIMESTEPS[1], trajectory.scheduler.alphas_cumprod.double()
@@ -85,34 +85,36 @@ def test_the_step_is_ddims(peer, images):
     np.testing.assert_allclose(found, back[0], atol=1e-4)
 
 
-def test_a_trajectory_depends_on_the_image_alone(peer, images):
+def test_a_trajectory_depends_on_the_image_alone(baseline, images):
     views, hashes = images["test"].pixels(CUT)[:][:, 0], images["test"].hashes.tolist()
-    together = peer.trajectory.steps(views, hashes)
-    alone = peer.trajectory.steps(views[2:], hashes[2:])
+    together = baseline.trajectory.steps(views, hashes)
+    alone = baseline.trajectory.steps(views[2:], hashes[2:])
     np.testing.assert_allclose(together[2:], alone, atol=1e-4)
-    assert not np.allclose(together[2:], peer.trajectory.steps(views[2:], hashes[:1]), atol=1e-2)
+    assert not np.allclose(
+        together[2:], baseline.trajectory.steps(views[2:], hashes[:1]), atol=1e-2
+    )
 
 
-def test_trajectories_are_computed_once(peer, weights, images, monkeypatch):
-    expected = peer.embed(images["test"]).logits
-    again = Small(CLASSES, BaselineOptions(weights=weights, seed=5)).restore(peer.state())
+def test_trajectories_are_computed_once(baseline, weights, images, monkeypatch):
+    expected = baseline.embed(images["test"]).logits
+    again = Small(CLASSES, BaselineOptions(weights=weights, seed=5)).restore(baseline.state())
     monkeypatch.setattr(type(again.trajectory), "steps", None)
     np.testing.assert_array_equal(again.embed(images["test"]).logits, expected)
 
 
-def test_shapes_and_parameters(peer, images):
+def test_shapes_and_parameters(baseline, images):
     network = LatteNetwork(10, 4 * 28 * 28, pooled=1024, local=512)
     assert count(network) == 18_165_770
-    assert count(LookingBlock()) == 3_152_384
+    assert count(CrossAttentionBlock()) == 3_152_384
     width = 5 * 3136 + 1024 + 196 * 512
     vectors, logits = network(torch.randn(2, width))
     assert (vectors.shape, logits.shape) == ((2, 1024), (2, 10))
     with torch.device("meta"):
         stages = timm.create_model(Latte.visual).feature_info
     assert [stage["num_chs"] for stage in stages[2:]] == [512, 1024]
-    assert peer.embed(images["test"]).vectors.shape == (3, 1024)
-    frozen = peer.trajectory.parameters + count(peer.features)
-    assert peer.parameters == count(peer.network) + frozen
+    assert baseline.embed(images["test"]).vectors.shape == (3, 1024)
+    frozen = baseline.trajectory.parameters + count(baseline.features)
+    assert baseline.parameters == count(baseline.network) + frozen
 
 
 def test_each_part_of_the_input_counts():
@@ -127,12 +129,12 @@ def test_each_part_of_the_input_counts():
 
 
 def test_the_rate_rises_for_a_tenth_and_falls_to_nothing():
-    rates = [warm_cosine(epoch, 20) for epoch in (0.0, 1.0, 2.0, 11.0, 20.0)]
+    rates = [warmup_cosine(epoch, 20) for epoch in (0.0, 1.0, 2.0, 11.0, 20.0)]
     np.testing.assert_allclose(rates, [0, 0.5, 1, 0.5, 0], atol=1e-12)
 
 
-def test_what_is_absent_is_told_in_one_line(tmp_path, weights):
-    with pytest.raises(WeightsError, match=r"vae/config\.json is not there: run `hf download"):
+def test_what_is_absent_is_reported_in_one_line(tmp_path, weights):
+    with pytest.raises(WeightsError, match=r"vae/config\.json is missing: run `hf download"):
         Latte(CLASSES, BaselineOptions(weights=tmp_path))
-    with pytest.raises(WeightsError, match=r"convnext_base.fb_in22k.safetensors is not there"):
+    with pytest.raises(WeightsError, match=r"convnext_base.fb_in22k.safetensors is missing"):
         Latte(CLASSES, BaselineOptions(weights=weights))

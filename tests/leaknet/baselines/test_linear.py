@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
-from tiny_peers import CLASSES, peer_images
+from tiny_baselines import CLASSES, baseline_images
 
 from leakcache.errors import TrainingError
 from leaknet.baselines.base import BaselineOptions
-from leaknet.baselines.linear_probe import STRENGTHS, VectorPeer
+from leaknet.baselines.linear_probe import STRENGTHS, LinearProbe
 
 
-class Noisy(VectorPeer):
+class Noisy(LinearProbe):
     """Three columns, drawn from each image's hash: the class, noise, and a constant."""
 
     name = "noisy"
@@ -33,7 +33,7 @@ class Noisy(VectorPeer):
 def folds(tmp_path_factory):
     folder = tmp_path_factory.mktemp("linear")
     return tuple(
-        peer_images(folder, fold, count, side=8)
+        baseline_images(folder, fold, count, side=8)
         for fold, count in (("train", 20), ("val", 10), ("test", 10))
     )
 
@@ -44,12 +44,12 @@ def fitted(train, val, kind=Noisy):
 
 def test_the_logits_are_those_of_scikit_learn_at_the_best_strength(folds):
     train, val, test = folds
-    peer = fitted(train, val)
-    centre, scale = peer.measure(train).mean(axis=0), peer.measure(train).std(axis=0)
+    baseline = fitted(train, val)
+    centre, scale = baseline.measure(train).mean(axis=0), baseline.measure(train).std(axis=0)
     scale[scale == 0] = 1
 
     def standard(images):
-        return (peer.measure(images) - centre) / scale
+        return (baseline.measure(images) - centre) / scale
 
     models = [
         LogisticRegression(C=c, max_iter=2000).fit(standard(train), train.targets(CLASSES))
@@ -60,30 +60,30 @@ def test_the_logits_are_those_of_scikit_learn_at_the_best_strength(folds):
         for model in models
     ]
     expected = models[int(np.argmin(losses))].predict_log_proba(standard(test))
-    np.testing.assert_allclose(peer.embed(test).logits, expected, atol=1e-3)
-    assert (peer.embed(test).logits.argmax(axis=1) == test.targets(CLASSES)).mean() > 0.6
+    np.testing.assert_allclose(baseline.embed(test).logits, expected, atol=1e-3)
+    assert (baseline.embed(test).logits.argmax(axis=1) == test.targets(CLASSES)).mean() > 0.6
 
 
 def test_a_state_is_all_that_was_learned(folds):
     train, val, test = folds
-    peer = fitted(train, val)
-    again = Noisy(CLASSES, BaselineOptions()).restore(peer.state())
-    assert (again.embed(test).logits == peer.embed(test).logits).all()
+    baseline = fitted(train, val)
+    again = Noisy(CLASSES, BaselineOptions()).restore(baseline.state())
+    assert (again.embed(test).logits == baseline.embed(test).logits).all()
 
 
 def test_folds_may_be_tiny_and_classes_absent(folds):
     train, val, test = folds
     two = np.isin(train.labels, ("ada", "cyd"))
-    peer = fitted(train.take(two), val.take(np.arange(0)))
-    logits = peer.embed(test).logits
+    baseline = fitted(train.take(two), val.take(np.arange(0)))
+    logits = baseline.embed(test).logits
     assert logits.shape == (30, 3)
     assert (logits.argmax(axis=1) != 1).all()
-    assert len(peer.embed(test.take(np.arange(0)))) == 0
+    assert len(baseline.embed(test.take(np.arange(0)))) == 0
     model = LogisticRegression(C=1.0, max_iter=2000)
-    x = peer.measure(train.take(two))[:, :2]
+    x = baseline.measure(train.take(two))[:, :2]
     x = (x - x.mean(axis=0)) / x.std(axis=0)
     model.fit(x, train.take(two).labels)
-    mine = peer.embed(train.take(two)).logits[:, [0, 2]]
+    mine = baseline.embed(train.take(two)).logits[:, [0, 2]]
     np.testing.assert_allclose(mine, model.predict_log_proba(x), atol=1e-3)
 
 

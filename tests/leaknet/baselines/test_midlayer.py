@@ -8,7 +8,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 from sklearn.neighbors import NearestNeighbors
-from tiny_peers import CLASSES, peer_images
+from tiny_baselines import CLASSES, baseline_images
 
 from leakcache.errors import TrainingError, WeightsError
 from leakcache.store.views import RESIZED
@@ -36,17 +36,17 @@ def weights(tmp_path_factory):
 def images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
     return {
-        fold: peer_images(folder, fold, count)
+        fold: baseline_images(folder, fold, count)
         for fold, count in (("train", 4), ("val", 2), ("test", 2))
     }
 
 
 @pytest.fixture(scope="module")
-def peer(weights, images):
+def baseline(weights, images):
     return Small(CLASSES, BaselineOptions(weights=weights)).fit(images["train"], images["val"])
 
 
-def test_the_vectors_are_the_middle_blocks_class_tokens(peer, weights, images):
+def test_the_vectors_are_the_middle_blocks_class_tokens(baseline, weights, images):
     whole = timm.create_model("test_vit")
     whole.load_state_dict(load_file(weights / "test_vit.safetensors"))
     views = cropped(images["test"].pixels(RESIZED)[:][:, 0], 160, None)
@@ -58,12 +58,12 @@ def test_the_vectors_are_the_middle_blocks_class_tokens(peer, weights, images):
     with torch.no_grad():
         whole(x)
     token = caught[0] / caught[0].norm(dim=1, keepdim=True)
-    np.testing.assert_allclose(peer.embed(images["test"]).vectors, token, atol=1e-5)
+    np.testing.assert_allclose(baseline.embed(images["test"]).vectors, token, atol=1e-5)
 
 
-def test_scores_are_mean_cosines_of_each_classes_nearest(peer, images):
-    known, found = peer.vectors(images["train"]), peer.vectors(images["test"])
-    scores = peer.similarities(found, 3)
+def test_scores_are_mean_cosines_of_each_classes_nearest(baseline, images):
+    known, found = baseline.vectors(images["train"]), baseline.vectors(images["test"])
+    scores = baseline.similarities(found, 3)
     for number, label in enumerate(CLASSES):
         own = known[images["train"].labels == label]
         near = NearestNeighbors(n_neighbors=3, metric="cosine").fit(own)
@@ -71,22 +71,22 @@ def test_scores_are_mean_cosines_of_each_classes_nearest(peer, images):
         np.testing.assert_allclose(scores[:, number], expected, atol=1e-5)
 
 
-def test_a_row_does_not_depend_on_the_batch_and_a_state_is_enough(peer, weights, images):
+def test_a_row_does_not_depend_on_the_batch_and_a_state_is_enough(baseline, weights, images):
     test = images["test"]
-    whole = peer.embed(test)
-    again = Small(CLASSES, BaselineOptions(weights=weights)).restore(peer.state())
+    whole = baseline.embed(test)
+    again = Small(CLASSES, BaselineOptions(weights=weights)).restore(baseline.state())
     alone = again.embed(test.take(np.array([3])))
     np.testing.assert_allclose(alone.logits, whole.logits[3:4], atol=1e-5)
 
 
 def test_folds_may_be_tiny_and_classes_absent(weights, images):
     train, none = images["train"], images["val"].take(np.arange(0))
-    peer = Small(CLASSES, BaselineOptions(weights=weights))
-    peer.fit(train.take(train.labels != "bob"), none)
-    assert (peer.embed(images["test"]).logits[:, 1] == -1).all()
-    assert len(peer.embed(none)) == 0
-    with pytest.raises(TrainingError, match="no training images"):
-        peer.fit(none, none)
+    baseline = Small(CLASSES, BaselineOptions(weights=weights))
+    baseline.fit(train.take(train.labels != "bob"), none)
+    assert (baseline.embed(images["test"]).logits[:, 1] == -1).all()
+    assert len(baseline.embed(none)) == 0
+    with pytest.raises(TrainingError, match="the training fold is empty"):
+        baseline.fit(none, none)
 
 
 def test_only_the_blocks_that_are_read_count():

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_peers import CLASSES, peer_images
+from tiny_baselines import CLASSES, baseline_images
 from torch import nn
 
 from leakcache.errors import TrainingError
@@ -19,14 +19,14 @@ from leakcache.store.views import ContrastTiles
 from leaknet.baselines.augment import cropped, flipped, standardised
 from leaknet.baselines.base import BaselineOptions
 from leaknet.baselines.freqnet import FreqNetwork
-from leaknet.baselines.trained_network import NetworkPeer, Recipe, over_views, stepped
+from leaknet.baselines.trained_network import Recipe, TrainedNetwork, mean_over_views, step_decay
 from leaknet.metrics import closed_values
 
 TILES = ContrastTiles(32, 2)
 
 
 class Differences(nn.Module):
-    """Mean absolute differences of neighbours, which the traces of `tiny_peers` change."""
+    """Mean absolute differences of neighbours, which the traces of `tiny_baselines` change."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Differences(nn.Module):
         return vectors, self.out(torch.relu(self.drop(self.norm(vectors))))
 
 
-class Small(NetworkPeer):
+class Small(TrainedNetwork):
     name = "small"
     recipe = Recipe(learning_rate=0.03, batch=8, epochs=20, patience=0)
 
@@ -58,9 +58,9 @@ class Small(NetworkPeer):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("peers")
+    folder = tmp_path_factory.mktemp("baselines")
     return {
-        fold: peer_images(folder, fold, count)
+        fold: baseline_images(folder, fold, count)
         for fold, count in (("train", 8), ("val", 4), ("test", 6), ("open", 2))
     }
 
@@ -77,7 +77,7 @@ def test_it_learns_what_can_be_learnt(images):
     assert e.classes == CLASSES
 
 
-class FrequencyPeer(Small):
+class FrequencyNetwork(Small):
     """FreqNet, whose transforms have no low precision, in the shared loop."""
 
     recipe = Recipe(learning_rate=1e-3, batch=8, epochs=1)
@@ -86,7 +86,7 @@ class FrequencyPeer(Small):
         return FreqNetwork(classes)
 
 
-@pytest.mark.parametrize("kind", [Small, FrequencyPeer])
+@pytest.mark.parametrize("kind", [Small, FrequencyNetwork])
 def test_bf16_rounds_the_network_and_nothing_else(images, kind):
     exact = kind(CLASSES, BaselineOptions())
     rounded = kind(CLASSES, BaselineOptions(precision="bf16")).restore(exact.state())
@@ -110,32 +110,32 @@ def test_the_seed_decides_everything_and_the_global_generator_nothing(images):
     assert not torch.equal(first.network.out.weight, other.network.out.weight)
 
 
-def _states(*peers):
-    return [list(peer.state().values()) for peer in peers]
+def _states(*baselines):
+    return [list(baseline.state().values()) for baseline in baselines]
 
 
 def test_an_image_has_the_same_row_in_any_company(images):
-    peer = fitted(images, epochs=1)
-    whole = peer.embed(images["test"])
-    alone = peer.embed(images["test"].take(np.array([7, 0])))
+    baseline = fitted(images, epochs=1)
+    whole = baseline.embed(images["test"])
+    alone = baseline.embed(images["test"].take(np.array([7, 0])))
     np.testing.assert_allclose(whole.vectors[[7, 0]], alone.vectors, atol=1e-5)
     np.testing.assert_allclose(whole.logits[[7, 0]], alone.logits, atol=1e-5)
 
 
 def test_open_images_pass_through_the_same_call(images):
-    peer = fitted(images, epochs=1)
-    e = peer.embed(replace(images["open"], labels=np.array(["eve"] * 6)))
+    baseline = fitted(images, epochs=1)
+    e = baseline.embed(replace(images["open"], labels=np.array(["eve"] * 6)))
     assert set(e.labels.tolist()) == {"eve"}
     assert np.isfinite(e.logits).all()
 
 
 def test_what_was_learned_can_be_taken_over(images):
-    peer = fitted(images, epochs=2)
-    other = Small(CLASSES, BaselineOptions(seed=9)).restore(peer.state())
+    baseline = fitted(images, epochs=2)
+    other = Small(CLASSES, BaselineOptions(seed=9)).restore(baseline.state())
     np.testing.assert_array_equal(
-        peer.embed(images["test"]).logits, other.embed(images["test"]).logits
+        baseline.embed(images["test"]).logits, other.embed(images["test"]).logits
     )
-    assert peer.parameters == 6 * 8 + 8 + 2 * 8 + 8 * 3 + 3
+    assert baseline.parameters == 6 * 8 + 8 + 2 * 8 + 8 * 3 + 3
 
 
 class Scripted(Small):
@@ -167,9 +167,9 @@ def test_the_best_epoch_is_kept_and_patience_ends(images, ranks, patience, kept,
         recipe = Recipe(learning_rate=0.1, batch=8, epochs=4, patience=patience)
 
     Case.ranks = tuple(ranks)
-    peer = fitted(images, Case)
-    assert peer.network.out.bias[0] == kept
-    assert peer.seen == seen
+    baseline = fitted(images, Case)
+    assert baseline.network.out.bias[0] == kept
+    assert baseline.seen == seen
 
 
 def test_gradients_of_parts_add_up_to_those_of_the_batch(images):
@@ -192,13 +192,13 @@ def test_gradients_of_parts_add_up_to_those_of_the_batch(images):
 
 
 def test_a_rate_that_falls_in_steps():
-    rate = stepped(0.8, 10)
+    rate = step_decay(0.8, 10)
     assert [rate(epoch, 85) for epoch in (0, 9.99, 10, 25)] == [1, 1, 0.8, 0.8**2]
 
 
 def test_folds_that_cannot_be_learnt_from(images):
     nothing = images["train"].take(np.array([], np.int64))
-    with pytest.raises(TrainingError, match="no training images"):
+    with pytest.raises(TrainingError, match="the training fold is empty"):
         Small(CLASSES, BaselineOptions()).fit(nothing, images["val"])
     one = images["train"].take(np.array([0, 8]))
     val = images["val"].take(np.array([0]))
@@ -219,12 +219,12 @@ def test_a_loss_that_is_not_finite_is_refused(images):
 def test_views_are_pooled_by_their_mean_probabilities(views, classes, seed):
     generator = torch.Generator().manual_seed(seed)
     logits = 5 * torch.randn(3, views, classes, generator=generator, dtype=torch.float64)
-    pooled = over_views(logits)
+    pooled = mean_over_views(logits)
     torch.testing.assert_close(
         torch.softmax(pooled, dim=-1), torch.softmax(logits, dim=-1).mean(dim=1)
     )
     torch.testing.assert_close(pooled.logsumexp(dim=-1), logits.logsumexp(dim=-1).mean(dim=1))
-    torch.testing.assert_close(over_views(logits[:, :1]), logits[:, 0])
+    torch.testing.assert_close(mean_over_views(logits[:, :1]), logits[:, 0])
 
 
 def test_crops_lie_within_and_on_the_grid():

@@ -10,14 +10,14 @@ import torch
 
 pytest.importorskip("transformers")
 
+from tiny_baselines import CLASSES, baseline_images
 from tiny_clip import save_clip
-from tiny_peers import CLASSES, peer_images
 
 from leakcache.errors import TrainingError, WeightsError
 from leaknet.baselines import occ_clip
 from leaknet.baselines.base import BaselineOptions
-from leaknet.baselines.occ_clip import CONTEXT, REPOSITORY, WORDS, Bicubic, OccClip, _Shots, library
-from leaknet.baselines.weights import count
+from leaknet.baselines.occ_clip import CONTEXT, REPOSITORY, WORDS, Bicubic, OccClip, _Shots
+from leaknet.baselines.weights import count, transformers
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def weights(tmp_path_factory):
 def images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
     return {
-        fold: peer_images(folder, fold, count, side=32)
+        fold: baseline_images(folder, fold, count, side=32)
         for fold, count in (("train", 8), ("val", 1), ("test", 4))
     }
 
@@ -41,8 +41,8 @@ def built(weights, **options):
 
 
 def test_prompts_are_start_context_word_end(weights):
-    peer = built(weights)
-    tokens = peer.clip.tokens(WORDS, CONTEXT)
+    baseline = built(weights)
+    tokens = baseline.clip.tokens(WORDS, CONTEXT)
     assert tokens.shape == (2, 1 + CONTEXT + len("target") + 1)
     start, end = tokens[0, 0], tokens[0, -1]
     assert (tokens[:, 0] == start).all()
@@ -62,27 +62,27 @@ def test_the_words_own_embeddings_as_context_change_nothing(weights):
 
 
 def test_image_vectors_are_clips_own(weights, images):
-    peer = built(weights)
-    found = peer.vectors(images["test"])
+    baseline = built(weights)
+    found = baseline.vectors(images["test"])
     pixels = images["test"].pixels(Bicubic(32))[:][:, 0]
     mean, deviation = np.array(occ_clip.MEAN), np.array(occ_clip.DEVIATION)
     x = torch.from_numpy(((pixels / 255 - mean) / deviation).transpose(0, 3, 1, 2)).float()
     with torch.no_grad():
-        output = peer.clip.network.get_image_features(pixel_values=x)
+        output = baseline.clip.network.get_image_features(pixel_values=x)
     expected = output if isinstance(output, torch.Tensor) else output.pooler_output
     expected = expected / expected.norm(dim=1, keepdim=True)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_one_step_makes_others_look_more_like_the_generator(weights, images):
-    peer = built(weights)
+    baseline = built(weights)
     x = torch.randn(4, 3, 32, 32, generator=torch.manual_seed(0))
-    context = peer._start(0)
+    context = baseline._start(0)
     every = torch.zeros(4, dtype=torch.bool)
-    harder = peer._harder(x.clone(), context)
+    harder = baseline._adversarial(x.clone(), context)
     with torch.no_grad():
-        before = peer._loss(peer.clip.images(x), every, context)
-        after = peer._loss(harder, every, context)
+        before = baseline._loss(baseline.clip.images(x), every, context)
+        after = baseline._loss(harder, every, context)
     # `every` asks for the generator's own prompt: its loss falls when others come nearer.
     assert after < before
 
@@ -91,17 +91,17 @@ def test_only_the_words_are_learned_and_they_learn(weights, images, monkeypatch)
     monkeypatch.setattr(occ_clip, "RATE", 0.05)
     before = [p.clone() for p in built(weights).clip.network.parameters()]
     none, some = built(weights, epochs=0), built(weights, epochs=8)
-    peers = [peer.fit(images["train"], images["val"]) for peer in (none, some)]
+    baselines = [baseline.fit(images["train"], images["val"]) for baseline in (none, some)]
     for old, new in zip(before, some.clip.network.parameters(), strict=True):
         assert torch.equal(old, new)
     targets = images["train"].targets(CLASSES)
 
-    def loss(peer):
-        odds = torch.from_numpy(peer.embed(images["train"]).logits)
+    def loss(baseline):
+        odds = torch.from_numpy(baseline.embed(images["train"]).logits)
         own = torch.nn.functional.one_hot(torch.from_numpy(targets), 3).float()
         return float(torch.nn.functional.binary_cross_entropy_with_logits(odds, own))
 
-    assert loss(peers[1]) < 0.9 * loss(peers[0])
+    assert loss(baselines[1]) < 0.9 * loss(baselines[0])
 
 
 def test_training_is_repeatable_and_a_state_is_enough(weights, images):
@@ -130,10 +130,10 @@ def test_one_class_cannot_be_learned_from(weights, images):
         built(weights).fit(train.take(train.labels == "ada"), images["val"])
 
 
-def test_what_is_absent_is_told_in_one_line(tmp_path, monkeypatch):
-    with pytest.raises(WeightsError, match=r"config.json is not there: run `hf download openai/"):
+def test_what_is_absent_is_reported_in_one_line(tmp_path, monkeypatch):
+    with pytest.raises(WeightsError, match=r"config.json is missing: run `hf download openai/"):
         built(tmp_path)
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(WeightsError, match="pip install transformers") as error:
-        library("occ-clip")
+    with pytest.raises(WeightsError, match="pip install 'leaknet") as error:
+        transformers("occ-clip")
     assert "\n" not in str(error.value)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny_peers import CLASSES, peer_images
+from tiny_baselines import CLASSES, baseline_images
 
 from leakcache.dataset.index import read_index
 from leakcache.encoder.autoencoder import Encoder
@@ -50,15 +50,17 @@ def folds(cache):
 
 def test_our_row_is_our_training(cache, tmp_path):
     images = folds(cache)
-    peer = Tiny(cache.classes, BaselineOptions(folder=tmp_path)).fit(images["train"], images["val"])
+    baseline = Tiny(cache.classes, BaselineOptions(folder=tmp_path)).fit(
+        images["train"], images["val"]
+    )
     config = RunConfig().with_overrides(SETTINGS)
     run = train(config, cache, tmp_path / "same", device="cpu", track=silent).run
     same = run.load_model(torch.device("cpu"))
-    for (name, a), b in zip(peer._model.named_parameters(), same.parameters(), strict=True):
+    for (name, a), b in zip(baseline._model.named_parameters(), same.parameters(), strict=True):
         torch.testing.assert_close(a, b, msg=name)
-    e = peer.embed(images["test"])
+    e = baseline.embed(images["test"])
     assert e.logits.shape == (len(images["test"]), 2)
-    assert peer.parameters == sum(p.numel() for p in same.parameters())
+    assert baseline.parameters == sum(p.numel() for p in same.parameters())
 
 
 def test_moments_are_those_of_the_cache(cache):
@@ -81,8 +83,8 @@ def test_a_finished_run_is_not_trained_again(cache, tmp_path):
 
 def test_without_a_folder_nothing_is_left(cache):
     images = folds(cache)
-    peer = Tiny(cache.classes, BaselineOptions()).fit(images["train"], images["val"])
-    assert np.isfinite(peer.embed(images["val"]).vectors).all()
+    baseline = Tiny(cache.classes, BaselineOptions()).fit(images["train"], images["val"])
+    assert np.isfinite(baseline.embed(images["val"]).vectors).all()
 
 
 def test_the_rows_have_the_presets_they_name():
@@ -92,7 +94,7 @@ def test_the_rows_have_the_presets_they_name():
 
 
 def test_images_without_latents_say_so(tmp_path):
-    images = peer_images(tmp_path, "train", 2)
+    images = baseline_images(tmp_path, "train", 2)
     with pytest.raises(RunError, match="no cached latents"):
         Ours(CLASSES, BaselineOptions()).fit(images, images)
 
@@ -112,7 +114,7 @@ def test_rows_of_a_table_stay_together(cache):
 @pytest.fixture
 def sized(tmp_path):
     """Images whose file size in pixels, and nothing else, says who made them."""
-    images = {fold: peer_images(tmp_path, fold, 8) for fold in ("train", "val", "test")}
+    images = {fold: baseline_images(tmp_path, fold, 8) for fold in ("train", "val", "test")}
     for number, table in enumerate(images.values()):
         for place, path in enumerate(table.originals.files):
             side = 64 + 8 * CLASSES.index(str(table.labels[place]))
@@ -124,16 +126,16 @@ def sized(tmp_path):
 
 
 def test_metadata_find_what_the_file_says(sized):
-    peer = Metadata(CLASSES, BaselineOptions()).fit(sized["train"], sized["val"])
-    e = peer.embed(sized["test"])
+    baseline = Metadata(CLASSES, BaselineOptions()).fit(sized["train"], sized["val"])
+    e = baseline.embed(sized["test"])
     assert closed_values(e.logits, e.targets)["top1"][0] == 1
     np.testing.assert_allclose(np.exp(e.logits).sum(axis=1), 1, rtol=1e-5)
-    assert peer.parameters == 0
+    assert baseline.parameters == 0
 
 
 def test_thumbnails_find_nothing_there(sized):
-    peer = Thumbnail(CLASSES, BaselineOptions()).fit(sized["train"], sized["val"])
-    e = peer.embed(sized["test"])
+    baseline = Thumbnail(CLASSES, BaselineOptions()).fit(sized["train"], sized["val"])
+    e = baseline.embed(sized["test"])
     assert e.vectors.shape == (24, 192)
     # The pictures are the same for every class and differ by image only.
     assert closed_values(e.logits, e.targets)["top1"][0] < 0.7
@@ -141,14 +143,14 @@ def test_thumbnails_find_nothing_there(sized):
 
 @pytest.mark.parametrize("kind", [Metadata, Thumbnail])
 def test_a_control_says_the_same_of_an_image_in_any_company(sized, kind):
-    peer = kind(CLASSES, BaselineOptions()).fit(sized["train"], sized["val"])
-    whole, alone = peer.embed(sized["test"]), peer.embed(sized["test"].take(np.array([5])))
+    baseline = kind(CLASSES, BaselineOptions()).fit(sized["train"], sized["val"])
+    whole, alone = baseline.embed(sized["test"]), baseline.embed(sized["test"].take(np.array([5])))
     np.testing.assert_array_equal(whole.vectors[5:6], alone.vectors)
     np.testing.assert_array_equal(whole.logits[5:6], alone.logits)
 
 
 def test_files_that_are_all_alike_leave_metadata_with_nothing(tmp_path):
-    images = peer_images(tmp_path, "train", 3)
+    images = baseline_images(tmp_path, "train", 3)
     same = replace(images.originals, files=(images.originals.files[0],) * 9)
     same = replace(same, hashes=(same.hashes[0],) * 9)
     e = (

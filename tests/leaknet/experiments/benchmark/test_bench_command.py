@@ -34,7 +34,7 @@ def test_from_images_to_a_table(folder):
     found = json.loads(run(*given, "--data", "images", "--vae", "vae", "--json"))
     rows = {(row["method"], row["step"]): row for row in found["rows"]}
     assert len(rows) == 6
-    assert "resnet50.safetensors is not there" in rows["resnet50", 1]["reason"]
+    assert "resnet50.safetensors is missing" in rows["resnet50", 1]["reason"]
     for step in (0, 1):
         assert 0 <= rows["thumbnail", step]["open_auroc"] <= 1
         assert rows["metadata", step]["reason"] == ""

@@ -113,7 +113,7 @@ def test_degraded_copies_are_those_of_the_judged_images(tmp_path):
     for row in range(len(judged.test)):
         source = originals[str(judged.test.labels[row]), str(judged.test.groups[row])]
         test = raw.steps[0].test
-        expected, _ = degrade(test.picture(source), 2, 0, str(test.hashes[source]))
+        expected, _ = degrade(test.originals.picture(source), 2, 0, str(test.hashes[source]))
         assert decode(judged.test.data(row)).tobytes() == expected.tobytes()
     [strangers] = judged.unknown
     assert set(strangers.labels.tolist()) == {"eve", "fay"}

@@ -30,11 +30,11 @@ def data(caches):
 
 def test_figures_are_those_of_the_shared_judges(data, tmp_path):
     [row] = run_bench(BenchPlan((Colours,)), data, tmp_path).rows
-    peer = Colours(data.classes, BaselineOptions()).fit(data.train, data.val)
+    baseline = Colours(data.classes, BaselineOptions()).fit(data.train, data.val)
     judged = data.steps[0]
-    test, unknown = peer.embed(judged.test), peer.embed(judged.unknown[0])
+    test, unknown = baseline.embed(judged.test), baseline.embed(judged.unknown[0])
     closed = judge_closed(test.logits, test)
-    known = [peer.embed(part) for part in (data.train, data.val)]
+    known = [baseline.embed(part) for part in (data.train, data.val)]
     from leaknet.evaluation.closed_set import concatenate
 
     detector = fit_all([GlobalKDE], concatenate(known))[0]

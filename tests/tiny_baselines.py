@@ -23,7 +23,7 @@ def textured(seed: int, kind: int, side: int) -> Image.Image:
     return Image.fromarray((pixels + trace[..., None]).clip(0, 255).astype(np.uint8))
 
 
-def peer_images(
+def baseline_images(
     folder: Path, fold: str, count: int, *, side: int = 64, classes: tuple[str, ...] = CLASSES
 ) -> BaselineImages:
     """`count` images of each class, in a fold of their own; the same ones every time."""
