@@ -1,4 +1,4 @@
-"""Which images there are: one reader for folders of classes, WILD, CSV and Parquet files.
+"""Which images there are: one reader for folders of every layout and for tables.
 
 The types live in `leakcache.dataset.records` and may be imported from here.
 """
@@ -6,64 +6,240 @@ The types live in `leakcache.dataset.records` and may be imported from here.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from leakcache.dataset.folders import EXPECTED, ClassFolder, find_layout, step_of
+from leakcache.dataset.findings import merge_alike
+from leakcache.dataset.folders import ARCHIVES, Tree, scan, step_of
 from leakcache.dataset.grouped_split import cut_folds
-from leakcache.dataset.index_file import SUFFIXES, read_table
-from leakcache.dataset.records import FOLDS, DatasetIndex, ImageRecord, Reject, Split, canonical
+from leakcache.dataset.groups import BY_STEM, CHOICES, find_groups
+from leakcache.dataset.index_file import read_table
+from leakcache.dataset.layout import (
+    EXPECTED,
+    ClassFolder,
+    Layout,
+    Placed,
+    class_folders,
+    find_layout,
+)
+from leakcache.dataset.metadata import Described, read_metadata
+from leakcache.dataset.records import (
+    FOLDS,
+    DatasetIndex,
+    Finding,
+    ImageRecord,
+    Reject,
+    Split,
+    canonical,
+)
 from leakcache.dataset.split_file import assign, find_split
+from leakcache.dataset.table_file import SUFFIXES
 from leakcache.errors import DataError
+from leakcache.names import visible
 
-__all__ = ["FOLDS", "DatasetIndex", "ImageRecord", "Reject", "Split", "read_index"]
+__all__ = ["FOLDS", "DatasetIndex", "Finding", "ImageRecord", "Reject", "Split", "read_index"]
 
-_STEM_GROUPS = "images of one file stem are one prompt group, in every class"
+CUT = "folds cut by group"
 
 
-def read_index(root: Path, *, seed: int = 0, open_set: bool = False) -> DatasetIndex:
-    """Index the images at `root`: class folders, WILD as it comes, or a CSV or Parquet file.
+def read_index(
+    root: Path,
+    *,
+    seed: int = 0,
+    open_set: bool = False,
+    layout: str | None = None,
+    group: str | None = None,
+    label: str | None = None,
+) -> DatasetIndex:
+    """Index the images at `root`: a folder of any layout, or a table.
 
-    Folds come from the table's column or from Split.json; without either they are cut by
-    group, half training, a fifth validation and three tenths test, seeded and stratified.
+    Folds come from the folders, the table's column or from Split.json; without any they are cut
+    by group, half training, a fifth validation and three tenths test, seeded and stratified.
     Folders step1 to step3 (post-processed copies) are left out; `root/step1` reads them,
     also where the copies lie inside the sets or classes. With `open_set` every image is
     open: those of WILD's Open_Set or a table's open rows where there are any, else all, and
     a flat folder of images is one class named after the folder.
 
-    Raises DataError where nothing can be read as classes of images.
+    Args:
+        root: a folder, or a CSV, TSV, JSON lines or Parquet file.
+        seed: of the fold cut.
+        open_set: whether every class is an unknown generator.
+        layout: the levels of folders, as in `split/class` (`leakcache.dataset.layout`), instead
+            of what their names suggest.
+        group: `stem`, `folder` or `file`, or the column of a table that holds prompt groups.
+        label: the column of a table that holds labels.
+
+    Raises:
+        DataError: nothing can be read as classes of images, or it can be read in two ways.
     """
     root = Path(os.path.normpath(root.expanduser().absolute()))
+    choices = _Choices(seed, open_set, layout, group, label)
     if root.is_dir():
-        return _read_folder(root, None, seed, open_set)
+        return _read_folder(root, None, choices)
     if root.is_file():
         if root.suffix.lower() not in SUFFIXES:
+            unpack = f"; `leak data unpack {root} --out DIR` unpacks a tar archive"
             raise DataError(
                 f"{root} is neither a folder nor a CSV or Parquet file: --data takes {EXPECTED}"
+                + unpack * (root.suffix.lower() in ARCHIVES)
             )
-        return _read_table(root, seed, open_set)
+        return _read_table(root, choices)
     step = step_of(root.name)
     if step and root.parent.is_dir():
-        return _read_folder(root.parent, step, seed, open_set)
+        return _read_folder(root.parent, step, choices)
     raise DataError(f"{root} does not exist: --data takes {EXPECTED}")
 
 
-def _read_folder(root: Path, step: str | None, seed: int, open_set: bool) -> DatasetIndex:
-    layout = find_layout(root, step=step, open_only=open_set)
+@dataclass(frozen=True)
+class _Choices:
+    seed: int
+    open_set: bool
+    layout: str | None
+    group: str | None
+    label: str | None
+
+
+@dataclass
+class _Reading:
+    """What was read so far, and the words for it."""
+
+    root: Path
+    records: list[ImageRecord]
+    words: list[str]
+    rejects: list[Reject] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    alternatives: str = ""
+
+
+def _read_folder(root: Path, step: str | None, choices: _Choices) -> DatasetIndex:
+    tree = scan(root, step=step, enter_steps=choices.layout is not None)
+    described = _described(root, tree, step, choices)
+    if described.labels:
+        return _read_described(root, tree, described, choices)
+    layout = find_layout(root, tree, step=step, open_only=choices.open_set, levels=choices.layout)
+    by_column = choices.group is not None and choices.group not in CHOICES and described.groups
+    given = None if by_column else choices.group
+    grouping = find_groups(
+        root, layout.images, given=given, kinds=layout.kinds, ask=choices.layout is None
+    )
+    groups = grouping.groups
+    sentence = grouping.sentence
+    if described.groups and given is None:
+        groups = groups | described.groups
+        sentence = f"prompt groups from {described.sentence}"
+    records = [ImageRecord(i.path, i.label, groups[i.path], i.fold) for i in layout.images]
+    reading = _Reading(root, records, [], layout.rejects, layout.findings)
+    words, findings = _folds_of_folder(reading, layout, choices)
+    reading.words = [_about_layout(layout, reading.records), *words, sentence]
+    reading.findings = reading.findings + findings
+    other = _other_levels(layout)
+    reading.alternatives = f"--layout {other} or --group {grouping.other}"
+    return _index(reading, _cut_seed(words, choices))
+
+
+def _cut_seed(words: Sequence[str], choices: _Choices) -> int | None:
+    return choices.seed if any(word.startswith(CUT) for word in words) else None
+
+
+def _described(root: Path, tree: Tree, step: str | None, choices: _Choices) -> Described:
+    """What metadata files say, unless a layout was given or there are none."""
+    if choices.layout is not None or step is not None or not tree.metadata:
+        return Described()
+    group = None if choices.group in CHOICES else choices.group
+    return read_metadata(root, tree, label=choices.label, group=group)
+
+
+def _read_described(
+    root: Path, tree: Tree, described: Described, choices: _Choices
+) -> DatasetIndex:
+    """The images that metadata files label."""
+    every = sorted(image for images in tree.images.values() for image in images)
+    unnamed = [Reject(i, "no metadata file names it") for i in every if i not in described.labels]
+    stems = {image: PurePosixPath(image).stem for image in described.labels}
+    groups = {i: described.groups.get(i) or stems[i] for i in described.labels}
+    folds = dict.fromkeys(described.labels, "open") if choices.open_set else described.folds
+    lacking = [image for image in described.labels if image not in folds]
+    if folds and lacking:
+        raise DataError(
+            f"{root}: {visible(lacking[0])} has no fold but other images have one: give a column "
+            "fold for all images or for none"
+        )
     records = [
-        ImageRecord(image, c.label, PurePosixPath(image).stem, "open" if c.is_open else "")
-        for c in layout.classes
-        for image in c.images
+        ImageRecord(image, label, groups[image], folds.get(image, ""))
+        for image, label in sorted(described.labels.items())
     ]
-    split = find_split(root) if any(not record.fold for record in records) else None
+    grouped = [] if described.groups else [BY_STEM]
+    reading = _Reading(
+        root,
+        records,
+        [f"Read from metadata: {described.sentence}"],
+        tree.rejects + described.rejects + unnamed,
+        alternatives="--label COLUMN, --group COLUMN or --layout class",
+    )
+    reading.records, words, findings = _completed(records, choices.seed, "folds as given")
+    reading.words += [*words, *grouped]
+    reading.findings = findings
+    return _index(reading, _cut_seed(words, choices))
+
+
+def _folds_of_folder(
+    reading: _Reading, layout: Layout, choices: _Choices
+) -> tuple[list[str], list[Finding]]:
+    """Give the records their folds; the words and findings about it."""
+    closed = [image for image in layout.images if image.fold != "open"]
+    if not closed:
+        return [], []
+    if all(image.fold for image in closed):
+        reading.records, words, findings = _completed(
+            reading.records, choices.seed, "folds from the split folders"
+        )
+        return words, findings
+    split = find_split(reading.root)
     if split is None:
-        records, how = _cut(records, seed)
-    else:
-        records, rejects = _follow(split, layout.classes, records)
-        layout.rejects += rejects
-        how = [f"folds from {split.name}"]
-    return _index(root, records, layout.rejects, [layout.sentence(), *how, _STEM_GROUPS])
+        reading.records, words = _cut(reading.records, choices.seed)
+        return words, []
+    before = Counter(record.label for record in reading.records)
+    reading.records, rejects = _follow(split, class_folders(layout), reading.records)
+    reading.rejects = reading.rejects + rejects
+    gone = sorted(set(before) - {record.label for record in reading.records})
+    findings = [
+        Finding(
+            "error",
+            f"class {visible(label)} ends with no image: {split.name} names none of its "
+            f"{before[label]}; mend the split or remove the folder",
+        )
+        for label in gone
+    ]
+    return [f"folds from {split.name}"], findings
+
+
+def _completed(
+    records: list[ImageRecord], seed: int, words: str
+) -> tuple[list[ImageRecord], list[str], list[Finding]]:
+    """Given folds as they are; a validation fold is cut from training where there is none."""
+    folds = {record.fold for record in records} - {"open"}
+    if folds == {"train"}:  # a folder called train beside no other splits nothing
+        records = [replace(r, fold="" if r.fold == "train" else r.fold) for r in records]
+    if folds in ({"train"}, {""}):
+        cut, how = _cut(records, seed)
+        return cut, how, []
+    if "train" not in folds or "val" in folds:
+        return records, [words], []
+    train = [(record.group, record.label) for record in records if record.fold == "train"]
+    cut_train = cut_folds(train, seed)
+    elsewhere = {record.group for record in records if record.fold != "train"}
+    changed = [
+        replace(r, fold="val")
+        if r.fold == "train" and cut_train[r.group] == "val" and r.group not in elsewhere
+        else r
+        for r in records
+    ]
+    sentence = (
+        f"no validation fold is given: a fifth of train, cut by group with seed {seed}, is val"
+    )
+    return changed, [words, sentence], [Finding("note", sentence)]
 
 
 def _follow(
@@ -77,19 +253,46 @@ def _follow(
     return [replace(r, fold=folds[r.path]) for r in records if r.path in folds], rejects
 
 
-def _read_table(path: Path, seed: int, open_set: bool) -> DatasetIndex:
-    table = read_table(path)
+def _about_layout(layout: Layout, records: Sequence[ImageRecord]) -> str:
+    closed = len({record.label for record in records if record.fold != "open"})
+    opened = len({record.label for record in records if record.fold == "open"})
+    kind = "WILD" if layout.is_wild else layout.levels
+    return f"Read as {kind}: {closed} known and {opened} unknown classes"
+
+
+def _other_levels(layout: Layout) -> str:
+    options = ("class", "split/class", "class/split", "class/kind", "split/class/kind")
+    return "|".join(option for option in options if option != layout.levels)
+
+
+def _read_table(path: Path, choices: _Choices) -> DatasetIndex:
+    given = choices.group
+    column = None if given in CHOICES else given
+    table = read_table(path, label=choices.label, group=column)
     rows = table.rows
-    if open_set:
+    if choices.open_set:
         opened = [row for row in rows if row.fold == "open"] or rows
         rows = tuple(replace(row, fold="open") for row in opened)
     records = [ImageRecord(row.path, row.label, row.group, row.fold or "") for row in rows]
+    groups = f"groups from its {table.columns.get('group')} column"
+    if given in CHOICES or "group" not in table.columns:
+        images = [Placed(r.path, r.label, r.fold, "", _folders_of(r.path)) for r in records]
+        grouping = find_groups(path, images, given=given or "stem")
+        groups = grouping.sentence
+        records = [replace(record, group=grouping.groups[record.path]) for record in records]
     _refuse_both(path, records)
-    how = ["folds from its fold column"]
+    how, cut = [f"folds from its {table.columns.get('fold')} column"], None
     if any(not record.fold for record in records):
-        records, how = _cut(records, seed)
-    groups = "groups from its group column" if "group" in table.columns else _STEM_GROUPS
-    return _index(path.parent, records, table.rejects, [f"index file {path.name}", *how, groups])
+        records, how = _cut(records, choices.seed)
+        cut = choices.seed
+    words = [f"Read as index file {path.name}", *how, groups]
+    reading = _Reading(path.parent, records, words, list(table.rejects))
+    reading.alternatives = "--label COLUMN or --group COLUMN|stem|folder"
+    return _index(reading, cut)
+
+
+def _folders_of(path: str) -> tuple[str, ...]:
+    return tuple(part for part in path.split("/")[:-1] if part)
 
 
 def _refuse_both(table: Path, records: Iterable[ImageRecord]) -> None:
@@ -98,28 +301,36 @@ def _refuse_both(table: Path, records: Iterable[ImageRecord]) -> None:
     both = sorted(known & {record.label for record in records if record.fold == "open"})
     if both:
         raise DataError(
-            f"{table} has open and known images of {both[0]}: a class is one or the other"
+            f"{table} has open and known images of {visible(both[0])}: a class is one or the other"
         )
 
 
 def _cut(records: list[ImageRecord], seed: int) -> tuple[list[ImageRecord], list[str]]:
     """Give a fold to the records that have none, by group; with the words for the layout."""
-    closed = [(record.group, record.label) for record in records if not record.fold]
+    alike, _ = merge_alike(records)
+    closed = [(record.group, record.label) for record in alike if not record.fold]
     if not closed:
         return records, []
     folds = cut_folds(closed, seed)
     cut = [
-        record if record.fold else replace(record, fold=folds[record.group]) for record in records
+        record if record.fold else replace(record, fold=folds[merged.group])
+        for record, merged in zip(records, alike, strict=True)
     ]
-    return cut, [f"folds cut by group 50/20/30 with seed {seed}"]
+    return cut, [f"{CUT} 50/20/30 with seed {seed}"]
 
 
-def _index(
-    root: Path, records: list[ImageRecord], rejects: Iterable[Reject], words: list[str]
-) -> DatasetIndex:
-    ordered = tuple(sorted(set(rejects), key=lambda reject: (reject.path, reject.reason)))
-    index = DatasetIndex(root, canonical(records), ordered, "; ".join(words))
-    if not index.crossing_groups:
-        return index
-    note = f"{len(index.crossing_groups)} groups have images in several folds, as it says"
-    return replace(index, layout=f"{index.layout}; {note}")
+def _index(reading: _Reading, cut_seed: int | None) -> DatasetIndex:
+    records, merged = merge_alike(reading.records)
+    ordered = sorted(set(reading.rejects), key=lambda reject: (reject.path, reject.reason))
+    layout = (
+        f"{'; '.join(reading.words)}. If that is wrong, give {reading.alternatives}, or edit the "
+        "index"
+    )
+    return DatasetIndex(
+        reading.root,
+        canonical(records),
+        tuple(ordered),
+        layout,
+        (*reading.findings, *merged),
+        cut_seed,
+    )

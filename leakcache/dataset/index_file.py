@@ -1,17 +1,17 @@
-"""An index given as a table: CSV or Parquet with path, label and, if wished, group and fold."""
+"""An index given as a table: path, label and, if wished, group and fold."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from leakcache.dataset.records import Reject, relative_to
-from leakcache.dataset.split_file import FOLD_NAMES
+from leakcache.dataset.records import FOLD_NAMES, Reject, relative_to
+from leakcache.dataset.table_file import PATH, Lines, read_lines
 from leakcache.errors import DataError
+from leakcache.names import from_cell, visible
 
-SUFFIXES = (".csv", ".parquet")
+_KNOWN_FOLDS = {"": None, "open": "open", **FOLD_NAMES}
 
 
 @dataclass(frozen=True)
@@ -26,100 +26,84 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows whose images are on disk, the others as rejects, and which columns there were."""
+    """The rows whose images are on disk, the others as rejects, and the columns that were used.
+
+    `columns` maps label, group and fold to the table's own names, without those it lacks.
+    """
 
     rows: tuple[Row, ...]
     rejects: tuple[Reject, ...]
-    columns: frozenset[str]
+    columns: dict[str, str]
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, *, label: str | None = None, group: str | None = None) -> Table:
     """Read an index file; extra columns are ignored, a missing group is the file's stem.
+
+    `label` and `group` name the columns to take where the usual names are not meant.
 
     Raises DataError where columns are missing, a row has no path, label or known fold, an
     image is listed with two labels (or groups, or folds), or only some rows have a fold.
     """
-    lines = list(_parquet_lines(path) if path.suffix.lower() == ".parquet" else _csv_lines(path))
-    if not lines:
+    lines = read_lines(path)
+    columns = _columns(lines, label, group)
+    if not lines.rows:
         raise DataError(f"{path} has no rows: list one image a row as path,label,group,fold")
-    rows, rejects = _unique(path, (_row(path, number, line) for number, line in lines))
+    rows, rejects = _unique(path, (_row(path, number, row, columns) for number, row in lines.rows))
     _refuse_some_folds(path, rows)
     present = [row for row in rows if (path.parent / row.path).is_file()]
     absent = set(rows).difference(present)
     rejects += [Reject(row.path, f"named in {path.name}, not on disk") for row in absent]
     if not present:
         raise DataError(f"{path} names {len(rows)} images and none is on disk: check its paths")
-    return Table(tuple(present), tuple(rejects), frozenset(lines[0][1]))
+    return Table(tuple(present), tuple(rejects), columns)
 
 
-def _csv_lines(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            header = _header(path, next(reader, []))
-            for cells in reader:
-                if cells:
-                    yield reader.line_num, dict(zip(header, cells, strict=False))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read as CSV ({error}): save it as UTF-8 CSV") from error
-
-
-def _parquet_lines(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
-    try:
-        import pandas
-    except ImportError as error:
-        raise _no_parquet(path) from error
-    try:
-        frame = pandas.read_parquet(path)
-    except ImportError as error:
-        raise _no_parquet(path) from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as Parquet ({error}): write it anew") from error
-    header = _header(path, [str(column) for column in frame.columns])
-    frame = frame.astype(object).where(frame.notna(), "")
-    for number, cells in enumerate(frame.itertuples(index=False, name=None), start=1):
-        yield number, dict(zip(header, map(str, cells), strict=True))
-
-
-def _no_parquet(path: Path) -> DataError:
-    return DataError(
-        f"reading {path} needs pandas and pyarrow: pip install 'leaknet[parquet]', or give a CSV"
-    )
-
-
-def _header(path: Path, names: Iterable[str]) -> list[str]:
-    header = [name.strip().casefold() for name in names]
-    lacking = [name for name in ("path", "label") if name not in header]
+def _columns(lines: Lines, label: str | None, group: str | None) -> dict[str, str]:
+    found = {
+        "path": lines.first(PATH),
+        "label": lines.label_column(label),
+        "group": lines.group_column(group),
+        "fold": lines.fold_column(_KNOWN_FOLDS),
+    }
+    lacking = [name for name in ("path", "label") if found[name] is None]
     if lacking:
         raise DataError(
-            f"{path} has no column {' and '.join(lacking)}: it needs path,label and may have"
-            " group,fold"
+            f"{lines.path} has no column {' and '.join(lacking)}: it needs path,label and may "
+            f"have group,fold; it has {', '.join(map(visible, lines.columns)) or 'none'}"
         )
-    return header
+    return {name: column for name, column in found.items() if column is not None}
 
 
-def _row(table: Path, number: int, cells: Mapping[str, str]) -> Row:
-    path, label, group, fold = (
-        cells.get(name, "").strip() for name in ("path", "label", "group", "fold")
-    )
-    if not path or not label:
+def _row(table: Path, number: int, cells: dict[str, str], columns: dict[str, str]) -> Row:
+    def value(name: str) -> str:
+        return from_cell(cells.get(columns.get(name, ""), "").strip())
+
+    path, label = cells.get(columns["path"], ""), value("label")
+    if not path.strip() or not label:
+        what = "label" if path.strip() else "path"
+        raise DataError(f"{table} row {number} has no {what}: fill it in")
+    if path.startswith(("b'", 'b"')):
         raise DataError(
-            f"{table} row {number} has no {'path' if not path else 'label'}: fill it in"
+            f"{table} row {number}: the path is the content of a file ({path[:12]}...): give "
+            "the images as files, or unpack the original Parquet with `leak data unpack`"
         )
-    known = {"": None, "open": "open", **FOLD_NAMES}
-    if fold.casefold() not in known:
+    fold = value("fold").casefold()
+    if fold not in _KNOWN_FOLDS:
         raise DataError(
-            f"{table} row {number}: unknown fold {fold!r}, use train, val, test or open"
+            f"{table} row {number}: unknown fold {visible(fold)!r}, use train, val, test or open"
         )
     path = _located(table.parent, path)
-    return Row(path, label, group or PurePosixPath(path).stem, known[fold.casefold()])
+    return Row(path, label, value("group") or PurePosixPath(path).stem, _KNOWN_FOLDS[fold])
 
 
 def _located(folder: Path, path: str) -> str:
-    """The path as records hold it; backslashes are separators unless a file is so named."""
-    if "\\" in path and not (folder / path).is_file():
-        path = path.replace("\\", "/")
-    return relative_to(folder, path, folder)
+    """The path as records hold it; white space around it and backslashes may belong to a name."""
+    for candidate in (path, path.strip(), path.strip().replace("\\", "/")):
+        if "\0" in candidate or len(candidate) > 4096:
+            raise DataError(f"{folder}: {visible(candidate[:40])!r}... cannot be a path: mend it")
+        if (folder / candidate).is_file():
+            return relative_to(folder, candidate, folder)
+    return relative_to(folder, path.strip().replace("\\", "/"), folder)
 
 
 def _unique(table: Path, rows: Iterable[Row]) -> tuple[list[Row], list[Reject]]:
@@ -134,8 +118,9 @@ def _unique(table: Path, rows: Iterable[Row]) -> tuple[list[Row], list[Reject]]:
                 n for n in ("label", "group", "fold") if getattr(first, n) != getattr(row, n)
             )
             raise DataError(
-                f"{table} lists {row.path} with two {what}s, {getattr(first, what)} and"
-                f" {getattr(row, what)}: keep one"
+                f"{table} lists {visible(row.path)} with two {what}s, "
+                f"{visible(str(getattr(first, what)))} and "
+                f"{visible(str(getattr(row, what)))}: keep one"
             )
         rejects.append(Reject(row.path, f"listed twice in {table.name}"))
     return list(seen.values()), rejects
@@ -146,5 +131,6 @@ def _refuse_some_folds(table: Path, rows: Iterable[Row]) -> None:
     without = [row.path for row in closed if row.fold is None]
     if without and len(without) < len(closed):
         raise DataError(
-            f"{table} gives {without[0]} no fold but others one: fill the column or leave it out"
+            f"{table} gives {visible(without[0])} no fold but others one: fill the column or "
+            "leave it out"
         )

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from leakcache.errors import DataError
+from leakcache.names import cell
 
 FOLDS = ("train", "val", "test", "open")
 
 Split = Literal["closed", "open", "all"]
 """Known generators, unknown ones, or both."""
 CUT_FOLDS = FOLDS[:3]
+FOLD_NAMES: Mapping[str, str] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+
 COLUMNS = ("path", "label", "group", "fold")
 
 _FOLD_ORDER = {fold: place for place, fold in enumerate(FOLDS)}
@@ -48,17 +61,33 @@ class Reject:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """Something about a data set that its owner should know.
+
+    An "error" refuses the data set, a "warning" may spoil what is measured on it, a "note" says
+    what was done.
+    """
+
+    level: Literal["error", "warning", "note"]
+    sentence: str
+
+
+@dataclass(frozen=True)
 class DatasetIndex:
     """Which images there are. `records` are sorted by (fold, label, path); paths are unique.
 
-    `rejects` lists unreadable folders, empty classes, files that no reader took and names in
-    a split that are not on disk; `layout` says in one sentence how the root was understood.
+    `rejects` lists images that cannot be used: unreadable folders and links, images without a
+    class, names in a split that are not on disk. Other files are passed over. `layout` says in
+    one sentence how the root was understood, `findings` what was noticed on the way.
+    `cut_seed` is the seed of the fold cut, None where the folds were given.
     """
 
     root: Path
     records: tuple[ImageRecord, ...]
     rejects: tuple[Reject, ...]
     layout: str
+    findings: tuple[Finding, ...] = ()
+    cut_seed: int | None = None
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -96,6 +125,23 @@ class DatasetIndex:
         labels = (*self.classes, *self.unknown)
         return {label: {fold: tally[label, fold] for fold in FOLDS} for label in labels}
 
+    def as_csv(self, folder: Path) -> str:
+        """The records as `path,label,group,fold`, for a file in `folder`."""
+        text = io.StringIO()
+        # With \r\n between rows, the writer also quotes cells that hold a lone \r.
+        writer = csv.writer(text, lineterminator="\r\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(
+            (
+                _path_cell(relative_to(self.root, record.path, folder)),
+                cell(record.label),
+                cell(record.group),
+                record.fold,
+            )
+            for record in self.records
+        )
+        return text.getvalue()
+
     def write_csv(self, path: Path) -> None:
         """Write `path,label,group,fold`, which `read_index` reads back to the same records.
 
@@ -106,16 +152,16 @@ class DatasetIndex:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with path.open("w", encoding="utf-8", newline="") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerow(COLUMNS)
-                writer.writerows(
-                    (relative_to(self.root, r.path, folder), r.label, r.group, r.fold)
-                    for r in self.records
-                )
+                file.write(self.as_csv(folder))
         except OSError as error:
             raise DataError(
                 f"{path} cannot be written ({error.strerror}): choose another file with --out"
             ) from error
+
+
+def _path_cell(path: str) -> str:
+    # A prefix of ./ changes no path, so other readers of the table still find the file.
+    return f"./{path}" if cell(path) != path else path
 
 
 def relative_to(root: Path, path: str, folder: Path) -> str:

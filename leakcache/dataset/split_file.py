@@ -18,19 +18,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from leakcache.dataset.folders import ClassFolder, step_of
-from leakcache.dataset.records import Reject
+from leakcache.dataset.folders import step_of
+from leakcache.dataset.layout import ClassFolder
+from leakcache.dataset.records import FOLD_NAMES, Reject
 from leakcache.errors import DataError
-
-FOLD_NAMES: Mapping[str, str] = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
+from leakcache.names import normal_form
 
 
 @dataclass
@@ -58,11 +50,11 @@ def read_split(path: Path) -> dict[str, object]:
     """What the split says of each fold. Raises DataError where it is no split."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON ({error}): mend or remove it") from error
     folds: dict[str, object] = {}
     for key, value in content.items() if isinstance(content, dict) else ():
-        fold = FOLD_NAMES.get(key.strip().casefold())
+        fold = FOLD_NAMES.get(normal_form(key))
         if fold in folds:
             raise DataError(f"{path} names the fold {fold} twice: keep one of the keys")
         if fold:
@@ -80,7 +72,7 @@ def assign(path: Path, classes: Sequence[ClassFolder]) -> Assignment:
     folds, or where the split names no image of these classes at all.
     """
     known = _known(path, classes)
-    beside = {c.label.casefold() for c in classes if c.is_open}
+    beside = {normal_form(c.label) for c in classes if c.is_open}
     result = Assignment()
     for fold, content in read_split(path).items():
         closed = _without(content, beside)
@@ -98,13 +90,13 @@ def _without(content: object, labels: set[str]) -> object:
     """One fold's content without the classes of those labels: a split may name open ones too."""
     if not isinstance(content, dict):
         return content
-    return {key: value for key, value in content.items() if key.casefold() not in labels}
+    return {key: value for key, value in content.items() if normal_form(key) not in labels}
 
 
 def _known(path: Path, classes: Sequence[ClassFolder]) -> dict[str, _Names]:
     known: dict[str, _Names] = {}
     for folder in (c for c in classes if not c.is_open):
-        twin = known.setdefault(folder.label.casefold(), _Names(folder))
+        twin = known.setdefault(normal_form(folder.label), _Names(folder))
         if twin.folder != folder.folder:
             raise DataError(
                 f"{path} cannot tell {twin.folder} from {folder.folder}: rename or merge the two"
@@ -117,7 +109,7 @@ class _Names:
 
     def __init__(self, folder: ClassFolder) -> None:
         self.folder = folder.folder
-        inner = {image: folder.within(image) for image in folder.images}
+        inner = folder.names
         self.by_position = sorted(folder.images, key=lambda image: (inner[image].lower(), image))
         self.tables: list[dict[str, str | None]] = [{}, {}, {}, {}]
         for image, name in inner.items():
@@ -135,7 +127,7 @@ class _Names:
 
 
 def _keys(name: str) -> tuple[str, str, str, str]:
-    folded = name.casefold()
+    folded = normal_form(name)
     base = folded.rpartition("/")[2]
     return name, folded, base, base.rpartition(".")[0] or base
 
@@ -150,7 +142,7 @@ def _named(
     if not isinstance(content, dict):
         raise DataError(f"{path} must give each fold as lists of files or positions: mend it")
     for label, entries in content.items():
-        names = known.get(label.casefold())
+        names = known.get(normal_form(label))
         if names is None:
             rejects.append(Reject(label, f"a class that {path.name} names but the root lacks"))
             continue
@@ -182,8 +174,8 @@ def _flat(
 def _meant(entry: int | str, known: Mapping[str, _Names]) -> list[tuple[_Names, int | str]]:
     """The classes that an entry of a flat list speaks of, with its name within each."""
     for part in str(entry).split("/")[:-1]:
-        if part.casefold() in known:
-            return [(known[part.casefold()], _below(entry, part))]
+        if normal_form(part) in known:
+            return [(known[normal_form(part)], _below(entry, part))]
     return [(names, entry) for names in known.values()]
 
 
@@ -192,8 +184,8 @@ def _below(entry: int | str, label: str) -> int | str:
     if isinstance(entry, int):
         return entry
     parts = [part for part in entry.split("/") if part not in ("", ".")]
-    folders = [part.casefold() for part in parts[:-1]]
-    start = folders.index(label.casefold()) + 1 if label.casefold() in folders else 0
+    folders = [normal_form(part) for part in parts[:-1]]
+    start = folders.index(normal_form(label)) + 1 if normal_form(label) in folders else 0
     return "/".join(parts[start:])
 
 

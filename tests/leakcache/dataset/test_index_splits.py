@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from leakcache.dataset.findings import inspect
 from leakcache.dataset.index import read_index
 from leakcache.errors import DataError
 
@@ -132,10 +133,11 @@ def test_open_classes_that_the_split_names_stay_open(tmp_path):
     assert index.rejects == ()
 
 
-def test_groups_that_the_split_parts_are_counted_in_the_layout(root):
+def test_groups_that_the_split_parts_are_named(root):
     index = read(root, {"train": {"Adobe": [0, 1], "FLUX.1": [1]}, "test": {"FLUX.1": [0]}})
     assert index.crossing_groups == ("A",)
-    assert "1 groups have images in several folds" in index.layout
+    [crossing] = [f.sentence for f in inspect(index) if "several folds" in f.sentence]
+    assert "several folds: A" in crossing
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,255 @@
+"""What a data set's owner should know before anything is computed on it."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from leakcache.dataset.grouped_split import cut_folds
+from leakcache.dataset.records import DatasetIndex, Finding, ImageRecord, Split, canonical
+from leakcache.errors import DataError
+from leakcache.names import normal_form, visible
+
+FEWEST = 3
+"""Images that a class needs, one for each of train, val and test."""
+NAMED = 3
+
+
+def inspect(index: DatasetIndex, split: Split = "all") -> tuple[Finding, ...]:
+    """All findings of an index, errors first: those of its reading and those of its counts."""
+    found = list(index.findings)
+    if split != "open" and index.classes:
+        found += [*_classes(index), *_crossing(index), *_folds(index)]
+    order = ("error", "warning", "note")
+    return tuple(sorted(dict.fromkeys(found), key=lambda finding: order.index(finding.level)))
+
+
+def refuse_errors(index: DatasetIndex, split: Split = "all") -> tuple[Finding, ...]:
+    """The findings of an index without errors.
+
+    Raises:
+        DataError: there are errors; the message has the first.
+    """
+    found = inspect(index, split)
+    errors = [finding.sentence for finding in found if finding.level == "error"]
+    if errors:
+        more = f" (and {len(errors) - 1} more, see `leak data index`)" if len(errors) > 1 else ""
+        raise DataError(errors[0] + more)
+    return found
+
+
+def _some(names: Iterable[str]) -> str:
+    shown = [visible(name) for name in names]
+    return ", ".join(shown[:NAMED]) + (f", … ({len(shown)} in all)" if len(shown) > NAMED else "")
+
+
+def _classes(index: DatasetIndex) -> list[Finding]:
+    if len(index.classes) == 1:
+        label = index.classes[0]
+        below = sorted(_folders_below(index, label))
+        hint = f"; if {_some(below)} are the classes, give {index.root}/{label}" if below else ""
+        sentence = (
+            f"{index.root} has a single class, {visible(label)}: attribution needs two or more, "
+            f"one folder or label a generator{hint}"
+        )
+        return [Finding("error", sentence)]
+    counts = Counter(r.label for r in index.records if r.fold != "open")
+    return [
+        Finding("warning", f"class {visible(label)} has {small_class(count)}")
+        for label, count in sorted(counts.items())
+        if count < FEWEST
+    ]
+
+
+def small_class(images: int) -> str:
+    """What is wrong with a class of so few images, as the end of a sentence."""
+    counted = "1 image" if images == 1 else f"{images} images"
+    return (
+        f"{counted}, and training needs {FEWEST} or more, one in each of train, val and test: add "
+        "images or leave the class out"
+    )
+
+
+def refuse_small_classes(counts: Mapping[str, int]) -> None:
+    """Refuse classes that are too small to be trained on.
+
+    Raises:
+        DataError: a class has fewer than `FEWEST` images, or there are fewer than two classes.
+    """
+    for label, count in sorted(counts.items()):
+        if count < FEWEST:
+            raise DataError(f"class {visible(label)} has {small_class(count)}")
+    if len(counts) < 2:
+        raise DataError(f"a single class, {_some(counts)}: attribution needs two or more")
+
+
+def _folders_below(index: DatasetIndex, label: str) -> set[str]:
+    below = set()
+    for record in index.records:
+        parts = record.path.split("/")
+        if len(parts) > 2 and parts[0] == label:
+            below.add(parts[1])
+    return below if len(below) > 1 else set()
+
+
+def _crossing(index: DatasetIndex) -> list[Finding]:
+    crossing = index.crossing_groups
+    if not crossing:
+        return []
+    have = "1 prompt group has" if len(crossing) == 1 else f"{len(crossing)} prompt groups have"
+    sentence = (
+        f"{have} images in several folds: {_some(crossing)}. Test scores may be too good; if the "
+        "file numbers restart in each fold, give --group file"
+    )
+    return [Finding("warning", sentence)]
+
+
+def _folds(index: DatasetIndex) -> list[Finding]:
+    if index.cut_seed is not None:
+        return []
+    tally = Counter(record.fold for record in index.records)
+    found = []
+    for fold, use in (
+        ("train", "nothing can be trained"),
+        ("val", "training needs it to select the epoch and to calibrate"),
+        ("test", "`leak score` and `leak evaluate` need it"),
+    ):
+        if not tally[fold]:
+            found.append(Finding("warning", f"no image is in the fold {fold}: {use}"))
+    return found
+
+
+# Names that look alike.
+
+
+def merge_alike(records: Sequence[ImageRecord]) -> tuple[list[ImageRecord], list[Finding]]:
+    """The records with one spelling for labels, and for groups, that have the same normal form.
+
+    The spelling that most images have is kept, among equals the first.
+    """
+    labels, merged = _spellings(r.label for r in records)
+    groups, _ = _spellings(r.group for r in records)
+    found = [
+        Finding(
+            "warning",
+            f"the labels {' and '.join(repr(visible(name)) for name in names)} are merged into "
+            f"{visible(kept)!r}: they differ only in case, white space, Unicode form or invisible "
+            "characters",
+        )
+        for kept, names in merged.items()
+    ]
+    return [replace(r, label=labels[r.label], group=groups[r.group]) for r in records], found
+
+
+def _spellings(names: Iterable[str]) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """The spelling that stands for each name, and the names that stand for several."""
+    alike: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for name, count in Counter(names).items():
+        alike[normal_form(name)][name] = count
+    kept: dict[str, str] = {}
+    merged: dict[str, list[str]] = {}
+    for spellings in alike.values():
+        best = min(spellings, key=lambda name: (-spellings[name], len(name), name)).strip()
+        kept |= dict.fromkeys(spellings, best)
+        if len(spellings) > 1:
+            merged[best] = sorted(spellings)
+    return kept, merged
+
+
+# What only the pixels tell; for a build, once the images are decoded.
+
+
+def join_equal_pixels(
+    index: DatasetIndex, pixels: Mapping[str, str]
+) -> tuple[DatasetIndex, tuple[Finding, ...]]:
+    """Make images of equal pixels one group, and name those in several folds or classes.
+
+    Folds that were cut here are cut again, so that equal pixels are in one fold.
+
+    Args:
+        index: the data set.
+        pixels: a hash of the decoded pixels by path; images without one are left as they are.
+    """
+    same: defaultdict[str, list[ImageRecord]] = defaultdict(list)
+    for record in index.records:
+        if record.path in pixels:
+            same[pixels[record.path]].append(record)
+    twins = [records for records in same.values() if len(records) > 1]
+    if not twins:
+        return index, ()
+    groups = _joined(twins)
+    records = [replace(r, group=groups.get(r.group, r.group)) for r in index.records]
+    if index.cut_seed is not None:
+        closed = [(r.group, r.label) for r in records if r.fold != "open"]
+        folds = cut_folds(closed, index.cut_seed)
+        records = [r if r.fold == "open" else replace(r, fold=folds[r.group]) for r in records]
+    joined = replace(index, records=canonical(records))
+    return joined, _about_twins(joined, twins)
+
+
+def _joined(twins: Sequence[Sequence[ImageRecord]]) -> dict[str, str]:
+    """One group for all that are connected by equal pixels."""
+    parent: dict[str, str] = {}
+
+    def find(group: str) -> str:
+        while parent.setdefault(group, group) != group:
+            group = parent[group]
+        return group
+
+    for records in twins:
+        first = find(records[0].group)
+        for record in records[1:]:
+            low, high = sorted((first, find(record.group)))
+            parent[high] = first = low
+    return {group: find(group) for group in parent}
+
+
+def _about_twins(
+    index: DatasetIndex, twins: Sequence[Sequence[ImageRecord]]
+) -> tuple[Finding, ...]:
+    now = {record.path: record for record in index.records}
+    found = []
+    for column, what in (
+        ("label", "several classes, so that one label is wrong"),
+        ("fold", "several folds, so that test scores may be too good"),
+    ):
+        bad = [rs for rs in twins if len({getattr(now[r.path], column) for r in rs}) > 1]
+        if bad:
+            pair = " and ".join(visible(r.path) for r in bad[0][:2])
+            sentence = f"{len(bad)} images have equal pixels in {what}: {pair}"
+            found.append(Finding("warning", sentence))
+    if not found:
+        extra = sum(len(records) - 1 for records in twins)
+        pair = " and ".join(visible(r.path) for r in twins[0][:2])
+        sentence = f"{extra} images repeat the pixels of others and are in their group: {pair}"
+        found.append(Finding("warning", sentence))
+    return tuple(found)
+
+
+def refuse_vanished(root: Path, records: Iterable[ImageRecord], reasons: Mapping[str, str]) -> None:
+    """Refuse a data set of which a class has lost all its images.
+
+    Args:
+        root: named in the error.
+        records: of all images.
+        reasons: why an image cannot be used, by path.
+
+    Raises:
+        DataError: no image of a class can be used.
+    """
+    lost: defaultdict[str, list[str]] = defaultdict(list)
+    kept = set()
+    for record in records:
+        if record.path in reasons:
+            lost[record.label].append(record.path)
+        else:
+            kept.add(record.label)
+    gone = sorted(set(lost) - kept)
+    if gone:
+        paths = lost[gone[0]]
+        raise DataError(
+            f"{root}: none of the {len(paths)} images of class {visible(gone[0])} can be used "
+            f"({visible(paths[0])}: {reasons[paths[0]]}); mend or remove the class"
+        )

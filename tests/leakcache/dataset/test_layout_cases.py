@@ -1,0 +1,465 @@
+"""The layouts of public data sets: splits, real and generated, prompts, metadata, tables."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from leakcache.dataset.findings import inspect, refuse_errors
+from leakcache.dataset.index import DatasetIndex, read_index
+from leakcache.errors import DataError
+
+FOLDS = {"train": 4, "val": 2, "test": 2}
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    return root
+
+
+def fill(root: Path, folder: str, count: int, start: int = 0) -> None:
+    touch(root, *(f"{folder}/{start + number:04}.png" for number in range(count)))
+
+
+def said(index: DatasetIndex, level: str) -> str:
+    return "; ".join(f.sentence for f in inspect(index) if f.level == level)
+
+
+def folds(index: DatasetIndex, label: str) -> dict[str, int]:
+    return {fold: count for fold, count in index.counts()[label].items() if count}
+
+
+# Splits.
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train", "val", "test"),
+        ("Training", "Validation", "Testing"),
+        ("train2017", "val2017", "test2017"),
+        ("train_set", "dev", "test_set"),
+        ("TRAIN", "valid", "Test images"),
+    ],
+)
+@pytest.mark.parametrize("above", [True, False])
+def test_split_folders_give_the_folds_above_and_below_the_classes(tmp_path, names, above):
+    start = 0
+    for name, count in zip(names, FOLDS.values(), strict=True):
+        for label in ("alpha", "beta", "gamma"):
+            fill(tmp_path, f"{name}/{label}" if above else f"{label}/{name}", count, start)
+        start += count
+    index = read_index(tmp_path)
+    assert index.classes == ("alpha", "beta", "gamma")
+    assert all(folds(index, label) == FOLDS for label in index.classes)
+    assert ("Read as split/class" if above else "Read as class/split") in index.layout
+    assert "--layout" in index.layout
+    assert index.rejects == ()
+
+
+def test_a_prompt_in_several_given_folds_is_warned_of_by_name(tmp_path):
+    for fold, label in (("train", "a"), ("val", "a"), ("test", "b"), ("train", "b")):
+        touch(tmp_path, f"{fold}/{label}/cat.png", f"{fold}/{label}/{fold}-{label}.png")
+    warned = said(read_index(tmp_path), "warning")
+    assert "1 prompt group has images in several folds: cat" in warned
+
+
+def test_without_a_validation_folder_a_part_of_train_validates(tmp_path):
+    for label in ("a", "b"):
+        fill(tmp_path, f"train/{label}", 10)
+        fill(tmp_path, f"test/{label}", 5, 10)
+    index = read_index(tmp_path)
+    assert folds(index, "a") == {"train": 8, "val": 2, "test": 5}
+    assert "no validation fold is given" in said(index, "note")
+    assert index.crossing_groups == ()
+
+
+def test_a_train_folder_alone_splits_nothing(tmp_path):
+    for label in ("a", "b"):
+        fill(tmp_path, f"train/{label}", 10)
+    index = read_index(tmp_path)
+    assert folds(index, "a") == {"train": 5, "val": 2, "test": 3}
+    assert index.classes == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("folders", "named"),
+    [
+        (("train", "test", "alpha"), "test, train look like splits, alpha beside them do not"),
+        (("train", "beta", "alpha"), "train look like splits, alpha, beta"),
+        (("train", "val", "test"), "hold images but no class folders"),
+        (("a/train", "a/test", "b"), "a/test has split folders and b has none|a has split"),
+        (("x/train/cat", "x/test/dog", "y/train/cat", "y/test/dog"), "either may be the classes"),
+        (("train/lsun/real", "train/lsun/adm", "test/lsun/adm"), "adm, real lie below lsun"),
+        (("car/0_real", "car/1_fake", "cat/0_real", "cat/1_fake"), "car, cat above real"),
+    ],
+)
+def test_what_can_be_read_in_two_ways_is_a_question(tmp_path, folders, named):
+    for folder in folders:
+        fill(tmp_path, folder, 3)
+    with pytest.raises(DataError, match=named) as caught:
+        read_index(tmp_path)
+    assert "--layout" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_layout_that_is_given_answers_the_question(tmp_path):
+    for folder in ("x/train/cat", "x/test/dog", "y/train/cat", "y/test/dog"):
+        fill(tmp_path, folder, 3)
+    assert read_index(tmp_path, layout="class/split").classes == ("x", "y")
+    assert read_index(tmp_path, layout="*/split/class").classes == ("cat", "dog")
+    assert read_index(tmp_path, layout="generator").classes == ("x", "y")
+
+
+@pytest.mark.parametrize("given", ["split", "class/class", "klass", "split/prompt"])
+def test_a_layout_that_names_no_class_is_refused(tmp_path, given):
+    fill(tmp_path, "a", 2)
+    with pytest.raises(DataError, match="join levels of split, class"):
+        read_index(tmp_path, layout=given)
+
+
+def test_a_layout_that_does_not_fit_is_refused(tmp_path):
+    fill(tmp_path, "a/b", 2)
+    with pytest.raises(DataError, match="takes a for a split"):
+        read_index(tmp_path, layout="split/class")
+
+
+def test_one_folder_around_everything_is_looked_through(tmp_path):
+    for fold in FOLDS:
+        for label in ("a", "b"):
+            fill(tmp_path, f"data/{fold}/{label}", 3)
+            fill(tmp_path, f"mine/{fold}/{label}", 3)
+    assert read_index(tmp_path / "data" / "..", layout="*/split/class").classes == ("a", "b")
+    assert read_index(tmp_path / "data").classes == ("a", "b")
+
+
+def test_a_wrapper_above_the_splits_is_looked_through(tmp_path):
+    for fold in FOLDS:
+        for label in ("a", "b"):
+            fill(tmp_path, f"my-set-v2/{fold}/{label}", 3)
+    assert read_index(tmp_path).classes == ("a", "b")
+
+
+# Real and generated, side by side.
+
+
+@pytest.mark.parametrize("pair", [("nature", "ai"), ("0_real", "1_fake"), ("real", "fake")])
+@pytest.mark.parametrize("shape", ["{g}/{f}/{k}", "{f}/{g}/{k}", "{g}/imagenet_{g}/{f}/{k}"])
+def test_real_and_generated_below_a_generator_are_apart(tmp_path, pair, shape):
+    for generator in ("ADM", "BigGAN"):
+        for fold, count in FOLDS.items():
+            for kind in pair:
+                fill(tmp_path, shape.format(g=generator, f=fold, k=kind), count)
+    index = read_index(tmp_path)
+    assert index.classes == ("ADM", "BigGAN", "real")
+    assert folds(index, "ADM") == FOLDS
+    assert folds(index, "real") == {fold: 2 * count for fold, count in FOLDS.items()}
+    real = {r.path for r in index.records if r.label == "real"}
+    assert all(f"/{pair[0]}/" in path for path in real)
+    assert "kind" in index.layout
+
+
+@pytest.mark.parametrize("shape", ["{k}", "{f}/{k}"])
+def test_real_and_generated_without_a_generator_are_two_classes(tmp_path, shape):
+    for fold, count in FOLDS.items():
+        for kind in ("0_real", "1_fake"):
+            fill(tmp_path, shape.format(f=fold, k=kind), count)
+    assert read_index(tmp_path).classes == ("fake", "real")
+
+
+def test_generators_with_and_without_subject_folders_read_alike(tmp_path):
+    for kind in ("0_real", "1_fake"):
+        for subject in ("car", "cat", "horse"):
+            fill(tmp_path, f"progan/{subject}/{kind}", 3)
+        fill(tmp_path, f"biggan/{kind}", 3)
+    index = read_index(tmp_path)
+    counts = Counter(record.label for record in index.records)
+    assert counts == {"progan": 9, "biggan": 3, "real": 12}
+
+
+def test_generators_below_real_and_fake_keep_their_names(tmp_path):
+    for folder in ("real/coco", "real/laion", "fake/sd15", "fake/sdxl"):
+        fill(tmp_path, folder, 4)
+    assert read_index(tmp_path).classes == ("real", "sd15", "sdxl")
+
+
+def test_a_generator_without_real_images_keeps_its_name(tmp_path):
+    for folder in ("dalle/1_fake", "glide/1_fake", "laion/0_real"):
+        fill(tmp_path, folder, 4)
+    assert read_index(tmp_path).classes == ("dalle", "glide", "real")
+
+
+def test_real_as_one_class_among_generators_stays_a_class(tmp_path):
+    for folder in ("real", "sd15", "sdxl"):
+        fill(tmp_path, folder, 4)
+    assert read_index(tmp_path).classes == ("real", "sd15", "sdxl")
+
+
+def test_an_image_beside_real_and_generated_folders_has_no_class(tmp_path):
+    for folder in ("x/ai", "x/nature", "y/ai", "y/nature"):
+        fill(tmp_path, folder, 3)
+    touch(tmp_path, "x/odd.png")
+    index = read_index(tmp_path)
+    assert [(r.path, r.reason) for r in index.rejects] == [
+        ("x/odd.png", "lies beside real and generated folders, so it has no class")
+    ]
+
+
+# Prompts.
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        "{c}/{p:05}/samples/{s:04}.png",
+        "{c}/{p:05}/{s}.png",
+        "{c}/samples/prompt_{p}/{s}.png",
+        "{c}/a_{p}_cat_on_a_mat/seed_{s}/image.png",
+        "train_only/{c}/{p:05}/{s:04}.png",
+    ],
+)
+def test_a_folder_a_prompt_is_the_group(tmp_path, shape):
+    for label in ("alpha", "beta"):
+        for prompt in range(6):
+            for sample in range(3):
+                touch(tmp_path, shape.format(c=label, p=prompt, s=sample))
+                if shape.startswith("{c}/{p:05}/samples"):
+                    (tmp_path / label / f"{prompt:05}" / "metadata.jsonl").write_text("{}")
+    options = {"layout": "*/class/prompt"} if shape.startswith("train_only") else {}
+    index = read_index(tmp_path, **options)
+    assert len({r.group for r in index.records}) == 6
+    assert index.crossing_groups == ()
+    assert folds(index, "alpha") == {"train": 9, "val": 3, "test": 6}
+    assert "one folder below the class" in index.layout
+
+
+def test_a_folder_a_style_is_no_prompt(tmp_path):
+    for label in ("alpha", "beta"):
+        for seed in range(4):
+            fill(tmp_path, f"{label}/seed_{seed}", 10)
+    index = read_index(tmp_path)
+    assert len({r.group for r in index.records}) == 10
+    assert "--group folder" in index.layout
+
+
+def test_folders_that_may_be_prompts_or_styles_are_a_question(tmp_path):
+    for label in ("alpha", "beta"):
+        for folder in ("cat", "dog", "house"):
+            fill(tmp_path, f"{label}/{folder}", 12)
+    with pytest.raises(DataError, match="folders cat, dog, house below the classes"):
+        read_index(tmp_path)
+    assert len({r.group for r in read_index(tmp_path, group="folder").records}) == 3
+    assert len({r.group for r in read_index(tmp_path, group="stem").records}) == 12
+    assert len({r.group for r in read_index(tmp_path, group="file").records}) == 72
+
+
+# Metadata files.
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet", "each"])
+def test_metadata_beside_the_images_labels_them(tmp_path, form):
+    names = [f"train/{number}.png" for number in range(9)]
+    touch(tmp_path, *names)
+    rows = [{"file_name": n, "label": "abc"[i % 3], "text": f"t{i}"} for i, n in enumerate(names)]
+    if form == "csv":
+        lines = [f"{r['file_name']},{r['label']},{r['text']}" for r in rows]
+        (tmp_path / "metadata.csv").write_text("\n".join(["file_name,label,text", *lines, ",,"]))
+    elif form == "parquet":
+        pandas = pytest.importorskip("pandas")
+        pandas.DataFrame(rows).to_parquet(tmp_path / "metadata.parquet")
+    else:
+        where = tmp_path / "train" if form == "each" else tmp_path
+        for row in rows:
+            row["file_name"] = row["file_name"].removeprefix("train/" if form == "each" else "")
+        (where / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    index = read_index(tmp_path)
+    assert index.classes == ("a", "b", "c")
+    assert {r.group for r in index.records} == {f"t{number}" for number in range(9)}
+    assert {r.fold for r in index.records} == {"train", "val", "test"}
+    assert "label from column label" in index.layout
+
+
+def test_metadata_in_split_folders_keeps_the_folds(tmp_path):
+    for fold, count in FOLDS.items():
+        fill(tmp_path, fold, 2 * count)
+        rows = [{"file_name": f"{n:04}.png", "label": "ab"[n % 2]} for n in range(2 * count)]
+        (tmp_path / fold / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert folds(read_index(tmp_path), "b") == FOLDS
+
+
+def test_metadata_without_labels_gives_prompts_to_class_folders(tmp_path):
+    for label in ("a", "b"):
+        fill(tmp_path, label, 6)
+        rows = [{"file_name": f"{n:04}.png", "prompt": f"p{n // 2}"} for n in range(6)]
+        (tmp_path / label / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    index = read_index(tmp_path)
+    assert index.classes == ("a", "b")
+    assert {r.group for r in index.records} == {"p0", "p1", "p2"}
+
+
+def test_metadata_names_what_is_not_there_and_what_it_leaves_out(tmp_path):
+    fill(tmp_path, "x", 4)
+    rows = ["file_name,label", "x/0000.png,a", "x/0001.png,b", "x/gone.png,b"]
+    (tmp_path / "metadata.csv").write_text("\n".join(rows))
+    assert {(r.path, r.reason) for r in read_index(tmp_path).rejects} == {
+        ("x/gone.png", "named in metadata.csv, not on disk"),
+        ("x/0002.png", "no metadata file names it"),
+        ("x/0003.png", "no metadata file names it"),
+    }
+
+
+def test_labels_of_two_kinds_are_a_question(tmp_path):
+    fill(tmp_path, "x", 4)
+    rows = [f"x/{n:04}.png,{n % 2},{'sd,glide,dalle,real'.split(',')[n]}" for n in range(4)]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,label,model_name", *rows]))
+    with pytest.raises(DataError, match="give --label model_name or --label label"):
+        read_index(tmp_path)
+    index = read_index(tmp_path, label="model_name")
+    assert index.classes == ("dalle", "glide", "real", "sd")
+
+
+# Names that look alike.
+
+
+def test_labels_equal_to_the_eye_are_merged_with_a_warning(tmp_path):
+    spellings = ["Café", unicodedata.normalize("NFD", "Café"), "café", "Café ", "Ca\u200bfé"]
+    for place, spelling in enumerate(spellings):
+        fill(tmp_path, spelling, 6 if place == 0 else 2, 10 * place)
+    fill(tmp_path, "other", 6)
+    index = read_index(tmp_path)
+    assert index.classes == ("Café", "other")
+    assert sum(index.counts()["Café"].values()) == 14
+    warned = said(index, "warning")
+    assert "merged into 'Café'" in warned
+    assert "\\u200b" in warned
+
+
+def test_prompts_equal_to_the_eye_are_one_group(tmp_path):
+    for number in range(12):
+        touch(tmp_path, f"a/prompté{number}.png")
+        touch(tmp_path, "b/" + unicodedata.normalize("NFD", f"Prompté{number}") + " .png")
+        touch(tmp_path, f"c/prompt\u200bé{number}.png")
+    index = read_index(tmp_path)
+    assert len({record.group for record in index.records}) == 12
+    assert index.crossing_groups == ()
+
+
+def test_a_split_finds_names_in_another_unicode_form(tmp_path):
+    touch(tmp_path, *(f"a/é{n}.png" for n in range(3)), *(f"b/é{n}.png" for n in range(3)))
+    names = [unicodedata.normalize("NFD", f"é{n}.png") for n in range(3)]
+    split = dict(zip(("train", "val", "test"), ([name] for name in names), strict=True))
+    (tmp_path / "Split.json").write_text(json.dumps(split))
+    assert folds(read_index(tmp_path), "b") == {"train": 1, "val": 1, "test": 1}
+
+
+# Counts.
+
+
+def test_a_single_class_is_an_error_that_names_its_folders(tmp_path):
+    for label in ("alpha", "beta"):
+        fill(tmp_path, f"mine/{label}", 4)
+    index = read_index(tmp_path)
+    with pytest.raises(DataError, match=r"single class, mine.*alpha, beta are the classes"):
+        refuse_errors(index)
+    assert refuse_errors(read_index(tmp_path / "mine")) == ()
+
+
+def test_a_class_that_the_split_empties_is_an_error(tmp_path):
+    for label in ("a", "b", "c"):
+        fill(tmp_path, label, 3)
+    names = {"a": ["0000.png"], "b": ["0001.png"]}
+    (tmp_path / "Split.json").write_text(json.dumps({"train": names, "test": {"a": ["0002.png"]}}))
+    with pytest.raises(DataError, match="class c ends with no image"):
+        refuse_errors(read_index(tmp_path))
+
+
+def test_small_classes_are_named(tmp_path):
+    fill(tmp_path, "a", 8)
+    fill(tmp_path, "one", 1)
+    fill(tmp_path, "two", 2)
+    (tmp_path / "none").mkdir()
+    warned = said(read_index(tmp_path), "warning")
+    assert "class one has 1 image," in warned
+    assert "class two has 2 images," in warned
+    assert "none has no images" in warned
+
+
+def test_step_folders_have_a_line_of_their_own(tmp_path):
+    for folder in ("step1", "Step 2", "sdxl", "flux"):
+        fill(tmp_path, folder, 6)
+    index = read_index(tmp_path)
+    assert index.classes == ("flux", "sdxl")
+    assert "Step 2, step1 left out as post-processed copies" in said(index, "warning")
+    assert read_index(tmp_path, layout="class").classes == ("Step 2", "flux", "sdxl", "step1")
+
+
+def test_droppings_and_companions_are_passed_over(tmp_path):
+    for label in ("a", "b"):
+        fill(tmp_path, label, 4)
+        touch(
+            tmp_path,
+            *(f"{label}/0000.{end}" for end in ("txt", "caption", "npz", "safetensors", "json")),
+            *(f"{label}/{name}" for name in ("._0000.png", "Thumbs.db", ".DS_Store", "x.ckpt")),
+            f"{label}/@eaDir/0000.png/SYNOPHOTO_THUMB_S.jpg",
+            f"__MACOSX/{label}/._0000.png",
+            f"#recycle/{label}/old.png",
+            f"$RECYCLE.BIN/{label}.png",
+        )
+    index = read_index(tmp_path)
+    assert Counter(record.label for record in index.records) == {"a": 4, "b": 4}
+    assert index.rejects == ()
+    assert inspect(index) == ()
+
+
+# Tables.
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_tables_with_any_separator_read_alike(tmp_path, separator):
+    fill(tmp_path, "x", 6)
+    rows = [separator.join([f'"x/{n:04}.png"', f"{n % 2}.0", f"q{n}"]) for n in range(6)]
+    text = "\r\n".join([separator.join(["Path", "Label", "Group"]), *rows, separator * 2, '""'])
+    (tmp_path / "t.csv").write_text("\ufeff" + text)
+    index = read_index(tmp_path / "t.csv")
+    assert index.classes == ("0", "1")
+    assert {r.group for r in index.records} == {f"q{n}" for n in range(6)}
+
+
+def test_labels_that_are_versions_keep_their_decimals(tmp_path):
+    fill(tmp_path, "x", 2)
+    (tmp_path / "t.csv").write_text("path,label\nx/0000.png,1.5\nx/0001.png,2.0\n")
+    assert read_index(tmp_path / "t.csv").classes == ("1.5", "2.0")
+
+
+def test_a_separator_inside_a_value_is_refused_with_the_row(tmp_path):
+    fill(tmp_path, "x", 2)
+    (tmp_path / "t.csv").write_text("path,label\nx/0000.png,a\nx/a,b.png,a\n")
+    with pytest.raises(DataError, match="row 3 has 3 cells for 2 columns"):
+        read_index(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("form", ["struct", "bytes", "text"])
+def test_images_inside_a_table_are_one_line_that_says_what_to_do(tmp_path, form):
+    pandas = pytest.importorskip("pandas")
+    data = b"\x89PNG\r\n" + bytes(5000)
+    value = {"bytes": data, "path": "a.png"} if form == "struct" else data
+    frame = pandas.DataFrame({"path" if form == "text" else "image": [value], "label": [0]})
+    if form == "text":
+        frame.to_csv(tmp_path / "t.csv", index=False)
+        table = tmp_path / "t.csv"
+    else:
+        frame.to_parquet(tmp_path / "t.parquet")
+        table = tmp_path / "t.parquet"
+    with pytest.raises(DataError, match="leak data unpack") as caught:
+        read_index(table)
+    assert len(str(caught.value)) < 400
+    if form != "text":
+        with pytest.raises(DataError, match="leak data unpack"):
+            read_index(tmp_path)
