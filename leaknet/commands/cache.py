@@ -25,6 +25,8 @@ from leaknet.commands.options import (
     emit,
     json_option,
     next_steps,
+    read_data,
+    reading_options,
     vae_option,
 )
 
@@ -137,6 +139,7 @@ def cache() -> None:
 
 @cache.command(cls=LeakCommand)
 @data_option
+@reading_options
 @click.option(
     "--split",
     type=click.Choice(["closed", "open", "all"]),
@@ -200,7 +203,6 @@ def build(settings: Settings, /, **options: Any) -> None:
       leak cache build --split closed
       leak cache build --data photos/ --vae taesd --precision bf16 --with statistics
     """
-    from leakcache.dataset.index import read_index
     from leakcache.encoder.weights import locate
     from leakcache.images.decode import Preprocessing
 
@@ -214,7 +216,7 @@ def build(settings: Settings, /, **options: Any) -> None:
     # What can be refused is refused before torch is imported, which takes seconds.
     locate(options["vae"])
     root = data_root(options["data"])
-    index = read_index(root, seed=options["seed"])
+    index = read_data(root, options, options["split"])
     name = name_cache(root, options["vae"], _words(preprocessing), options["precision"])
     folder = Path(options["cache"] or settings.caches / name)
     reports = _build_splits(index, folder, preprocessing, options)

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from leakcache.names import visible
 from leaknet.commands.defaults import LeakCommand, Settings, data_root
-from leaknet.commands.options import emit, json_option, next_steps
+from leaknet.commands.options import (
+    emit,
+    json_option,
+    next_steps,
+    print_findings,
+    reading,
+    reading_options,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,47 +39,64 @@ def data() -> None:
 @data.command(cls=LeakCommand)
 @click.argument("data", metavar="[ROOT]", required=False)
 @click.option("--open", "open_set", is_flag=True, help="Read every class as an unknown generator.")
+@reading_options
 @click.option("--seed", default=0, show_default=True, help="Of the fold cut where none is given.")
 @click.option(
-    "--out", metavar="FILE", help="Where to write the index. [default: CACHES/ROOT.index.csv]"
+    "--out", metavar="FILE", help="Where to write the index. [default: CACHES/ROOT-HASH.index.csv]"
 )
 @json_option
 @click.pass_context
-def index(
-    ctx: click.Context, data: str | None, open_set: bool, seed: int, out: str | None, as_json: bool
-) -> None:
+def index(ctx: click.Context, /, data: str | None, out: str | None, **options: Any) -> None:
     """Print and write how ROOT is understood: classes, folds, prompt groups, rejects.
 
-    ROOT is a folder of class folders, WILD as it comes (Closed_Set, Open_Set, Split.json,
-    step1 to step3), or a CSV or Parquet file with path,label and, if wished, group,fold.
-    Without a split the folds are cut by prompt group, never by image. The CSV that is written
-    (path,label,group,fold) can be edited and given as ROOT or --data. [default: data/]
+    ROOT is a folder or a table. A folder has one folder of images a class; train, val and test
+    may lie above or below, real and generated images side by side ({ai,nature},
+    {0_real,1_fake}, {real,fake}), and one folder a prompt below. WILD is read as it comes
+    (Closed_Set, Open_Set, Split.json, step1 to step3), Hugging Face's metadata files give labels.
+    A table (CSV with any separator, JSON lines, Parquet) has path,label and, if wished,
+    group,fold. Without a split the folds are cut by prompt group, never by image.
+
+    The CSV that is written (path,label,group,fold) can be edited and given as ROOT or --data; an
+    edited one is never overwritten. Exits with 1 where the data has an error, such as a
+    single class. [default: data/]
 
     JSON keys: root, layout, classes, unknown, counts.LABEL.FOLD, groups, crossing_groups,
-    rejects (path, reason), out.
+    findings (level, sentence), rejects (path, reason), out, written.
 
     \b
     Example:
       leak data index path/to/WILD --out index.csv
+      leak data index path/to/GenImage --layout class/*/split/kind
       leak data index path/to/WILD/step1 --json
     """
+    from leakcache.dataset.findings import inspect
     from leakcache.dataset.index import read_index
+    from leakcache.dataset.saved_index import default_name, save_index
 
-    found = read_index(data_root(data), seed=seed, open_set=open_set)
+    root = data_root(data)
+    found = read_index(root, **reading(options))
     caches = (ctx.find_object(Settings) or Settings({})).caches
-    file = Path(out) if out else caches / f"{found.root.name}.index.csv"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    found.write_csv(file)
-    if as_json:
-        emit({**_summary(found), "out": str(file)})
-        return
-    _print(found)
-    click.echo(f"written to {file}")
-    root = str(data_root(data))
-    next_steps(["audit", root], ["cache", "build", "--data", root])
+    file = Path(out) if out else caches / default_name(root)
+    written = save_index(found, file)
+    if options["as_json"]:
+        emit({**_summary(found), "out": str(file), "written": written})
+    else:
+        _print(found)
+        click.echo(
+            f"written to {file}"
+            if written
+            else f"{file} was edited and is kept: give --out to write another index"
+        )
+        chosen = any(options[name] for name in ("layout", "group", "label"))
+        source = str(file if chosen else root)
+        next_steps(["audit", source], ["cache", "build", "--data", source])
+    if any(finding.level == "error" for finding in inspect(found)):
+        sys.exit(1)
 
 
 def _summary(found: DatasetIndex) -> dict[str, object]:
+    from leakcache.dataset.findings import inspect
+
     return {
         "root": str(found.root),
         "layout": found.layout,
@@ -80,6 +105,7 @@ def _summary(found: DatasetIndex) -> dict[str, object]:
         "counts": found.counts(),
         "groups": len({record.group for record in found.records}),
         "crossing_groups": found.crossing_groups,
+        "findings": [vars(finding) for finding in inspect(found)],
         "rejects": _told(found.rejects),
     }
 
@@ -91,15 +117,18 @@ def _told(rejects: tuple[Reject, ...]) -> list[dict[str, str]]:
 def _print(found: DatasetIndex) -> None:
     from rich.console import Console
 
+    from leakcache.dataset.findings import inspect
+
     console = Console(highlight=False, markup=False)
     console.print(_table(found))
-    console.print(found.layout, soft_wrap=True)
+    console.print(visible(found.layout), soft_wrap=True)
+    print_findings(inspect(found))
     _print_rejects(found.rejects)
 
 
 def _print_rejects(rejects: tuple[Reject, ...]) -> None:
     for reject in rejects[:SHOWN]:
-        click.echo(f"left out: {reject.path}: {reject.reason}")
+        click.echo(f"left out: {visible(reject.path)}: {visible(reject.reason)}")
     if len(rejects) > SHOWN:
         click.echo(f"left out: {len(rejects) - SHOWN} more, listed by --json")
 
@@ -111,14 +140,14 @@ def _table(found: DatasetIndex) -> Table:
 
     from leakcache.dataset.index import FOLDS
 
-    table = Table("class", *FOLDS, "groups", title=Text(str(found.root)), show_footer=True)
+    table = Table("class", *FOLDS, "groups", title=Text(visible(str(found.root))), show_footer=True)
     counts = found.counts()
     groups: dict[str, set[str]] = {label: set() for label in counts}
     for record in found.records:
         groups[record.label].add(record.group)
     for label, row in counts.items():
         cells = (str(row[fold] or "") for fold in FOLDS)
-        table.add_row(Text(label), *cells, str(len(groups[label])))
+        table.add_row(Text(visible(label)), *cells, str(len(groups[label])))
     sums = [sum(row[fold] for row in counts.values()) for fold in FOLDS]
     every = len(set().union(*groups.values()))
     for column, footer in zip(table.columns, ["all", *sums, every], strict=True):

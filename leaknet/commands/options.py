@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from leakcache.names import visible
+
+if TYPE_CHECKING:
+    from leakcache.dataset.records import DatasetIndex, Finding, Split
+
+_UNSHOWN = re.compile("[\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -26,6 +35,52 @@ def data_option(command: Command) -> Command:
         metavar="ROOT",
         help="Folder of class folders, WILD, or a CSV/Parquet index. [default: data/]",
     )(command)
+
+
+def reading_options(command: Command) -> Command:
+    """`--layout`, `--group` and `--label`: how a data root is to be understood."""
+    layout = click.option(
+        "--layout",
+        metavar="LEVELS",
+        help="What the folders are, from the top: split, class, kind (real and generated), prompt "
+        "or *, as in split/class, class/split/kind, class/prompt. [default: by their names]",
+    )
+    group = click.option(
+        "--group",
+        metavar="stem|folder|file|COLUMN",
+        help="What images of one prompt share: the file's stem, the folder, nothing, or a column "
+        "of the table. [default: by the names]",
+    )
+    label = click.option("--label", metavar="COLUMN", help="Column of a table that has the labels.")
+    return layout(group(label(command)))
+
+
+def read_data(root: Path, options: dict[str, Any], split: Split = "all") -> DatasetIndex:
+    """The index of a data root, after saying on stderr how it was understood.
+
+    Raises:
+        DataError: it cannot be understood, or has errors (a single class, a class without
+            images).
+    """
+    from leakcache.dataset.findings import refuse_errors
+    from leakcache.dataset.index import read_index
+
+    index = read_index(root, **reading(options))
+    click.echo(visible(index.layout), err=True)
+    print_findings(refuse_errors(index, split), err=True)
+    return index
+
+
+def reading(options: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `read_index` among a command's options."""
+    names = ("seed", "open_set", "layout", "group", "label")
+    return {name: options[name] for name in names if options.get(name) is not None}
+
+
+def print_findings(findings: Iterable[Finding], *, err: bool = False) -> None:
+    """One line a finding, with its level."""
+    for finding in findings:
+        click.echo(f"{finding.level}: {finding.sentence}", err=err)
 
 
 def cache_option(command: Command) -> Command:
@@ -98,7 +153,9 @@ def _rate(context: click.Context, parameter: click.Parameter, value: float) -> f
 
 def emit(result: dict[str, Any]) -> None:
     """Print one JSON object on stdout; NaN, which JSON does not know, becomes null."""
-    click.echo(json.dumps(_plain(result), indent=1, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(_plain(result), indent=1, ensure_ascii=False, allow_nan=False)
+    # JSON escapes of its own for what would move a terminal's cursor, or is no UTF-8.
+    click.echo(_UNSHOWN.sub(lambda match: json.dumps(match[0])[1:-1], text))
 
 
 def next_steps(*commands: list[str]) -> None:

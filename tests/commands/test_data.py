@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 
 import pytest
 from click.testing import CliRunner
@@ -21,6 +23,7 @@ def root(tmp_path):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.touch()
     (tmp_path / "pics" / "a" / "model.ckpt").touch()
+    (tmp_path / "pics" / "loose.png").touch()
     return tmp_path / "pics"
 
 
@@ -41,7 +44,9 @@ def test_the_table_counts_classes_and_folds_and_names_what_is_left_out(root):
     assert ["a", "5", "2", "3", "10"] in cells
     assert ["[b]", "5", "2", "3", "10"] in cells
     assert ["all", "10", "4", "6", "0", "10"] in cells
-    assert "left out: a/model.ckpt: not an image file extension" in result.stdout
+    assert "left out: loose.png: lies beside the class folders" in result.stdout
+    assert "model.ckpt" not in result.stdout
+    assert "If that is wrong, give --layout" in result.stdout
     assert "folds cut by group 50/20/30 with seed 0" in result.stdout
 
 
@@ -49,11 +54,12 @@ def test_json_is_one_object_with_the_documented_keys(root):
     result = json.loads(run(root, "--json", "--seed", 3).stdout)
     assert set(result) == {
         "root", "layout", "classes", "unknown", "counts", "groups", "crossing_groups",
-        "rejects", "out",
+        "findings", "rejects", "out", "written",
     }  # fmt: skip
     assert result["counts"]["a"] == {"train": 5, "val": 2, "test": 3, "open": 0}
     assert result["groups"] == 10
-    assert result["rejects"] == [{"path": "a/model.ckpt", "reason": "not an image file extension"}]
+    reason = "lies beside the class folders, so it has no class"
+    assert result["rejects"] == [{"path": "loose.png", "reason": reason}]
 
 
 def test_the_file_written_is_an_index(root, tmp_path):
@@ -63,8 +69,77 @@ def test_the_file_written_is_an_index(root, tmp_path):
 
 
 def test_without_a_name_the_index_lies_beside_the_caches(root, tmp_path):
-    assert "written to caches/pics.index.csv" in run(root).stdout
-    assert read_index(tmp_path / "caches" / "pics.index.csv").counts() == read_index(root).counts()
+    assert "written to caches/pics-" in run(root).stdout
+    [file] = (tmp_path / "caches").glob("pics-*.index.csv")
+    assert read_index(file).counts() == read_index(root).counts()
+
+
+def test_an_edited_index_is_kept_and_one_as_written_is_renewed(root, tmp_path):
+    out = tmp_path / "index.csv"
+    run(root, "--out", out)
+    (root / "a" / "new.png").touch()
+    assert "written to" in run(root, "--out", out).stdout
+    assert "new.png" in out.read_text()
+    edited = out.read_text().replace(",train", ",val", 1)
+    out.write_text(edited)
+    assert "was edited and is kept" in run(root, "--out", out).stdout
+    assert json.loads(run(root, "--out", out, "--json").stdout)["written"] is False
+    assert out.read_text() == edited
+
+
+def test_roots_of_one_name_have_indices_of_their_own(root, tmp_path):
+    (tmp_path / "other").mkdir()
+    twin = shutil.copytree(root, tmp_path / "other" / "pics")
+    assert run(root).stdout.splitlines()[-3] != run(twin).stdout.splitlines()[-3]
+    assert len(list((tmp_path / "caches").glob("pics-*.index.csv"))) == 2
+
+
+def test_an_error_in_the_data_is_shown_and_exits_with_1(tmp_path):
+    for number in range(3):
+        file = tmp_path / "one" / "only" / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    result = run(tmp_path / "one")
+    assert result.exit_code == 1
+    assert "error: " in result.stdout
+    assert "has a single class, only" in result.stdout
+
+
+def test_a_layout_and_a_group_can_be_given(tmp_path):
+    for name in ("x/a/1.png", "x/a/2.png", "x/b/1.png", "x/b/2.png"):
+        (tmp_path / "pics" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pics" / name).touch()
+    words = ("--layout", "*/class", "--group", "file", "--json")
+    told = json.loads(run(tmp_path / "pics", *words).stdout)
+    assert (told["classes"], told["groups"]) == (["a", "b"], 4)
+
+
+NAMES = [
+    "cr\rx.png",
+    "new\nline.png",
+    "=1+1.png",
+    "-rf.png",
+    "\u202egnp.x.png",
+    " lead.png",
+    "a,b.png",
+]
+
+
+def test_names_that_could_do_harm_are_shown_escaped_and_read_back(tmp_path):
+    for label in ("=cmd()", "[b]\x1b[2J"):
+        for name in NAMES:
+            file = tmp_path / "pics" / label / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+    out = tmp_path / "pics" / "index.csv"
+    shown = run(tmp_path / "pics", "--out", out)
+    assert "[b]\\x1b[2J" in shown.stdout
+    assert not {"\x1b", "\r", "\u202e"} & set(shown.stdout)
+    told = json.loads(run(tmp_path / "pics", "--json").stdout)
+    assert told["classes"] == ["=cmd()", "[b]\x1b[2J"]
+    assert read_index(out).records == read_index(tmp_path / "pics").records
+    table = list(csv.reader(out.open(newline="", encoding="utf-8")))[1:]
+    assert not any(cell.startswith(("=", "+", "-", "@")) for row in table for cell in row)
 
 
 def test_open_reads_all_classes_as_unknown(root):
@@ -79,9 +154,9 @@ def test_the_default_root_is_the_data_folder_here(root, monkeypatch):
 
 def test_a_long_list_of_rejects_is_cut(root):
     for number in range(30):
-        (root / "a" / f"{number}.bin").touch()
+        (root / f"{number}.png").touch()
     out = run(root).stdout
-    assert out.count("not an image file extension") == 20
+    assert out.count("left out: ") == 21
     assert "left out: 11 more, listed by --json" in out
 
 
