@@ -18,7 +18,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from leakcache.dataset.index import read_index
+from leakcache.dataset.folders import images_below
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import DataError, ImageError, RunError, WeightsError
 from leakcache.images.canonical import canonicalise
@@ -81,12 +81,11 @@ def find_images(arguments: Sequence[str]) -> list[tuple[Path, str]]:
 
 
 def _below(folder: Path) -> list[tuple[Path, str]]:
-    try:
-        index = read_index(folder, open_set=True)
-    except DataError:
+    images, rejects = images_below(folder)
+    if not images and not rejects:
         return [(folder, "no images in this folder")]
-    images = [(index.root / record.path, "") for record in index.records]
-    return images + [(index.root / reject.path, reject.reason) for reject in index.rejects]
+    found = [(folder / image, "") for image in images]
+    return found + [(folder / reject.path, reject.reason) for reject in rejects]
 
 
 def encoding_of(model: ProtoLeakNet) -> Encoding:
