@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from leakcache.errors import RunError
+from leakcache.files import json_text
 
 _KEY = "leaknet"
 
@@ -55,6 +56,11 @@ def flush(path: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     replace_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, whole or not at all; see `json_text`."""
+    write_text(path, json_text(value) + "\n")
 
 
 def save_tensors(

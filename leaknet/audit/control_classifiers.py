@@ -8,7 +8,7 @@ what size, format or subject alone can contribute to an open-set score.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -19,7 +19,7 @@ from leakcache.errors import ScoringError
 from leaknet.audit.cross_validation import TREES, TREES_OF_ONE_FACT, Protocol, log_probabilities
 from leaknet.audit.fact_table import FactTable
 from leaknet.audit.observations import Observations
-from leaknet.metrics.bootstrap import Interval, closed_intervals, cluster_weights
+from leaknet.metrics.bootstrap import Interval, Measure, Weights, intervals
 from leaknet.metrics.closed_set import closed_values, per_class_auc
 from leaknet.metrics.open_set import auroc
 from leaknet.metrics.roc import roc
@@ -170,11 +170,11 @@ class ClosedEvaluator(Evaluator[ClosedControl]):
         """All columns together, on true and on shuffled labels."""
         targets = self._targets[self._protocol.evaluated]
         scores = self._scores(features, self._targets)
-        intervals = _closed_intervals(scores, targets, self._groups)
+        found = _closed_intervals(scores, targets, self._groups)
         areas = per_class_auc(scores, targets)[0].tolist()
         return ClosedControl(
-            top1=intervals["top1"],
-            macro_auc=intervals["macro_auc"],
+            top1=found["top1"],
+            macro_auc=found["macro_auc"],
             per_class_auc=dict(zip(self._classes.tolist(), areas, strict=True)),
             chance=float(np.bincount(targets).max() / len(targets)),
             images=len(targets),
@@ -265,11 +265,10 @@ def _area(value: Accuracy | float) -> float:
 def _closed_intervals(
     scores: np.ndarray, targets: np.ndarray, groups: np.ndarray
 ) -> dict[str, Interval]:
-    try:
-        return closed_intervals(scores, targets, groups, resamples=RESAMPLES)
-    except ScoringError:  # a single prompt group gives no information on other prompts
-        values = closed_values(scores, targets)
-        return {name: Interval(float(value[0]), 0.0, 1.0) for name, value in values.items()}
+    def measure(weights: Sequence[Weights] | None) -> Mapping[str, np.ndarray]:
+        return closed_values(scores, targets, None if weights is None else weights[0])
+
+    return _intervals(measure, [groups])
 
 
 def _auroc_interval(
@@ -278,13 +277,17 @@ def _auroc_interval(
     unknown: Float64[np.ndarray, "unknown"],
     unknown_groups: Shaped[np.ndarray, "unknown"],
 ) -> Interval:
-    value = auroc(known, unknown)
+    def measure(weights: Sequence[Weights] | None) -> Mapping[str, np.ndarray]:
+        return {"auroc": roc(known, unknown, *(weights or ())).auroc()}
+
+    return _intervals(measure, [known_groups, unknown_groups])["auroc"]
+
+
+def _intervals(measure: Measure[str], groups: Sequence[np.ndarray]) -> dict[str, Interval]:
     try:
-        draws = cluster_weights([known_groups, unknown_groups], resamples=RESAMPLES)
-        sample = [roc(known, unknown, own, theirs).auroc() for own, theirs in draws]
+        return intervals(measure, groups, resamples=RESAMPLES)
     except ScoringError:  # a single prompt group gives no information on other prompts
-        return Interval(value, 0.0, 1.0)
-    return Interval.of(value, np.concatenate(sample))
+        return {name: Interval(float(v[0]), 0.0, 1.0) for name, v in measure(None).items()}
 
 
 def _plain(interval: Interval) -> dict[str, Any]:

@@ -18,10 +18,11 @@ from leaknet.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from leaknet.experiments.ablation.caches import CachePool
-    from leaknet.experiments.ablation.run import Request
+    from leaknet.experiments.ablation.run import AblationPlan
     from leaknet.experiments.ablation.spec import Row
-    from leaknet.experiments.ablation.tables import AblationResult, RowResult
+    from leaknet.experiments.ablation.tables import AblationResult
+    from leaknet.experiments.caches import CachePool
+    from leaknet.experiments.rows import RowResult
 
 
 @click.command(cls=LeakCommand)
@@ -84,14 +85,14 @@ def ablate(settings: Settings, /, **options: Any) -> None:
     from leaknet.experiments.tables import print_grids
 
     folder = cache_folder(options["cache"], settings.caches)
-    request, shelf = _request(settings, folder, options), _shelf(folder, options)
-    result = run_ablation(request, shelf)
-    files = write_results(result, request.out)
+    plan = _plan(settings, folder, options)
+    result = run_ablation(plan, _pool(folder, options))
+    files = write_results(result, plan.out)
     if options["as_json"]:
-        emit({**result.as_dict(), "out": str(request.out)})
+        emit({**result.as_dict(), "out": str(plan.out)})
     else:
         print_grids(ablation_tables(result))
-        click.echo(f"{summary_line(result)}; {request.out}: {', '.join(files)}")
+        click.echo(f"{summary_line(result)}; {plan.out}: {', '.join(files)}")
         next_steps(["report"])
     if f"{result.ablation.key}.parquet" not in files:
         click.echo("no Parquet file: pip install 'leaknet[parquet]'", err=True)
@@ -99,10 +100,10 @@ def ablate(settings: Settings, /, **options: Any) -> None:
         sys.exit(1)
 
 
-def _request(settings: Settings, folder: Path, options: dict[str, Any]) -> Request:
+def _plan(settings: Settings, folder: Path, options: dict[str, Any]) -> AblationPlan:
     from leakcache.device import resolve_device
     from leaknet.commands.train import configured
-    from leaknet.experiments.ablation.run import Request
+    from leaknet.experiments.ablation.run import AblationPlan
     from leaknet.experiments.ablation.spec import find_ablation
     from leaknet.experiments.ablation.tables import write_results
 
@@ -112,9 +113,9 @@ def _request(settings: Settings, folder: Path, options: dict[str, Any]) -> Reque
 
     def keep(result: AblationResult, row: RowResult) -> None:
         write_results(result, out)
-        click.echo(f"{row.row.name}: {row.reason or 'done'} ({row.seconds:.0f} s)", err=True)
+        click.echo(f"{row.name}: {row.reason or 'done'} ({row.elapsed:.0f} s)", err=True)
 
-    return Request(
+    return AblationPlan(
         ablation=ablation,
         base=base,
         seeds=options["seeds"],
@@ -122,7 +123,7 @@ def _request(settings: Settings, folder: Path, options: dict[str, Any]) -> Reque
         device=resolve_device(options["device"]),
         force=options["force"],
         on_start=_announce,
-        on_result=keep,
+        on_rows=keep,
     )
 
 
@@ -130,10 +131,10 @@ def _announce(row: Row, number: int) -> None:
     click.echo(f"{row.name}, run {number + 1}", err=True)
 
 
-def _shelf(folder: Path, options: dict[str, Any]) -> CachePool:
+def _pool(folder: Path, options: dict[str, Any]) -> CachePool:
     from leakcache.device import resolve_device
     from leakcache.store.cache import Cache
-    from leaknet.experiments.ablation.caches import CachePool
+    from leaknet.experiments.caches import CachePool
 
     return CachePool(
         Cache.open(folder / "closed"),

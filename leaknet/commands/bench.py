@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +31,9 @@ from leaknet.commands.options import (
 
 if TYPE_CHECKING:
     from leakcache.store.cache import Cache
+    from leaknet.experiments.benchmark.run import BenchPlan
     from leaknet.experiments.benchmark.tables import BenchResult
-    from leaknet.experiments.plan import BenchPlan
+    from leaknet.experiments.rows import RowResult
 
 STEPS = (0, 1, 2, 3)
 
@@ -58,7 +61,7 @@ STEPS = (0, 1, 2, 3)
     default="0",
     show_default=True,
     metavar="LIST",
-    help="Blocks of the table: 0 raw, 1 to 3 degraded copies of what is judged, e.g. 0,1,2,3.",
+    help="Blocks of the table: 0 raw, 1 to 3 degraded test and open images, e.g. 0,1,2,3.",
 )
 @click.option(
     "--seeds", type=click.IntRange(1), default=1, show_default=True, help="Trainings a method."
@@ -91,16 +94,16 @@ STEPS = (0, 1, 2, 3)
 @json_option
 @click.pass_obj
 def bench(settings: Settings, /, **options: Any) -> None:
-    """Train and judge compared methods on the same folds, detectors and metrics: Table 1.
+    """Train and evaluate compared methods on the same folds, detectors and metrics: Table 1.
 
     With --data the cache is built or brought up to date first; with --cache alone it is taken as
     it is. A method whose weights cannot be had has a row that says so, and the rest go on. A
     method that is finished under a seed is never trained again: the same command goes on where it
     was stopped. bench.json, bench.md and bench.parquet are written after every method.
     JSON keys: classes, images, steps, seeds, epochs, limit, precision, detector, out, rows[]
-    with method, step, top1, macro_auc, open_auroc (all unknown images), open_mean and
-    open_worst (over unknown generators), parameters, seconds, reason, published_macro_auc,
-    behind_ours.top1, behind_ours.p, sd.*, interval.*, seeds.*.
+    with method, step, top1, macro_auc, open_auroc and open_oscr (all unknown images),
+    open_mean and open_worst (over unknown generators), parameters, seconds, reason,
+    published_macro_auc, behind_ours.top1, behind_ours.p, sd.*, interval.*, seeds.*.
 
     \b
     Example:
@@ -113,25 +116,27 @@ def bench(settings: Settings, /, **options: Any) -> None:
     from leaknet.experiments.benchmark.data import raw_data, with_steps
     from leaknet.experiments.benchmark.run import run_bench
     from leaknet.experiments.benchmark.tables import bench_tables, write_bench
+    from leaknet.experiments.caches import open_set_caches
     from leaknet.experiments.tables import print_grids
 
     steps = _steps(options["steps"])
     plan = _plan(options)
     device = str(resolve_device(options["device"]))
     closed = _closed(settings, options, device)
-    unknown = _unknown(closed, options["open_roots"], device)
+    unknown = [build.cache for build in open_set_caches(closed, options["open_roots"], device)]
     for method in plan.methods:
         if issubclass(method, Ours):
             complete_statistics(preset(method.preset).features, [closed, *unknown], device)
     data = with_steps(raw_data(closed, unknown, options["limit"]), closed, unknown, steps, device)
     out = Path(options["out"] or settings.runs / _name(closed, options))
-    result = run_bench(plan, data, out, lambda found: _keep(found, out))
-    files = write_bench(result, out)
+    plan = replace(plan, out=out, on_rows=partial(_keep, out))
+    result = run_bench(plan, data)
+    files = write_bench(result, plan.out)
     if options["as_json"]:
-        emit({**result.as_dict(), "out": str(out)})
+        emit({**result.as_dict(), "out": str(plan.out)})
     else:
         print_grids(bench_tables(result))
-        click.echo(f"{out}: {', '.join(files)} and the trainings")
+        click.echo(f"{plan.out}: {', '.join(files)} and the trainings")
         next_steps(["report"])
     if all(not row.figures for row in result.rows):
         sys.exit(1)
@@ -149,19 +154,23 @@ def _steps(text: str) -> list[int]:
 
 def _plan(options: dict[str, Any]) -> BenchPlan:
     from leakcache.device import resolve_device
-    from leaknet.experiments.plan import BenchPlan, methods_named
+    from leaknet.baselines.base import BaselineOptions
+    from leaknet.experiments.benchmark.run import BenchPlan, methods_named
     from leaknet.scoring.fitted_detectors import detectors_named
 
     if options["detector"] == "all":
         raise click.BadParameter("takes one name", param_hint="--detector")
     return BenchPlan(
+        out=Path(),
         methods=methods_named(options["methods"]),
         seeds=options["seeds"],
-        epochs=options["epochs"],
-        weights=Path(options["weights"]) if options["weights"] else None,
-        detector=detectors_named([options["detector"]])[0],
+        kinds=detectors_named([options["detector"]]),
         device=resolve_device(options["device"]),
-        precision=options["precision"],
+        options=BaselineOptions(
+            weights=Path(options["weights"]) if options["weights"] else None,
+            epochs=options["epochs"],
+            precision=options["precision"],
+        ),
     )
 
 
@@ -199,17 +208,6 @@ def _closed(settings: Settings, options: dict[str, Any], device: str) -> Cache:
     return report.cache
 
 
-def _unknown(closed: Cache, roots: tuple[str, ...], device: str) -> list[Cache]:
-    """Caches of the folders named; without any, of the data's own open set if there is one."""
-    from leakcache.dataset.index import read_index
-    from leakcache.store.open_set import build_open_caches
-
-    data = Path(closed.manifest.data)
-    if not roots and (not data.exists() or not read_index(data).unknown):
-        return []
-    return build_open_caches(closed, [Path(root) for root in roots], device)
-
-
 def _name(closed: Cache, options: dict[str, Any]) -> str:
     """Folder name that tells benches of the same cache apart."""
     name = f"bench-{closed.path.parent.name}"
@@ -218,9 +216,8 @@ def _name(closed: Cache, options: dict[str, Any]) -> str:
     return name
 
 
-def _keep(result: BenchResult, out: Path) -> None:
+def _keep(out: Path, result: BenchResult, rows: tuple[RowResult, ...]) -> None:
     from leaknet.experiments.benchmark.tables import write_bench
 
     write_bench(result, out)
-    last = result.rows[-1]
-    click.echo(f"{last.method}: {last.reason or 'done'}", err=True)
+    click.echo(f"{rows[0].name}: {rows[-1].reason or 'done'}", err=True)

@@ -34,8 +34,8 @@ def compare(settings: Settings, /, run_a: str, run_b: str, **options: Any) -> No
     Example:
       leak compare runs/paper-seed0 runs/best-seed0
     """
-    from leaknet.experiments.compare_runs import compare_runs
-    from leaknet.experiments.tables import comparison_table, print_grids
+    from leaknet.experiments.compare_runs import compare_runs, comparison_table
+    from leaknet.experiments.tables import print_grids
     from leaknet.scoring.fitted_detectors import detectors_named
 
     name = options["detector"]

@@ -20,8 +20,10 @@ from leaknet.commands.options import (
 )
 
 if TYPE_CHECKING:
+    import torch
+
     from leakcache.store.cache import Cache
-    from leaknet.experiments.plan import Plan
+    from leaknet.experiments.evaluation import EvaluationPlan
 
 
 @click.command(cls=LeakCommand)
@@ -75,7 +77,7 @@ if TYPE_CHECKING:
 @json_option
 @click.pass_obj
 def evaluate(settings: Settings, /, **options: Any) -> None:
-    """Judge a recipe: closed set, open sets, generators left out, over several seeds.
+    """Evaluate a recipe: closed set, open sets, generators left out, over several seeds.
 
     Every figure is a mean over seeds, with its spread and a 95 % interval clustered by prompt
     group. The same command goes on where it was stopped, and trains nothing twice.
@@ -93,40 +95,43 @@ def evaluate(settings: Settings, /, **options: Any) -> None:
     """
     from leakcache.device import resolve_device
     from leakcache.store.changes import open_current
+    from leaknet.experiments.caches import open_set_caches
+    from leaknet.experiments.evaluation_tables import evaluation_tables, write_evaluation
     from leaknet.experiments.protocols import evaluate as run_protocols
-    from leaknet.experiments.tables import evaluation_tables, print_grids, write_evaluation
+    from leaknet.experiments.tables import print_grids
 
-    plan = _plan(options)
     folder = cache_folder(options["cache"], settings.caches)
-    closed = open_current(folder / "closed")
     device = resolve_device(options["device"])
+    plan = _plan(options, settings.runs, folder.name, device)
+    closed = open_current(folder / "closed")
     complete_statistics(plan.config.features, [closed], str(device))
-    unknown = _open_caches(closed, options["open_roots"], options["device"])
-    out = _out_folder(options["out"], settings.runs, folder.name, plan)
-    result = run_protocols(plan, closed, unknown, out, device)
+    builds = open_set_caches(closed, options["open_roots"], str(device))
+    plan.out.mkdir(parents=True, exist_ok=True)
+    result = run_protocols(plan, closed, [build.cache for build in builds])
     if options["audit"]:
         result = replace(result, audit=_audit(closed, options["open_roots"]))
-    write_evaluation(result, out)
+    write_evaluation(result)
     if options["as_json"]:
-        emit({**result.as_dict(), "out": str(out)})
+        emit({**result.as_dict(), "out": str(plan.out)})
         return
     print_grids(evaluation_tables(result))
-    click.echo(f"{out}: evaluation.json, evaluation.md and the runs")
+    click.echo(f"{plan.out}: evaluation.json, evaluation.md and the runs")
     next_steps(["report", str(result.facts[0].run)])
 
 
-def _plan(options: dict[str, Any]) -> Plan:
-    from leaknet.config import load_config, preset
-    from leaknet.experiments.plan import Plan
+def _plan(options: dict[str, Any], runs: Path, cache: str, device: torch.device) -> EvaluationPlan:
+    from leaknet.commands.train import configured, run_name
+    from leaknet.experiments.evaluation import EvaluationPlan
     from leaknet.scoring.fitted_detectors import detectors_named
 
-    file = options["config"]
-    config = load_config(Path(file)) if file else preset(options["preset"])
+    config = configured(options)
     names = [name.strip() for name in options["detectors"].split(",") if name.strip()]
     if not names:
         raise click.BadParameter("takes one name or more, or all", param_hint="--detectors")
-    return Plan(
-        config=config.with_overrides(options["overrides"]),
+    return EvaluationPlan(
+        out=Path(options["out"] or runs / f"evaluation-{run_name(cache, config)}"),
+        device=device,
+        config=config,
         seeds=options["seeds"],
         kinds=detectors_named(names),
         leave_out=options["leave_out"],
@@ -136,16 +141,6 @@ def _plan(options: dict[str, Any]) -> Plan:
         alpha=options["alpha"],
         force=options["force"],
     )
-
-
-def _open_caches(closed: Cache, roots: tuple[str, ...], device: str) -> list[Cache]:
-    """Caches of the folders named; without any, of the data's own open set if there is one."""
-    from leaknet.commands.score import open_caches
-
-    data = Path(closed.manifest.data)
-    if not roots and not data.exists():
-        return []
-    return open_caches(closed, roots, device)
 
 
 def _audit(closed: Cache, roots: tuple[str, ...]) -> dict[str, Any]:
@@ -161,11 +156,3 @@ def _audit(closed: Cache, roots: tuple[str, ...]) -> dict[str, Any]:
     unknown = [read_index(Path(root), open_set=True) for root in roots]
     side = prepared.canonical_size if prepared.canonical else None
     return audit(read_index(data), unknown, canonical=side).as_dict(paths=False)
-
-
-def _out_folder(given: str | None, runs: Path, cache: str, plan: Plan) -> Path:
-    from leaknet.commands.train import run_name
-
-    out = Path(given) if given else runs / f"evaluation-{run_name(cache, plan.config)}"
-    out.mkdir(parents=True, exist_ok=True)
-    return out

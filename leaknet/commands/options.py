@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from leakcache.files import json_text
 from leakcache.names import visible
 
 if TYPE_CHECKING:
@@ -153,24 +154,11 @@ def _rate(context: click.Context, parameter: click.Parameter, value: float) -> f
 
 def emit(result: dict[str, Any]) -> None:
     """Print one JSON object on stdout; NaN, which JSON does not know, becomes null."""
-    text = json.dumps(_plain(result), indent=1, ensure_ascii=False, allow_nan=False)
     # JSON escapes of its own for what would move a terminal's cursor, or is no UTF-8.
-    click.echo(_UNSHOWN.sub(lambda match: json.dumps(match[0])[1:-1], text))
+    click.echo(_UNSHOWN.sub(lambda match: json.dumps(match[0])[1:-1], json_text(result)))
 
 
 def next_steps(*commands: list[str]) -> None:
     """Print the commands that usually follow, as words after `leak`; not with --json."""
     for lead, words in zip(("next:", "  or:"), commands, strict=False):
         click.echo(f"{lead} leak {shlex.join(words)}")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not abs(value) < float("inf"):
-        return None
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

@@ -21,7 +21,7 @@ from leaknet.commands.options import (
 
 if TYPE_CHECKING:
     from leaknet.config import RunConfig
-    from leaknet.evaluation.closed_set import ClosedResult
+    from leaknet.evaluation.closed_set import ClosedSummary
     from leaknet.training.history import EpochRecord
     from leaknet.training.train import TrainResult
 
@@ -111,7 +111,7 @@ def _print_epoch(epoch: EpochRecord) -> None:
     )
 
 
-def _as_dict(result: TrainResult, validation: ClosedResult) -> dict[str, Any]:
+def _as_dict(result: TrainResult, validation: ClosedSummary) -> dict[str, Any]:
     return {
         "run": str(result.run.path),
         "epochs": len(result.epochs),
@@ -121,9 +121,9 @@ def _as_dict(result: TrainResult, validation: ClosedResult) -> dict[str, Any]:
     }
 
 
-def _print_result(result: TrainResult, validation: ClosedResult) -> None:
-    scores = validation.scores
+def _print_result(result: TrainResult, validation: ClosedSummary) -> None:
+    top1, macro_auc = (validation.metrics[key].value for key in ("top1", "macro_auc"))
     click.echo(
         f"{result.run.path}: {len(result.epochs)} epochs, best {result.best.epoch}; "
-        f"validation top-1 {scores.top1:.3f}, macro AUC {scores.macro_auc:.3f}"
+        f"validation top-1 {top1:.3f}, macro AUC {macro_auc:.3f}"
     )

@@ -6,7 +6,7 @@ reports never run the network again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,3 +157,11 @@ def _check_finite(e: Embeddings) -> None:
                 f"the {name} of {e.paths[bad[0]]} are not finite ({bad.size} images in all): "
                 "check the cache with `leak cache verify`, then train again"
             )
+
+
+def concatenate(parts: Sequence[Embeddings]) -> Embeddings:
+    """Embeddings of several folds or caches, of one model, as one table."""
+    names = ("vectors", "logits", "attention", "labels", "groups", "folds", "hashes", "paths")
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    first = parts[0]
+    return Embeddings(**columns, classes=first.classes, run=first.run, seed=first.seed)

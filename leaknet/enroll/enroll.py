@@ -14,12 +14,11 @@ from jaxtyping import Float
 
 from leakcache.errors import DataError, RunError
 from leaknet.calibration import calibrate
-from leaknet.data.embeddings import Embeddings
+from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.detectors import Detector, DiagonalMahalanobis, GlobalKDE
 from leaknet.enroll.few_shot import fold_of_each, take_shots
 from leaknet.enroll.prototypes import fit_offset, prototype_head, reclassified, with_class
 from leaknet.enroll.versions import next_version, write_version
-from leaknet.evaluation.closed_set import concatenate
 from leaknet.files import save_tensors
 from leaknet.metrics import closed_values
 from leaknet.metrics.closed_set import correct

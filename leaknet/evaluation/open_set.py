@@ -1,14 +1,15 @@
-"""A detector against unknown generators, over seeds and, where some are left out, over folds.
+"""Open-set metrics of a detector, over seeds and, where generators are left out, over folds.
 
 One fold is one training: closed generators against those of other caches. Leaving generators
-out gives several folds, each with its own known and unknown, and a generator's figure is its
-mean over the folds in which it was unknown.
+out gives several folds, each with its own known and unknown; a generator's figure is its mean
+over the folds in which it was unknown.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,30 +18,34 @@ from jaxtyping import Bool, Float64, Int, Shaped
 from leakcache.errors import ScoringError
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Detector
-from leaknet.evaluation.summary import Summary, Values, Weights, over_seeds
+from leaknet.evaluation.summary import (
+    Summary,
+    Values,
+    Weights,
+    by_metric,
+    layout,
+    over_seeds,
+    picked,
+)
 from leaknet.metrics import open_set, open_values
 from leaknet.metrics.closed_set import correct
 
-# What one detector says of known and unknown images, and where it would draw the line.
-#
-# The line is drawn on closed validation images alone, before any test or open image is scored.
-
 ACCEPTED = 0.95
-"""Share of closed validation images that the operating threshold accepts."""
+"""Fraction of the closed validation images that the operating threshold accepts."""
 
 LOWER_IS_BETTER = open_set.LOWER_IS_BETTER | {"unknown_accepted"}
 POOLED = ""
-"""Stands for all unknown generators together, where generators are named."""
+"""All unknown generators together, among the names of generators."""
 
 
 @dataclass(frozen=True)
 class Detection:
-    """One detector of one run; scores are higher the more an image is like the known.
+    """Scores of one detector of one run; higher is more like the known.
 
     Attributes:
         known: scores of the test fold.
         unknown: scores of the unknown generators.
-        correct: which test images the prototypes attribute right.
+        correct: which test images the logits attribute right.
         generators: the unknown image's generator.
         known_groups: prompt groups of the test fold.
         unknown_groups: prompt groups of the unknown images.
@@ -59,7 +64,7 @@ class Detection:
     def of(
         cls, detector: Detector, val: Embeddings, test: Embeddings, unknown: Embeddings
     ) -> Detection:
-        """Score through one call, whatever the image; the threshold is that of `val` alone."""
+        """Score every image through one call; the threshold is chosen on `val` alone."""
         return cls(
             known=detector.score_samples(test),
             unknown=detector.score_samples(unknown),
@@ -84,7 +89,7 @@ class Detection:
     def values(
         self, weights: Sequence[Weights] | None
     ) -> dict[str, dict[str, Float64[np.ndarray, "resample"]]]:
-        """Metrics of `OpenScores` and of the threshold, for `POOLED` and each generator.
+        """Open-set metrics and rates at the threshold, for `POOLED` and each generator.
 
         Args:
             weights: one table for each of `sets`; None counts every image once.
@@ -123,7 +128,7 @@ RESERVED = frozenset(
 
 @dataclass(frozen=True)
 class OpenSummary:
-    """Every metric of `leaknet.metrics.OpenScores`, and the rates at the validation threshold.
+    """The metrics of `leaknet.metrics.open_values`, and the rates at the validation threshold.
 
     Attributes:
         detector: its name.
@@ -151,22 +156,17 @@ class OpenSummary:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `sd` and `interval` repeat the layout of the values."""
-        return {
-            "detector": self.detector,
-            **self.nested(lambda summary: summary.value),
-            "worst_generator": self.worst_by("auroc"),
-            "sd": self.nested(lambda summary: summary.sd),
-            "interval": self.nested(lambda summary: summary.interval),
-        }
+        names = {"detector": self.detector, "worst_generator": self.worst_by("auroc")}
+        return names | layout(self.nested)
 
     def nested(self, pick: Callable[[Summary], Any]) -> dict[str, Any]:
         """One property of every figure: pooled ones on top, then mean, worst, generators."""
         groups = {"mean": self.mean, "worst": self.worst, **self.generators}
-        return _picked(self.pooled, pick) | {n: _picked(g, pick) for n, g in groups.items()}
+        return picked(self.pooled, pick) | {n: picked(g, pick) for n, g in groups.items()}
 
 
 def summarise_open(detector: str, trials: Sequence[Sequence[Detection]]) -> OpenSummary:
-    """Sum up one detector.
+    """Summarise one detector.
 
     Args:
         detector: its name.
@@ -180,12 +180,9 @@ def summarise_open(detector: str, trials: Sequence[Sequence[Detection]]) -> Open
     names = sorted({name for fold in folds for name in fold.names})
     if taken := sorted(RESERVED.intersection(names)):
         raise ScoringError(f"a generator cannot be called {taken[0]!r}: rename its folder")
-    judges = [lambda weights, one=one: _table(one, names, weights) for one in trials]
-    found = over_seeds(judges, [group for fold in folds for group in fold.sets])
-
-    def group(name: str) -> Metrics:
-        return {metric: summary for (whom, metric), summary in found.items() if whom == name}
-
+    measures = [partial(_table, one, names) for one in trials]
+    found = over_seeds(measures, [group for fold in folds for group in fold.sets])
+    group = partial(by_metric, found)
     return OpenSummary(
         detector=detector,
         pooled=group(POOLED),
@@ -199,7 +196,7 @@ def _table(
     folds: Sequence[Detection], names: Sequence[str], weights: Sequence[Weights] | None
 ) -> Values:
     """All figures of one seed: each fold, each generator, their means."""
-    parts = [None] * len(folds) if weights is None else _shares(folds, weights)
+    parts = [None] * len(folds) if weights is None else _of_folds(folds, weights)
     tables = [fold.values(part) for fold, part in zip(folds, parts, strict=True)]
     values: Values = {}
     for metric in tables[0][POOLED]:
@@ -211,7 +208,7 @@ def _table(
     return values
 
 
-def _shares(folds: Sequence[Detection], weights: Sequence[Weights]) -> list[list[Weights]]:
+def _of_folds(folds: Sequence[Detection], weights: Sequence[Weights]) -> list[list[Weights]]:
     """The weights that belong to each fold."""
     left = list(weights)
     return [[left.pop(0) for _ in fold.sets] for fold in folds]
@@ -219,7 +216,3 @@ def _shares(folds: Sequence[Detection], weights: Sequence[Weights]) -> list[list
 
 def _fold(number: int) -> str:
     return f"\0fold {number}"  # no folder, hence no generator, has this name
-
-
-def _picked(metrics: Metrics, pick: Callable[[Summary], Any]) -> dict[str, Any]:
-    return {name: pick(summary) for name, summary in metrics.items()}

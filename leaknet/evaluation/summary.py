@@ -1,27 +1,29 @@
-"""A figure over several training seeds: its mean, its spread, and its interval over images.
+"""A metric over training seeds: mean, spread over seeds, interval over images.
 
-The spread is the sample standard deviation over seeds, the images being the same. The
-interval is that of the mean over seeds with respect to the images: prompt groups are drawn
-with replacement, every seed is judged on the same draw, and the 2.5 and 97.5 percentiles of
-the means are taken. Neither contains the other, so both are reported.
+The spread is the sample standard deviation over seeds on the same images. The interval is that of
+the mean over seeds with respect to the images: prompt groups are drawn with replacement, every
+seed is evaluated on the same draw. Neither contains the other, so both are reported. A single run
+is the case of one seed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float64, Shaped
 
-from leaknet.metrics.bootstrap import RESAMPLES, cluster_weights
+from leaknet.metrics.bootstrap import RESAMPLES, K, Measure, Weights, ends, resample
+from leaknet.metrics.paired_tests import bootstrap_p
 
-Weights = Float64[np.ndarray, "resample _"]
+__all__ = ["Key", "Measure", "PairedDifference", "Summary", "Values", "Weights", "over_seeds"]
+
 Key = tuple[str, str]
-"""Whom a figure speaks of ("" for all), and which metric it is."""
+"""The group that a metric is of ("" for all images), and the metric."""
 Values = dict[Key, Float64[np.ndarray, "resample"]]
-Judge = Callable[[Sequence[Weights] | None], Values]
-"""Metrics of one seed, one value for each row of weights; None for the images as they are."""
+G = TypeVar("G")
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Summary:
     """
 
     seeds: tuple[float, ...]
-    interval: tuple[float, float] | None
+    interval: tuple[float, float] | None = None
 
     @property
     def value(self) -> float:
@@ -47,44 +49,92 @@ class Summary:
         return float(np.std(self.seeds, ddof=1)) if len(self.seeds) > 1 else None
 
 
+@dataclass(frozen=True)
+class PairedDifference(Summary):
+    """One metric minus another's, seed by seed on the same images and resamples.
+
+    Attributes:
+        p: two-sided p value that there is none; None where there is no interval.
+    """
+
+    p: float | None = None
+
+
 def over_seeds(
-    judges: Sequence[Judge],
+    measures: Sequence[Measure[K]],
     groups: Sequence[Shaped[np.ndarray, "_"]],
     *,
     resamples: int = RESAMPLES,
-) -> dict[Key, Summary]:
-    """Sum up the metrics of several seeds, all judged on the same images.
+) -> dict[K, Summary]:
+    """Summarise the metrics of several seeds on the same images.
 
     Args:
-        judges: one a seed.
-        groups: prompt group of every image, one array for each set that the judges weigh.
+        measures: one a seed.
+        groups: prompt group of every image, one array for each set that the measures weigh.
         resamples: of the bootstrap.
     """
-    plain = [judge(None) for judge in judges]
-    drawn = _drawn(judges, groups, resamples) if _several(groups) else {}
     return {
-        key: Summary(tuple(float(values[key][0]) for values in plain), _ends(drawn.get(key)))
-        for key in plain[0]
+        key: Summary(seeds, None if drawn is None else ends(drawn))
+        for key, (seeds, drawn) in _both(measures, groups, resamples).items()
     }
 
 
-def _drawn(
-    judges: Sequence[Judge], groups: Sequence[Shaped[np.ndarray, "_"]], resamples: int
-) -> dict[Key, Float64[np.ndarray, "resample"]]:
-    """Means over seeds under the resamples."""
-    blocks: list[Mapping[Key, np.ndarray]] = []
-    for weights in cluster_weights(groups, resamples=resamples):
-        tables = [judge(weights) for judge in judges]
-        blocks.append({key: np.mean([t[key] for t in tables], axis=0) for key in tables[0]})
-    return {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]}
+def differences_over_seeds(
+    ours: Sequence[Measure[K]],
+    theirs: Sequence[Measure[K]],
+    groups: Sequence[Shaped[np.ndarray, "_"]],
+    *,
+    resamples: int = RESAMPLES,
+) -> dict[K, PairedDifference]:
+    """Summarise `ours` minus `theirs`, pair by pair; arguments as `over_seeds`."""
+
+    def minus(a: Measure[K], b: Measure[K]) -> Measure[K]:
+        def measure(weights: Sequence[Weights] | None) -> Mapping[K, np.ndarray]:
+            mine, other = a(weights), b(weights)
+            return {key: mine[key] - other[key] for key in mine}
+
+        return measure
+
+    pairs = [minus(a, b) for a, b in zip(ours, theirs, strict=True)]
+    return {
+        key: PairedDifference(seeds)
+        if drawn is None
+        else PairedDifference(seeds, ends(drawn), bootstrap_p(drawn))
+        for key, (seeds, drawn) in _both(pairs, groups, resamples).items()
+    }
 
 
-def _ends(drawn: Float64[np.ndarray, "resample"] | None) -> tuple[float, float] | None:
-    if drawn is None:
-        return None
-    low, high = np.nanpercentile(drawn, (2.5, 97.5))
-    return float(low), float(high)
+def by_metric(found: Mapping[Key, Summary], group: str = "") -> dict[str, Summary]:
+    """The metrics of one group, by name."""
+    return {metric: summary for (of, metric), summary in found.items() if of == group}
 
 
-def _several(groups: Sequence[Shaped[np.ndarray, "_"]]) -> bool:
-    return all(len(set(column.tolist())) > 1 for column in groups)
+def picked(metrics: Mapping[str, Summary], pick: Callable[[Summary], G]) -> dict[str, G]:
+    """One property of every metric."""
+    return {name: pick(summary) for name, summary in metrics.items()}
+
+
+def layout(nested: Callable[[Callable[[Summary], Any]], dict[str, Any]]) -> dict[str, Any]:
+    """Plain values for JSON: the values, then `sd` and `interval`, which repeat their layout."""
+    return {
+        **nested(lambda summary: summary.value),
+        "sd": nested(lambda summary: summary.sd),
+        "interval": nested(lambda summary: summary.interval),
+    }
+
+
+def _both(
+    measures: Sequence[Measure[K]], groups: Sequence[Shaped[np.ndarray, "_"]], resamples: int
+) -> dict[K, tuple[tuple[float, ...], np.ndarray | None]]:
+    """Values under each seed, and means over seeds under the resamples, where there are any."""
+
+    def mean(weights: Sequence[Weights] | None) -> dict[K, np.ndarray]:
+        tables = [measure(weights) for measure in measures]
+        return {key: np.mean([table[key] for table in tables], axis=0) for key in tables[0]}
+
+    plain = [measure(None) for measure in measures]
+    several = all(len(set(column.tolist())) > 1 for column in groups)
+    drawn = resample(mean, groups, resamples=resamples) if several else {}
+    return {
+        key: (tuple(float(table[key][0]) for table in plain), drawn.get(key)) for key in plain[0]
+    }

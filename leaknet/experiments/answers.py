@@ -1,7 +1,7 @@
-"""What a user is told, and how often it is right: the decision layer under every protocol.
+"""Verdicts and prediction sets under every protocol.
 
-Each run is calibrated on its own closed validation images, exactly as `leak score IMAGE` does it;
-test images of known generators and images of unknown ones then get an answer each.
+Each run is calibrated on its own closed validation images, as in `leak score IMAGE`; the test
+images of known generators and the images of unknown ones then get a verdict each.
 """
 
 from __future__ import annotations
@@ -13,9 +13,20 @@ from typing import Any
 import numpy as np
 
 from leaknet.calibration import Calibration
-from leaknet.calibration.calibration import measure_known, measure_verdicts
-from leaknet.detectors import Detector
-from leaknet.evaluation.summary import Summary
+from leaknet.calibration.calibration import ratio_costs, top_label_error
+from leaknet.data.embeddings import Embeddings
+from leaknet.evaluation.summary import (
+    Key,
+    Measure,
+    Summary,
+    Values,
+    Weights,
+    by_metric,
+    layout,
+    over_seeds,
+    picked,
+)
+from leaknet.evaluation.verdicts import Columns, known_columns, rates, verdict_columns
 from leaknet.experiments.trial import Trial
 
 KNOWN = (
@@ -30,18 +41,19 @@ KNOWN = (
     "cllr",
     "min_cllr",
 )
-"""Figures of known images; see `leaknet.calibration.calibration.measure_known`."""
+"""Figures of known images: those of `known_columns`; ECE of the logits as they are and at the
+temperature; Cllr in bits, the mean over generators."""
 
 
 @dataclass(frozen=True)
 class AnswerSummary:
-    """Answers at one false-alarm rate.
+    """Verdicts and prediction sets at one false-alarm rate.
 
     Attributes:
         alpha: that rate: how many images of known generators may be called unknown.
         detector: that decides.
         known: figures of `KNOWN`, over test images of known generators.
-        unknown: by unknown generator, shares called `unknown`, `known` and `unsure`.
+        unknown: by unknown generator, fractions called `unknown`, `known` and `unsure`.
     """
 
     alpha: float
@@ -50,25 +62,18 @@ class AnswerSummary:
     unknown: dict[str, dict[str, Summary]]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; `sd` repeats the layout of the values."""
-        return {
-            "alpha": self.alpha,
-            "detector": self.detector,
-            **self._nested(lambda summary: summary.value),
-            "sd": self._nested(lambda summary: summary.sd),
-        }
+        """Plain values for JSON; `sd` and `interval` repeat the layout of the values."""
+        return {"alpha": self.alpha, "detector": self.detector, **layout(self._nested)}
 
     def _nested(self, pick: Callable[[Summary], Any]) -> dict[str, Any]:
-        generators = {
-            name: {key: pick(one) for key, one in row.items()} for name, row in self.unknown.items()
-        }
-        return {"known": {k: pick(one) for k, one in self.known.items()}, "unknown": generators}
+        generators = {name: picked(row, pick) for name, row in self.unknown.items()}
+        return {"known": picked(self.known, pick), "unknown": generators}
 
 
 def summarise_answers(
     trials: Sequence[Sequence[Trial]], detector: str, alpha: float
 ) -> AnswerSummary | None:
-    """Answers over seeds, each seed being the mean of its folds.
+    """Verdicts over seeds, each seed being the mean of its folds.
 
     Args:
         trials: by seed, then by fold; the folds of all seeds are the same.
@@ -81,55 +86,80 @@ def summarise_answers(
     """
     if any(len(set(one.val.groups.tolist())) < 2 for folds in trials for one in folds):
         return None
-    rows = [[_answers(one, detector, alpha) for one in folds] for folds in trials]
-    strangers = sorted({name for folds in rows for _, table in folds for name in table})
+    rows = [[_Answers.of(one, detector, alpha) for one in folds] for folds in trials]
+    sets = [groups for one in rows[0] for groups in one.groups]
+    found = over_seeds([_measure(folds) for folds in rows], sets)
+    costs = {
+        key: Summary(tuple(float(np.mean([one.costs[key] for one in folds])) for folds in rows))
+        for key in rows[0][0].costs
+    }
+    known = by_metric(found) | costs
+    generators = sorted({name for one in rows[0] for name in one.unknown})
     return AnswerSummary(
         alpha,
         detector,
-        {key: _over([[known[key] for known, _ in folds] for folds in rows]) for key in KNOWN},
-        {
-            name: {
-                verdict: _over([[t[name][verdict] for _, t in f if name in t] for f in rows])
-                for verdict in ("unknown", "known", "unsure")
-            }
-            for name in strangers
-        },
+        {key: known[key] for key in KNOWN},
+        {name: by_metric(found, name) for name in generators},
     )
 
 
-def _over(values: Sequence[Sequence[float]]) -> Summary:
-    return Summary(tuple(float(np.mean(folds)) for folds in values), None)
+@dataclass(frozen=True)
+class _Answers:
+    """Verdicts of one trial: columns of the test images, and of each unknown generator."""
+
+    known: Columns
+    costs: dict[str, float]
+    unknown: dict[str, Columns]
+    groups: list[np.ndarray]
+
+    @classmethod
+    def of(cls, trial: Trial, name: str, alpha: float) -> _Answers:
+        detector = next(d for d in trial.detectors if d.name == name)
+        calibration = Calibration.fit(trial.known, [detector])
+        test, parts = trial.test, _by_generator(trial.unknown)
+        return cls(
+            known_columns(calibration, detector, test, alpha),
+            _costs(calibration, test),
+            {n: verdict_columns(calibration, detector, e, alpha) for n, e in parts.items()},
+            [test.groups, *(part.groups for part in parts.values())],
+        )
+
+    def values(self, weights: list[Weights] | None) -> Values:
+        """Rates by generator ("" for the known); takes its own weights off the list."""
+
+        def own() -> list[Weights] | None:
+            return None if weights is None else [weights.pop(0)]
+
+        found = {("", key): value for key, value in rates(self.known, own()).items()}
+        for name, columns in self.unknown.items():
+            found |= {(name, key): value for key, value in rates(columns, own()).items()}
+        return found
 
 
-def _answers(
-    trial: Trial, detector: str, alpha: float
-) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    judge = next(d for d in trial.scorers.detectors if d.name == detector)
-    calibration = Calibration.fit(trial.known, [judge])
-    return _known(calibration, judge, trial, alpha), _unknown(calibration, judge, trial, alpha)
+def _measure(folds: Sequence[_Answers]) -> Measure[Key]:
+    """The mean of the folds that have a figure."""
+
+    def measure(weights: Sequence[Weights] | None) -> Values:
+        left = None if weights is None else list(weights)
+        tables = [one.values(left) for one in folds]
+        keys = dict.fromkeys(key for table in tables for key in table)
+        return {key: np.mean([t[key] for t in tables if key in t], axis=0) for key in keys}
+
+    return measure
 
 
-def _known(
-    calibration: Calibration, judge: Detector, trial: Trial, alpha: float
-) -> dict[str, float]:
-    found = measure_known(calibration, judge, trial.test, alpha)
-    verdicts = found["verdicts"]
-    named = {
-        "named_right": verdicts["known"] - verdicts["named_wrong"],
-        "named_wrong": verdicts["named_wrong"],
-        "unsure": verdicts["unsure"],
-    }
-    figures = found | named
-    return {key: figures[key] for key in KNOWN}
-
-
-def _unknown(
-    calibration: Calibration, judge: Detector, trial: Trial, alpha: float
-) -> dict[str, dict[str, float]]:
-    if trial.unknown is None:
+def _by_generator(unknown: Embeddings | None) -> dict[str, Embeddings]:
+    if unknown is None:
         return {}
-    labels = trial.unknown.labels
+    names = np.unique(unknown.labels).tolist()
+    return {name: unknown.take(unknown.labels == name) for name in names}
+
+
+def _costs(calibration: Calibration, test: Embeddings) -> dict[str, float]:
+    costs = np.array(list(ratio_costs(calibration.ratios, test, calibration.temperature).values()))
     return {
-        str(name): measure_verdicts(calibration, judge, trial.unknown.take(labels == name), alpha)
-        for name in np.unique(labels)
+        "ece_before": top_label_error(test, 1.0),
+        "ece_after": top_label_error(test, calibration.temperature),
+        "cllr": float(costs[:, 0].mean()),
+        "min_cllr": float(costs[:, 1].mean()),
     }

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from leakcache.errors import ScoringError
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import GlobalKDE
 from leaknet.evaluation.open_set import Detection, Metrics, summarise_open
+from leaknet.evaluation.summary import layout, picked
 from leaknet.features.noise import epoch_seed
 from leaknet.model.head import Gate
 
@@ -47,7 +49,7 @@ WARNING = (
 
 @dataclass(frozen=True)
 class ModeSummary:
-    """One mode, judged by KDE.
+    """One mode, evaluated by KDE.
 
     Attributes:
         unknown: against the unknown generators; None without an open set.
@@ -89,13 +91,13 @@ def untrained_gate(dimension: int, seed: int) -> Gate:
 def detect(mode: str, gate: Gate | None, known: Embeddings, unknown: Embeddings) -> Detection:
     """Fit KDE to the closed training images as the mode embeds them, and score both sides."""
     closed = _gated(known, gate) if mode != "both_off" else known
-    strangers = _gated(unknown, gate) if mode == "both_on" else unknown
+    others = _gated(unknown, gate) if mode == "both_on" else unknown
     train, val, test = (closed.select(fold) for fold in ("train", "val", "test"))
-    return Detection.of(GlobalKDE().fit(train, val), val, test, strangers)
+    return Detection.of(GlobalKDE().fit(train, val), val, test, others)
 
 
 def halves(known: Embeddings) -> tuple[Embeddings, Embeddings]:
-    """The closed set with half of its test fold, and the other half posing as open.
+    """The closed set with half of its test fold, and the other half as pseudo-unknown images.
 
     Every other prompt group goes to the second half.
 
@@ -106,9 +108,10 @@ def halves(known: Embeddings) -> tuple[Embeddings, Embeddings]:
     groups = np.unique(known.groups[inside])
     if len(groups) < 2:
         raise ScoringError("the control of the attention modes needs two prompt groups in test")
-    posing = inside & np.isin(known.groups, groups[1::2])
-    imposters = replace(known.take(posing), folds=np.full(int(posing.sum()), "open"))
-    return known.take(~posing), replace(imposters, labels=np.full(len(imposters), "held out"))
+    held_out = inside & np.isin(known.groups, groups[1::2])
+    count = int(held_out.sum())
+    labels, folds = np.full(count, "held out"), np.full(count, "open")
+    return known.take(~held_out), replace(known.take(held_out), labels=labels, folds=folds)
 
 
 def summarise_modes(
@@ -127,12 +130,12 @@ def summarise_modes(
     """
     fresh = [untrained_gate(e.vectors.shape[1], e.seed) for e in known]
     split = [halves(e) for e in known]
-    kept, posing = [one for one, _ in split], [other for _, other in split]
+    kept, held_out = [one for one, _ in split], [other for _, other in split]
     return {
         mode: ModeSummary(
             _summary(mode, gates, known, unknown) if unknown else None,
-            _summary(mode, gates, kept, posing),
-            _summary(mode, fresh, kept, posing),
+            _summary(mode, gates, kept, held_out),
+            _summary(mode, fresh, kept, held_out),
         )
         for mode in modes
     }
@@ -154,8 +157,4 @@ def _gated(e: Embeddings, gate: Gate | None) -> Embeddings:
 
 
 def _plain(metrics: Metrics) -> dict[str, Any]:
-    return {
-        **{name: summary.value for name, summary in metrics.items()},
-        "sd": {name: summary.sd for name, summary in metrics.items()},
-        "interval": {name: summary.interval for name, summary in metrics.items()},
-    }
+    return layout(partial(picked, metrics))

@@ -1,23 +1,24 @@
-"""Two scored runs on the same images: which is better, and could it be luck?
+"""Paired comparison of two scored runs on the same images, by prompt group.
 
-The tests are those of `leaknet.metrics.paired_tests`: paired image by image, clustered by
-prompt group.
-They speak of these two runs. Whether a *method* is better is a question for several seeds.
+It compares these two runs. Whether a *method* is better is a question for several seeds.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from leakcache.errors import RunError
+from leakcache.errors import RunError, ScoringError
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Detector
-from leaknet.metrics.closed_set import correct
-from leaknet.metrics.paired_tests import Difference, OpenScoring, compare_closed, compare_open
+from leaknet.evaluation.evaluated import OPEN, Evaluated
+from leaknet.evaluation.open_set import Detection
+from leaknet.evaluation.summary import PairedDifference
+from leaknet.experiments.tables import Grid
 from leaknet.scoring.fitted_detectors import load_scorers
 from leaknet.scoring.run_embeddings import UNKNOWN
 from leaknet.training.run_folder import RunFolder
@@ -30,17 +31,17 @@ class RunComparison:
     Attributes:
         a: first run's folder.
         b: second run's folder.
-        images: known and unknown images that both were judged on.
-        closed: top1, balanced, macro_auc, ece on the test fold, by the prototype logits.
-        open: metrics against the unknown generators; empty where a run has no open set.
+        images: known and unknown images that both were evaluated on.
+        closed: closed-set metrics of the logits on the test fold.
+        open: open-set metrics; empty where a run has no open set.
         detector: that of `open`.
     """
 
     a: Path
     b: Path
     images: dict[str, int]
-    closed: dict[str, Difference]
-    open: dict[str, Difference]
+    closed: dict[str, PairedDifference]
+    open: dict[str, PairedDifference]
     detector: str
 
     def as_dict(self) -> dict[str, Any]:
@@ -50,13 +51,13 @@ class RunComparison:
             "b": str(self.b),
             "images": self.images,
             "detector": self.detector,
-            "closed": {name: asdict(one) for name, one in self.closed.items()},
-            "open": {name: asdict(one) for name, one in self.open.items()},
+            "closed": _plain(self.closed),
+            "open": _plain(self.open),
         }
 
 
 def compare_runs(a: Path, b: Path, kind: type[Detector]) -> RunComparison:
-    """Compare two runs that `leak score` or `leak evaluate` has judged.
+    """Compare two runs that `leak score` or `leak evaluate` has scored.
 
     Args:
         a: a run folder.
@@ -64,26 +65,59 @@ def compare_runs(a: Path, b: Path, kind: type[Detector]) -> RunComparison:
         kind: detector for the open set, compared where both runs were scored against one.
 
     Raises:
-        RunError: a run was not scored with its present weights, or the two were judged on
+        RunError: a run was not scored with its present weights, or the two were scored on
             different images, labels or prompt groups.
         ScoringError: the images are of one prompt group.
     """
     one, other = _closed(a), _closed(b)
     first, second = one.select("test"), other.select("test")
     _require_same(first, second, a, b, "test")
-    strangers = [_unknown(path, e.run) for path, e in ((a, one), (b, other))]
-    images, opened = {"test": len(first)}, {}
-    if strangers[0] is not None and strangers[1] is not None:
-        _require_same(strangers[0], strangers[1], a, b, "open")
-        images["open"] = len(strangers[0])
-        opened = compare_open(
-            _scoring(a, kind, one, strangers[0]),
-            _scoring(b, kind, other, strangers[1]),
-            first.groups,
-            strangers[0].groups,
-        )
-    closed = compare_closed(first.logits, second.logits, first.targets, first.groups)
+    before, after = Evaluated((first,), (first.logits,)), Evaluated((second,), (second.logits,))
+    images, mine, theirs = {"test": len(first)}, _unknown(a, one.run), _unknown(b, other.run)
+    if mine is not None and theirs is not None:
+        _require_same(mine, theirs, a, b, "open")
+        images["open"] = len(mine)
+        before = replace(before, detections=(_detection(a, kind, one, mine),))
+        after = replace(after, detections=(_detection(b, kind, other, theirs),))
+    found = after.minus(before)
+    if any(one.interval is None for one in found.values()):
+        raise ScoringError("a comparison needs two prompt groups in every set of images")
+    closed = {name: d for name, d in found.items() if not name.startswith(OPEN)}
+    opened = {name.removeprefix(OPEN): d for name, d in found.items() if name.startswith(OPEN)}
     return RunComparison(a, b, images, closed, opened, kind.name)
+
+
+def comparison_table(result: RunComparison) -> Grid:
+    """B minus A, metric by metric."""
+    rows = [("closed", name, one) for name, one in _plain(result.closed).items()]
+    rows += [(f"open, {result.detector}", name, one) for name, one in _plain(result.open).items()]
+    return Grid(
+        f"B ({result.b}) minus A ({result.a})",
+        ("set", "metric", "difference", "95 % interval", "p"),
+        tuple(
+            (
+                where,
+                name,
+                f"{d['value']:+.4f}",
+                f"{d['low']:+.4f} to {d['high']:+.4f}",
+                f"{d['p']:.4f}",
+            )
+            for where, name, d in rows
+        ),
+        (
+            "Paired on the same images and clustered by prompt group; two-sided p, by sign "
+            "flips for top-1 and by the bootstrap elsewhere. One run against one run: other "
+            "training seeds may differ by as much.",
+        ),
+    )
+
+
+def _plain(differences: Mapping[str, PairedDifference]) -> dict[str, dict[str, Any]]:
+    found = {}
+    for name, one in differences.items():
+        low, high = one.interval or (None, None)
+        found[name] = {"value": one.value, "low": low, "high": high, "p": one.p}
+    return found
 
 
 def _closed(path: Path) -> Embeddings:
@@ -97,39 +131,34 @@ def _closed(path: Path) -> Embeddings:
 def _unknown(path: Path, digest: str) -> Embeddings | None:
     if not (path / UNKNOWN).is_file():
         return None
-    strangers = Embeddings.load(path / UNKNOWN)
-    if strangers.run != digest:
+    unknown = Embeddings.load(path / UNKNOWN)
+    if unknown.run != digest:
         raise RunError(
             f"{path}: was trained again since its open set was scored; "
             f"run `leak score --kde --run {path}`"
         )
-    return strangers
+    return unknown
 
 
 def _require_same(first: Embeddings, second: Embeddings, a: Path, b: Path, fold: str) -> None:
     shared = np.intersect1d(first.hashes, second.hashes).size
     if not np.array_equal(first.hashes, second.hashes):
         raise RunError(
-            f"{a} and {b} were judged on different {fold} images ({len(first)} and {len(second)}, "
+            f"{a} and {b} were scored on different {fold} images ({len(first)} and {len(second)}, "
             f"{shared} in common): score both on the same data"
         )
     for column in ("labels", "groups"):
         if not np.array_equal(getattr(first, column), getattr(second, column)):
             raise RunError(
-                f"{a} and {b} were judged on {fold} images with different {column}: "
+                f"{a} and {b} were scored on {fold} images with different {column}: "
                 "build their caches from one index"
             )
     if first.classes != second.classes:
         raise RunError(f"{a} and {b} know different generators: their class scores do not compare")
 
 
-def _scoring(
+def _detection(
     path: Path, kind: type[Detector], known: Embeddings, unknown: Embeddings
-) -> OpenScoring:
+) -> Detection:
     (detector,) = load_scorers(path, [kind], known, known.run)
-    test = known.select("test")
-    return OpenScoring(
-        known=detector.score_samples(test),
-        unknown=detector.score_samples(unknown),
-        correct=correct(test.logits, test.targets),
-    )
+    return Detection.of(detector, known.select("val"), known.select("test"), unknown)

@@ -1,4 +1,4 @@
-"""The label-shuffle control: what remains when there is nothing to learn.
+"""The label-shuffle control: runs that were trained on permuted labels.
 
 Labels are permuted within the training and the validation fold; the test fold keeps its own.
 A run on such labels may not attribute test images better than chance. Chance is not exactly
@@ -27,7 +27,7 @@ DRAWS = 10_000
 
 @dataclass(frozen=True)
 class ShuffleSummary:
-    """What runs on shuffled labels score on the test fold.
+    """Runs on shuffled labels, evaluated on the test fold.
 
     Attributes:
         macro_auc: over seeds, with its interval over images.
@@ -58,8 +58,8 @@ class ShuffleSummary:
 
 
 def summarise_shuffled(tests: Sequence[Embeddings]) -> ShuffleSummary:
-    """Judge runs on shuffled labels, one test fold a seed."""
-    closed = summarise_closed(tests, [test.logits for test in tests]).metrics
+    """Summarise runs on shuffled labels, one test fold a seed."""
+    closed = summarise_closed(tests).metrics
     return ShuffleSummary(closed["macro_auc"], closed["top1"], chance_range(tests))
 
 

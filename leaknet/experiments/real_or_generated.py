@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from scipy.special import logsumexp
 
 from leakcache.errors import ScoringError
 from leaknet.data.embeddings import Embeddings
-from leaknet.evaluation.summary import Judge, Key, Summary, Values, Weights, over_seeds
+from leaknet.evaluation.summary import Measure, Summary, Weights, layout, over_seeds, picked
 from leaknet.metrics import roc
 
 
@@ -28,7 +29,7 @@ class RealSummary:
         classes: those marked as real.
         known: auroc, accuracy (odds above even), balanced accuracy, on the test fold.
         unknown: auroc of the real test images against generators never trained on, and the
-            share of these that is called generated; empty without an open set.
+            fraction of these called generated; empty without an open set.
     """
 
     classes: tuple[str, ...]
@@ -40,10 +41,8 @@ class RealSummary:
         found = {**self.known, **{f"unknown.{name}": one for name, one in self.unknown.items()}}
         return {
             "classes": list(self.classes),
-            **{name: summary.value for name, summary in found.items()},
-            "sd": {name: summary.sd for name, summary in found.items()},
-            "interval": {name: summary.interval for name, summary in found.items()},
-            "seeds": {name: list(summary.seeds) for name, summary in found.items()},
+            **layout(partial(picked, found)),
+            "seeds": picked(found, lambda summary: list(summary.seeds)),
         }
 
 
@@ -62,7 +61,7 @@ def check_real(real: Sequence[str], classes: Sequence[str]) -> None:
 def summarise_real(
     tests: Sequence[Embeddings], unknown: Sequence[Embeddings], real: Sequence[str]
 ) -> RealSummary:
-    """Sum up real against generated over seeds.
+    """Summarise real against generated over seeds.
 
     Args:
         tests: the test fold under each seed.
@@ -77,42 +76,44 @@ def summarise_real(
         raise ScoringError("the test fold holds no real or no generated images: change the split")
     marked = np.isin(tests[0].classes, real)
     found = over_seeds(
-        [_known_judge(_realness(test, marked), own) for test in tests], [tests[0].groups]
+        [_known_measure(_realness(test, marked), own) for test in tests], [tests[0].groups]
     )
-    against: dict[Key, Summary] = {}
+    against: dict[str, Summary] = {}
     if unknown:
-        judges = [
-            _unknown_judge(_realness(test, marked)[own], _realness(strangers, marked))
-            for test, strangers in zip(tests, unknown, strict=True)
+        measures = [
+            _unknown_measure(_realness(test, marked)[own], _realness(other, marked))
+            for test, other in zip(tests, unknown, strict=True)
         ]
-        against = over_seeds(judges, [tests[0].groups[own], unknown[0].groups])
-    return RealSummary(tuple(real), _by_metric(found), _by_metric(against))
+        against = over_seeds(measures, [tests[0].groups[own], unknown[0].groups])
+    return RealSummary(tuple(real), found, against)
 
 
-def _known_judge(odds: Float64[np.ndarray, "n"], real: Bool[np.ndarray, "n"]) -> Judge:
+def _known_measure(odds: Float64[np.ndarray, "n"], real: Bool[np.ndarray, "n"]) -> Measure[str]:
     right = (odds > 0) == real
 
-    def judge(weights: Sequence[Weights] | None) -> Values:
+    def measure(weights: Sequence[Weights] | None) -> dict[str, np.ndarray]:
         w = np.ones((1, len(odds))) if weights is None else weights[0]
         recall = [(w[:, s] @ right[s]) / w[:, s].sum(axis=1) for s in (real, ~real)]
         return {
-            ("", "auroc"): roc(odds[real], odds[~real], w[:, real], w[:, ~real]).auroc(),
-            ("", "accuracy"): (w @ right) / w.sum(axis=1),
-            ("", "balanced"): np.mean(recall, axis=0),
+            "auroc": roc(odds[real], odds[~real], w[:, real], w[:, ~real]).auroc(),
+            "accuracy": (w @ right) / w.sum(axis=1),
+            "balanced": np.mean(recall, axis=0),
         }
 
-    return judge
+    return measure
 
 
-def _unknown_judge(real: Float64[np.ndarray, "n"], unknown: Float64[np.ndarray, "k"]) -> Judge:
-    def judge(weights: Sequence[Weights] | None) -> Values:
+def _unknown_measure(
+    real: Float64[np.ndarray, "n"], unknown: Float64[np.ndarray, "k"]
+) -> Measure[str]:
+    def measure(weights: Sequence[Weights] | None) -> dict[str, np.ndarray]:
         own, other = weights or [np.ones((1, len(part))) for part in (real, unknown)]
         return {
-            ("", "auroc"): roc(real, unknown, own, other).auroc(),
-            ("", "called_generated"): (other @ (unknown <= 0)) / other.sum(axis=1),
+            "auroc": roc(real, unknown, own, other).auroc(),
+            "called_generated": (other @ (unknown <= 0)) / other.sum(axis=1),
         }
 
-    return judge
+    return measure
 
 
 def _realness(e: Embeddings, marked: Bool[np.ndarray, "class"]) -> Float64[np.ndarray, "n"]:
@@ -121,7 +122,3 @@ def _realness(e: Embeddings, marked: Bool[np.ndarray, "class"]) -> Float64[np.nd
     real, generated = (logsumexp(logits[:, m], axis=1) for m in (marked, ~marked))
     odds: Float64[np.ndarray, "n"] = real - generated
     return odds
-
-
-def _by_metric(found: dict[Key, Summary]) -> dict[str, Summary]:
-    return {metric: summary for (_, metric), summary in found.items()}

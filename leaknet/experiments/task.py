@@ -1,4 +1,4 @@
-"""What one run learns from and is judged on: folds in memory, cut from caches, never encoded.
+"""What one run is trained and evaluated on: folds of a cache in memory.
 
 A cache is read once; every protocol then selects rows of it. Leaving generators out keeps
 their test images alone, as unknown ones: their training and validation images serve nothing.
@@ -22,13 +22,13 @@ from leaknet.scoring.run_embeddings import CLOSED_FOLDS, CPU
 
 @dataclass(frozen=True)
 class Task:
-    """One training and what it is judged on.
+    """One training and what it is evaluated on.
 
     Attributes:
         classes: the known generators, in the order of the logits.
         data: what training sees.
-        test: known generators, judged.
-        unknown: generators that training never sees; empty where none is judged.
+        test: images of known generators to evaluate.
+        unknown: generators that are not trained on; empty for none.
         cache: identity of the training data, by which a run folder recognises it.
     """
 
@@ -72,8 +72,8 @@ class ClosedSet:
             for split in (self.train, self.val, self.test)
         )
         data = TrainingData(train, val, self.cache.moments("train", labels=kept))
-        strangers = rows_of(self.test, np.isin(self.test.labels, left))
-        unknown = replace(strangers, folds=np.full(len(strangers), "open"))
+        unknown = rows_of(self.test, np.isin(self.test.labels, left))
+        unknown = replace(unknown, folds=np.full(len(unknown), "open"))
         return Task(kept, data, test, (unknown,), self._identity(train))
 
     def shuffled(self, seed: int) -> Task:

@@ -1,4 +1,4 @@
-"""One task under one seed: train or go on, embed, fit the scorers."""
+"""One task under one seed: train or resume, embed, fit the detectors."""
 
 from __future__ import annotations
 
@@ -8,142 +8,155 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
+import numpy as np
+from jaxtyping import Float
 
 from leakcache.store.manifest import images_hash
 from leaknet.config import RunConfig, config_to_table
 from leaknet.data.embeddings import Embeddings
 from leaknet.data.split import SplitLatents
-from leaknet.detectors import Detector
+from leaknet.detectors import Detector, DiagonalMahalanobis
+from leaknet.evaluation.evaluated import Evaluated
+from leaknet.evaluation.open_set import Detection
 from leaknet.experiments.plan import Plan
 from leaknet.experiments.task import Task
 from leaknet.model.run_record import RunRecord
 from leaknet.scoring.run_embeddings import known_embeddings, unknown_embeddings
-from leaknet.scoring.score_run import Scorers, fit_run, judge_run
+from leaknet.scoring.score_run import fit_run, judge_run
 from leaknet.training.run_folder import RunFolder
 from leaknet.training.train import fit
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A finished run and what it says of its task.
+    """Embeddings and fitted detectors of one method on one task under one seed.
 
     Attributes:
-        run: its folder.
-        known: embeddings of the closed folds.
-        unknown: embeddings of the unknown generators, None where there are none.
-        scorers: fitted on the training and validation folds.
+        known: the closed folds, of which detectors learn from `train` and `val`.
+        test: the known images that are evaluated.
+        unknown: the unknown generators; None where there are none.
+        detectors: fitted ones, in the order of the plan.
     """
 
-    run: RunFolder
     known: Embeddings
+    test: Embeddings
     unknown: Embeddings | None
-    scorers: Scorers
-
-    @property
-    def test(self) -> Embeddings:
-        """The known images that are judged."""
-        return self.known.select("test")
+    detectors: tuple[Detector, ...]
 
     @property
     def val(self) -> Embeddings:
         """The known images on which choices were made."""
         return self.known.select("val")
 
-
-def run_trial(
-    task: Task,
-    config: RunConfig,
-    folder: Path,
-    kinds: tuple[type[Detector], ...],
-    device: torch.device,
-    *,
-    judge: bool = False,
-    force: bool = False,
-) -> Trial:
-    """Bring one run to its end; a finished run is not trained again.
-
-    Args:
-        task: data.
-        config: settings, the seed among them.
-        folder: of the run.
-        kinds: detectors to fit.
-        device: where to compute.
-        judge: write metrics.json and scores.csv as `leak score` does.
-        force: leave unknown images out that are also known ones.
-
-    Raises:
-        RunError: the folder holds a run with other settings or on other data.
-        TrainingError: the data cannot be learnt from.
-        ScoringError: an image is both known and unknown, or a detector cannot be fitted.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    record = RunRecord(config, task.classes, task.data.train.shape, task.cache)
-    data = replace(task.data, train=task.data.train.to(device), val=task.data.val.to(device))
-    run = fit(record, data, folder, device=device).run
-    model = run.load_model(device)
-    known = known_embeddings(run, model, task.folds)
-    unknown = None
-    if task.unknown:
-        unknown = unknown_embeddings(run, model, task.unknown, known, force=force)
-    scorers = fit_run(run, known, kinds)
-    if judge:
-        judge_run(run, model, known, unknown, scorers)
-    return Trial(run, known, unknown, scorers)
-
-
-# Where the runs of a row lie, and bringing them to their end.
-#
-# A run's folder is named by what the run is: a hash over its settings, how its images were
-# encoded, and which images it learnt from and was chosen by. So a row that occurs in two tables,
-# or under two names, is trained once, and an interrupted one goes on.
+    def detections(self) -> dict[str, Detection]:
+        """By detector, known against unknown; empty without unknown generators."""
+        if self.unknown is None:
+            return {}
+        return {d.name: Detection.of(d, self.val, self.test, self.unknown) for d in self.detectors}
 
 
 @dataclass(frozen=True)
-class RowRuns:
-    """The runs of one row, one a seed.
+class RunTrial(Trial):
+    """A finished run folder.
 
     Attributes:
-        configs: settings under each seed.
-        folders: in the same order.
+        run: the folder.
+        mahalanobis: names the generator, beside the logits.
     """
 
-    configs: tuple[RunConfig, ...]
-    folders: tuple[Path, ...]
-
-    @classmethod
-    def of(cls, config: RunConfig, seeds: int, task: Task, parent: Path) -> RowRuns:
-        """The runs of some settings, seeds counted up from theirs; nothing is written."""
-        configs = Plan(config, seeds, ()).configs
-        name = run_hash(config, task)
-        return cls(
-            tuple(configs), tuple(parent / f"{name}-seed{one.train.seed}" for one in configs)
-        )
+    run: RunFolder
+    mahalanobis: DiagonalMahalanobis
 
     @property
-    def unfinished(self) -> int:
-        """How many must still be trained, or trained further."""
-        return sum(not RunFolder(folder).finished for folder in self.folders)
+    def mahalanobis_scores(self) -> Float[np.ndarray, "test class"]:
+        """Class scores of the test fold by Mahalanobis distance."""
+        return self.mahalanobis.class_scores(self.test)
 
-    def trials(
-        self,
-        task: Task,
-        kinds: tuple[type[Detector], ...],
-        device: torch.device,
-        *,
-        force: bool,
-        on_run: Callable[[int], object],
-    ) -> list[Trial]:
-        """Train what is not trained, embed what is not embedded; raises as `run_trial`."""
-        trials = []
-        for number, (config, folder) in enumerate(zip(self.configs, self.folders, strict=True)):
-            on_run(number)
-            trials.append(run_trial(task, config, folder, kinds, device, force=force))
-        return trials
+
+def evaluated(
+    trials: Sequence[Trial], scores: Sequence[Float[np.ndarray, "test class"]] | None = None
+) -> Evaluated:
+    """The trials of all seeds under their first detector, by their logits or other scores."""
+    return Evaluated(
+        tuple(trial.test for trial in trials),
+        tuple(trial.test.logits for trial in trials) if scores is None else tuple(scores),
+        tuple(one for trial in trials for one in list(trial.detections().values())[:1]),
+    )
+
+
+def run_trials(
+    task: Task,
+    configs: Sequence[RunConfig],
+    folders: Sequence[Path],
+    plan: Plan,
+    *,
+    kinds: tuple[type[Detector], ...] | None = None,
+    score: bool = False,
+    on_run: Callable[[int], object] = lambda number: None,
+) -> list[RunTrial]:
+    """Finish one run per seed; finished runs are not trained again.
+
+    Args:
+        task: data.
+        configs: settings under each seed.
+        folders: of the runs, in the same order.
+        plan: detectors, device, and whether unknown images that are known ones are left out.
+        kinds: detectors in place of those of the plan.
+        score: write metrics.json and scores.csv as `leak score` does.
+        on_run: called with the number of each run before it starts.
+
+    Raises:
+        RunError: a folder holds a run with other settings or on other data.
+        TrainingError: the data cannot be learnt from.
+        ScoringError: an image is both known and unknown, or a detector cannot be fitted.
+    """
+    kinds, trials = plan.kinds if kinds is None else kinds, []
+    for number, (config, folder) in enumerate(zip(configs, folders, strict=True)):
+        on_run(number)
+        trials.append(_run_trial(task, config, folder, plan, kinds, score))
+    return trials
+
+
+def _run_trial(
+    task: Task,
+    config: RunConfig,
+    folder: Path,
+    plan: Plan,
+    kinds: tuple[type[Detector], ...],
+    score: bool,
+) -> RunTrial:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    device, data = plan.device, task.data
+    record = RunRecord(config, task.classes, data.train.shape, task.cache)
+    data = replace(data, train=data.train.to(device), val=data.val.to(device))
+    run = fit(record, data, folder, device=device).run
+    model = run.load_model(device)
+    known, unknown = known_embeddings(run, model, task.folds), None
+    if task.unknown:
+        unknown = unknown_embeddings(run, model, task.unknown, known, force=plan.force)
+    scorers = fit_run(run, known, kinds)
+    if score:
+        judge_run(run, model, known, unknown, scorers)
+    return RunTrial(known, known.select("test"), unknown, scorers.detectors, run, scorers.naming)
+
+
+def run_folders(config: RunConfig, seeds: int, task: Task, parent: Path) -> list[Path]:
+    """Folders of the runs of some settings, one a seed, named by what the runs are.
+
+    Equal settings on equal data have equal folders in all tables, so they are trained once.
+    """
+    name = run_hash(config, task)
+    first = config.train.seed
+    return [parent / f"{name}-seed{first + number}" for number in range(seeds)]
+
+
+def unfinished(folders: Sequence[Path]) -> int:
+    """How many runs must still be trained, or trained further."""
+    return sum(not RunFolder(folder).finished for folder in folders)
 
 
 def run_hash(config: RunConfig, task: Task) -> str:
-    """Twelve hexadecimal digits that tell runs apart which differ in more than their seed."""
+    """Twelve hexadecimal digits over the settings without the seed, the encoding and the images."""
     table = config_to_table(config)
     del table["train"]["seed"]
     content = {

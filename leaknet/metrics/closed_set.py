@@ -1,20 +1,17 @@
-"""Closed set: which of the known generators made the image, and how well that is told."""
+"""Closed-set metrics: which of the known generators made an image."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
-from scipy.special import log_softmax, logsumexp, softmax
+from scipy.special import logsumexp, softmax
 
 from leakcache.errors import ScoringError
 from leaknet.metrics.roc import roc
 
-# Calibration of the closed-set probabilities: does 80 % sure mean right four times in five?
-
 BINS = 15
+TOP5_CLASSES = 10
+"""Top-5 accuracy is given with more classes than this."""
 
 
 def expected_calibration_error(
@@ -34,72 +31,60 @@ def expected_calibration_error(
     return error
 
 
-@dataclass(frozen=True)
-class ClosedScores:
-    """All in [0, 1].
-
-    `top1` and `balanced` (mean recall of the classes present) judge the class of the highest
-    score, the first of them where several tie. `macro_auc` is the unweighted mean of the
-    one-vs-rest areas in `per_class_auc`, which is NaN for a class that the images lack and
-    which the mean then leaves out. `ece` is the expected calibration error of the softmax.
-    `confusion[i, j]` counts images of class i that were taken for class j.
-    """
-
-    top1: float
-    balanced: float
-    macro_auc: float
-    ece: float
-    per_class_auc: Float64[np.ndarray, "class"]
-    confusion: Int[np.ndarray, "class class"]
-    classes: tuple[str, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; an area that does not exist is None."""
-        areas = [None if np.isnan(a) else float(a) for a in self.per_class_auc]
-        return {
-            "top1": self.top1,
-            "balanced": self.balanced,
-            "macro_auc": self.macro_auc,
-            "ece": self.ece,
-            "per_class_auc": dict(zip(self.classes, areas, strict=True)),
-            "confusion": self.confusion.tolist(),
-            "classes": list(self.classes),
-        }
-
-
-def closed_scores(
-    scores: Float[np.ndarray, "n class"], targets: Int[np.ndarray, "n"], classes: tuple[str, ...]
-) -> ClosedScores:
-    """Judge class scores (logits: their softmax is the probability) against the true classes.
-
-    Raises ScoringError where there is no image, a score is NaN, a target is not a class, or all
-    images are of one class.
-    """
-    values = closed_values(scores, targets)
-    return ClosedScores(
-        **{name: float(value[0]) for name, value in values.items()},
-        per_class_auc=per_class_auc(scores, targets)[0],
-        confusion=confusion(scores, targets),
-        classes=classes,
-    )
-
-
 def closed_values(
     scores: Float[np.ndarray, "n class"],
     targets: Int[np.ndarray, "n"],
     weights: Float64[np.ndarray, "resample n"] | None = None,
 ) -> dict[str, Float64[np.ndarray, "resample"]]:
-    """The scalar metrics of `ClosedScores` by name, one value for each row of weights."""
+    """Closed-set metrics by name, all in [0, 1], one value for each row of weights.
+
+    `top1` and `balanced` (mean recall of the classes present) are those of the class of the
+    highest score, the first where several tie. `top5`: the true class is among the five highest
+    scores; present with more than ten classes. `macro_auc`: mean of the one-vs-rest areas of the
+    classes present. `ece`: expected calibration error of the softmax of the scores.
+
+    Args:
+        scores: class scores; their softmax is the probability.
+        targets: the true classes.
+        weights: of the images; None counts each once.
+
+    Raises:
+        ScoringError: there is no image, a score is NaN, a target is not a class, or all images
+            are of one class.
+    """
+    return closed_table(scores, targets, weights)[0]
+
+
+def closed_table(
+    scores: Float[np.ndarray, "n class"],
+    targets: Int[np.ndarray, "n"],
+    weights: Float64[np.ndarray, "resample n"] | None = None,
+) -> tuple[dict[str, Float64[np.ndarray, "resample"]], Float64[np.ndarray, "resample class"]]:
+    """The metrics of `closed_values`, and the one-vs-rest area of each class."""
     _check(scores, targets)
     weights = np.ones((1, len(targets))) if weights is None else weights
-    right = correct(scores, targets)
+    right, total = correct(scores, targets), weights.sum(axis=1)
     confidence = softmax(scores.astype(np.float64), axis=1).max(axis=1)
-    return {
-        "top1": (weights @ right) / weights.sum(axis=1),
+    areas = per_class_auc(scores, targets, weights)
+    values = {"top1": (weights @ right) / total}
+    if scores.shape[1] > TOP5_CLASSES:
+        values["top5"] = (weights @ (true_rank(scores, targets) < 5)) / total
+    values |= {
         "balanced": _balanced(right, targets, weights),
-        "macro_auc": _mean_of_present(per_class_auc(scores, targets, weights)),
+        "macro_auc": _mean_of_present(areas),
         "ece": expected_calibration_error(confidence, right, weights),
     }
+    return values, areas
+
+
+def true_rank(
+    scores: Float[np.ndarray, "n class"], targets: Int[np.ndarray, "n"]
+) -> Int[np.ndarray, "n"]:
+    """How many classes score higher than the true one; of equal scores the first class leads."""
+    own = np.take_along_axis(scores, targets[:, None], axis=1)
+    tied = (scores == own) & (np.arange(scores.shape[1]) < targets[:, None])
+    rank: Int[np.ndarray, "n"] = ((scores > own) | tied).sum(axis=1)
+    return rank
 
 
 def correct(
@@ -157,12 +142,6 @@ def log_odds(scores: Float[np.ndarray, "n class"]) -> Float64[np.ndarray, "n cla
     return odds
 
 
-def log_confidence(scores: Float[np.ndarray, "n class"]) -> Float64[np.ndarray, "n"]:
-    """Log of the highest softmax probability."""
-    highest: Float64[np.ndarray, "n"] = log_softmax(scores.astype(np.float64), axis=1).max(axis=1)
-    return highest
-
-
 def _balanced(
     right: Bool[np.ndarray, "n"],
     targets: Int[np.ndarray, "n"],
@@ -191,7 +170,7 @@ def _check(scores: Float[np.ndarray, "n class"], targets: Int[np.ndarray, "n"]) 
     if np.isnan(scores).any():
         raise ScoringError("a class score is NaN: check the embeddings")
     if targets.min() < 0 or targets.max() >= scores.shape[1]:
-        raise ScoringError("an image of no known class cannot be judged in the closed set")
+        raise ScoringError("an image of no known class cannot be evaluated in the closed set")
     if len(np.unique(targets)) < 2:
         raise ScoringError(
             "all images of this fold are of one class, so nothing can be told apart: "

@@ -14,15 +14,14 @@ import numpy as np
 from leakcache.errors import RunError
 from leaknet.calibration import Calibration
 from leaknet.calibration.split_half import cut_in_halves
-from leaknet.data.embeddings import Embeddings
-from leaknet.evaluation.closed_set import concatenate
+from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.model.run_record import CONFIG, RunRecord
 from leaknet.scoring.run_embeddings import UNKNOWN
 from leaknet.scoring.score_table import ScoreTable, read_score_table
 from leaknet.training.history import EpochRecord, read_history
 from leaknet.training.run_folder import RunFolder
 
-_SUMMARIES = ("mean", "worst", "interval")
+_SUMMARIES = ("mean", "worst", "sd", "interval")
 _NEEDED = ("run", "model", "preset", "seed", "images", "validation", "facts")
 
 

@@ -15,8 +15,8 @@ from rich.text import Text
 
 from leakcache.errors import DataError
 from leaknet.calibration.decision import KNOWN, UNKNOWN
-from leaknet.evaluation.closed_set import ClosedResult, OpenResult
-from leaknet.metrics import OpenScores
+from leaknet.evaluation.open_set import OpenSummary
+from leaknet.evaluation.summary import Summary
 from leaknet.scoring.predict import ImageScore
 from leaknet.scoring.score_run import RunScores
 
@@ -52,7 +52,7 @@ def _closed_table(scores: RunScores) -> Table:
     rows["prototype, validation"] = scores.validation
     table = _figure_table("Closed set: which known generator?", "scorer, fold", _CLOSED)
     for name, result in rows.items():
-        table.add_row(name, *(_closed_cell(result, key) for key in _CLOSED))
+        table.add_row(name, *(_cell(result.metrics[key]) for key in _CLOSED))
     return table
 
 
@@ -64,32 +64,23 @@ def _figure_table(title: str, first: str, headings: Mapping[str, str]) -> Table:
     return table
 
 
-def _closed_cell(result: ClosedResult, key: str) -> Text:
-    return _with_interval(getattr(result.scores, key), result.intervals.get(key))
-
-
 def _open_table(scores: RunScores) -> Table:
     table = _figure_table("Open set: known or unknown?", "detector, unknown generator", _OPEN)
     for result in scores.open.values():
-        for name, row, intervals in _open_rows(result):
-            cells = (_with_interval(getattr(row, key), intervals.get(key)) for key in _OPEN)
+        for name, row in _open_rows(result).items():
+            cells = (_cell(row[key]) for key in _OPEN)
             table.add_row(Text(f"{result.detector}, {name}"), *cells)
     return table
 
 
-def _open_rows(result: OpenResult) -> list[tuple[str, OpenScores, dict[str, list[float]]]]:
-    ends = result.intervals.as_dict() if result.intervals else {}
-    report = result.report
-    rows = [("all", report.pooled, ends)]
-    if len(report.generators) > 1:
-        rows += [(n, one, ends.get(n, {})) for n, one in report.generators.items()]
-    return rows
+def _open_rows(result: OpenSummary) -> dict[str, dict[str, Summary]]:
+    return {"all": result.pooled} | (result.generators if len(result.generators) > 1 else {})
 
 
-def _with_interval(value: float, ends: list[float] | None) -> Text:
-    text = Text(f"{value:.3f}")
-    if ends:
-        low, high = ends
+def _cell(figure: Summary) -> Text:
+    text = Text(f"{figure.value:.3f}")
+    if figure.interval:
+        low, high = figure.interval
         text.append(" (no spread)" if low == high else f" ({low:.2f}-{high:.2f})", "dim")
     return text
 

@@ -19,9 +19,8 @@ from jaxtyping import Shaped
 from leakcache.errors import CacheStale, ScoringError
 from leakcache.progress import track
 from leakcache.store.cache import Cache
-from leaknet.data.embeddings import Embeddings
+from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.data.split import SplitLatents, load_split
-from leaknet.evaluation.closed_set import concatenate
 from leaknet.model.inference import embed
 from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.training.run_folder import RunFolder

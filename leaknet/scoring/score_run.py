@@ -6,7 +6,6 @@ validation images of known generators alone; test and open images are only judge
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +17,12 @@ import torch
 from leakcache.errors import ScoringError
 from leakcache.store.cache import Cache
 from leaknet.calibration import calibrate
-from leaknet.data.embeddings import Embeddings
+from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.data.split import load_split
 from leaknet.detectors import Detector, DiagonalMahalanobis, GlobalKDE
-from leaknet.evaluation.closed_set import (
-    ClosedResult,
-    OpenResult,
-    concatenate,
-    judge_closed,
-    judge_open,
-)
-from leaknet.files import write_text
+from leaknet.evaluation.closed_set import ClosedSummary, summarise_closed
+from leaknet.evaluation.open_set import Detection, OpenSummary, summarise_open
+from leaknet.files import write_json
 from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.scoring.fitted_detectors import fit_all, save_scorers
 from leaknet.scoring.run_embeddings import (
@@ -63,10 +57,10 @@ class RunScores:
     model: str
     seed: int
     preset: str
-    closed: dict[str, ClosedResult]
-    validation: ClosedResult
+    closed: dict[str, ClosedSummary]
+    validation: ClosedSummary
     images: dict[str, int]
-    open: dict[str, OpenResult]
+    open: dict[str, OpenSummary]
     facts: dict[str, dict[str, Any]]
 
     def as_dict(self) -> dict[str, Any]:
@@ -162,11 +156,11 @@ def judge_run(
     rows = known if strangers is None else concatenate([known, strangers])
     columns = [scorers.naming, *scorers.detectors]
     write_score_table(run.path, rows, {d.name: d.score_samples(rows) for d in columns})
-    write_text(run.metrics, json.dumps(_finite(scores.as_dict()), indent=1) + "\n")
+    write_json(run.metrics, scores.as_dict())
     return scores
 
 
-def prepare_run(folder: Path, closed: Cache, device: torch.device = CPU) -> ClosedResult:
+def prepare_run(folder: Path, closed: Cache, device: torch.device = CPU) -> ClosedSummary:
     """After training: embed the training and validation folds, fit what scores single images.
 
     The test fold is not looked at. metrics.json then holds the judgement on the validation fold,
@@ -196,13 +190,12 @@ def prepare_run(folder: Path, closed: Cache, device: torch.device = CPU) -> Clos
         "seed": model.config.train.seed,
         "validation": validation.as_dict(),
     }
-    write_text(run.metrics, json.dumps(_finite(metrics), indent=1) + "\n")
+    write_json(run.metrics, metrics)
     return validation
 
 
-def _judge_validation(known: Embeddings) -> ClosedResult:
-    val = known.select("val")
-    return judge_closed(val.logits, val)
+def _judge_validation(known: Embeddings) -> ClosedSummary:
+    return summarise_closed([known.select("val")])
 
 
 def _judge(
@@ -217,17 +210,20 @@ def _judge(
     opened = {}
     if strangers is not None:
         images["open"] = len(strangers)
-        opened = {d.name: judge_open(d, test, strangers) for d in scorers.detectors}
+        opened = {
+            d.name: summarise_open(d.name, [[Detection.of(d, val, test, strangers)]])
+            for d in scorers.detectors
+        }
     return RunScores(
         run=run.path,
         model=known.run,
         seed=model.config.train.seed,
         preset=model.config.preset,
         closed={
-            "prototype": judge_closed(test.logits, test),
-            "mahalanobis": judge_closed(scorers.naming.class_scores(test), test),
+            "prototype": summarise_closed([test]),
+            "mahalanobis": summarise_closed([test], [scorers.naming.class_scores(test)]),
         },
-        validation=judge_closed(val.logits, val),
+        validation=summarise_closed([val]),
         images=images,
         open=opened,
         facts={detector.name: settings_of(detector) for detector in scorers.detectors},
@@ -237,11 +233,3 @@ def _judge(
 def settings_of(detector: Detector) -> dict[str, Any]:
     """What was chosen on closed data: the scalars among the learned state."""
     return {name: array.item() for name, array in detector.state().items() if np.ndim(array) == 0}
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value

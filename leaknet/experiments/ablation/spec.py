@@ -30,8 +30,10 @@ from leaknet.scoring.fitted_detectors import detectors_named
 
 MEASURES = {
     "top1": "top-1",
+    "top5": "top-5",
     "macro_auc": "macro AUC",
     "open_auroc": "open AUROC",
+    "open_oscr": "open OSCR",
     "open_eer": "open EER",
     "open_ovl": "open OVL",
     "control_auroc": "control AUROC",
@@ -39,14 +41,14 @@ MEASURES = {
     "control_ovl": "control OVL",
     "untrained_auroc": "control AUROC, untrained gate",
 }
-"""Key in JSON, Parquet and `published`, and heading; in the order in which they are shown."""
+"""Key in JSON, Parquet and `published`, and heading, in the order of the table."""
 
 KEPT_APART = ("control_eer", "control_ovl")
-"""Those that are in JSON and Parquet alone: the table is wide enough."""
+"""In JSON and Parquet alone."""
 
-CLOSED = ("top1", "macro_auc")
+CLOSED = ("top1", "top5", "macro_auc")
 COMPARED = ("top1", "macro_auc", "open_auroc")
-"""Those whose difference from the reference row is given, image by image."""
+"""Compared with the reference row."""
 
 
 # How a row is scored, once its runs are there.
@@ -62,7 +64,7 @@ class Scoring:
         naming: what names the generator: "prototype", the network's own logits, whichever
             head it has, or "mahalanobis".
         detector: for the unknown, by its name.
-        attention: one of the attention modes of Table 2, judged by KDE beside its control;
+        attention: one of the attention modes of Table 2, evaluated by KDE beside its control;
             empty for an ordinary row.
     """
 
@@ -74,7 +76,7 @@ class Scoring:
         _require_one_of("score.naming", self.naming, NAMINGS)
         _require_one_of("score.attention", self.attention, ("", *MODES))
         if self.attention and self.detector != GlobalKDE.name:
-            raise ConfigError("score.detector: the attention modes are judged by kde alone")
+            raise ConfigError("score.detector: the attention modes are evaluated by kde alone")
 
     @property
     def kind(self) -> type[Detector]:
@@ -144,9 +146,9 @@ class CacheRequirement:
             right = candidate.autoencoder.name in self.autoencoder
         else:
             right = candidate.autoencoder.weights_sha256 == main.autoencoder.weights_sha256
-        wanted = self.applied(main)
+        required = self.applied(main)
         names = ("precision", "stored", "preprocessing")
-        return right and all(getattr(candidate, name) == getattr(wanted, name) for name in names)
+        return right and all(getattr(candidate, name) == getattr(required, name) for name in names)
 
     def applied(self, main: Encoding) -> Encoding:
         """The encoding that is wanted, but for its autoencoder.
@@ -164,8 +166,8 @@ class CacheRequirement:
 
     def command(self, main: Encoding, data: str) -> str:
         """What builds such a cache of the same images."""
-        wanted = self.applied(main)
-        cut = wanted.preprocessing
+        required = self.applied(main)
+        cut = required.preprocessing
         words = ["leak cache build", f"--data {data}"]
         words.append(f"--vae {(self.autoencoder or (main.autoencoder.spec,))[0]}")
         words += [f"--view {cut.name}"] * (cut.name != "resize")
@@ -174,8 +176,8 @@ class CacheRequirement:
         )
         if cut.canonical:
             words.append(f"--canonical --canonical-size {cut.canonical_size}")
-        words += [f"--precision {wanted.precision}"] * (wanted.precision != "fp32")
-        words += [f"--store {wanted.stored}"] * (wanted.stored != "float16")
+        words += [f"--precision {required.precision}"] * (required.precision != "fp32")
+        words += [f"--store {required.stored}"] * (required.stored != "float16")
         return " ".join([*words, "--cache DIR"])
 
 

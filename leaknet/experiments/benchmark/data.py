@@ -1,4 +1,4 @@
-"""The images of a bench: what is trained on, and what is judged at each step of degradation."""
+"""The images of a bench: the folds to train on, and those evaluated at each step of degradation."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from leaknet.baselines.images import COLUMNS, BaselineImages
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What is judged at one step.
+class StepImages:
+    """The images evaluated at one step.
 
     Attributes:
         test: images of known generators.
@@ -45,21 +45,21 @@ class BenchData:
         classes: the known generators, in the order of the logits.
         train: raw images to learn from.
         val: raw images to choose on.
-        steps: what is judged, by step; 0 for images as they are.
+        steps: images to evaluate, by step; 0 for images as they are.
         limit: at most so many images of each fold were taken; None for all.
-        encoding: fingerprint of how images became latents.
+        encoding: fingerprint of the encoding of the images.
     """
 
     classes: tuple[str, ...]
     train: BaselineImages
     val: BaselineImages
-    steps: Mapping[int, Judged] = field(default_factory=dict)
+    steps: Mapping[int, StepImages] = field(default_factory=dict)
     limit: int | None = None
     encoding: str = ""
 
     @property
     def fingerprint(self) -> str:
-        """Hash of what is learned from and chosen on."""
+        """Hash of the training and validation images."""
         head = [self.classes, self.limit, self.encoding]
         digest = hashlib.sha256(json.dumps(head).encode())
         for images in (self.train, self.val):
@@ -82,10 +82,10 @@ def raw_data(closed: Cache, unknown: Sequence[Cache] = (), limit: int | None = N
         ScoringError: an image is both known and unknown.
     """
     train, val, test = (_fold(closed, fold, limit) for fold in ("train", "val", "test"))
-    strangers = tuple(_unknown(cache, closed, limit) for cache in unknown)
-    _refuse_shared((train, val, test), strangers)
+    others = tuple(_unknown(cache, closed, limit) for cache in unknown)
+    _refuse_shared((train, val, test), others)
     encoding = closed.manifest.encoding.fingerprint
-    return BenchData(closed.classes, train, val, {0: Judged(test, strangers)}, limit, encoding)
+    return BenchData(closed.classes, train, val, {0: StepImages(test, others)}, limit, encoding)
 
 
 def spread(
@@ -97,11 +97,11 @@ def spread(
     """
     rank: defaultdict[str, int] = defaultdict(int)
     turns = []
-    for place in np.argsort(groups, kind="stable").tolist():
-        label = str(labels[place])
-        turns.append((rank[label], label, place))
+    for row in np.argsort(groups, kind="stable").tolist():
+        label = str(labels[row])
+        turns.append((rank[label], label, row))
         rank[label] += 1
-    return np.sort(np.array([place for _, _, place in sorted(turns)[:limit]], np.int64))
+    return np.sort(np.array([row for _, _, row in sorted(turns)[:limit]], np.int64))
 
 
 def named_apart(images: BaselineImages, root: Path, closed: Path) -> BaselineImages:
@@ -152,7 +152,7 @@ def columns_of(parts: Sequence[BaselineImages]) -> dict[str, Shaped[np.ndarray, 
     return {name: np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS}
 
 
-# Degraded copies of the judged images, with latents and pixels of their own.
+# Degraded copies of the evaluated images, with latents and pixels of their own.
 #
 # DIR/steps/closed/step1/…            lossless copies, by `leakcache.degrade.copies`
 # DIR/steps/closed/latents-step1/     their latents, encoded as the originals were
@@ -169,7 +169,7 @@ def with_steps(
     steps: Sequence[int],
     device: str,
 ) -> BenchData:
-    """The same bench with degraded copies of what it judges; nothing that exists is made again.
+    """The same bench with degraded copies of its evaluated images; what exists is kept.
 
     Args:
         data: the raw images of these caches.
@@ -197,7 +197,7 @@ def with_steps(
             _degraded(images, source, home / source.path.name, step, encoding, encoder())
             for images, source in sources
         ]
-        found[step] = Judged(tables[0], tuple(tables[1:]))
+        found[step] = StepImages(tables[0], tuple(tables[1:]))
     return replace(data, steps=found)
 
 
@@ -212,10 +212,10 @@ def _degraded(
     columns = (images.paths, images.labels, images.groups, images.folds)
     rows = zip(*(column.tolist() for column in columns), strict=True)
     records = canonical(ImageRecord(*row) for row in rows)
-    index = DatasetIndex(Path(source.manifest.data), records, (), "judged images")
+    index = DatasetIndex(Path(source.manifest.data), records, (), "evaluated images")
     report = write_copies(index, home, step=step)
-    wanted = {record.path for record in records}
-    copies = [copy for copy in report.copies if copy.source in wanted]
+    selected = {record.path for record in records}
+    copies = [copy for copy in report.copies if copy.source in selected]
     copied = canonical(ImageRecord(c.path, c.label, c.group, c.fold) for c in copies)
     built = build_cache(
         DatasetIndex(report.folder, copied, report.rejects, f"degraded copies, step {step}"),

@@ -56,7 +56,7 @@ def _intervals(run: ScoredRun) -> Html:
         "nor images of another kind. They lie too low for OVL and too high "
         "for ECE."
     )
-    if not run.closed["prototype"].get("interval"):
+    if not run.closed["prototype"]["interval"]["top1"]:
         text = (
             "There are none: the images form too few prompt groups to tell how far chance "
             "carries. Differences between figures on this page mean little."

@@ -17,12 +17,11 @@ from click.testing import CliRunner
 from cli import leak
 from leakcache.errors import DataError, RunError, ScoringError
 from leakcache.store.cache import Cache
-from leaknet.data.embeddings import Embeddings
+from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.enroll import enroll, undo
 from leaknet.enroll.evaluate import evaluate_enrolment, summary
 from leaknet.enroll.few_shot import fold_of_each
 from leaknet.enroll.prototypes import class_prototypes, fit_offset, reclassified, with_class
-from leaknet.evaluation.closed_set import concatenate
 from leaknet.model.inference import embed
 from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.scoring.score_run import score_run

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from leakcache.errors import ScoringError
-from leaknet.data.embeddings import Embeddings
+from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.detectors import GlobalKDE
-from leaknet.evaluation.closed_set import concatenate, summarise_closed
+from leaknet.evaluation.closed_set import summarise_closed
 from leaknet.evaluation.open_set import ACCEPTED, Detection, summarise_open, threshold
 from leaknet.evaluation.summary import Summary
-from leaknet.metrics import closed_scores, open_report
-from leaknet.metrics.bootstrap import closed_intervals, open_intervals
+from leaknet.metrics import closed_values, open_values
+from leaknet.metrics.bootstrap import intervals
+from leaknet.metrics.closed_set import confusion, per_class_auc
 from tests.leaknet.experiments.synthetic import embeddings
 
 
@@ -37,6 +38,9 @@ def detect(test: Embeddings, seed: int, names: tuple[str, ...] = ("dan", "eve"))
     return Detection.of(GlobalKDE().fit(train, val), val, test, concatenate(strangers))
 
 
+METRICS = ("auroc", "fpr95", "eer", "ovl", "oscr", "ccr5", "aupr")
+
+
 def blurred(e: Embeddings, seed: int) -> np.ndarray:
     noise = np.random.default_rng(seed).standard_normal(e.logits.shape)
     return (e.logits + noise).astype(np.float32)
@@ -44,19 +48,30 @@ def blurred(e: Embeddings, seed: int) -> np.ndarray:
 
 def test_one_seed_has_the_metrics_and_intervals_of_a_single_run(test: Embeddings) -> None:
     found = summarise_closed([test], [test.logits])
-    plain = closed_scores(test.logits, test.targets, test.classes)
-    expected = closed_intervals(test.logits, test.targets, test.groups)
+    expected = intervals(
+        lambda w: closed_values(test.logits, test.targets, None if w is None else w[0]),
+        [test.groups],
+    )
     for name, summary in found.metrics.items():
-        assert summary.value == getattr(plain, name)
+        assert summary.value == expected[name].value
         assert summary.interval == (expected[name].low, expected[name].high)
         assert summary.sd is None
-    assert list(found.classes) == list(test.classes)
-    assert [s.value for s in found.classes.values()] == plain.per_class_auc.tolist()
+    assert list(found.per_class_auc) == list(test.classes)
+    areas = per_class_auc(test.logits, test.targets)[0]
+    assert [s.value for s in found.per_class_auc.values()] == areas.tolist()
+    np.testing.assert_array_equal(found.confusion, confusion(test.logits, test.targets))
+
+
+def test_an_absent_class_has_no_area_in_json(test: Embeddings) -> None:
+    some = test.take(test.labels != test.classes[1])
+    areas = summarise_closed([some]).as_dict()["per_class_auc"]
+    assert list(areas) == list(test.classes)
+    assert areas[test.classes[1]] is None
 
 
 def test_several_seeds_give_mean_and_sample_deviation(test: Embeddings) -> None:
     logits = [blurred(test, seed) for seed in range(3)]
-    each = [closed_scores(one, test.targets, test.classes).top1 for one in logits]
+    each = [closed_values(one, test.targets)["top1"][0] for one in logits]
     top1 = summarise_closed([test] * 3, logits).metrics["top1"]
     assert top1.seeds == tuple(each)
     assert top1.value == pytest.approx(np.mean(each))
@@ -83,21 +98,29 @@ def test_a_single_prompt_group_has_no_interval(test: Embeddings) -> None:
 def test_one_fold_has_the_open_metrics_of_a_single_run(detection: Detection) -> None:
     d = detection
     found = summarise_open("kde", [[d]])
-    report = open_report(d.known, d.unknown, d.correct, d.generators)
-    ends = open_intervals(
-        d.known, d.unknown, d.correct, d.generators, d.known_groups, d.unknown_groups
-    )
-    for name in ("auroc", "fpr95", "eer", "ovl", "oscr", "ccr5", "aupr"):
-        assert found.pooled[name].value == getattr(report.pooled, name)
-        assert found.mean[name].value == pytest.approx(getattr(report.mean, name))
-        assert found.worst[name].value == getattr(report.worst, name)
-        assert found.generators["eve"][name].value == getattr(report.generators["eve"], name)
-        expected = ends.generators["eve"][name]
-        assert found.generators["eve"][name].interval == (expected.low, expected.high)
-        assert found.mean[name].interval == pytest.approx(
-            (ends.mean[name].low, ends.mean[name].high)
-        )
-    assert found.worst_by("auroc") == report.worst_generator
+    parts = {name: d.unknown[d.generators == name] for name in d.names}
+
+    def measure(weights):
+        own, *others = weights or [None] * (1 + len(parts))
+        tables = {
+            name: open_values(d.known, part, d.correct, own, other)
+            for (name, part), other in zip(parts.items(), others, strict=True)
+        }
+        found = {(name, m): values for name, t in tables.items() for m, values in t.items()}
+        means = {("mean", m): np.mean([t[m] for t in tables.values()], axis=0) for m in METRICS}
+        return found | means
+
+    expected = intervals(measure, d.sets)
+    pooled = open_values(d.known, d.unknown, d.correct)
+    for name in METRICS:
+        assert found.pooled[name].value == pytest.approx(pooled[name][0])
+        for group, metrics in (("mean", found.mean), ("eve", found.generators["eve"])):
+            one = expected[group, name]
+            assert metrics[name].value == pytest.approx(one.value)
+            assert metrics[name].interval == pytest.approx((one.low, one.high))
+    areas = {name: expected[name, "auroc"].value for name in parts}
+    assert found.worst_by("auroc") == min(areas, key=areas.__getitem__)
+    assert found.worst["auroc"].value == min(areas.values())
 
 
 def test_folds_are_averaged_and_kept(test: Embeddings) -> None:

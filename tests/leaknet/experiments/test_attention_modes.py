@@ -9,8 +9,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KernelDensity
 
 from leakcache.errors import ScoringError
-from leaknet.data.embeddings import Embeddings
-from leaknet.evaluation.closed_set import concatenate
+from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.experiments.attention_modes import (
     MODES,
     detect,

@@ -11,16 +11,11 @@ import pytest
 from leakcache.errors import RunError, ScoringError
 from leakcache.store.cache import Cache
 from leaknet.detectors import DETECTORS, GlobalKDE, MaxSoftmax
-from leaknet.experiments.compare_runs import compare_runs
-from leaknet.experiments.plan import Plan
+from leaknet.experiments.compare_runs import compare_runs, comparison_table
+from leaknet.experiments.evaluation import Evaluation, EvaluationPlan
+from leaknet.experiments.evaluation_tables import evaluation_tables, write_evaluation
 from leaknet.experiments.protocols import evaluate
-from leaknet.experiments.tables import (
-    Evaluation,
-    comparison_table,
-    evaluation_tables,
-    markdown,
-    write_evaluation,
-)
+from leaknet.experiments.tables import markdown
 from leaknet.scoring.fitted_detectors import FILE as SCORERS
 from leaknet.scoring.run_embeddings import UNKNOWN
 from leaknet.training.run_folder import RunFolder
@@ -28,15 +23,22 @@ from tests.leaknet.experiments.synthetic import closed_cache, open_cache
 from tests.leaknet.tiny import tiny_config
 
 CONFIG = tiny_config("train.epochs=2", "train.learning_rate=3e-3", "train.seed=3")
-FULL = Plan(
-    CONFIG,
-    seeds=2,
-    kinds=(GlobalKDE, MaxSoftmax),
-    leave_out=1,
-    real=("ada",),
-    modes=True,
-    shuffle=True,
-)
+
+
+def plan(out: Path, **options: Any) -> EvaluationPlan:
+    return EvaluationPlan(**{"out": out, "config": CONFIG, **options})
+
+
+def full_plan(out: Path) -> EvaluationPlan:
+    return plan(
+        out,
+        seeds=2,
+        kinds=(GlobalKDE, MaxSoftmax),
+        leave_out=1,
+        real=("ada",),
+        modes=True,
+        shuffle=True,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +58,8 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def full(closed: Cache, eve: Cache, out: Path) -> Evaluation:
-    result = evaluate(FULL, closed, [eve], out)
-    write_evaluation(result, out)
+    result = evaluate(full_plan(out), closed, [eve])
+    write_evaluation(result)
     return result
 
 
@@ -122,7 +124,7 @@ def test_finished_runs_are_not_trained_again(
     weights = sorted(out.rglob("model.safetensors"))
     assert len(weights) == 2 + 4 + 2
     before = [path.stat().st_mtime_ns for path in weights]
-    again = evaluate(FULL, closed, [eve], out)
+    again = evaluate(full_plan(out), closed, [eve])
     assert [path.stat().st_mtime_ns for path in weights] == before
     assert json.dumps(again.as_dict()) == json.dumps(full.as_dict())
 
@@ -130,12 +132,11 @@ def test_finished_runs_are_not_trained_again(
 def test_an_open_set_changes_nothing_but_its_own_figures(
     full: Evaluation, closed: Cache, tmp_path: Path
 ) -> None:
-    plan = Plan(CONFIG, seeds=1, kinds=DETECTORS, leave_out=0)
     results = []
     for seed, name in ((41, "eve"), (97, "fay")):
         cache = open_cache(tmp_path / f"open-{name}", name, seed)
-        results.append(evaluate(plan, closed, [cache], tmp_path / name))
-    results.append(evaluate(plan, closed, [], tmp_path / "none"))
+        results.append(evaluate(plan(tmp_path / name, kinds=DETECTORS), closed, [cache]))
+    results.append(evaluate(plan(tmp_path / "none", kinds=DETECTORS), closed))
     first, second, alone = (result.as_dict() for result in results)
     assert first["open"]["mean"] != second["open"]["mean"]
     for key in ("closed", "validation"):
@@ -153,7 +154,7 @@ def test_other_settings_do_not_go_on_in_the_same_folder(
     full: Evaluation, closed: Cache, out: Path
 ) -> None:
     with pytest.raises(RunError, match=r"train\.epochs: 2, now 3"):
-        evaluate(Plan(CONFIG.with_overrides(["train.epochs=3"]), 1, (GlobalKDE,)), closed, [], out)
+        evaluate(plan(out, config=CONFIG.with_overrides(["train.epochs=3"])), closed)
 
 
 def test_prompts_of_other_data_are_not_those_of_the_closed_set(
@@ -166,7 +167,7 @@ def test_prompts_of_other_data_are_not_those_of_the_closed_set(
 
 def test_a_single_prompt_group_has_figures_without_intervals(tmp_path: Path) -> None:
     cache = closed_cache(tmp_path / "closed", one_prompt=True)
-    result = evaluate(Plan(CONFIG, 1, (GlobalKDE,)), cache, [], tmp_path / "out")
+    result = evaluate(plan(tmp_path / "out"), cache)
     assert result.as_dict()["closed"]["interval"]["top1"] is None
     assert "No interval" in markdown(evaluation_tables(result))
 
@@ -177,15 +178,15 @@ def test_images_on_both_sides_are_refused_unless_forced(closed: Cache, tmp_path:
     strange = open_cache(tmp_path / "open-eve", "eve", seed=1, hashes=hashes)
     config = CONFIG.with_overrides(["train.epochs=1"])
     with pytest.raises(ScoringError, match=r"is also the closed image closed/ada/.*--force"):
-        evaluate(Plan(config, 1, (GlobalKDE,)), closed, [strange], tmp_path / "out")
-    forced = Plan(config, 1, (GlobalKDE,), force=True)
-    assert evaluate(forced, closed, [strange], tmp_path / "out").images["open"] == 9
+        evaluate(plan(tmp_path / "out", config=config), closed, [strange])
+    forced = plan(tmp_path / "out", config=config, force=True)
+    assert evaluate(forced, closed, [strange]).images["open"] == 9
 
 
 def test_two_known_generators_are_too_few_to_leave_one_out(tmp_path: Path) -> None:
     cache = closed_cache(tmp_path / "closed", ("ada", "bob"))
     with pytest.raises(ScoringError, match="--leave-out 1 of 2 generators"):
-        evaluate(Plan(CONFIG, 1, (GlobalKDE,), leave_out=1), cache, [], tmp_path / "out")
+        evaluate(plan(tmp_path / "out", leave_out=1), cache)
     assert not (tmp_path / "out").exists()
 
 

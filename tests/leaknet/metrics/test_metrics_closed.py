@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,12 +10,16 @@ from sklearn.metrics import (
     balanced_accuracy_score,
     confusion_matrix,
     roc_auc_score,
+    top_k_accuracy_score,
 )
 
 from leakcache.errors import ScoringError
-from leaknet.metrics import closed_scores, closed_values, expected_calibration_error
+from leaknet.metrics import closed_values, expected_calibration_error
+from leaknet.metrics.closed_set import confusion, per_class_auc, true_rank
 
-CLASSES = ("a", "b", "c", "d")
+
+def plain(logits: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    return {name: float(value[0]) for name, value in closed_values(logits, targets).items()}
 
 
 def problem(seed: int, n: int = 60) -> tuple[np.ndarray, np.ndarray]:
@@ -32,31 +34,44 @@ def problem(seed: int, n: int = 60) -> tuple[np.ndarray, np.ndarray]:
 @given(seed=st.integers(0, 10_000))
 def test_equals_scikit_learn(seed: int) -> None:
     logits, targets = problem(seed)
-    ours = closed_scores(logits, targets, CLASSES)
+    ours = plain(logits, targets)
     taken = logits.argmax(axis=1)
     probabilities = np.round(softmax(logits, axis=1), 12)
-    assert ours.top1 == pytest.approx(accuracy_score(targets, taken))
-    assert ours.balanced == pytest.approx(balanced_accuracy_score(targets, taken))
-    np.testing.assert_array_equal(ours.confusion, confusion_matrix(targets, taken))
+    assert ours["top1"] == pytest.approx(accuracy_score(targets, taken))
+    assert ours["balanced"] == pytest.approx(balanced_accuracy_score(targets, taken))
+    np.testing.assert_array_equal(confusion(logits, targets), confusion_matrix(targets, taken))
     expected = roc_auc_score(targets, probabilities, multi_class="ovr", average="macro")
-    assert ours.macro_auc == pytest.approx(expected)
+    assert ours["macro_auc"] == pytest.approx(expected)
 
 
 def test_areas_do_not_saturate_where_probabilities_do() -> None:
     targets = np.array([0, 0, 1, 1])
     margins = np.array([900.0, 800, 750, -100])  # the softmax of the first three is exactly 1
-    ours = closed_scores(np.stack([margins, np.zeros(4)], axis=1), targets, ("a", "b"))
-    assert ours.macro_auc == 1
+    assert plain(np.stack([margins, np.zeros(4)], axis=1), targets)["macro_auc"] == 1
 
 
 def test_an_absent_class_has_no_area_and_is_left_out_of_the_mean() -> None:
     logits, targets = problem(0)
     kept = targets != 2
-    ours = closed_scores(logits[kept], targets[kept], CLASSES)
-    assert np.isnan(ours.per_class_auc).tolist() == [False, False, True, False]
-    assert ours.macro_auc == pytest.approx(np.nanmean(ours.per_class_auc))
-    assert ours.as_dict()["per_class_auc"]["c"] is None
-    json.dumps(ours.as_dict(), allow_nan=False)
+    areas = per_class_auc(logits[kept], targets[kept])[0]
+    assert np.isnan(areas).tolist() == [False, False, True, False]
+    assert plain(logits[kept], targets[kept])["macro_auc"] == pytest.approx(np.nanmean(areas))
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 1000))
+def test_top5_is_that_of_scikit_learn_with_more_than_ten_classes(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    targets = np.concatenate([np.arange(12), rng.integers(0, 12, 40)])
+    logits = rng.standard_normal((52, 12)) + np.eye(12)[targets]
+    expected = top_k_accuracy_score(targets, logits, k=5)
+    assert plain(logits, targets)["top5"] == pytest.approx(expected)
+    assert "top5" not in plain(logits[targets < 10, :10], targets[targets < 10])
+
+
+def test_of_equal_scores_the_first_class_leads() -> None:
+    ranks = true_rank(np.zeros((3, 3)), np.arange(3))
+    assert ranks.tolist() == [0, 1, 2]
 
 
 @settings(max_examples=30, deadline=None)
@@ -102,16 +117,15 @@ def test_calibration_error_of_a_calibrated_forecast_is_small_and_of_a_boast_is_t
         (np.zeros((2, 2)), np.array([1, 1]), "one class"),
     ],
 )
-def test_refuses_what_cannot_be_judged(
+def test_refuses_what_cannot_be_evaluated(
     logits: np.ndarray, targets: np.ndarray, message: str
 ) -> None:
     with pytest.raises(ScoringError, match=message):
-        closed_scores(logits, targets, ("a", "b"))
+        closed_values(logits, targets)
 
 
 def test_two_classes_share_one_area() -> None:
     logits, targets = problem(3)
     two = targets < 2
-    ours = closed_scores(logits[two, :2], targets[two], ("a", "b"))
     expected = roc_auc_score(targets[two], logits[two, 1] - logits[two, 0])
-    np.testing.assert_allclose(ours.per_class_auc, expected)
+    np.testing.assert_allclose(per_class_auc(logits[two, :2], targets[two])[0], expected)

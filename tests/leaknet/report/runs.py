@@ -14,9 +14,8 @@ from safetensors.torch import save_file
 from leakcache.encoder.autoencoder import AutoencoderIdentity
 from leakcache.images.decode import Preprocessing
 from leakcache.store.manifest import Encoding
-from leaknet.data.embeddings import Embeddings
+from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.detectors import Detector, GlobalKDE, MaxLogit
-from leaknet.evaluation.closed_set import concatenate
 from leaknet.model.protoleaknet import WEIGHTS, ProtoLeakNet
 from leaknet.model.run_record import CacheIdentity, RunRecord
 from leaknet.scoring.run_embeddings import UNKNOWN

@@ -12,10 +12,10 @@ import torch
 
 from leakcache.errors import CacheStale, RunError, ScoringError
 from leakcache.store.cache import Cache
-from leaknet.data.embeddings import Embeddings
+from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.detectors import Energy, GlobalKDE, MaxSoftmax
-from leaknet.evaluation.closed_set import concatenate, judge_closed
-from leaknet.metrics import closed_scores
+from leaknet.evaluation.closed_set import summarise_closed
+from leaknet.metrics import closed_values
 from leaknet.scoring.fitted_detectors import FILE as SCORERS
 from leaknet.scoring.fitted_detectors import detectors_named, fit_all, load_scorers
 from leaknet.scoring.score_run import prepare_run, score_run
@@ -41,14 +41,14 @@ def test_figures_are_those_of_the_test_fold(run: Path, cache: Cache) -> None:
     scores = score_run(run, cache, [cache], [GlobalKDE, MaxSoftmax])
     stored = Embeddings.load(RunFolder(run).embeddings)
     test = stored.select("test")
-    expected = closed_scores(test.logits, test.targets, test.classes)
+    expected = {k: v[0] for k, v in closed_values(test.logits, test.targets).items()}
     result = scores.as_dict()
-    assert result["closed"]["top1"] == expected.top1
-    assert result["closed"]["macro_auc"] == expected.macro_auc
+    assert result["closed"]["top1"] == expected["top1"]
+    assert result["closed"]["macro_auc"] == expected["macro_auc"]
     assert result["images"] == {"train": 48, "val": 24, "test": 24, "open": 12}
     assert result["open"] == result["detectors"]["kde"]
     assert result["open"]["eve"]["auroc"] == pytest.approx(result["open"]["auroc"])
-    assert json.loads((run / "metrics.json").read_text())["closed"]["top1"] == expected.top1
+    assert json.loads((run / "metrics.json").read_text())["closed"]["top1"] == expected["top1"]
 
 
 def test_an_interval_holds_its_value(run: Path, cache: Cache) -> None:
@@ -131,7 +131,7 @@ def test_preparing_a_run_does_not_look_at_the_test_fold(run: Path, cache: Cache)
     result = prepare_run(run, cache)
     stored = Embeddings.load(RunFolder(run).embeddings)
     assert set(stored.folds.tolist()) == {"train", "val"}
-    assert result.scores.top1 == score_run(run, cache).validation.scores.top1
+    assert result.metrics["top1"] == score_run(run, cache).validation.metrics["top1"]
 
 
 def test_preparing_again_loses_nothing(run: Path, cache: Cache) -> None:
@@ -168,8 +168,8 @@ def test_one_prompt_group_has_no_interval(run: Path, cache: Cache) -> None:
     prepare_run(run, cache)
     val = Embeddings.load(RunFolder(run).embeddings).select("val")
     single = replace(val, groups=np.full(len(val), "one"))
-    assert judge_closed(single.logits, single).intervals == {}
-    assert judge_closed(val.logits, val).intervals["top1"][0] <= 1
+    assert summarise_closed([single]).metrics["top1"].interval is None
+    assert summarise_closed([val]).metrics["top1"].interval[0] <= 1
 
 
 def test_folds_put_together_keep_their_order(run: Path, cache: Cache) -> None:

@@ -1,4 +1,4 @@
-"""Small ablations and shelves that the tests of this folder share."""
+"""Small ablations and caches that the tests of this folder share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from leakcache.store.cache import Cache
 from leakcache.store.manifest import Encoding
-from leaknet.experiments.ablation.run import Request
+from leaknet.experiments.ablation.run import AblationPlan
 from leaknet.experiments.ablation.spec import Ablation, read_ablation
 from tests.leaknet.experiments.synthetic import ENCODING, closed_cache
 from tests.leaknet.tiny import tiny_config
@@ -33,10 +33,10 @@ def written(folder: Path, text: str, name: str = "mine.toml") -> Ablation:
     return read_ablation(folder / name)
 
 
-def request(ablation: Ablation, out: Path, *overrides: str, seeds: int = 2) -> Request:
+def plan(ablation: Ablation, out: Path, *overrides: str, seeds: int = 2) -> AblationPlan:
     out.mkdir(parents=True, exist_ok=True)
     config = tiny_config("train.epochs=1", "train.learning_rate=3e-3", *overrides)
-    return Request(ablation, config, seeds, out)
+    return AblationPlan(out=out, seeds=seeds, ablation=ablation, base=config)
 
 
 def encoding(name: str, weights: str, precision: str = "fp32") -> Encoding:

@@ -55,10 +55,10 @@ def test_all_images_are_taken_without_a_limit(caches):
 def test_prompts_of_other_data_have_names_of_their_own(caches):
     closed, unknown = caches
     data = raw_data(closed, unknown)
-    [strangers] = data.steps[0].unknown
-    assert set(strangers.groups.tolist()) == {f"unknown/{number:02d}" for number in range(4)}
-    assert strangers.latents.groups.tolist() == strangers.groups.tolist()
-    assert not set(strangers.groups.tolist()) & set(closed.groups.tolist())
+    [others] = data.steps[0].unknown
+    assert set(others.groups.tolist()) == {f"unknown/{number:02d}" for number in range(4)}
+    assert others.latents.groups.tolist() == others.groups.tolist()
+    assert not set(others.groups.tolist()) & set(closed.groups.tolist())
 
 
 def test_the_fingerprint_is_of_what_is_learned_from(caches):
@@ -95,30 +95,30 @@ def test_caches_that_were_encoded_otherwise_are_refused(caches, tmp_path):
         raw_data(closed, [other])
 
 
-def test_degraded_copies_are_those_of_the_judged_images(tmp_path):
+def test_degraded_copies_are_those_of_the_images_images(tmp_path):
     closed, unknown = small_caches(tmp_path, count=6)
     raw = raw_data(closed, unknown)
     data = with_steps(raw, closed, unknown, [0, 2], "cpu")
     assert list(data.steps) == [0, 2]
     assert data.steps[0] is raw.steps[0]
-    judged = data.steps[2]
+    images = data.steps[2]
     originals = {
         (str(label), str(group)): row
         for row, (label, group) in enumerate(
             zip(raw.steps[0].test.labels, raw.steps[0].test.groups, strict=True)
         )
     }
-    assert len(judged.test) == len(originals)
-    assert set(judged.test.folds.tolist()) == {"test"}
-    for row in range(len(judged.test)):
-        source = originals[str(judged.test.labels[row]), str(judged.test.groups[row])]
+    assert len(images.test) == len(originals)
+    assert set(images.test.folds.tolist()) == {"test"}
+    for row in range(len(images.test)):
+        source = originals[str(images.test.labels[row]), str(images.test.groups[row])]
         test = raw.steps[0].test
         expected, _ = degrade(test.originals.picture(source), 2, 0, str(test.hashes[source]))
-        assert decode(judged.test.data(row)).tobytes() == expected.tobytes()
-    [strangers] = judged.unknown
-    assert set(strangers.labels.tolist()) == {"eve", "fay"}
-    assert set(strangers.groups.tolist()) == set(raw.steps[0].unknown[0].groups.tolist())
-    assert judged.test.latents.z0.shape[1:] == raw.train.latents.z0.shape[1:]
+        assert decode(images.test.data(row)).tobytes() == expected.tobytes()
+    [others] = images.unknown
+    assert set(others.labels.tolist()) == {"eve", "fay"}
+    assert set(others.groups.tolist()) == set(raw.steps[0].unknown[0].groups.tolist())
+    assert images.test.latents.z0.shape[1:] == raw.train.latents.z0.shape[1:]
 
 
 def test_copies_are_made_and_encoded_once(tmp_path, monkeypatch):

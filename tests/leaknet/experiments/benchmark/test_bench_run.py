@@ -11,15 +11,20 @@ import pytest
 from leakcache.errors import ConfigError, RunError, TrainingError
 from leaknet.baselines import BASELINES
 from leaknet.baselines.base import BaselineOptions
+from leaknet.data.embeddings import concatenate
 from leaknet.detectors import GlobalKDE, MaxLogit
-from leaknet.evaluation.closed_set import judge_closed, judge_open
-from leaknet.experiments.benchmark.data import Judged, raw_data
-from leaknet.experiments.benchmark.run import run_bench
-from leaknet.experiments.benchmark.tables import PUBLISHED, bench_tables, write_bench
-from leaknet.experiments.plan import BenchPlan, methods_named
+from leaknet.evaluation.closed_set import summarise_closed
+from leaknet.evaluation.open_set import Detection, summarise_open
+from leaknet.experiments.benchmark.data import StepImages, raw_data
+from leaknet.experiments.benchmark.run import BenchPlan, methods_named, run_bench
+from leaknet.experiments.benchmark.tables import PUBLISHED, behind_ours, bench_tables, write_bench
 from leaknet.experiments.tables import markdown
 from leaknet.scoring.fitted_detectors import fit_all
 from tests.leaknet.experiments.benchmark.small_bench import Colours, Kept, Weightless
+
+
+def bench(methods, data, out, **options):
+    return run_bench(BenchPlan(out=out, methods=methods, **options), data)
 
 
 @pytest.fixture
@@ -28,20 +33,19 @@ def data(caches):
     return raw_data(closed, unknown)
 
 
-def test_figures_are_those_of_the_shared_judges(data, tmp_path):
-    [row] = run_bench(BenchPlan((Colours,)), data, tmp_path).rows
+def test_figures_are_those_of_the_shared_summaries(data, tmp_path):
+    [row] = bench((Colours,), data, tmp_path).rows
     baseline = Colours(data.classes, BaselineOptions()).fit(data.train, data.val)
-    judged = data.steps[0]
-    test, unknown = baseline.embed(judged.test), baseline.embed(judged.unknown[0])
-    closed = judge_closed(test.logits, test)
-    known = [baseline.embed(part) for part in (data.train, data.val)]
-    from leaknet.evaluation.closed_set import concatenate
-
-    detector = fit_all([GlobalKDE], concatenate(known))[0]
-    opened = judge_open(detector, test, unknown)
-    assert row.figures["top1"].value == closed.scores.top1
-    assert row.figures["macro_auc"].value == pytest.approx(closed.scores.macro_auc)
+    images = data.steps[0]
+    test, unknown = baseline.embed(images.test), baseline.embed(images.unknown[0])
+    closed = summarise_closed([test]).metrics
+    train, val = baseline.embed(data.train), baseline.embed(data.val)
+    detector = fit_all([GlobalKDE], concatenate([train, val]))[0]
+    opened = summarise_open("kde", [[Detection.of(detector, val, test, unknown)]])
+    assert row.figures["top1"].value == closed["top1"].value
+    assert row.figures["macro_auc"].value == pytest.approx(closed["macro_auc"].value)
     found = opened.as_dict()
+    assert row.figures["open_oscr"].value == pytest.approx(found["oscr"], abs=1e-6)
     assert row.figures["open_auroc"].value == pytest.approx(found["auroc"], abs=1e-6)
     assert row.figures["open_mean"].value == pytest.approx(found["mean"]["auroc"], abs=1e-6)
     assert row.figures["open_worst"].value == pytest.approx(found["worst"]["auroc"], abs=1e-6)
@@ -61,21 +65,21 @@ def test_rows_say_how_far_they_are_behind_ours(data, tmp_path):
             return replace(found, logits=-found.logits)
 
     for methods in ((Ours, Reversed, Weightless), (Reversed, Weightless, Ours)):
-        rows = {row.method: row for row in run_bench(BenchPlan(methods, 2), data, tmp_path).rows}
-        assert rows["ours"].behind is None
-        assert rows["weightless"].behind is None
-        behind = rows["reversed"].behind
+        rows = {row.name: row for row in bench(methods, data, tmp_path, seeds=2).rows}
+        assert behind_ours(rows["ours"]) is None
+        assert behind_ours(rows["weightless"]) is None
+        behind = behind_ours(rows["reversed"])
         gap = rows["ours"].figures["top1"].value - rows["reversed"].figures["top1"].value
-        assert behind.top1 == pytest.approx(gap)
-        assert 0 < behind.p < 0.05
-    result = run_bench(BenchPlan((Ours, Reversed)), data, tmp_path)
+        assert behind["top1"] == pytest.approx(gap)
+        assert 0 < behind["p"] < 0.05
+    result = bench((Ours, Reversed), data, tmp_path)
     assert "p = 0.0" in markdown(bench_tables(result))
-    alone = run_bench(BenchPlan((Reversed,)), data, tmp_path).rows[0]
-    assert alone.behind is None
+    alone = bench((Reversed,), data, tmp_path).rows[0]
+    assert behind_ours(alone) is None
 
 
 def test_a_method_without_weights_has_a_row_and_the_rest_go_on(data, tmp_path):
-    result = run_bench(BenchPlan((Weightless, Colours)), data, tmp_path)
+    result = bench((Weightless, Colours), data, tmp_path)
     absent, there = result.rows
     assert absent.reason == "DIR/some.safetensors is not there: put it there"
     assert (absent.figures, absent.parameters, absent.seconds) == ({}, None, None)
@@ -92,7 +96,7 @@ def test_a_training_that_fails_is_a_reason_too(data, tmp_path):
         def fit(self, train, val):
             raise TrainingError("the loss is not finite")
 
-    rows = run_bench(BenchPlan((Failing, Colours)), data, tmp_path).rows
+    rows = bench((Failing, Colours), data, tmp_path).rows
     assert [row.reason for row in rows] == ["the loss is not finite", ""]
 
 
@@ -104,68 +108,68 @@ def test_a_mistake_in_the_code_is_no_reason(data, tmp_path):
             raise IndexError("a mistake")
 
     with pytest.raises(IndexError):
-        run_bench(BenchPlan((Wrong,)), data, tmp_path)
+        bench((Wrong,), data, tmp_path)
 
 
 def test_several_seeds_give_a_mean_and_a_spread(data, tmp_path):
-    [row] = run_bench(BenchPlan((Colours,), seeds=3), data, tmp_path).rows
+    [row] = bench((Colours,), data, tmp_path, seeds=3).rows
     assert len(row.figures["macro_auc"].seeds) == 3
     assert row.figures["macro_auc"].sd is not None
     assert Colours.fits == 3
 
 
 def test_what_is_finished_is_not_trained_again(data, tmp_path):
-    first = run_bench(BenchPlan((Colours,), seeds=2), data, tmp_path)
+    first = bench((Colours,), data, tmp_path, seeds=2)
     assert Colours.fits == 2
     embedded = len(Colours.embedded)
-    again = run_bench(BenchPlan((Colours,), seeds=2), data, tmp_path)
+    again = bench((Colours,), data, tmp_path, seeds=2)
     assert (Colours.fits, len(Colours.embedded)) == (2, embedded)
     assert again.as_dict() == first.as_dict()
-    run_bench(BenchPlan((Colours,), seeds=3), data, tmp_path)
+    bench((Colours,), data, tmp_path, seeds=3)
     assert Colours.fits == 3
 
 
 def test_another_step_is_judged_without_training_where_the_state_is_kept(data, tmp_path):
-    run_bench(BenchPlan((Colours, Kept)), data, tmp_path)
+    bench((Colours, Kept), data, tmp_path)
     assert (Colours.fits, Kept.fits) == (1, 1)
     judged = data.steps[0]
-    dimmed = Judged(judged.test.take(np.arange(len(judged.test))[::-1]), judged.unknown)
+    dimmed = StepImages(judged.test.take(np.arange(len(judged.test))[::-1]), judged.unknown)
     more = replace(data, steps={0: judged, 1: dimmed})
-    rows = run_bench(BenchPlan((Colours, Kept)), more, tmp_path).rows
+    rows = bench((Colours, Kept), more, tmp_path).rows
     assert (Colours.fits, Kept.fits) == (2, 1)
-    by_step = {(row.method, row.step): row.figures["macro_auc"].value for row in rows}
+    by_step = {(row.name, row.step): row.figures["macro_auc"].value for row in rows}
     assert by_step["kept", 1] == pytest.approx(by_step["kept", 0])
 
 
 @pytest.mark.parametrize("lost", ["known.h5", "trial.json"])
 def test_a_trial_that_lost_a_file_is_done_again(data, tmp_path, lost):
-    before = run_bench(BenchPlan((Kept,)), data, tmp_path).rows
+    before = bench((Kept,), data, tmp_path).rows
     (tmp_path / "kept" / "seed0" / lost).unlink()
-    after = run_bench(BenchPlan((Kept,)), data, tmp_path).rows
+    after = bench((Kept,), data, tmp_path).rows
     assert Kept.fits == 2
     assert after[0].figures == before[0].figures
 
 
 def test_a_lost_judgement_is_made_again_from_the_state(data, tmp_path):
-    before = run_bench(BenchPlan((Kept,)), data, tmp_path).rows
+    before = bench((Kept,), data, tmp_path).rows
     (tmp_path / "kept" / "seed0" / "step0.h5").unlink()
-    after = run_bench(BenchPlan((Kept,)), data, tmp_path).rows
+    after = bench((Kept,), data, tmp_path).rows
     assert Kept.fits == 1
     assert after[0].figures == before[0].figures
 
 
 def test_a_folder_of_another_bench_is_refused(data, caches, tmp_path):
-    run_bench(BenchPlan((Colours,)), data, tmp_path)
+    bench((Colours,), data, tmp_path)
     with pytest.raises(RunError, match="other epochs"):
-        run_bench(BenchPlan((Colours,), epochs=3), data, tmp_path)
+        bench((Colours,), data, tmp_path, options=BaselineOptions(epochs=3))
     closed, unknown = caches
     with pytest.raises(RunError, match="images and limit"):
-        run_bench(BenchPlan((Colours,)), raw_data(closed, unknown, 8), tmp_path)
+        bench((Colours,), raw_data(closed, unknown, 8), tmp_path)
 
 
 def test_without_unknown_generators_closed_figures_remain(data, tmp_path):
-    alone = replace(data, steps={0: Judged(data.steps[0].test)})
-    [row] = run_bench(BenchPlan((Colours,)), alone, tmp_path).rows
+    alone = replace(data, steps={0: StepImages(data.steps[0].test)})
+    [row] = bench((Colours,), alone, tmp_path).rows
     assert "no unknown generators" in row.reason
     assert set(row.figures) == {"top1", "macro_auc"}
 
@@ -178,14 +182,14 @@ def test_a_detector_that_cannot_be_fitted_is_a_reason(data, tmp_path):
             e = super().embed(images)
             return replace(e, vectors=np.zeros_like(e.vectors))
 
-    rows = run_bench(BenchPlan((Flat,)), data, tmp_path).rows
+    rows = bench((Flat,), data, tmp_path).rows
     assert "no open figures: all" in rows[0].reason
     assert "macro_auc" in rows[0].figures
 
 
 def test_the_detector_is_the_one_asked_for(data, tmp_path):
-    kde = run_bench(BenchPlan((Colours,)), data, tmp_path).rows[0]
-    result = run_bench(BenchPlan((Colours,), detector=MaxLogit), data, tmp_path)
+    kde = bench((Colours,), data, tmp_path).rows[0]
+    result = bench((Colours,), data, tmp_path, kinds=(MaxLogit,))
     assert Colours.fits == 1
     assert result.facts["detector"] == "logit" == MaxLogit.name
     assert result.rows[0].figures["open_auroc"] != kde.figures["open_auroc"]
@@ -194,7 +198,7 @@ def test_the_detector_is_the_one_asked_for(data, tmp_path):
 def test_files_say_what_the_rows_say(data, tmp_path):
     from pyarrow import parquet
 
-    result = run_bench(BenchPlan((Weightless, Colours), seeds=2), data, tmp_path)
+    result = bench((Weightless, Colours), data, tmp_path, seeds=2)
     assert write_bench(result, tmp_path) == ["bench.json", "bench.md", "bench.parquet"]
     rows = json.loads((tmp_path / "bench.json").read_text())["rows"]
     table = parquet.read_table(tmp_path / "bench.parquet").to_pylist()
@@ -204,12 +208,14 @@ def test_files_say_what_the_rows_say(data, tmp_path):
     assert table[1]["macro_auc_seeds"] == rows[1]["seeds"]["macro_auc"]
     text = (tmp_path / "bench.md").read_text()
     assert text == markdown(bench_tables(result))
-    assert "| weightless | – | – | – | – | – | – | – | DIR/some.safetensors is not there" in text
+    assert (
+        "| weightless | – | – | – | – | – | – | – | – | DIR/some.safetensors is not there" in text
+    )
 
 
 def test_each_step_is_a_block(data, tmp_path):
     two = replace(data, steps={0: data.steps[0], 3: data.steps[0]})
-    grids = bench_tables(run_bench(BenchPlan((Colours, Kept)), two, tmp_path))
+    grids = bench_tables(bench((Colours, Kept), two, tmp_path))
     assert [grid.title for grid in grids] == [
         "Table 1: raw images",
         "Table 1: degraded, step 3 (WILD-like)",
@@ -219,7 +225,12 @@ def test_each_step_is_a_block(data, tmp_path):
 
 def test_rows_are_handed_on_after_every_method(data, tmp_path):
     seen = []
-    run_bench(BenchPlan((Weightless, Colours)), data, tmp_path, lambda r: seen.append(len(r.rows)))
+    bench(
+        (Weightless, Colours),
+        data,
+        tmp_path,
+        on_rows=lambda result, rows: seen.append(len(result.rows)),
+    )
     assert seen == [1, 2]
 
 

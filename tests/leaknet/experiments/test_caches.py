@@ -11,8 +11,8 @@ from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheError
 from leakcache.store.build import build_cache
 from leaknet.config import preset
-from leaknet.experiments.ablation.caches import CachePool
 from leaknet.experiments.ablation.spec import CacheRequirement
+from leaknet.experiments.caches import CachePool
 from tests.leaknet.experiments.ablation.tables import cache_of
 from tests.leaknet.experiments.synthetic import closed_cache
 from tests.tiny_data import SMALL, save, tiny_model, write_pictures
@@ -23,25 +23,25 @@ def test_rows_take_the_cache_that_is_as_they_wish(tmp_path: Path) -> None:
     xl = cache_of(tmp_path / "xl", "taesd_xl", "b")
     rough = cache_of(tmp_path / "rough", "taesd", "a", "bf16")
     rough_xl = cache_of(tmp_path / "rough-xl", "taesd_xl", "b", "bf16")
-    shelf = CachePool(main, [rough_xl, rough, xl])
-    assert shelf.find(CacheRequirement()) is main
-    assert shelf.find(CacheRequirement(precision="fp32")) is main
-    assert shelf.find(CacheRequirement(precision="bf16")) is rough
-    assert shelf.find(CacheRequirement(autoencoder=("sdxl", "taesd_xl"))) is xl
-    assert shelf.find(CacheRequirement(("taesd_xl",), precision="bf16")) is rough_xl
+    pool = CachePool(main, [rough_xl, rough, xl])
+    assert pool.find(CacheRequirement()) is main
+    assert pool.find(CacheRequirement(precision="fp32")) is main
+    assert pool.find(CacheRequirement(precision="bf16")) is rough
+    assert pool.find(CacheRequirement(autoencoder=("sdxl", "taesd_xl"))) is xl
+    assert pool.find(CacheRequirement(("taesd_xl",), precision="bf16")) is rough_xl
     for absent in (
         CacheRequirement(stored="float32"),
         CacheRequirement(size=512),
         CacheRequirement(view="crop"),
     ):
         with pytest.raises(CacheError, match="needs a cache of the same images"):
-            shelf.find(absent)
+            pool.find(absent)
 
 
 def test_an_absent_cache_is_told_with_the_command_that_builds_it(tmp_path: Path) -> None:
-    shelf = CachePool(cache_of(tmp_path / "main", "taesd", "a", "bf16"))
+    pool = CachePool(cache_of(tmp_path / "main", "taesd", "a", "bf16"))
     with pytest.raises(CacheError) as caught:
-        shelf.find(CacheRequirement(("sdxl", "taesdxl"), view="crop", size=512))
+        pool.find(CacheRequirement(("sdxl", "taesdxl"), view="crop", size=512))
     assert str(caught.value) == (
         "needs a cache of the same images with autoencoder sdxl or taesdxl, view crop, size 512: "
         "run `leak cache build --data images --vae sdxl --view crop --size 512 --precision bf16 "
@@ -50,12 +50,12 @@ def test_an_absent_cache_is_told_with_the_command_that_builds_it(tmp_path: Path)
 
 
 def test_a_cache_of_other_images_is_not_taken(tmp_path: Path) -> None:
-    shelf = CachePool(
+    pool = CachePool(
         cache_of(tmp_path / "main", "taesd", "a"),
         [closed_cache(tmp_path / "fewer" / "closed", ("ada", "bob"))],
     )
     with pytest.raises(CacheError, match="fewer/closed holds other images"):
-        shelf.find(CacheRequirement(autoencoder=("tiny",)))
+        pool.find(CacheRequirement(autoencoder=("tiny",)))
 
 
 def test_only_new_open_images_are_encoded_and_they_are_counted(tmp_path: Path) -> None:
@@ -66,12 +66,12 @@ def test_only_new_open_images_are_encoded_and_they_are_counted(tmp_path: Path) -
     index = read_index(tmp_path / "known")
     closed = build_cache(index, encoder, tmp_path / "c" / "closed", preprocessing=SMALL).cache
     for encoded in (5, 0):
-        shelf = CachePool(closed, open_roots=[tmp_path / "unknown"])
-        task = shelf.task(closed, preset("paper").features)
-        assert shelf.task(closed, preset("paper").features) is task
+        pool = CachePool(closed, open_roots=[tmp_path / "unknown"])
+        task = pool.task(closed, preset("paper").features)
+        assert pool.task(closed, preset("paper").features) is task
         assert [len(split) for split in task.unknown] == [5]
-        assert shelf.encoded == encoded
-    with_statistics = shelf.task(closed, preset("best").features)
+        assert pool.encoded == encoded
+    with_statistics = pool.task(closed, preset("best").features)
     for split in (*with_statistics.folds, *with_statistics.unknown):
         assert split.statistics is not None
     assert [split.degraded is not None for split in with_statistics.folds] == [True, False, False]

@@ -1,4 +1,4 @@
-"""What is measured on the test fold is what a count by hand gives."""
+"""Verdict rates are counts over the images."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from leaknet.calibration import Calibration
-from leaknet.calibration.calibration import measure_known, measure_verdicts
 from leaknet.detectors import Energy
+from leaknet.evaluation.verdicts import known_columns, rates, verdict_columns
 from leaknet.scoring.fitted_detectors import fit_all
 from tests.leaknet.calibration.exchangeable import CLASSES, closed
 
@@ -17,7 +17,8 @@ def test_rates_are_counts_over_the_images(alpha: float) -> None:
     e = closed(30, signal=3.0)
     detectors = fit_all([Energy], e)
     calibration, test = Calibration.fit(e, detectors), e.select("test")
-    found = measure_known(calibration, detectors[0], test, alpha)
+    columns = known_columns(calibration, detectors[0], test, alpha)
+    found = {name: float(value[0]) for name, value in rates(columns, None).items()}
     verdicts, held, wrong = [], 0, 0
     for row in range(len(test)):
         one = test.take(np.array([row]))
@@ -39,10 +40,14 @@ def test_rates_are_counts_over_the_images(alpha: float) -> None:
             verdicts.append("unsure")
     assert found["false_alarms"] == pytest.approx(verdicts.count("unknown") / 90)
     assert found["coverage"] == pytest.approx(held / 90)
-    assert np.mean(list(found["coverage_by_generator"].values())) == pytest.approx(held / 90)
-    assert found["verdicts"]["known"] == pytest.approx(verdicts.count("known") / 90)
-    assert found["verdicts"]["unsure"] == pytest.approx(verdicts.count("unsure") / 90)
-    assert found["verdicts"]["named_wrong"] == pytest.approx(wrong / 90)
-    assert 0 <= found["min_cllr"] <= found["cllr"] < 1
-    shares = measure_verdicts(calibration, detectors[0], test, alpha)
-    assert sum(shares.values()) == pytest.approx(1)
+    named = verdicts.count("known") / 90
+    assert found["named_right"] + found["named_wrong"] == pytest.approx(named)
+    assert found["named_wrong"] == pytest.approx(wrong / 90)
+    assert found["unsure"] == pytest.approx(verdicts.count("unsure") / 90)
+    each = verdict_columns(calibration, detectors[0], test, alpha)
+    assert sum(each.values()) == pytest.approx(np.ones(90))
+    assert each["unknown"].mean() == pytest.approx(found["false_alarms"])
+    weights = np.zeros((1, 90))
+    weights[0, :2] = 1, 3
+    expected = (columns["set_size"][0] + 3 * columns["set_size"][1]) / 4
+    assert rates(columns, [weights])["set_size"][0] == pytest.approx(expected)

@@ -1,0 +1,207 @@
+"""What `leak evaluate` is asked for, all of its figures, and their layout as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leaknet.config import RunConfig, config_to_table
+from leaknet.evaluation.closed_set import ClosedSummary
+from leaknet.evaluation.open_set import OpenSummary
+from leaknet.evaluation.summary import Summary
+from leaknet.experiments.answers import AnswerSummary
+from leaknet.experiments.attention_modes import ModeSummary
+from leaknet.experiments.label_shuffle import ShuffleSummary
+from leaknet.experiments.plan import Plan, seeded
+from leaknet.experiments.real_or_generated import RealSummary
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationPlan(Plan):
+    """A recipe and the protocols to evaluate it by.
+
+    Attributes:
+        config: settings of every run; its seed is the first one.
+        leave_out: how many generators to leave out at once; 0 for none.
+        real: known classes that are photographs.
+        modes: also reproduce the attention modes of Table 2.
+        shuffle: also train on shuffled labels.
+        alpha: false-alarm rate at which answers are evaluated, in (0, 1).
+    """
+
+    config: RunConfig
+    leave_out: int = 0
+    real: tuple[str, ...] = ()
+    modes: bool = False
+    shuffle: bool = False
+    alpha: float = 0.05
+
+    @property
+    def configs(self) -> tuple[RunConfig, ...]:
+        """Settings under each seed."""
+        return seeded(self.config, self.seeds)
+
+
+@dataclass(frozen=True)
+class LeaveOut:
+    """Generators left out in turn.
+
+    Attributes:
+        folds: the generators that each training left out.
+        detectors: by name, against them.
+        closed: naming the generators that remained, one summary a fold.
+        answers: as in `Evaluation`, the mean of the folds.
+    """
+
+    folds: tuple[tuple[str, ...], ...]
+    detectors: dict[str, OpenSummary]
+    closed: tuple[ClosedSummary, ...]
+    answers: AnswerSummary | None
+
+    def as_dict(self, detector: str) -> dict[str, Any]:
+        """Plain values for JSON, for one detector."""
+        found = self.detectors[detector]
+        return {**found.as_dict(), "folds": self._folds(found), "closed": self._closed()}
+
+    def _folds(self, found: OpenSummary) -> list[dict[str, Any]]:
+        return [
+            {"left_out": list(names), **{metric: one.value for metric, one in row.items()}}
+            for names, row in zip(self.folds, found.folds, strict=True)
+        ]
+
+    def _closed(self) -> dict[str, float]:
+        """Means over folds and seeds."""
+        metrics = self.closed[0].metrics
+        return {m: float(np.mean([fold.metrics[m].value for fold in self.closed])) for m in metrics}
+
+
+@dataclass(frozen=True)
+class SeedFacts:
+    """What was fixed on closed data under one seed.
+
+    Attributes:
+        run: folder of the run on all closed generators.
+        model: SHA-256 of its weights.
+        settings: by detector, what it chose, such as the bandwidth.
+        thresholds: by detector, the score that 95 % of the validation images reach.
+    """
+
+    run: Path
+    model: str
+    settings: dict[str, dict[str, Any]]
+    thresholds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All results of `leak evaluate`.
+
+    Attributes:
+        plan: what was asked.
+        cache: folder of the closed cache.
+        classes: the known generators.
+        images: by fold, `open` for those of other caches.
+        facts: of each seed.
+        closed: by scorer (`prototype`, `mahalanobis`), on the test fold.
+        validation: the prototype scorer on the fold where choices were made.
+        open: by detector, against generators of other caches; empty without any.
+        answers: verdicts and prediction sets; None where the validation fold cannot calibrate.
+        leave_out: None where no generator was left out.
+        modes: Table 2; empty where it was not asked for.
+        real: None where no class is marked real.
+        shuffle: None where it was not asked for.
+        audit: controls of the data without any training, as in `leak audit`.
+    """
+
+    plan: EvaluationPlan
+    cache: Path
+    classes: tuple[str, ...]
+    images: dict[str, int]
+    facts: tuple[SeedFacts, ...]
+    closed: dict[str, ClosedSummary]
+    validation: ClosedSummary
+    open: dict[str, OpenSummary]
+    answers: AnswerSummary | None
+    leave_out: LeaveOut | None
+    modes: dict[str, ModeSummary]
+    real: RealSummary | None
+    shuffle: ShuffleSummary | None
+    audit: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; parts that were not asked for are absent."""
+        return {
+            "protocol": self._protocol(),
+            "images": self.images,
+            "closed": {
+                **self.closed["prototype"].as_dict(),
+                "mahalanobis": self.closed["mahalanobis"].as_dict(),
+            },
+            "validation": self.validation.as_dict(),
+            "answers": self._answers(),
+            **self._unknown(),
+            **({"table2": {n: m.as_dict() for n, m in self.modes.items()}} if self.modes else {}),
+            **({"real": self.real.as_dict()} if self.real else {}),
+            "controls": self._controls(),
+            "seeds": {str(c.train.seed): self._seed(i) for i, c in enumerate(self.plan.configs)},
+        }
+
+    def _protocol(self) -> dict[str, Any]:
+        return {
+            "cache": str(self.cache),
+            "classes": list(self.classes),
+            "config": config_to_table(self.plan.config),
+            "seeds": [config.train.seed for config in self.plan.configs],
+            "detectors": [kind.name for kind in self.plan.kinds],
+            "reported": self.plan.reported,
+            "leave_out": self.plan.leave_out,
+            "folds": [list(fold) for fold in self.leave_out.folds] if self.leave_out else [],
+            "real": list(self.plan.real),
+        }
+
+    def _unknown(self) -> dict[str, Any]:
+        """Open and leave-out figures: the reported detector on top, then all of them."""
+        reported, left = self.plan.reported, self.leave_out
+        tables: dict[str, dict[str, Any]] = {kind.name: {} for kind in self.plan.kinds}
+        for name, table in tables.items():
+            if self.open:
+                table["open"] = self.open[name].as_dict()
+            if left:
+                table["leave_out"] = left.as_dict(name)
+        return {**tables[reported], "detectors": tables} if self.open or left else {}
+
+    def _answers(self) -> dict[str, Any]:
+        """Of the runs on all generators, and with generators left out."""
+        found = {"all": self.answers, "leave_out": self.leave_out and self.leave_out.answers}
+        return {name: one.as_dict() for name, one in found.items() if one}
+
+    def _controls(self) -> dict[str, Any]:
+        shuffle = {"label_shuffle": self.shuffle.as_dict()} if self.shuffle else {}
+        return shuffle | ({"audit": self.audit} if self.audit else {})
+
+    def _seed(self, number: int) -> dict[str, Any]:
+        """The same figures under one seed."""
+
+        def pick(summary: Summary) -> float:
+            return summary.seeds[number]
+
+        facts, reported = self.facts[number], self.plan.reported
+        found = {
+            "run": str(facts.run),
+            "model": facts.model,
+            "settings": facts.settings,
+            "thresholds": facts.thresholds,
+            "closed": {
+                **self.closed["prototype"].nested(pick),
+                "mahalanobis": self.closed["mahalanobis"].nested(pick),
+            },
+            "validation": self.validation.nested(pick),
+        }
+        if self.open:
+            found["open"] = self.open[reported].nested(pick)
+        if self.leave_out:
+            found["leave_out"] = self.leave_out.detectors[reported].nested(pick)
+        return found
