@@ -82,7 +82,7 @@ def test_the_version_scores_images_and_its_own_cache_like_any_run(
     (scored,) = call(project, "score", "--run", str(version), image)["images"]
     assert set(scored["probabilities"]) == {"ada", "bob", "eve"}
     scores = score_run(version, Cache.open(made / "cache"))
-    assert scores.closed["prototype"].scores.classes == ("ada", "bob", "eve")
+    assert scores.closed["prototype"].classes == ("ada", "bob", "eve")
     stored = Embeddings.load(RunFolder(version).embeddings)
     assert (stored.labels == "eve").sum() == 10
     assert (stored.folds == "test").any()
