@@ -18,14 +18,9 @@ from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from leakcache.encoder.autoencoder import Activations
-from leakcache.statistics.log_covariance import (
-    Parts,
-    Span,
-    log_triangle,
-    part_covariances,
-    triangle_length,
-)
-from leakcache.statistics.pixel_features import LEAST
+from leakcache.statistics.log_covariance import log_triangle, triangle_length
+from leakcache.statistics.parts import Parts, Span, part_covariances
+from leakcache.statistics.planes import LEAST
 
 SCALES = (2, 4, 8)
 """How many times smaller than the view the activations are."""
@@ -69,8 +64,10 @@ def _families(
     maps: Float[Tensor, "batch channel height width"], least: int, parts: int
 ) -> list[Float32[Tensor, "batch {parts} value"]]:
     height, width = maps.shape[2:]
-    quarter = (max(height // 2, least), max(width // 2, least)) if parts > 1 else None
-    grid = Parts.of(height, width, quarter)
+    grid = Parts.whole(height, width)
+    if parts > 1:
+        quarter = (max(height // 2, least), max(width // 2, least))
+        grid = Parts.quarters((height, width), quarter)
     centred = _centred(maps)
     return [_log_covariances(centred, grid, step) for step in STEPS.values()]
 
@@ -89,18 +86,27 @@ def _log_covariances(
     maps: Float32[Tensor, "batch height width channel"], grid: Parts, step: tuple[int, int]
 ) -> Float32[Tensor, "batch part entry"]:
     """Of the differences of positions `step` apart; of the maps themselves where it is (0, 0)."""
-    down, right = step
 
-    def vectors(rows: Span, columns: Span) -> Float32[Tensor, "batch position channel"]:
-        found = maps[:, rows[0] : rows[1], columns[0] : columns[1]]
-        if step != (0, 0):
-            later = slice(rows[0] + down, rows[1] + down)
-            found = maps[:, later, columns[0] + right : columns[1] + right] - found
-        return found.flatten(1, 2)
+    def vectors(rows: Span, spans: list[Span]) -> list[Float32[Tensor, "batch channel position"]]:
+        return [_differences(maps, rows, columns, step).flatten(1, 2).mT for columns in spans]
 
-    matrices = _widened(part_covariances(vectors, grid.shrunk(down, right)))
+    grid = grid.positions(1, (1 + step[0], 1 + step[1]))
+    matrices = _widened(part_covariances(vectors, maps.shape[3], maps, grid))
     traces = matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
     return log_triangle(matrices, FLOOR * traces / CHANNELS + LEAST_VARIANCE)
+
+
+def _differences(
+    maps: Float32[Tensor, "batch height width channel"],
+    rows: Span,
+    columns: Span,
+    step: tuple[int, int],
+) -> Float32[Tensor, "batch row column channel"]:
+    found = maps[:, slice(*rows), slice(*columns)]
+    if step == (0, 0):
+        return found
+    down, right = step
+    return maps[:, rows[0] + down : rows[1] + down, columns[0] + right : columns[1] + right] - found
 
 
 def _widened(

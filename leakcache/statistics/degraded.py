@@ -28,15 +28,14 @@ from leakcache.statistics.activations import (
     row_of,
     spec_of,
 )
-from leakcache.statistics.pixel_features import statistics
+from leakcache.statistics.pixel_features import LENGTH, LENGTHS
 from leakcache.statistics.pixels import (
-    LENGTH,
-    LENGTHS,
     MOST,
     REDUCED,
     VERSION,
     at_both_sizes,
     middle,
+    statistics,
 )
 from leakcache.store.array_store import RowSpec
 from leakcache.store.cache import Cache

@@ -1,169 +1,189 @@
-"""Covariances of small patches as vectors in which differences count at every scale.
+"""Log-covariances of small patches of pixels: how neighbours depend on one another.
 
-The matrix logarithm maps covariances to a flat space (log-Euclidean metric: Arsigny et al.,
-"Log-Euclidean metrics for fast and simple calculus on diffusion tensors", 2006): directions in
-which patches hardly vary, where generators differ, weigh as much as those in which they vary most.
+Second-order statistics from which linear prediction residuals follow (Gallagher and Chen, "Image
+authentication by detecting traces of demosaicing", 2008; Fridrich and Kodovský, "Rich models for
+steganalysis of digital images", 2012). Of every patch its own mean is subtracted. Normalised
+families also divide each patch by its root mean square, so that edges do not outweigh the rest
+(spatial sign covariance: Visuri, Koivunen and Oja, "Sign and rank covariance matrices", 2000).
 """
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
+from itertools import product
 
-import numpy as np
-from jaxtyping import Float32, Float64, UInt8
+import torch
+from jaxtyping import Float32, Float64, Int64
+from torch import Tensor
+from torch.nn import functional
 
-from leakcache.statistics.planes import luma_chroma, residuals
+from leakcache.statistics.log_covariance import log_triangle, triangle_length
+from leakcache.statistics.parts import Parts, Span, part_covariances
+from leakcache.statistics.planes import Planes, residuals
 
 STRIDE = 2
 """Every other row and column of patches: a quarter of the work, and hardly less information."""
+_PHASES = tuple(product(range(STRIDE), repeat=2))
 FLOOR = 1e-2
 """Added to every variance, so that a blank view has a logarithm; below that of rounding, 1/12."""
 NORMALISED_FLOOR = 1e-4
 """The same for patches of unit contrast."""
 
+COLOUR_SIDE = 3
+COLOUR_COVARIANCE_LENGTH = triangle_length(3 * COLOUR_SIDE**2)
+LUMA_SIDE = 7
+LUMA_COVARIANCE_LENGTH = triangle_length(LUMA_SIDE**2)
+NORMALISED_SIDE = 9
+NORMALISED_LUMA_LENGTH = triangle_length(NORMALISED_SIDE**2)
+NORMALISED_CONTRAST = 1.0
+"""Grey levels: patches flatter than this are divided by this, as rounding is all they hold."""
+ODD_CONTRAST = 4.0
+"""The same for `odd_luma`."""
+RESIDUAL_CONTRAST = 0.5
+"""The same for `normalised_residual`, of the residual."""
+RESIDUAL_LIMIT = 20.0
+"""Grey levels at which residuals are clipped."""
 
-def length(values: int) -> int:
-    """Entries of the vector for patches of so many values: a triangle with its diagonal."""
-    return values * (values + 1) // 2
+
+def colour_covariance(planes: Planes) -> Float32[Tensor, "batch part value"]:
+    """3×3 patches of red, green and blue.
+
+    Correlations that a decoder's last convolution leaves between channels and neighbours, like
+    those of demosaicing (Popescu and Farid, "Exposing digital forgeries in color filter array
+    interpolated images", 2005).
+    """
+    colours = planes.views.permute(0, 3, 1, 2).float()
+    # The mean of a colour changes no covariance, but costs digits of the products.
+    colours = colours - colours.mean((2, 3), keepdim=True)
+    return log_covariance(colours, planes.parts, COLOUR_SIDE)
+
+
+def luma_covariance(planes: Planes) -> Float32[Tensor, "batch part value"]:
+    """7×7 patches of luma: linear dependence up to six pixels away."""
+    return log_covariance(planes.luma_chroma[:, :1], planes.parts, LUMA_SIDE)
+
+
+def normalised_luma(planes: Planes) -> Float32[Tensor, "batch part value"]:
+    """9×9 patches of luma, of unit root mean square."""
+    luma = planes.luma_chroma[:, :1]
+    return log_covariance(luma, planes.parts, NORMALISED_SIDE, contrast=NORMALISED_CONTRAST)
+
+
+def odd_luma(planes: Planes) -> Float32[Tensor, "batch part value"]:
+    """7×7 patches of luma from the odd rows and columns, of unit root mean square.
+
+    The other families start on even ones. Decoders double the size of their maps, and JPEG halves
+    that of chroma, so patches of either kind depend on their neighbours in other ways.
+    """
+    luma = planes.luma_chroma[:, :1]
+    return log_covariance(luma, planes.parts, LUMA_SIDE, contrast=ODD_CONTRAST, start=1)
+
+
+def normalised_residual(planes: Planes) -> Float32[Tensor, "batch part value"]:
+    """7×7 patches of luma's high-pass residual, of unit root mean square.
+
+    Contrast is that of the finest detail alone: a smooth gradient and a flat wall weigh alike.
+    """
+
+    def one(luma_chroma: Float32[Tensor, "view 3 height width"]) -> Float32[Tensor, "view value"]:
+        found = residuals(luma_chroma[:, :1], RESIDUAL_LIMIT)
+        whole = Parts.whole(*found.shape[2:])
+        return log_covariance(found, whole, LUMA_SIDE, contrast=RESIDUAL_CONTRAST)[:, 0]
+
+    return planes.of_each_part(one)
 
 
 def log_covariance(
-    planes: Float32[np.ndarray, "plane height width"],
+    planes: Float32[Tensor, "batch plane height width"],
+    parts: Parts,
     side: int,
     contrast: float | None = None,
-) -> Float32[np.ndarray, " entry"]:
-    """`log_triangle` of the covariance of patches, each less its own mean.
+    start: int = 0,
+) -> Float32[Tensor, "batch part entry"]:
+    """`log_triangle` of the covariance of the patches in each part, each less its own mean.
 
     Args:
-        planes: at least `side` high and wide.
+        planes: at least `start + side` high and wide.
+        parts: of the planes; they start on multiples of `STRIDE`.
         side: of a patch, which reaches over all planes.
         contrast: each patch is divided by its root mean square, or by this where that is less;
             None for patches as they are.
+        start: first row and column of the patches in a part, 0 or 1.
     """
-    patches = _patches(planes, side)
-    patches -= patches.mean(axis=0)
-    if contrast is not None:
-        patches /= np.maximum(np.sqrt(np.square(patches).mean(axis=0)), contrast)
-    patches -= patches.mean(axis=1, keepdims=True)
-    matrix = (patches @ patches.T).astype(np.float64) / patches.shape[1]
-    return log_triangle(matrix, FLOOR if contrast is None else NORMALISED_FLOOR)
+    windows = _Windows.of(planes, side, start)
+
+    def vectors(rows: Span, spans: list[Span]) -> list[Float32[Tensor, "batch value position"]]:
+        patches = windows.patches(rows, spans[-1][1])
+        patches -= patches.mean(1, keepdim=True)
+        if contrast is not None:
+            patches /= patches.square().mean(1, keepdim=True).sqrt_().clamp_min_(contrast)
+        return [patches[..., slice(*columns)].flatten(2) for columns in spans]
+
+    grid = parts.positions(STRIDE, (start + side, start + side))
+    matrices = part_covariances(vectors, len(windows.order), planes, grid)
+    matrices = _without_mean(matrices[..., windows.order[:, None], windows.order])
+    return log_triangle(matrices, FLOOR if contrast is None else NORMALISED_FLOOR)
 
 
-def log_triangle(
-    covariance: Float64[np.ndarray, "value value"], floor: float
-) -> Float32[np.ndarray, " entry"]:
-    """Upper triangle of log(C + floor · I), those beside the diagonal times √2.
+def _without_mean(
+    matrices: Float64[Tensor, "batch part value value"],
+) -> Float64[Tensor, "batch part value value"]:
+    """Covariances of values whose sum is zero, as rounding left it in `matrices` only nearly."""
+    across = matrices - matrices.mean(-1, keepdim=True)
+    return across - across.mean(-2, keepdim=True)
 
-    So distances of vectors are those of matrices.
+
+@dataclass(frozen=True)
+class _Windows:
+    """Patches at every other row and column, read from even and odd ones apart.
+
+    So neighbouring patches are contiguous in memory, which makes them several times faster to
+    read.
+
+    Attributes:
+        phases: even and odd rows and columns of the planes.
+        start: first row and column of the first patch.
+        side: of a patch.
+        order: places of a patch's values, by plane, row and column, in what `patches` gives.
     """
-    values, vectors = np.linalg.eigh(covariance + floor * np.eye(len(covariance)))
-    logarithm = (vectors * np.log(np.maximum(values, floor / 2))) @ vectors.T
-    rows, columns = np.triu_indices(len(covariance))
-    weights = np.where(rows == columns, 1, math.sqrt(2))
-    found: np.ndarray = weights * logarithm[rows, columns]
-    return found.astype(np.float32)
 
+    phases: Float32[Tensor, "batch plane 2 2 row column"]
+    start: int
+    side: int
+    order: Int64[Tensor, " value"]
 
-def _patches(
-    planes: Float32[np.ndarray, "plane height width"], side: int
-) -> Float32[np.ndarray, "value patch"]:
-    height, width = planes.shape[1] - side + 1, planes.shape[2] - side + 1
-    shifted = [
-        plane[y : y + height : STRIDE, x : x + width : STRIDE].ravel()
-        for plane in planes
-        for y in range(side)
-        for x in range(side)
-    ]
-    return np.stack(shifted)
+    @classmethod
+    def of(
+        cls, planes: Float32[Tensor, "batch plane height width"], side: int, start: int
+    ) -> _Windows:
+        """Windows of planes."""
+        count, height, width = planes.shape[1:]
+        even = functional.pad(planes, (0, width % STRIDE, 0, height % STRIDE))
+        phases = functional.pixel_unshuffle(even, STRIDE).unflatten(1, (count, STRIDE, STRIDE))
+        places = torch.arange(count * side**2, device=planes.device).reshape(count, side, side)
+        given = [
+            places[:, (down - start) % STRIDE :: STRIDE, (right - start) % STRIDE :: STRIDE]
+            for down, right in _PHASES
+        ]
+        return cls(phases, start, side, torch.cat([part.flatten() for part in given]).argsort())
 
+    def patches(self, rows: Span, columns: int) -> Float32[Tensor, "batch value row column"]:
+        """Patches in some rows and in the first columns of the grid of patches."""
+        batch, planes = self.phases.shape[:2]
+        height = rows[1] - rows[0]
+        found = self.phases.new_empty(batch, len(self.order), height, columns)
+        first = 0
+        for down, right in _PHASES:
+            (top, tall), (left, wide) = (self._reach(phase) for phase in (down, right))
+            phase = self.phases[:, :, down, right, rows[0] + top :, left:]
+            windows = phase[:, :, : height + tall - 1, : columns + wide - 1]
+            windows = windows.unfold(2, height, 1).unfold(3, columns, 1)
+            values = planes * tall * wide
+            found[:, first : first + values].unflatten(1, (planes, tall, wide)).copy_(windows)
+            first += values
+        return found
 
-# Covariance of RGB patches of 3×3 pixels: how colours depend on their neighbours.
-#
-# Demosaicing-like correlations that a decoder's last convolution leaves between channels and
-# neighbours (Popescu and Farid, "Exposing digital forgeries in color filter array interpolated
-# images", 2005, for cameras).
-
-LENGTH = length(27)
-
-
-def colour_covariance(
-    view: UInt8[np.ndarray, "height width 3"],
-) -> Float32[np.ndarray, " value"]:
-    """Log-covariance of 3×3 patches of all three colours, each without its mean."""
-    planes = np.ascontiguousarray(view.transpose(2, 0, 1), np.float32)
-    return log_covariance(planes, 3)
-
-
-# Covariance of luma patches of 7×7 pixels: linear dependence up to six pixels away.
-#
-# The second-order statistics from which linear prediction residuals follow (Gallagher and Chen,
-# "Image authentication by detecting traces of demosaicing", 2008; Fridrich and Kodovský, "Rich
-# models for steganalysis of digital images", 2012).
-
-LENGTH_LUMA_COVARIANCE = length(49)
-
-
-def luma_covariance(
-    view: UInt8[np.ndarray, "height width 3"],
-) -> Float32[np.ndarray, " value"]:
-    """Log-covariance of 7×7 patches of luma, each without its mean."""
-    return log_covariance(luma_chroma(view)[:1], 7)
-
-
-# Covariance of luma patches of 9×9 pixels, all of the same contrast.
-#
-# Each patch is divided by its root mean square before it counts. So edges do not outweigh the rest:
-# what is left is how neighbouring pixels depend on one another wherever in the picture they lie
-# (the
-# spatial sign covariance: Visuri, Koivunen and Oja, "Sign and rank covariance matrices", 2000).
-
-LENGTH_NORMALISED_LUMA = length(81)
-LEAST_CONTRAST = 1.0
-"""Grey levels: patches flatter than this are divided by this, as rounding is all they hold."""
-
-
-def normalised_luma(
-    view: UInt8[np.ndarray, "height width 3"],
-) -> Float32[np.ndarray, " value"]:
-    """Log-covariance of 9×9 patches of luma, each without its mean, of unit root mean square."""
-    return log_covariance(luma_chroma(view)[:1], 9, contrast=LEAST_CONTRAST)
-
-
-# Covariance of 7×7 patches of luma's high-pass residual, all of the same contrast.
-#
-# As `normalised_luma`, but contrast is that of the finest detail alone: a smooth gradient and a
-# flat
-# wall weigh alike, and what a denoiser would take for noise speaks loudest.
-
-LENGTH_NORMALISED_RESIDUAL = length(49)
-LIMIT = 20.0
-LEAST_CONTRAST_NORMALISED_RESIDUAL = 0.5
-"""Grey levels, of the residual."""
-
-
-def normalised_residual(
-    view: UInt8[np.ndarray, "height width 3"],
-) -> Float32[np.ndarray, " value"]:
-    """Log-covariance of 7×7 residual patches, each without its mean, of unit root mean square."""
-    found = residuals(luma_chroma(view)[:1], LIMIT)
-    return log_covariance(found, 7, contrast=LEAST_CONTRAST_NORMALISED_RESIDUAL)
-
-
-# Covariance of luma patches of 7×7 pixels of one contrast, from the odd rows and columns.
-#
-# The other families of patches start on even ones. Decoders double the size of their maps again and
-# again, and JPEG halves that of chroma, so that patches of either kind depend on their
-# neighbours in
-# other ways.
-
-SIDE = 7
-LENGTH_ODD_LUMA = length(SIDE**2)
-LEAST_CONTRAST_ODD_LUMA = 4.0
-"""Grey levels: patches flatter than this are divided by this."""
-
-
-def odd_luma(
-    view: UInt8[np.ndarray, "height width 3"],
-) -> Float32[np.ndarray, " value"]:
-    """Log-covariance of the patches, each without its mean, of unit root mean square."""
-    return log_covariance(luma_chroma(view)[:1, 1:, 1:], SIDE, contrast=LEAST_CONTRAST_ODD_LUMA)
+    def _reach(self, phase: int) -> tuple[int, int]:
+        """First row of a patch among those of a phase, and how many it has there."""
+        rows = [row for row in range(self.start, self.start + self.side) if row % STRIDE == phase]
+        return rows[0] // STRIDE, len(rows)

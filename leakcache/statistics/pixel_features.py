@@ -1,9 +1,9 @@
-"""Companions of the latents in pixel space: statistics of the pixels at native resolution.
+"""Statistics of the pixels of a view at native resolution.
 
 An autoencoder's latent hardly keeps the highest frequencies, where generators differ most. Each
-family here is one pure function from a uint8 view (height, width, 3) of at least 64 × 64 pixels to
-a float32 vector of fixed length, the same scale for any size: means over blocks, patches or tiles.
-No family is learnt; what is finite stays finite for blank views too.
+family is one pure function from the planes of a batch of views to vectors of fixed length, the
+same scale for any size: means over blocks, patches or tiles. No family is learnt; values are
+finite for blank views too.
 """
 
 from __future__ import annotations
@@ -11,48 +11,67 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-import numpy as np
+import torch
 from jaxtyping import Float32, UInt8
+from torch import Tensor
 
-from leakcache.statistics.block_dct import block_dct, dct_correlation, dct_histogram, wide_dct
-from leakcache.statistics.patch_covariance import (
-    colour_covariance,
-    luma_covariance,
-    normalised_luma,
-    normalised_residual,
-    odd_luma,
-)
-from leakcache.statistics.residuals import cooccurrence, residual_spectrum
+from leakcache.statistics import block_dct, cooccurrence, patch_covariance, residuals
+from leakcache.statistics.planes import LEAST, Planes
 
-Family = Callable[[UInt8[np.ndarray, "height width 3"]], Float32[np.ndarray, " length"]]
+Family = Callable[[Planes], Float32[Tensor, "batch part length"]]
 
-FAMILIES: Mapping[str, Family] = MappingProxyType(
+FAMILIES: Mapping[str, tuple[Family, int]] = MappingProxyType(
     {
-        "block_dct": block_dct,
-        "wide_dct": wide_dct,
-        "dct_histogram": dct_histogram,
-        "dct_correlation": dct_correlation,
-        "residual_spectrum": residual_spectrum,
-        "cooccurrence": cooccurrence,
-        "colour_covariance": colour_covariance,
-        "luma_covariance": luma_covariance,
-        "normalised_luma": normalised_luma,
-        "normalised_residual": normalised_residual,
-        "odd_luma": odd_luma,
+        "block_dct": (block_dct.block_dct, block_dct.BLOCK_DCT_LENGTH),
+        "wide_dct": (block_dct.wide_dct, block_dct.WIDE_DCT_LENGTH),
+        "dct_histogram": (block_dct.dct_histogram, block_dct.DCT_HISTOGRAM_LENGTH),
+        "dct_correlation": (block_dct.dct_correlation, block_dct.DCT_CORRELATION_LENGTH),
+        "residual_spectrum": (residuals.residual_spectrum, residuals.RESIDUAL_SPECTRUM_LENGTH),
+        "cooccurrence": (cooccurrence.cooccurrence, cooccurrence.COOCCURRENCE_LENGTH),
+        "colour_covariance": (
+            patch_covariance.colour_covariance,
+            patch_covariance.COLOUR_COVARIANCE_LENGTH,
+        ),
+        "luma_covariance": (
+            patch_covariance.luma_covariance,
+            patch_covariance.LUMA_COVARIANCE_LENGTH,
+        ),
+        "normalised_luma": (
+            patch_covariance.normalised_luma,
+            patch_covariance.NORMALISED_LUMA_LENGTH,
+        ),
+        "normalised_residual": (
+            patch_covariance.normalised_residual,
+            patch_covariance.LUMA_COVARIANCE_LENGTH,
+        ),
+        "odd_luma": (patch_covariance.odd_luma, patch_covariance.LUMA_COVARIANCE_LENGTH),
     }
 )
-"""In the order in which `statistics` puts them one after another."""
+"""Function and length of each family, in the order in which values lie one after another."""
 
-LEAST = 64
-"""Shortest side of a view, in pixels."""
+LENGTHS: Mapping[str, int] = MappingProxyType(
+    {name: length for name, (_, length) in FAMILIES.items()}
+)
+"""Values of each family."""
+LENGTH = sum(LENGTHS.values())
 
 
-def statistics(view: UInt8[np.ndarray, "height width 3"]) -> Float32[np.ndarray, " length"]:
-    """All families of a view, one after another.
+@torch.inference_mode()
+def pixel_statistics(
+    views: UInt8[Tensor, "batch height width 3"], parts: int = 1
+) -> Float32[Tensor, "batch {parts} value"]:
+    """All families of views of one size, one after another, on the views' device.
+
+    Args:
+        views: RGB.
+        parts: 1 for the whole; 5 for the whole and its four corner quarters, whose sides are
+            half as long, rounded down to a multiple of 8, and at least `LEAST`.
 
     Raises:
-        ValueError: a side of the view is shorter than `LEAST`.
+        ValueError: a side of the views is shorter than `LEAST`.
     """
-    if min(view.shape[:2]) < LEAST:
-        raise ValueError(f"a view of {view.shape[1]}×{view.shape[0]} is too small: give {LEAST}")
-    return np.concatenate([family(view) for family in FAMILIES.values()])
+    if min(views.shape[1:3]) < LEAST:
+        height, width = views.shape[1:3]
+        raise ValueError(f"a view of {width}×{height} is too small: give {LEAST}")
+    planes = Planes(views, parts)
+    return torch.cat([family(planes) for family, _ in FAMILIES.values()], dim=2)

@@ -7,17 +7,18 @@ families in `leakcache.statistics.pixel_features`. Latents and their fingerprint
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Float16, Int, UInt8
+import torch
+from jaxtyping import Float16, Float32, Int, UInt8
 from PIL import Image
 
 from leakcache.images.preprocess import GRID
 from leakcache.images.resize import centre_square, fitted
-from leakcache.statistics.pixel_features import FAMILIES, LEAST, statistics
+from leakcache.statistics.pixel_features import LENGTH, LENGTHS, pixel_statistics
+from leakcache.statistics.planes import LEAST
 from leakcache.store.array_store import RowSpec
 from leakcache.store.cache import Cache
 from leakcache.store.derived import PixelReport, all_stored, fill_rows, stored_rows
@@ -31,12 +32,6 @@ REDUCED = 256
 """Of the view in which all pictures have one size, whatever was done to theirs."""
 VERSION = 5
 """To be raised when a family gives other values."""
-
-LENGTHS: Mapping[str, int] = MappingProxyType(
-    {name: len(f(np.zeros((LEAST, LEAST, 3), np.uint8))) for name, f in FAMILIES.items()}
-)
-"""Values of each family, in the order of a row."""
-LENGTH = sum(LENGTHS.values())
 
 PARTS = 5
 """Views at native resolution: the whole of what is read, then its quarters."""
@@ -64,20 +59,6 @@ def middle(image: Image.Image, most: int = MOST) -> UInt8[np.ndarray, "height wi
     return np.asarray(image.crop((left, top, left + width, top + height)))
 
 
-def parts_of(
-    whole: UInt8[np.ndarray, "height width 3"],
-) -> tuple[UInt8[np.ndarray, "_ _ 3"], ...]:
-    """The whole, then its corners, half as wide and high, but 64 at least.
-
-    They show how far statistics vary within one picture, which is no evidence of who made it.
-    """
-    height, width = (max(side // 2 // GRID * GRID, LEAST) for side in whole.shape[:2])
-    bottom = (whole.shape[0] - height) // GRID * GRID
-    right = (whole.shape[1] - width) // GRID * GRID
-    corners = ((0, 0), (0, right), (bottom, 0), (bottom, right))
-    return whole, *(whole[top : top + height, left : left + width] for top, left in corners)
-
-
 def reduced(image: Image.Image) -> UInt8[np.ndarray, "256 256 3"]:
     """The centre square of an RGB picture's `middle`, brought to `REDUCED` pixels.
 
@@ -98,9 +79,14 @@ def at_both_sizes(
 
 def statistics_of(image: Image.Image) -> Float16[np.ndarray, "view value"]:
     """The row of an RGB picture."""
-    whole, small = at_both_sizes(statistics, image)
-    quarters = [statistics(quarter) for quarter in parts_of(middle(image))[1:]]
-    return np.stack([whole, *quarters, small]).astype(np.float16)
+    native, small = (torch.from_numpy(view.copy()) for view in (middle(image), reduced(image)))
+    found = [pixel_statistics(native[None], PARTS)[0], pixel_statistics(small[None])[0]]
+    return torch.cat(found).half().numpy()
+
+
+def statistics(view: UInt8[np.ndarray, "height width 3"]) -> Float32[np.ndarray, " value"]:
+    """All families of one view."""
+    return pixel_statistics(torch.from_numpy(view.copy())[None])[0, 0].numpy()
 
 
 def build_statistics(cache: Cache, *, fresh: bool = False, repair: bool = False) -> PixelReport:

@@ -1,55 +1,111 @@
-"""What several families start from: luma and chroma, blocks and their DCT, residuals."""
+"""What the families of pixel statistics start from: luma and chroma, DCT blocks, residuals."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
+from functools import cached_property
+
 import torch
 from jaxtyping import Float32, UInt8
+from torch import Tensor
 
 from leakcache.dct import dct_basis
+from leakcache.statistics.parts import Parts, part_means
 
-# JFIF (ITU-R BT.601, full range) without the offset of chroma, which no family looks at.
-_YCBCR = np.array(
-    [
-        [0.299, 0.587, 0.114],
-        [-0.168735892, -0.331264108, 0.5],
-        [0.5, -0.418687589, -0.081312411],
-    ],
-    np.float32,
+LEAST = 64
+"""Shortest side of a view, in pixels."""
+GRID = 8
+"""Quarters start on multiples of this many pixels, the block of a JPEG file."""
+
+# JFIF (ITU-R BT.601, full range) without the offset of chroma, which no family reads.
+_YCBCR = (
+    (0.299, 0.587, 0.114),
+    (-0.168735892, -0.331264108, 0.5),
+    (0.5, -0.418687589, -0.081312411),
 )
 
 
+class Planes:
+    """Luma and chroma of a batch of views of one size, and what is derived from them once.
+
+    Attributes:
+        luma_chroma: Y (0..255), Cb and Cr (-128..128), not rounded.
+        parts: of the views, in pixels: the whole, or the whole and its quarters.
+    """
+
+    def __init__(self, views: UInt8[Tensor, "batch height width 3"], parts: int = 1) -> None:
+        height, width = views.shape[1:3]
+        self.views = views
+        self.luma_chroma = luma_chroma(views)
+        self.parts = Parts.whole(height, width)
+        if parts > 1:
+            quarter = tuple(max(side // 2 // GRID * GRID, LEAST) for side in (height, width))
+            self.parts = Parts.quarters((height, width), quarter, GRID)
+
+    @cached_property
+    def amplitudes(self) -> Float32[Tensor, "batch row column 192"]:
+        """|DCT| of blocks of 8 pixels, all frequencies of Y, then of Cb, then of Cr."""
+        return amplitudes(self.luma_chroma, GRID)
+
+    def block_means(
+        self, values: Float32[Tensor, "batch row column value"]
+    ) -> Float32[Tensor, "batch part value"]:
+        """Means over the blocks of 8 pixels in each part."""
+        return part_means(values, self.parts.positions(GRID, (GRID, GRID)))
+
+    def of_each_part(
+        self, function: Callable[[Float32[Tensor, "_ 3 _ _"]], Float32[Tensor, "_ value"]]
+    ) -> Float32[Tensor, "batch part value"]:
+        """A function of luma and chroma of each part by itself, quarters as one batch."""
+        whole = function(self.luma_chroma)[:, None]
+        quarters = [
+            self.luma_chroma[:, :, slice(*rows), slice(*columns)]
+            for rows, columns in list(self.parts)[1:]
+        ]
+        if not quarters:
+            return whole
+        found = function(torch.stack(quarters, 1).flatten(0, 1))
+        return torch.cat([whole, found.unflatten(0, (-1, len(quarters)))], 1)
+
+
 def luma_chroma(
-    view: UInt8[np.ndarray, "height width 3"],
-) -> Float32[np.ndarray, "3 height width"]:
-    """Y (0..255), Cb and Cr (-128..128) as planes, not rounded."""
-    planes: Float32[np.ndarray, "3 height width"] = np.tensordot(
-        _YCBCR, view.astype(np.float32), axes=(1, 2)
-    )
-    return planes
+    views: UInt8[Tensor, "batch height width 3"],
+) -> Float32[Tensor, "batch 3 height width"]:
+    """Y (0..255), Cb and Cr (-128..128) as planes, not rounded.
+
+    Sums are rounded to float32 term by term as by fused multiply-adds, so that every device has
+    the same values: co-occurrences count differences that lie half way between two steps.
+    """
+    colours = views.permute(3, 0, 1, 2).contiguous()
+    single, double = colours.float(), colours.double()
+    planes = []
+    for red, green, blue in torch.tensor(_YCBCR, dtype=torch.float32).tolist():
+        plane = (single[0] * red).double().add_(double[1], alpha=green).float()
+        planes.append(plane.double().add_(double[2], alpha=blue).float())
+    return torch.stack(planes, 1)
 
 
 def amplitudes(
-    planes: Float32[np.ndarray, "plane height width"], side: int
-) -> Float32[np.ndarray, "plane block {side*side}"]:
+    planes: Float32[Tensor, "batch plane height width"], side: int
+) -> Float32[Tensor, "batch row column value"]:
     """|DCT-II| (orthonormal) of the whole blocks of `side` pixels, from the top left corner.
 
-    A view starts on a multiple of 8, so that blocks of 8 are those of a JPEG file.
+    Values are the frequencies of the first plane, row by row, then those of the next. A view
+    starts on a multiple of 8, so that blocks of 8 are those of a JPEG file.
     """
-    basis = dct_basis(side, torch.empty(0)).numpy()
-    count, height, width = planes.shape
-    rows, columns = height // side, width // side
-    blocks = planes[:, : rows * side, : columns * side]
-    blocks = blocks.reshape(count, rows, side, columns, side).transpose(0, 1, 3, 2, 4)
-    found: np.ndarray = np.abs(basis @ blocks @ basis.T)
-    return found.reshape(count, rows * columns, side * side)
+    basis = dct_basis(side, planes)
+    rows, columns = (length // side for length in planes.shape[2:])
+    across = planes[..., : rows * side, : columns * side].unflatten(3, (columns, side)) @ basis.mT
+    both: Tensor = basis @ across.flatten(3).unflatten(2, (rows, side))
+    blocks = both.unflatten(4, (columns, side)).permute(0, 2, 4, 1, 3, 5)
+    return blocks.abs().flatten(3)
 
 
 def residuals(
-    planes: Float32[np.ndarray, "plane height width"], limit: float
-) -> Float32[np.ndarray, "plane height width"]:
+    planes: Float32[Tensor, "batch plane height width"], limit: float
+) -> Float32[Tensor, "batch plane height width"]:
     """Each pixel less the mean of its four neighbours, clipped to ±limit; edges are mirrored."""
-    wide = np.pad(planes, ((0, 0), (1, 1), (1, 1)), mode="symmetric")
-    around = wide[:, :-2, 1:-1] + wide[:, 2:, 1:-1] + wide[:, 1:-1, :-2] + wide[:, 1:-1, 2:]
-    found: np.ndarray = np.clip(planes - around / 4, -limit, limit)
-    return found
+    wide = torch.nn.functional.pad(planes, (1, 1, 1, 1), mode="replicate")
+    around = wide[..., :-2, 1:-1] + wide[..., 2:, 1:-1]
+    around = around + wide[..., 1:-1, :-2] + wide[..., 1:-1, 2:]
+    return (planes - around / 4).clamp(-limit, limit)

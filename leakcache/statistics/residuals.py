@@ -7,58 +7,35 @@ spectra", 1967); of denoised images: Corvi et al., "Intriguing properties of syn
 
 from __future__ import annotations
 
-import numpy as np
-from jaxtyping import Float32, Int64, UInt8
-from scipy.fft import rfft2
+import torch
+from jaxtyping import Float32
+from torch import Tensor
 
-from leakcache.statistics.planes import luma_chroma, residuals
+from leakcache.statistics.planes import Planes, residuals
 
 TILE = 64
 """Frequencies are multiples of 1/64: those of lattices of 2, 4, 8, 16 pixels are among them."""
 HALF = TILE // 2 + 1
-LENGTH = 3 * HALF * HALF
+RESIDUAL_SPECTRUM_LENGTH = 3 * HALF * HALF
 LIMIT = 20.0
+"""Grey levels at which residuals are clipped."""
 FLOOR = 1e-4
 
 
-def residual_spectrum(
-    view: UInt8[np.ndarray, "height width 3"],
-) -> Float32[np.ndarray, " value"]:
+def residual_spectrum(planes: Planes) -> Float32[Tensor, "batch part value"]:
     """log(power + FLOOR) per plane and |frequency|, for Y, Cb and Cr; (u, v) and (-u, v) as one."""
-    found = residuals(luma_chroma(view), LIMIT)
-    rows, columns = found.shape[1] // TILE, found.shape[2] // TILE
-    tiles = found[:, : rows * TILE, : columns * TILE].reshape(3, rows, TILE, columns, TILE)
-    power = np.square(np.abs(rfft2(tiles, axes=(2, 4)))).mean(axis=(1, 3)) / TILE**2
-    mirrored = power[:, -np.arange(TILE)]
-    folded = (power + mirrored)[:, :HALF] / 2
-    logs: np.ndarray = np.log(folded + FLOOR).ravel()
-    return logs.astype(np.float32)
+    return planes.of_each_part(_spectrum)
 
 
-# Co-occurrences of quantised differences: which three steps follow one another.
-#
-# The features of rich models (Fridrich and Kodovský, "Rich models for steganalysis of digital
-# images", 2012), along rows and columns.
-
-STEP, MAX_STEP = 2.0, 3
-LEVELS = 2 * MAX_STEP + 1
-LENGTH_COOCCURRENCE = 3 * LEVELS**3
-RARE = 1e-5
-
-
-def cooccurrence(view: UInt8[np.ndarray, "height width 3"]) -> Float32[np.ndarray, " value"]:
-    """log(share + RARE) of each triple of differences, for Y, Cb and Cr.
-
-    Differences of neighbours are divided by 2, rounded and clipped to ±3.
-    """
-    counts = [_triples(plane) + _triples(plane.T) for plane in luma_chroma(view)]
-    shares = [count / count.sum() for count in counts]
-    return np.log(np.concatenate(shares) + RARE).astype(np.float32)
-
-
-def _triples(plane: Float32[np.ndarray, "height width"]) -> Int64[np.ndarray, " triple"]:
-    """How often each triple occurs along rows."""
-    steps = np.rint((plane[:, 1:] - plane[:, :-1]) * (1 / STEP))
-    codes = (np.clip(steps, -MAX_STEP, MAX_STEP) + MAX_STEP).astype(np.int16)
-    triples = (codes[:, :-2] * LEVELS + codes[:, 1:-1]) * LEVELS + codes[:, 2:]
-    return np.bincount(triples.ravel(), minlength=LEVELS**3).astype(np.int64)
+def _spectrum(
+    luma_chroma: Float32[Tensor, "view 3 height width"],
+) -> Float32[Tensor, "view value"]:
+    found = residuals(luma_chroma, LIMIT)
+    rows, columns = (length // TILE for length in found.shape[2:])
+    tiles = found[:, :, : rows * TILE, : columns * TILE]
+    tiles = tiles.unflatten(3, (columns, TILE)).unflatten(2, (rows, TILE)).transpose(3, 4)
+    transform = torch.view_as_real(torch.fft.rfft2(tiles)).flatten(2, 3)
+    power = transform.square().mean(2).sum(-1) / TILE**2
+    mirrored = power[:, :, -torch.arange(TILE, device=power.device) % TILE]
+    folded = (power + mirrored)[:, :, :HALF] / 2
+    return (folded + FLOOR).log().flatten(1)

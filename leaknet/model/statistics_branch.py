@@ -36,7 +36,8 @@ from torch.nn import functional as F
 
 from leakcache.errors import ConfigError
 from leakcache.statistics.activation_features import LENGTHS as ACTIVATIONS
-from leakcache.statistics.pixels import LENGTH, LENGTHS, PARTS
+from leakcache.statistics.pixel_features import LENGTH, LENGTHS
+from leakcache.statistics.pixels import PARTS
 from leaknet.config import FeatureConfig
 from leaknet.data.split import SplitLatents
 from leaknet.model.novelty import Novelty

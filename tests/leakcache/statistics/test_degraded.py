@@ -27,8 +27,8 @@ from leakcache.statistics.degraded import (
     stored_degraded,
     stored_degraded_activations,
 )
-from leakcache.statistics.pixel_features import statistics
-from leakcache.statistics.pixels import LENGTH, middle, reduced
+from leakcache.statistics.pixel_features import LENGTH
+from leakcache.statistics.pixels import middle, reduced, statistics
 from leakcache.store.build import build_cache
 from leakcache.store.cache import Cache
 from leakcache.store.derived import one_thread_each

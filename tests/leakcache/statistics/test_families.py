@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.fft import dctn
@@ -18,19 +19,64 @@ from leakcache.statistics.block_dct import (
     dct_histogram,
     wide_dct,
 )
+from leakcache.statistics.cooccurrence import cooccurrence
+from leakcache.statistics.parts import Parts
 from leakcache.statistics.patch_covariance import (
     FLOOR,
     NORMALISED_FLOOR,
     colour_covariance,
-    log_covariance,
     luma_covariance,
     normalised_luma,
     normalised_residual,
     odd_luma,
 )
-from leakcache.statistics.pixel_features import FAMILIES, statistics
-from leakcache.statistics.planes import amplitudes, luma_chroma, residuals
-from leakcache.statistics.residuals import HALF, cooccurrence, residual_spectrum
+from leakcache.statistics.patch_covariance import log_covariance as patch_covariances
+from leakcache.statistics.pixel_features import (
+    FAMILIES,
+    LENGTH,
+    LENGTHS,
+    Family,
+    pixel_statistics,
+)
+from leakcache.statistics.planes import Planes
+from leakcache.statistics.planes import amplitudes as block_amplitudes
+from leakcache.statistics.planes import luma_chroma as luma_chroma_planes
+from leakcache.statistics.planes import residuals as high_pass
+from leakcache.statistics.residuals import HALF, residual_spectrum
+
+
+def of(family: Family, view: np.ndarray) -> np.ndarray:
+    """A family of one view."""
+    found: np.ndarray = family(Planes(torch.from_numpy(view)[None]))[0, 0].numpy()
+    return found
+
+
+def statistics(view: np.ndarray, parts: int = 1) -> np.ndarray:
+    found: np.ndarray = pixel_statistics(torch.from_numpy(view)[None], parts)[0].numpy()
+    return found
+
+
+def luma_chroma(view: np.ndarray) -> np.ndarray:
+    found: np.ndarray = luma_chroma_planes(torch.from_numpy(view)[None])[0].numpy()
+    return found
+
+
+def amplitudes(planes: np.ndarray, side: int) -> np.ndarray:
+    """Of each plane, by block and frequency."""
+    found = block_amplitudes(torch.from_numpy(planes)[None], side)[0].flatten(0, 1)
+    return found.unflatten(1, (len(planes), side**2)).transpose(0, 1).numpy()
+
+
+def residuals(planes: np.ndarray, limit: float) -> np.ndarray:
+    found: np.ndarray = high_pass(torch.from_numpy(planes)[None], limit)[0].numpy()
+    return found
+
+
+def log_covariance(planes: np.ndarray, side: int, contrast: float | None = None) -> np.ndarray:
+    tensor = torch.from_numpy(planes)[None]
+    whole = Parts.whole(*planes.shape[1:])
+    found: np.ndarray = patch_covariances(tensor, whole, side, contrast)[0, 0].numpy()
+    return found
 
 
 def noise(height: int = 80, width: int = 104, seed: int = 0) -> np.ndarray:
@@ -56,11 +102,13 @@ def slow_amplitudes(plane: np.ndarray, side: int) -> np.ndarray:
 @given(st.integers(64, 150), st.integers(64, 150), st.integers(0, 9))
 def test_vectors_are_finite_and_of_one_length_whatever_the_view(height, width, seed):
     view = noise(height, width, seed)
-    for name, family in FAMILIES.items():
-        found = family(view)
+    for name, (family, length) in FAMILIES.items():
+        found = of(family, view)
         assert found.dtype == np.float32, name
         assert np.isfinite(found).all(), name
-        assert found.shape == family(noise()).shape, name
+        assert found.shape == (length,), name
+    assert statistics(view).shape == (1, LENGTH)
+    assert sum(LENGTHS.values()) == LENGTH
 
 
 @pytest.mark.parametrize("level", [0, 1, 128, 255])
@@ -75,10 +123,10 @@ def test_a_view_that_is_too_small_is_refused():
         statistics(noise(63, 64))
 
 
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys())
+@pytest.mark.parametrize("family", [f for f, _ in FAMILIES.values()], ids=FAMILIES.keys())
 def test_statistics_hardly_depend_on_the_size_of_the_view(family):
     """White noise: a quarter of the view gives the same values, up to their spread."""
-    whole, part = family(noise(256, 256)), family(noise(128, 128, seed=1))
+    whole, part = of(family, noise(256, 256)), of(family, noise(128, 128, seed=1))
     assert np.abs(whole - part).mean() < 0.12 * max(1.0, np.abs(whole).mean())
 
 
@@ -99,7 +147,7 @@ def test_amplitudes_are_those_of_scipy(side):
 
 
 def test_block_dct_is_what_it_says():
-    found = block_dct(noise()).reshape(3, 3, 64)
+    found = of(block_dct, noise()).reshape(3, 3, 64)
     for values, plane in zip(found, luma_chroma(noise()), strict=True):
         d = slow_amplitudes(plane, 8)
         mean = np.log1p(d.mean(0))
@@ -112,7 +160,7 @@ def test_block_dct_is_what_it_says():
 def test_one_cosine_fills_one_frequency_of_the_wide_dct():
     x = np.arange(128)
     wave = 128 + 60 * np.cos(np.pi * (x + 0.5) * 5 / 16)
-    found = wide_dct(grey(np.tile(wave, (128, 1)))).reshape(3, 16, 16)
+    found = of(wide_dct, grey(np.tile(wave, (128, 1)))).reshape(3, 16, 16)
     inside = found[0].copy()
     assert inside[0, 5] == pytest.approx(np.log1p(60 * 16 / np.sqrt(2)), abs=0.01)
     inside[0, [0, 5]] = 0
@@ -121,7 +169,7 @@ def test_one_cosine_fills_one_frequency_of_the_wide_dct():
 
 
 def test_histograms_are_those_of_numpy():
-    found = dct_histogram(noise()).reshape(3, 64, BINS)
+    found = of(dct_histogram, noise()).reshape(3, 64, BINS)
     np.testing.assert_allclose((found**2).sum(-1), 1, atol=1e-5)
     d = np.log1p(slow_amplitudes(luma_chroma(noise())[1], 8)[:, 7])
     expected, _ = np.histogram(d, [0, *EDGES, np.inf])
@@ -129,7 +177,7 @@ def test_histograms_are_those_of_numpy():
 
 
 def test_correlations_are_those_of_numpy():
-    found = dct_correlation(noise())
+    found = of(dct_correlation, noise())
     logs = np.log1p(slow_amplitudes(luma_chroma(noise())[0], 8))
     expected = np.corrcoef(logs.T)[np.triu_indices(64)]
     np.testing.assert_allclose(found[:-64], expected, atol=1e-4)
@@ -147,7 +195,7 @@ def test_a_lattice_of_eight_pixels_is_a_peak_at_an_eighth():
     generator = np.random.default_rng(0)
     plane = 128 + generator.normal(0, 2, (128, 128))
     plane[:, ::8] += 6
-    found = residual_spectrum(grey(plane)).reshape(3, HALF, HALF)[0]
+    found = of(residual_spectrum, grey(plane)).reshape(3, HALF, HALF)[0]
     assert (found[0, [8, 16, 24]] > found[0, [7, 15, 23]] + 1).all()
     assert (found[0, [8, 16, 24]] > found[0, [9, 17, 25]] + 1).all()
 
@@ -155,7 +203,7 @@ def test_a_lattice_of_eight_pixels_is_a_peak_at_an_eighth():
 def test_the_spectrum_of_white_noise_is_that_of_the_filter():
     generator = np.random.default_rng(0)
     plane = grey(128 + generator.normal(0, 3, (512, 512)))
-    found = residual_spectrum(plane).reshape(3, HALF, HALF)[0]
+    found = of(residual_spectrum, plane).reshape(3, HALF, HALF)[0]
     u, v = np.meshgrid(np.arange(HALF), np.arange(HALF), indexing="ij")
     gain = 1 - (np.cos(2 * np.pi * u / 64) + np.cos(2 * np.pi * v / 64)) / 2
     expected = np.log((9 + 1 / 12) * gain**2 + 1e-4)
@@ -165,13 +213,13 @@ def test_the_spectrum_of_white_noise_is_that_of_the_filter():
 
 def test_spectra_do_not_see_which_way_is_left():
     view = noise(64, 64)
-    plane = residual_spectrum(view)
-    np.testing.assert_allclose(residual_spectrum(view[:, ::-1].copy()), plane, atol=1e-3)
+    plane = of(residual_spectrum, view)
+    np.testing.assert_allclose(of(residual_spectrum, view[:, ::-1].copy()), plane, atol=1e-3)
 
 
 def test_co_occurrences_are_counted_triples():
     view = grey(np.tile(np.arange(0, 64 * 2, 2), (64, 1)))  # +2 along rows, 0 along columns
-    shares = np.exp(cooccurrence(view).reshape(3, 7, 7, 7)) - 1e-5
+    shares = np.exp(of(cooccurrence, view).reshape(3, 7, 7, 7)) - 1e-5
     assert shares[0, 4, 4, 4] == pytest.approx(0.5, abs=1e-4)
     assert shares[0, 3, 3, 3] == pytest.approx(0.5, abs=1e-4)
     assert shares[1, 3, 3, 3] == pytest.approx(1, abs=1e-4)
@@ -215,7 +263,7 @@ def test_normalised_families_do_not_see_contrast():
         (normalised_residual, luma_covariance),
         (odd_luma, luma_covariance),
     ):
-        moved, as_it_is = (np.abs(f(even) - f(uneven)).mean() for f in (normalised, plain))
+        moved, as_it_is = (np.abs(of(f, even) - of(f, uneven)).mean() for f in (normalised, plain))
         assert moved < 0.5 * as_it_is
 
 
@@ -224,16 +272,16 @@ def test_odd_patches_see_what_even_ones_do_one_pixel_on():
     doubled = grey(np.kron(np.random.default_rng(0).integers(0, 256, (64, 64)), np.ones((2, 2))))
     plain = grey(np.random.default_rng(1).integers(0, 256, (128, 128)))
     one_on = log_covariance(luma_chroma(doubled[1:, 1:])[:1], 7, contrast=4.0)
-    np.testing.assert_allclose(odd_luma(doubled), one_on, atol=1e-5)
+    np.testing.assert_allclose(of(odd_luma, doubled), one_on, atol=1e-5)
     moves = [
-        np.abs(odd_luma(view) - log_covariance(luma_chroma(view)[:1], 7, contrast=4.0)).mean()
+        np.abs(of(odd_luma, view) - log_covariance(luma_chroma(view)[:1], 7, contrast=4.0)).mean()
         for view in (doubled, plain)
     ]
     assert moves[0] > 10 * moves[1]
 
 
 def test_equal_colours_have_no_covariance_between_channels_beyond_their_own():
-    found = colour_covariance(grey(np.random.default_rng(0).integers(0, 256, (80, 80))))
+    found = of(colour_covariance, grey(np.random.default_rng(0).integers(0, 256, (80, 80))))
     matrix = np.zeros((27, 27))
     matrix[np.triu_indices(27)] = found
     # Differences of channels never occur, so 18 of 27 directions have the floor for variance.
@@ -241,3 +289,40 @@ def test_equal_colours_have_no_covariance_between_channels_beyond_their_own():
     values = np.linalg.eigvalsh(np.diag(np.diag(matrix)) + off + off.T)
     np.testing.assert_allclose(values[:18], np.log(FLOOR), atol=0.3)
     assert values[19] > 5
+
+
+def crops(view: np.ndarray) -> list[np.ndarray]:
+    """The whole and its corners: half as wide and high, at least 64, on multiples of 8."""
+    height, width = (max(side // 16 * 8, 64) for side in view.shape[:2])
+    down, right = ((view.shape[0] - height) // 8 * 8, (view.shape[1] - width) // 8 * 8)
+    corners = ((0, 0), (0, right), (down, 0), (down, right))
+    return [view, *(view[y : y + height, x : x + width].copy() for y, x in corners)]
+
+
+@pytest.mark.parametrize("size", [(256, 256), (192, 150), (101, 64), (64, 64), (330, 251)])
+def test_parts_have_the_values_of_their_crops_alone(size):
+    """Whatever is shared between the whole and its quarters, and where quarters overlap."""
+    generator = np.random.default_rng(0)
+    smooth = np.kron(generator.integers(0, 200, (12, 12, 3)), np.ones((31, 31, 1)))
+    view = (smooth[: size[0], : size[1]] + generator.integers(0, 56, (*size, 3))).astype(np.uint8)
+    found = statistics(view, parts=5)
+    for values, crop in zip(found, crops(view), strict=True):
+        np.testing.assert_allclose(values, statistics(crop)[0], rtol=1e-4, atol=2e-3)
+
+
+def test_a_view_has_the_same_values_in_any_batch():
+    views = np.stack([noise(96, 80, seed) for seed in range(3)])
+    together = pixel_statistics(torch.from_numpy(views), parts=5).numpy()
+    for view, values in zip(views, together, strict=True):
+        np.testing.assert_allclose(values, statistics(view, parts=5), rtol=1e-4, atol=2e-3)
+
+
+def test_luma_is_rounded_as_by_fused_multiply_adds():
+    """Grey levels one apart differ by one to the last digit or not at all: ties are ties."""
+    view = noise(64, 64)
+    exact = view.astype(np.float64)
+    weights = np.array([0.299, 0.587, 0.114], np.float32).astype(np.float64)
+    expected = (weights[0] * exact[..., 0]).astype(np.float32)
+    for weight, colour in zip(weights[1:], (exact[..., 1], exact[..., 2]), strict=True):
+        expected = (expected + weight * colour).astype(np.float32)
+    np.testing.assert_array_equal(luma_chroma(view)[0], expected)

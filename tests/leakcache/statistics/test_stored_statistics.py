@@ -17,8 +17,8 @@ from leakcache.images.decode import decode
 from leakcache.images.preprocess import Preprocessing
 from leakcache.images.resize import centre_square
 from leakcache.statistics import pixels as pixel_statistics
+from leakcache.statistics.pixel_features import LENGTH
 from leakcache.statistics.pixels import (
-    LENGTH,
     MOST,
     REDUCED,
     SPEC,
@@ -26,7 +26,6 @@ from leakcache.statistics.pixels import (
     at_both_sizes,
     build_statistics,
     middle,
-    parts_of,
     reduced,
     statistics_of,
     stored_statistics,
@@ -153,21 +152,6 @@ def test_linear_algebra_takes_one_thread_where_the_loader_has_several(
         after = [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
     assert set(seen) == {1}
     assert set(after) == {2}
-
-
-@pytest.mark.parametrize(("height", "width"), [(512, 512), (300, 500), (100, 64), (64, 64)])
-def test_parts_lie_in_the_corners_on_the_grid(height, width):
-    rows, columns = np.mgrid[:height, :width]
-    whole = np.stack([rows % 256, columns % 256, rows // 256 + 2 * (columns // 256)], -1)
-    first, *parts = parts_of(whole.astype(np.uint8))
-    assert first.shape == (height, width, 3)
-    assert len({part.shape for part in parts}) == 1
-    assert parts[0].shape[0] >= max(64, height // 2 - 8)
-    assert parts[0].shape[1] >= max(64, width // 2 - 8)
-    assert all(part[0, 0, :2].max() % 8 == 0 for part in parts)
-    assert parts[0][0, 0].tolist() == [0, 0, 0]
-    seen = {tuple(pixel) for part in parts for pixel in part.reshape(-1, 3).tolist()}
-    assert len(seen) > 0.85 * height * width
 
 
 def test_the_middle_starts_on_the_grid_of_jpeg_blocks():

@@ -13,7 +13,8 @@ from leakcache.errors import CacheIncomplete, ConfigError
 from leakcache.statistics.activation_features import LENGTH as SEEN
 from leakcache.statistics.activations import VIEWS as SIGHTS
 from leakcache.statistics.degraded import COPIES
-from leakcache.statistics.pixels import LENGTH, LENGTHS, PARTS, VIEWS
+from leakcache.statistics.pixel_features import LENGTH, LENGTHS
+from leakcache.statistics.pixels import PARTS, VIEWS
 from leaknet.config import FeatureConfig, load_config
 from leaknet.data.split import SplitLatents
 from leaknet.data.training_data import TrainingData
