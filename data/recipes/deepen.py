@@ -1,7 +1,7 @@
-"""Deeper copies of a trained AutoencoderTiny encoder that compute the same function.
+"""Deepens a trained AutoencoderTiny encoder without changing its function.
 
-A deep encoder learns slowly from scratch. A shallow one is trained first; then each stage gets
-further residual blocks whose last convolution is zero, so that they change nothing yet.
+Training a deep encoder from scratch is slow. Here each stage of a trained shallow one gets further
+residual blocks whose last convolution is zero.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ def deepen(
     """Load a shallow encoder's weights into a deeper one of the same width.
 
     Args:
-        deep: the encoder to be loaded, with its fresh weights.
+        deep: the encoder to load into, with initial weights.
         shallow: state dict of the shallow one.
         deep_blocks: residual blocks per stage of the deep one.
-        shallow_blocks: likewise of the shallow one, none larger.
+        shallow_blocks: likewise of the shallow one, at most as many.
     """
     state = deep.state_dict()
     deep_stages, deep_last = _stages(deep_blocks)
     shallow_stages, shallow_last = _stages(shallow_blocks)
-    for there, here in zip(shallow_stages, deep_stages, strict=True):
-        for old, new in zip(there, here, strict=False):
+    for old_stage, new_stage in zip(shallow_stages, deep_stages, strict=True):
+        for old, new in zip(old_stage, new_stage, strict=False):
             _copy(shallow, old, state, new)
-        for new in here[len(there) :]:
-            _silence(state, new)
+        for new in new_stage[len(old_stage) :]:
+            _zero(state, new)
     _copy(shallow, shallow_last, state, deep_last)
     deep.load_state_dict(state)
 
@@ -54,7 +54,7 @@ def _copy(source: dict[str, Tensor], old: int, target: dict[str, Tensor], new: i
             target[f"layers.{new}.{name.removeprefix(prefix)}"] = value
 
 
-def _silence(state: dict[str, Tensor], layer: int) -> None:
+def _zero(state: dict[str, Tensor], layer: int) -> None:
     for name, value in list(state.items()):
         if name.startswith(f"layers.{layer}.conv.4."):
             state[name] = torch.zeros_like(value)

@@ -1,19 +1,18 @@
 r"""Distil the bundled autoencoder from TAESD, on two CPU cores, in about four hours.
 
     python data/recipes/distil_autoencoder.py --teacher ../shared/weights/taesd.safetensors \
-        --images ../shared/bench/faces/sd3 ../shared/bench/faces/real --pictures pictures \
+        --images ../shared/bench/faces/sd3 ../shared/bench/faces/real --photographs photographs \
         --out leakcache/bundled
 
-`pictures` is what collect_pictures.py writes.
+`photographs` is the output of collect_photographs.py.
 
-First a shallow encoder learns the teacher's latents: squared error, each channel over its variance,
-which is one minus the squared correlation up to bias. Then it is deepened and learns on; then it
-sees new and denser crops, then the channels that lag behind count more. Now, with the encoder
-frozen, the decoder learns the teacher's decoding and the picture itself, from the teacher's and
-from the student's latents in turn. Last the encoder sees landscapes and ever new crops, the lagging
-channels counting still more; the decoder stays, as what it reads is the teacher's space. Crops and
-the teacher's answers are computed once and kept under `--scratch`; a second run takes up what is
-finished.
+Stages: a shallow encoder learns the teacher's latents (squared error of each channel over its
+variance: one minus the squared correlation, up to bias); it is deepened; it learns on new, denser
+crops; channels with larger errors get more weight. With the encoder frozen, the decoder learns the
+teacher's decoding and the image, from the teacher's and the student's latents. Then the encoder
+learns on landscapes and new crops with still more weight on the worst channels; the decoder stays,
+since it reads the teacher's space. Crops and teacher outputs are computed once and stored in
+`--scratch`; a second run reuses finished stages.
 """
 
 from __future__ import annotations
@@ -49,10 +48,10 @@ PARAMETER_LIMIT = 600_000
 
 @dataclass(frozen=True)
 class Fit:
-    """Steps, the crops they see, and the peak rates of Muon (inner convolutions) and AdamW.
+    """Steps, pools of crops, and peak rates of Muon (inner convolutions) and AdamW.
 
-    `weights` say how much each channel's error counts; without them the worst counts twice. What
-    ships is a mean of the weights after the steps and, by the share `before`, of those before them.
+    `weights` are those of the channel errors; without them the worst channel counts twice. The
+    result is the mean of the network's weights before (fraction `before`) and after the steps.
     """
 
     steps: int
@@ -81,7 +80,7 @@ Loss = Callable[[Pool, int], Tensor]
 
 @dataclass(frozen=True)
 class PoolPlan:
-    """How many crops, of what style, with what folders of photographs, decoded or not."""
+    """Number and style of crops, folders of photographs, and whether to decode."""
 
     seed: int
     crops: int
@@ -129,7 +128,7 @@ class Crops(Dataset[Tensor]):
 
 
 def main() -> None:
-    """Read the flags, run all stages, save the student."""
+    """Run all stages and save the student."""
     options = _parse()
     torch.manual_seed(options.seed)
     torch.set_num_threads(options.threads)
@@ -142,8 +141,8 @@ def main() -> None:
         raise SystemExit(f"error: {parameters} parameters, more than {PARAMETER_LIMIT}")
     student = student.to(memory_format=torch.channels_last)
     train(options, "shallow", shallow.encoder, partial(encoder_loss, shallow, None))
-    learnt = shallow.encoder.state_dict()
-    deepen(student.encoder, learnt, LAYOUT["num_encoder_blocks"], SHALLOW_BLOCKS)
+    trained = shallow.encoder.state_dict()
+    deepen(student.encoder, trained, LAYOUT["num_encoder_blocks"], SHALLOW_BLOCKS)
     for name in ("deep", "dense", "weighted", "decoder", "wide", "encoder", "fine", "finest"):
         if name == "decoder":
             train(options, name, student.decoder, partial(decoder_loss, student))
@@ -155,7 +154,7 @@ def main() -> None:
 
 
 def save(student: AutoencoderTiny, folder: Path) -> None:
-    """Write weights (fp16) and configuration, without the entry that loading warns of."""
+    """Write weights (fp16) and configuration, without the entry that causes a warning."""
     student.to(torch.float16).save_pretrained(folder)
     path = folder / "config.json"
     entries = json.loads(path.read_text())
@@ -164,7 +163,7 @@ def save(student: AutoencoderTiny, folder: Path) -> None:
 
 
 def load_teacher(path: Path) -> AutoencoderTiny:
-    """The teacher in fp32 (its file may hold fp8 weights), evaluation mode."""
+    """The teacher in fp32 (its file can have fp8 weights), in evaluation mode."""
     teacher = AutoencoderTiny()
     teacher.load_state_dict({key: value.float() for key, value in load_file(path).items()})
     return teacher.eval().requires_grad_(False).to(memory_format=torch.channels_last)
@@ -177,7 +176,7 @@ def to_unit_range(pixels: Tensor) -> Tensor:
 
 
 def make_pools(options: argparse.Namespace, names: Sequence[str]) -> Pool:
-    """Several pools, one after the other; what not all of them hold is left out."""
+    """Several pools concatenated, with the entries that all have."""
     pools = [make_pool(options, name) for name in names]
     if len(pools) == 1:
         return pools[0]
@@ -197,7 +196,7 @@ def make_pool(options: argparse.Namespace, name: str) -> Pool:
 def teach(options: argparse.Namespace, plan: PoolPlan) -> Pool:
     """Run the teacher over the planned crops, in bf16."""
     teacher, start = load_teacher(options.teacher), time.perf_counter()
-    photographs = [options.pictures / name for name in plan.photographs]
+    photographs = [options.photographs / name for name in plan.photographs]
     sources = load_sources(options.images, photographs)
     crops = Crops(sources, plan, options.size)
     parts: dict[str, list[Tensor]] = {"crops": [], "latents": [], "decodings": []}
@@ -215,7 +214,7 @@ def teach(options: argparse.Namespace, plan: PoolPlan) -> Pool:
 
 
 def train(options: argparse.Namespace, name: str, half: nn.Module, loss: Loss) -> None:
-    """Train one half of the student, or take what a finished run has left."""
+    """Train encoder or decoder of the student, or load the result of a finished run."""
     path, plan = options.scratch / f"{name}.safetensors", FITS[name]
     if not path.is_file():
         before = copy.deepcopy(half.state_dict())
@@ -264,17 +263,17 @@ def channel_errors(student: AutoencoderTiny, pool: Pool, count: int) -> Tensor:
 
 
 def decoder_loss(student: AutoencoderTiny, pool: Pool, count: int) -> Tensor:
-    """L1 to the teacher's decoding and to the picture, plus L1 of the picture's differences."""
+    """L1 to the teacher's decoding and to the image, plus L1 of the decoding's differences."""
     rows = torch.randint(len(pool["crops"]), (count,))
-    picture, target = to_unit_range(pool["crops"][rows]), to_unit_range(pool["decodings"][rows])
+    image, target = to_unit_range(pool["crops"][rows]), to_unit_range(pool["decodings"][rows])
     with torch.autocast("cpu", torch.bfloat16):
         latents = pool["latents"][rows].float()
         half = count // 2
         with torch.no_grad():
-            latents[half:] = student.encoder(picture[half:]).float()
+            latents[half:] = student.encoder(image[half:]).float()
         decoded = student.decoder(latents)
     decoded = decoded.float()
-    values = functional.l1_loss(decoded, target) + 0.5 * functional.l1_loss(decoded, picture)
+    values = functional.l1_loss(decoded, target) + 0.5 * functional.l1_loss(decoded, image)
     return values + 0.5 * sum(
         (functional.l1_loss(decoded.diff(dim=axis), target.diff(dim=axis)) for axis in (2, 3)),
         start=torch.zeros(()),
@@ -288,8 +287,8 @@ def _say(message: str, start: float) -> None:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--teacher", type=Path, required=True, help="TAESD, AutoencoderTiny keys")
-    parser.add_argument("--images", type=Path, nargs="*", default=[], help="folders of pictures")
-    parser.add_argument("--pictures", type=Path, required=True, help="from collect_pictures.py")
+    parser.add_argument("--images", type=Path, nargs="*", default=[], help="folders of images")
+    parser.add_argument("--photographs", type=Path, required=True, help="see above")
     parser.add_argument("--out", type=Path, default=Path("leakcache/bundled"))
     parser.add_argument("--scratch", type=Path, default=Path("scratch/distil"))
     parser.add_argument("--size", type=int, default=128, help="side of a crop, pixels")

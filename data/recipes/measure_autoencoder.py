@@ -1,11 +1,11 @@
-r"""Measure the bundled autoencoder against its teacher on pictures it never trained on.
+r"""Compare the bundled autoencoder with its teacher on images outside its training data.
 
     python data/recipes/measure_autoencoder.py --teacher ../shared/weights/taesd.safetensors \
         --images ../shared/bench/gallery8 --fold test
 
-Pictures are resized as the product does (shorter side to 256, centre crop). Prints, in fp32: the
-Pearson correlation of student and teacher latents per channel, over all pictures and positions
-and in the worst picture; and PSNR of the decodings, each of its own latents, in dB.
+Images are resized as in a cache build (shorter side to 256, centre crop). Prints, in fp32: the
+Pearson correlation of student and teacher latents per channel, over all images and positions
+and in the worst image; and PSNR of the decodings, each of its own latents, in dB.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from training_images import SUFFIXES
 
 
 def main() -> None:
-    """Read the flags, run both autoencoders over the pictures, print one JSON object."""
+    """Run both autoencoders over the images and print one JSON object."""
     options = _parse()
     torch.set_num_threads(options.threads)
     student = AutoencoderTiny.from_pretrained(options.autoencoder, local_files_only=True)
     student = student.float().eval().to(memory_format=torch.channels_last)
-    paths = list_pictures(options.images, options.fold)[:: options.every]
+    paths = list_images(options.images, options.fold)[:: options.every]
     figures = measure(student, load_teacher(options.teacher), paths)
     print(json.dumps({"images": len(paths), **figures}, indent=2))
 
 
-def list_pictures(folder: Path, fold: str | None) -> list[Path]:
-    """All pictures below the folder, or those that its Split.json puts into the fold."""
+def list_images(folder: Path, fold: str | None) -> list[Path]:
+    """All images in the folder tree, or those of a fold of its Split.json."""
     if fold is None:
         return sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
     split = json.loads((folder / "Split.json").read_text())[fold]
@@ -48,16 +48,16 @@ def list_pictures(folder: Path, fold: str | None) -> list[Path]:
 def measure(
     student: AutoencoderTiny, teacher: AutoencoderTiny, paths: list[Path]
 ) -> dict[str, object]:
-    """Correlations per channel and PSNR in dB, as the module says."""
+    """Correlations per channel and PSNR in dB."""
     latents: tuple[list[Tensor], list[Tensor]] = ([], [])
     ratios: list[Tensor] = []
     for batch in _batches(paths):
-        picture = to_unit_range(batch)
-        ours, theirs = student.encoder(picture), teacher.encoder(picture)
+        image = to_unit_range(batch)
+        ours, theirs = student.encoder(image), teacher.encoder(image)
         latents[0].append(ours)
         latents[1].append(theirs)
         decoded, reference = student.decoder(ours), teacher.decoder(theirs)
-        pairs = ((decoded, reference), (decoded, picture), (reference, picture))
+        pairs = ((decoded, reference), (decoded, image), (reference, image))
         ratios.append(torch.stack([psnr(left, right) for left, right in pairs]))
     ours, theirs = torch.cat(latents[0]), torch.cat(latents[1])
     each = torch.stack([correlation(a[None], b[None]) for a, b in zip(ours, theirs, strict=True)])
@@ -92,8 +92,8 @@ def psnr(left: Tensor, right: Tensor) -> Tensor:
 
 def _batches(paths: list[Path], size: int = 8) -> Iterator[Tensor]:
     for first in range(0, len(paths), size):
-        pictures = [_resized(path) for path in paths[first : first + size]]
-        yield torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+        images = [_resized(path) for path in paths[first : first + size]]
+        yield torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
 def _resized(path: Path) -> np.ndarray:
@@ -106,9 +106,9 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--teacher", type=Path, required=True)
     parser.add_argument("--autoencoder", type=Path, default=Path("leakcache/bundled"))
-    parser.add_argument("--images", type=Path, required=True, help="folder, searched in depth")
-    parser.add_argument("--fold", help="a fold of the folder's Split.json; default all pictures")
-    parser.add_argument("--every", type=int, default=1, help="take each n-th picture")
+    parser.add_argument("--images", type=Path, required=True, help="folder, searched recursively")
+    parser.add_argument("--fold", help="a fold of the folder's Split.json; default all images")
+    parser.add_argument("--every", type=int, default=1, help="take each n-th image")
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
 

@@ -1,8 +1,8 @@
-"""The eight generators of the bundled sample: what each one is, how it is noised and sampled.
+"""The eight generators of the bundled sample: definition, noising and sampling.
 
-All share one network and one set of pictures, and differ in what leaves a signal leak: the noise
-schedule, the prediction target, whether the last timestep is pure noise (zero terminal SNR), the
-sampler and its number of steps. Six are closed, two are open (never to be trained on).
+All have the same architecture and training images. They differ in settings that cause signal
+leaks: noise schedule, prediction target, zero terminal SNR (the last timestep is pure noise),
+sampler and number of steps. Six are closed, two are open (not for training).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BETAS: dict[str, dict[str, object]] = {
 
 @dataclass(frozen=True)
 class Generator:
-    """One small diffusion model and the sampler its images are made with."""
+    """A small diffusion model and the sampler of its images."""
 
     name: str
     schedule: str  # linear, scaled_linear, cosine, or flow (straight path from noise to data)
@@ -47,7 +47,7 @@ class Generator:
     open_set: bool = False
 
 
-# What all models learn first; no image is made with it.
+# Common pretraining of all models; it generates no images.
 BASE = Generator("base", "scaled_linear", "v_prediction", False, "ddim", 50, "trailing", 10)
 
 GENERATORS = (
@@ -92,11 +92,10 @@ class PatchUNet(torch.nn.Module):
 def predict(
     generator: Generator, model: torch.nn.Module, latents: Tensor, timesteps: Tensor
 ) -> Tensor:
-    """What the generator predicts, from a network whose output stands for v.
+    """Prediction of the generator, from a network whose output is v.
 
-    With z = αx0 + σε: v = αε − σx0, so ε = αv + σz and x0 = αz − σv. The objective, and with it
-    what the model gets wrong, is the generator's; the network stays well conditioned at every
-    noise level.
+    With z = αx0 + σε: v = αε − σx0, so ε = αv + σz and x0 = αz − σv. The objective is the
+    generator's own; the network stays well conditioned at every noise level.
     """
     output: Tensor = model(latents, timesteps)
     if generator.prediction not in ("epsilon", "sample"):
@@ -111,9 +110,9 @@ def predict(
 def noised(generator: Generator, clean: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Noised latents, their timesteps and the regression target, at random timesteps."""
     if generator.schedule == "flow":
-        share = torch.rand(len(clean))
-        mix = share[:, None, None, None]
-        return (1 - mix) * clean + mix * noise, share * TRAIN_TIMESTEPS, noise - clean
+        times = torch.rand(len(clean))
+        mix = times[:, None, None, None]
+        return (1 - mix) * clean + mix * noise, times * TRAIN_TIMESTEPS, noise - clean
     scheduler = ddim(generator)
     timesteps = torch.randint(TRAIN_TIMESTEPS, (len(clean),))
     targets = {
@@ -132,7 +131,7 @@ def ddim(generator: Generator) -> DDIMScheduler:
 def make_scheduler(
     generator: Generator,
 ) -> DDIMScheduler | EulerDiscreteScheduler | FlowMatchEulerDiscreteScheduler:
-    """The sampler the generator's images are made with."""
+    """The sampler of the generator."""
     if generator.schedule == "flow":
         return FlowMatchEulerDiscreteScheduler(TRAIN_TIMESTEPS)
     if generator.sampler == "euler":

@@ -1,11 +1,11 @@
-"""Make the bundled sample: train eight small latent diffusion models, sample 48 images from each.
+"""Generate the bundled sample: train eight small latent diffusion models, sample 48 images each.
 
     python data/recipes/train_sample.py --images ../shared/bench/faces/sd3 --out data
 
 The models learn the bundled autoencoder's latents of 200 CC0 portraits and their mirror images. All
-start from one model, trained on the common denoising task first, and then learn their own.
-Image i of every model starts from the same noise, so i is its prompt group, and the split is by i.
-Weights stay under `--scratch` and are not published; a second run takes finished models up again.
+start from one pretrained model and then learn their own objective. Image i of every model starts
+from the same noise, so i is its prompt group, and the split is by i. Weights stay in `--scratch`
+and are not published; a second run reuses finished models.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ EMA_DECAY = 0.995
 
 
 def main() -> None:
-    """Read the flags, train what is missing, sample, write the images, the split, the manifest."""
+    """Train missing models, sample, write images, split and manifest."""
     options = _parse()
     torch.set_num_threads(options.threads)
     options.scratch.mkdir(parents=True, exist_ok=True)
@@ -60,24 +60,24 @@ def main() -> None:
 
 @torch.inference_mode()
 def encode(autoencoder: AutoencoderTiny, paths: list[Path]) -> Tensor:
-    """Latents (2 * pictures, 4, 32, 32) of the pictures and of their mirror images."""
-    pictures = [Image.open(path).convert("RGB") for path in paths]
-    pictures += [ImageOps.mirror(picture) for picture in pictures]
-    pixels = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
+    """Latents (2 * images, 4, 32, 32) of the images and of their mirror images."""
+    images = [Image.open(path).convert("RGB") for path in paths]
+    images += [ImageOps.mirror(image) for image in images]
+    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
     unit = pixels.permute(0, 3, 1, 2).float().div(127.5).sub(1)
     return torch.cat([autoencoder.encoder(batch) for batch in torch.split(unit, 16)]).clone()
 
 
 @torch.inference_mode()
 def decode(autoencoder: AutoencoderTiny, latents: Tensor) -> list[Image.Image]:
-    """RGB pictures of the latents."""
+    """RGB images of the latents."""
     decoded = torch.cat([autoencoder.decoder(batch) for batch in torch.split(latents, 16)])
     pixels = decoded.add(1).mul(127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
-    return [Image.fromarray(picture) for picture in pixels.numpy()]
+    return [Image.fromarray(image) for image in pixels.numpy()]
 
 
 def base(clean: Tensor, options: argparse.Namespace) -> PatchUNet:
-    """The model that all start from; trained once."""
+    """The common pretrained model; trained once."""
     model, path = PatchUNet(), options.scratch / "base.safetensors"
     if not path.is_file():
         torch.manual_seed(BASE.seed)
@@ -91,7 +91,7 @@ def base(clean: Tensor, options: argparse.Namespace) -> PatchUNet:
 def train(
     generator: Generator, start: PatchUNet, clean: Tensor, options: argparse.Namespace
 ) -> tuple[PatchUNet, dict[str, object]]:
-    """Train a copy of `start` under the generator's own seed; keep averaged weights and facts."""
+    """Train a copy of `start` with the generator's seed; store averaged weights and facts."""
     torch.manual_seed(generator.seed)
     begun = time.perf_counter()
     average, losses = fit(generator, copy.deepcopy(start), clean, options.steps, options)
@@ -102,7 +102,7 @@ def train(
 def fit(
     generator: Generator, model: PatchUNet, clean: Tensor, steps: int, options: argparse.Namespace
 ) -> tuple[PatchUNet, list[float]]:
-    """Denoise as the generator does, with Muon and AdamW; the running mean of the weights."""
+    """Train the generator's objective with Muon and AdamW; returns averaged weights and losses."""
     average = copy.deepcopy(model).requires_grad_(False)
     both = optimizers(model, options.rate, 1e-3)
     losses: list[float] = []
@@ -141,7 +141,7 @@ def keep(
     seconds: float,
     options: argparse.Namespace,
 ) -> dict[str, object]:
-    """Save the weights, and beside them what the manifest says of this model."""
+    """Save the weights and the model's entry of the manifest."""
     weights = weights_path(generator, options)
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, weights)
     facts = {
@@ -171,14 +171,14 @@ def finished(
 
 
 def write_images(
-    pictures: list[Image.Image], generator: Generator, options: argparse.Namespace
+    images: list[Image.Image], generator: Generator, options: argparse.Namespace
 ) -> None:
     """Write 000.jpg, 001.jpg, ... under Closed_Set or Open_Set, one JPEG setting, no metadata."""
     folder = options.out / ("Open_Set" if generator.open_set else "Closed_Set") / generator.name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for index, picture in enumerate(pictures):
-        picture.save(folder / f"{index:03d}.jpg", "JPEG", **JPEG)
+    for index, image in enumerate(images):
+        image.save(folder / f"{index:03d}.jpg", "JPEG", **JPEG)
 
 
 def write_split(options: argparse.Namespace) -> None:
@@ -195,7 +195,7 @@ def write_split(options: argparse.Namespace) -> None:
 
 
 def write_manifest(scale: float, options: argparse.Namespace) -> None:
-    """How every image was made."""
+    """Provenance of every image."""
     weights = options.autoencoder / "diffusion_pytorch_model.safetensors"
     manifest = {
         "recipe": "python data/recipes/train_sample.py --images ../shared/bench/faces/sd3",
@@ -214,12 +214,12 @@ def write_manifest(scale: float, options: argparse.Namespace) -> None:
 
 
 def weights_path(generator: Generator, options: argparse.Namespace) -> Path:
-    """Where this run keeps the generator's weights."""
+    """Path of the generator's weights."""
     return Path(options.scratch) / f"{generator.name}.safetensors"
 
 
 def facts_path(generator: Generator, options: argparse.Namespace) -> Path:
-    """Where this run keeps what the manifest says; written last, so it marks a finished model."""
+    """Path of the manifest entry; written last, so it marks a finished model."""
     return weights_path(generator, options).with_suffix(".json")
 
 

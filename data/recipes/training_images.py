@@ -1,9 +1,8 @@
-"""Training crops for the bundled autoencoder: freely licensed pictures, bent until they are varied.
+"""Training crops for the bundled autoencoder from freely licensed images, strongly augmented.
 
-A crop is a pure function of (seed, index): the same call gives the same pixels in every worker and
-on every run. Most are cut from photographs and portraits under strong augmentation, as one window
-or as many small ones; the rest is synthetic (dead leaves, coloured noise with gradients, text), so
-that the student also sees the edges, textures and lettering that two hundred portraits lack.
+A crop is a pure function of (seed, index). Most are cut from photographs and portraits, as one
+window or a mosaic of small ones; the rest is synthetic (dead leaves, coloured noise with gradients,
+text) and adds edges, textures and letters that two hundred portraits lack.
 """
 
 from __future__ import annotations
@@ -38,47 +37,49 @@ PACKAGE_PHOTOGRAPHS = {
     ),
 }
 RESAMPLERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
-# Larger photographs are reduced to this, as a camera's own pixels are soft.
+# Larger photographs are reduced to this side, because camera pixels are soft.
 LARGEST = 1536
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
 @dataclass(frozen=True)
 class CropStyle:
-    """Windows at least `smallest` crops wide (below 1 some are enlarged) and the kinds' shares.
+    """Smallest window in crop widths (below 1 some are enlarged) and probabilities of the kinds.
 
-    Kinds: window, dead leaves, coloured noise, text, mosaic, leaves cut from pictures.
-    `photographs` is how often a picture is drawn from them and not from the folders.
+    Kinds: window, dead leaves, coloured noise, text, mosaic, leaves cut from images.
+    `photographs` is the probability of a photograph instead of an image of the folders.
     """
 
     smallest: float
-    shares: tuple[float, ...]
+    probabilities: tuple[float, ...]
     photographs: float = 0.45
 
 
 @dataclass(frozen=True)
 class Sources:
-    """RGB pictures to cut crops from: the folders' and, apart, the packages' photographs."""
+    """RGB images for the crops: those of the folders, and photographs."""
 
     folders: tuple[Image.Image, ...]
     photographs: tuple[Image.Image, ...]
 
 
 def load_sources(folders: list[Path], photographs: list[Path]) -> Sources:
-    """Read every picture of `folders`, and those of Python packages and of `photographs`."""
-    paths = package_photographs() + [path for folder in photographs for path in _pictures(folder)]
+    """Read the images of `folders`, and the photographs of Python packages and of `photographs`."""
+    paths = package_photographs() + [
+        path for folder in photographs for path in _image_files(folder)
+    ]
     return Sources(
-        tuple(_read(path) for folder in folders for path in _pictures(folder)),
+        tuple(_read(path) for folder in folders for path in _image_files(folder)),
         tuple(_read(path) for path in paths),
     )
 
 
-def _pictures(folder: Path) -> list[Path]:
+def _image_files(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES]
 
 
 def package_photographs() -> list[Path]:
-    """Paths of the photographs that are there; a package that is not installed gives none."""
+    """Paths of the photographs in installed packages."""
     found: list[Path] = []
     for package, names in PACKAGE_PHOTOGRAPHS.items():
         spec = importlib.util.find_spec(package)
@@ -90,7 +91,7 @@ def package_photographs() -> list[Path]:
 def crop(sources: Sources, key: tuple[int, int], size: int, style: CropStyle) -> NDArray[np.uint8]:
     """The training crop of this (seed, index), uint8, (size, size, 3)."""
     rng = np.random.default_rng(key)
-    kind = rng.choice(len(style.shares), p=style.shares)
+    kind = rng.choice(len(style.probabilities), p=style.probabilities)
     if kind == 0:
         image = _cut(_pick(sources, rng, style), rng, size, style.smallest)
     elif kind == 1:
@@ -108,9 +109,9 @@ def crop(sources: Sources, key: tuple[int, int], size: int, style: CropStyle) ->
 
 def _read(path: Path) -> Image.Image:
     with Image.open(path) as image:
-        picture = image.convert("RGB")
-    picture.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
-    return picture
+        rgb = image.convert("RGB")
+    rgb.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    return rgb
 
 
 def _pick(sources: Sources, rng: np.random.Generator, style: CropStyle) -> Image.Image:
@@ -137,7 +138,7 @@ def _cut(image: Image.Image, rng: np.random.Generator, size: int, smallest: floa
 
 
 def _mosaic(sources: Sources, rng: np.random.Generator, size: int, style: CropStyle) -> Image.Image:
-    """Windows side by side, each much reduced: the dense detail of whole scenes."""
+    """A grid of strongly reduced windows: the dense detail of whole scenes."""
     across = int(rng.integers(2, 4))
     tile = -(-size // across)
     image = Image.new("RGB", (size, size))
@@ -150,7 +151,7 @@ def _mosaic(sources: Sources, rng: np.random.Generator, size: int, style: CropSt
 def _textured_leaves(
     sources: Sources, rng: np.random.Generator, size: int, style: CropStyle
 ) -> Image.Image:
-    """Overlapping ellipses and triangles cut from pictures, on a picture."""
+    """Overlapping ellipses and quadrilaterals cut from images, on an image."""
     image = _cut(_pick(sources, rng, style), rng, size, 1.0)
     for _ in range(int(rng.integers(4, 20))):
         side = int(min(size, max(8, 0.12 * size / np.sqrt(rng.uniform(0.01, 1)))))
