@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from leaknet.commands.defaults import LeakCommand, data_root
+from leaknet.commands.defaults import LeakCommand, Settings, data_root
 from leaknet.commands.options import canonical_option, emit, json_option, next_steps
 
 if TYPE_CHECKING:
@@ -31,7 +31,10 @@ _STYLES = {"severe": "bold red", "warning": "yellow", "unsure": "cyan", "note": 
 @canonical_option
 @click.option("--seed", default=0, show_default=True, help="Of the fold split if DATA has none.")
 @json_option
+@click.pass_obj
 def audit(
+    settings: Settings,
+    /,
     data: str | None,
     open_roots: tuple[str, ...],
     canonical: bool,
@@ -44,7 +47,8 @@ def audit(
     Classifiers on file facts alone (size, format, coding, metadata) or on an 8×8 thumbnail alone
     name the generator and separate unknown from known generators. The audit also lists duplicate
     images, prompt groups across folds and unbalanced classes. With --canonical it evaluates the
-    canonical form that `leak cache build --canonical` encodes. [default: data/]
+    canonical form that `leak cache build --canonical` encodes. The result is kept beside the
+    caches, and `leak report` shows its findings. [default: data/]
 
     JSON keys: metadata.*, thumbnail.* (top1, macro_auc, interval, chance, per_class_auc,
     shuffled, facts), open.metadata.*, open.thumbnail.* (auroc, interval, generators, facts),
@@ -59,6 +63,8 @@ def audit(
     from leakcache.dataset.index import read_index
     from leakcache.images.decode import Preprocessing
     from leaknet.audit.audit import audit as run_audit
+    from leaknet.files import write_json
+    from leaknet.report.related import audit_file
 
     side = Preprocessing(canonical=canonical, canonical_size=canonical_size).canonical_size
     result = run_audit(
@@ -66,6 +72,9 @@ def audit(
         [read_index(Path(root), open_set=True) for root in open_roots],
         canonical=side if canonical else None,
     )
+    file = audit_file(settings.caches, result.index.root, result.canonical)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, result.as_dict(paths=False))
     if as_json:
         emit(result.as_dict())
     else:

@@ -55,7 +55,7 @@ def demo(settings: Settings, /, as_json: bool) -> None:
     train(config, closed, run, device=str(device))
     prepare_run(run, closed, device)
     scores = score_run(run, closed, [unknown], [GlobalKDE], device)
-    page = write_page(run)
+    page = write_page([run])
     for parent, folder in ((settings.caches, cache), (settings.runs, run)):
         remember(parent, folder)
     seconds = time.monotonic() - start

@@ -1,4 +1,4 @@
-"""`leak report`: what a run measured as one HTML page."""
+"""`leak report`: what a run measured, or several runs side by side, as one HTML page."""
 
 from __future__ import annotations
 
@@ -12,30 +12,36 @@ from leaknet.commands.options import emit, json_option, next_steps
 
 
 @click.command(cls=LeakCommand)
-@click.argument("run", required=False)
-@click.option("--out", metavar="FILE", help="The page to write. [default: report.html in the run]")
+@click.argument("runs", nargs=-1, metavar="[RUN]...")
+@click.option(
+    "--out",
+    metavar="FILE",
+    help="The page to write. [default: report.html in the run, comparison.html beside the runs]",
+)
 @json_option
 @click.pass_obj
 def report(settings: Settings, /, **options: Any) -> None:
-    """Write what a scored RUN measured as one HTML page that needs nothing else.
+    """Write what a scored RUN measured as one HTML page; several RUNs side by side.
 
-    Figures with intervals, confusion, score histograms and curves of unknown generators, what the
-    figures mean, training, a map of the embeddings, and how to make the run again.
-    [default: the run trained last]
+    Figures with intervals, confusion, ROC and reliability, score densities of unknown generators
+    with the threshold, findings of the audit, tables of evaluations, ablations and benchmarks of
+    the same data, what the figures mean, and how to make the run again. The page needs no
+    network. [default: the run trained last]
     JSON keys: report, bytes.
 
     \b
     Example:
       leak report
-      leak report runs/mine --out mine.html
+      leak report runs/paper runs/best --out compare.html
     """
     from leaknet.report.page import write_page
 
-    run = run_folder(options["run"], settings.runs)
-    page = write_page(run, Path(options["out"]) if options["out"] else None)
+    named = options["runs"] or [run_folder(settings.content.get("run"), settings.runs)]
+    out = Path(options["out"]) if options["out"] else None
+    page = write_page([Path(run) for run in named], out)
     size = page.stat().st_size
     if options["as_json"]:
         emit({"report": str(page), "bytes": size})
     else:
         click.echo(f"{page} ({size / 1000:.0f} kB)")
-        next_steps(["score", "IMAGE", "--run", str(run)])
+        next_steps(["score", "IMAGE", "--run", str(named[0])])

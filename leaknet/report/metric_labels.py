@@ -1,4 +1,4 @@
-"""The figures of merit as a reader meets them: name, unit, meaning, and what guessing gets."""
+"""Metrics as a reader meets them: name, unit, meaning, chance level, and values as text."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from typing import Any
 
 NARROW = "\u202f"
 MISSING = "–"
+NO_SPREAD = "no spread"
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One figure of merit.
+    """One metric.
 
     Attributes:
         key: in metrics.json.
         name: as a heading.
         meaning: one sentence.
-        percent: whether it is printed as a percentage rather than as a plain number.
-        chance: what guessing gets, where that is a constant.
+        percent: print as a percentage, else as a plain number.
+        chance: value of guessing, where that is a constant.
     """
 
     key: str
@@ -36,7 +37,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured value in [0, 1] with the ends of its 95 % interval, where it has one."""
+    """A value in [0, 1] with the ends of its 95 % interval, where it has one."""
 
     value: float | None
     ends: tuple[float, float] | None = None
@@ -44,29 +45,33 @@ class Figure:
     @classmethod
     def of(cls, group: Mapping[str, Any], key: str) -> Figure:
         """The figure `key` of a group of metrics.json, whose intervals lie under `interval`."""
-        return cls(group.get(key), pair(group.get("interval", {}).get(key)))
+        return cls(group.get(key), pair((group.get("interval") or {}).get(key)))
+
+    @property
+    def no_spread(self) -> bool:
+        """Whether all resamples gave one value, so that the interval bounds nothing."""
+        return self.ends is not None and self.ends[0] == self.ends[1]
 
 
 CLOSED = (
-    Measure("top1", "Top-1", "Share of the images whose generator is named right.", percent=True),
+    Measure("top1", "Top-1", "Fraction of the images given their right generator.", percent=True),
     Measure(
         "balanced",
         "Balanced",
-        "The same, averaged over the generators, so that each counts alike.",
+        "Mean of that fraction over the generators, so that each counts the same.",
         percent=True,
     ),
     Measure(
         "macro_auc",
         "Macro AUC",
-        "How well each generator's images are ranked above all others', averaged over the "
-        "generators: 1 is perfect.",
+        "Mean over the generators of the one-vs-rest area under the ROC curve; 1 is perfect.",
         chance=0.5,
     ),
     Measure(
         "ece",
         "ECE",
-        "Expected calibration error: how far the stated probability is from the share that is "
-        "right. 0 is perfect.",
+        "Expected calibration error: mean gap between stated probability and fraction right, "
+        "before temperature scaling. 0 is perfect.",
     ),
 )
 
@@ -74,58 +79,59 @@ OPEN = (
     Measure(
         "auroc",
         "AUROC",
-        "Chance that a known image gets a higher score than an unknown one: 1 is perfect.",
+        "Probability that a known image scores higher than an unknown one; 1 is perfect.",
         chance=0.5,
     ),
     Measure(
         "fpr95",
         "FPR@95",
-        "Share of the unknown images accepted where 95 % of the known ones are: 0 is perfect.",
+        "Fraction of the unknown images accepted where 95 % of the known are; 0 is perfect.",
         percent=True,
         chance=0.95,
     ),
     Measure(
         "eer",
         "EER",
-        "The error where as many known images are rejected as unknown ones accepted: 0 is perfect.",
+        "Error rate at which as many known images are rejected as unknown are accepted.",
         percent=True,
         chance=0.5,
     ),
-    Measure("aupr", "AUPR", "Average precision of the alarm “unknown”; depends on the mix."),
-    Measure("ovl", "OVL", "Overlap of the two score distributions: 0 is perfect.", chance=1.0),
+    Measure("aupr", "AUPR", "Average precision of detecting the unknown; depends on the mix."),
+    Measure("ovl", "OVL", "Overlap of the two score distributions; 0 is perfect.", chance=1.0),
     Measure(
         "oscr",
         "OSCR",
-        "Known images both accepted and named right, over the unknown accepted: area, at most "
-        "the top-1.",
+        "Area under the rate of known images accepted and rightly named, over the unknown "
+        "accepted; at most the top-1.",
     ),
     Measure(
         "ccr5",
         "CCR@5",
-        "Share of the known images accepted and named right where at most 5 % of the unknown "
-        "are accepted.",
+        "Fraction of the known images accepted and rightly named where at most 5 % of the "
+        "unknown are accepted.",
         percent=True,
     ),
 )
+BY_KEY = {measure.key: measure for measure in (*CLOSED, *OPEN)}
 
 
 def percent(value: float | None) -> str:
-    """A share as a percentage, one decimal; a dash where there is none."""
+    """A fraction as a percentage, one decimal; a dash where there is none."""
     return MISSING if value is None else f"{100 * value:.1f}{NARROW}%"
 
 
 def whole_percent(value: float) -> str:
-    """A round share as a percentage."""
+    """A round fraction as a percentage."""
     return f"{100 * value:g}{NARROW}%"
 
 
 def plain(value: float | None) -> str:
-    """A value in [0, 1] with three decimals; a dash where there is none."""
+    """A value with three decimals; a dash where there is none."""
     return MISSING if value is None else f"{value:.3f}"
 
 
 def finite(value: float) -> float | None:
-    """The value, or None where it is not a number."""
+    """The value, or None where it is not a finite number."""
     return value if math.isfinite(value) else None
 
 
@@ -138,24 +144,47 @@ def pair(ends: Sequence[float | None] | None) -> tuple[float, float] | None:
 
 
 def interval_text(measure: Measure, figure: Figure) -> str:
-    """The interval as text, without its unit where that is said once; empty if there is none."""
+    """The interval as text; empty if there is none."""
     if figure.ends is None:
         return ""
+    if figure.no_spread:
+        return NO_SPREAD
     low, high = figure.ends
     if measure.percent:
         return f"{100 * low:.1f}–{100 * high:.1f}{NARROW}%"
     return f"{low:.3f}–{high:.3f}"
 
 
+def interval_words(measure: Measure, figure: Figure) -> str:
+    """The interval in brackets for a sentence; empty if there is none."""
+    if figure.ends is None:
+        return ""
+    if figure.no_spread:
+        return " (no interval: all bootstrap resamples gave this value)"
+    return f" (95{NARROW}% interval {interval_text(measure, figure)})"
+
+
 def against_chance(figure: Figure, chance: float) -> str:
-    """In words, how a figure for which more is better stands to guessing."""
+    """In words, how a figure for which more is better compares with guessing."""
     if figure.value is None:
         return "could not be computed"
     if figure.ends is None:
-        return "without an interval, so nothing says whether that differs from guessing"
+        return "no interval, so a difference from guessing cannot be tested"
     low, high = figure.ends
     if low > chance:
         return "better than guessing"
     if high < chance:
         return "worse than guessing"
-    return "no better than guessing, as far as these images can tell"
+    return "not distinguishable from guessing on these images"
+
+
+def enumerate_words(names: Sequence[str]) -> str:
+    """Names in a sentence: a, b and c."""
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def counted(count: int, singular: str, plural: str | None = None) -> str:
+    """A number with its noun."""
+    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"

@@ -1,40 +1,70 @@
-"""The report page: one HTML file about one run, which needs nothing but itself."""
+"""The report page: one self-contained HTML file about one run, or several runs side by side."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from leakcache.errors import RunError
 from leaknet.files import write_text
-from leaknet.report.html import Html, Section, element, join
-from leaknet.report.run_data import ScoredRun
-from leaknet.report.sections.caveats import reading_section
-from leaknet.report.sections.closed_set import closed_section
-from leaknet.report.sections.open_set import open_section
-from leaknet.report.sections.pca_map import map_section
-from leaknet.report.sections.provenance import provenance_section
-from leaknet.report.sections.summary import head
-from leaknet.report.sections.training import attention_section, training_section
+from leaknet.report import metric_labels as labels
+from leaknet.report.html import number
+from leaknet.report.metric_labels import BY_KEY, CLOSED, OPEN, Figure, Measure
+from leaknet.report.related import Related, find_related
+from leaknet.report.run_data import ALPHA, ScoredRun
+from leaknet.report.sections.branches import branches
+from leaknet.report.sections.caveats import caveats
+from leaknet.report.sections.closed_set import closed_set
+from leaknet.report.sections.comparison import comparison
+from leaknet.report.sections.open_set import open_set
+from leaknet.report.sections.pca_map import pca_map
+from leaknet.report.sections.provenance import provenance
+from leaknet.report.sections.summary import summary
+from leaknet.report.sections.training import training
+from leaknet.training.run_folder import RunFolder
 
-FILE = "report.html"
-_STYLE = Path(__file__).with_name("style.css")
+COMPARISON = "comparison.html"
+HEAT_LEVELS = 10
 
 
-def write_page(run: Path, out: Path | None = None) -> Path:
-    """Write the report of a scored run; equal runs give equal bytes.
+@dataclass(frozen=True)
+class Section:
+    """One section of a page.
+
+    Attributes:
+        key: its anchor, and the name of its template.
+        nav: heading in a word or two, for the table of contents.
+        title: its heading.
+        content: values for its template.
+    """
+
+    key: str
+    nav: str
+    title: str
+    content: dict[str, Any]
+
+
+def write_page(runs: Sequence[Path], out: Path | None = None) -> Path:
+    """Write the report of a scored run, or of several side by side; equal runs give equal bytes.
 
     Args:
-        run: its folder, the only thing that is read.
-        out: the file; `report.html` in the run folder where none is given.
+        runs: folders of one run or more.
+        out: the file; by default `report.html` in the run, or `comparison.html` beside the first.
 
     Returns:
         The file written.
 
     Raises:
-        RunError: the run has not been scored or is damaged, or the file cannot be written.
+        RunError: a run has not been scored or is damaged, or the file cannot be written.
     """
-    page = out or run / FILE
-    content = render(ScoredRun.read(run))
+    first = runs[0]
+    page = out or (RunFolder(first).report if len(runs) == 1 else first.parent / COMPARISON)
+    read = [ScoredRun.read(run) for run in runs]
+    content = render(read[0]) if len(read) == 1 else render_comparison(read)
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -44,43 +74,91 @@ def write_page(run: Path, out: Path | None = None) -> Path:
 
 
 def render(run: ScoredRun) -> str:
-    """The page as text."""
+    """The page of one run as text."""
+    related = find_related(run)
+    return (
+        _environment()
+        .get_template("run.html")
+        .render(
+            title=run.name,
+            version=run.versions.get("leaknet", ""),
+            run=run,
+            summary=summary(run),
+            sections=_sections(run, related),
+        )
+    )
+
+
+def _sections(run: ScoredRun, related: Related) -> list[Section]:
     sections = [
-        closed_section(run),
-        open_section(run),
-        reading_section(run),
-        training_section(run),
-        attention_section(run),
-        map_section(run),
-        provenance_section(run),
+        Section("closed", "Known", "Known generators: which one?", closed_set(run)),
+        Section("open", "Unknown", "Unknown generators: are they detected?", open_set(run)),
+        Section("reading", "Reading", "How to read these figures", caveats(run, related)),
+        Section("branches", "Evidence", "What the run reads", branches(run)),
+        Section("training", "Training", "Training", training(run)),
+        Section("map", "Map", "Map of the embeddings", pca_map(run)),
     ]
-    body = element(
-        "body",
-        _contents(sections),
-        element("main", head(run), [section.render() for section in sections]),
-        _foot(run),
+    if related.tables:
+        tables = {"tables": related.tables}
+        sections.append(Section("related", "More results", "More results on this data", tables))
+    sections.append(Section("provenance", "Provenance", "Provenance", provenance(run)))
+    return sections
+
+
+def render_comparison(runs: Sequence[ScoredRun]) -> str:
+    """The page of several runs as text."""
+    content = comparison(runs)
+    sections = [
+        Section("side", "Metrics", "Metrics", content),
+        Section("generators", "Generators", "Each generator", content),
+        Section("settings", "Settings", "Settings that differ", content),
+    ]
+    return (
+        _environment()
+        .get_template("compare.html")
+        .render(
+            title=", ".join(content["labels"]),
+            version=runs[0].versions.get("leaknet", ""),
+            runs=runs,
+            it=content,
+            sections=sections,
+        )
     )
-    return "<!doctype html>\n" + element("html", _head(run), body, lang="en") + "\n"
 
 
-def _head(run: ScoredRun) -> Html:
-    return element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", name_="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name_="color-scheme", content="light dark"),
-        element("title", f"{run.name} · leak report"),
-        element("style", Html(_STYLE.read_text(encoding="utf-8"))),
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates"), encoding="utf-8"),
+        autoescape=True,
+        undefined=StrictUndefined,
     )
+    functions = (
+        labels.against_chance,
+        labels.counted,
+        labels.enumerate_words,
+        labels.interval_text,
+        labels.interval_words,
+        labels.percent,
+        labels.plain,
+        labels.whole_percent,
+        number,
+    )
+    environment.globals.update({function.__name__: function for function in functions})
+    environment.globals.update(
+        alpha=ALPHA,
+        all_measures=(*CLOSED, *OPEN),
+        figure_of=Figure,
+        heat=heat,
+        measures=BY_KEY,
+        missing=labels.MISSING,
+        no_spread=labels.NO_SPREAD,
+        weight_measure=Measure("weight", "Weight", "Mean attention weight."),
+    )
+    return environment
 
 
-def _contents(sections: list[Section]) -> Html:
-    links = [element("a", "Answer", href="#summary")]
-    links += [element("a", section.nav, href=f"#{section.key}") for section in sections]
-    return element("nav", links, aria_label="Contents")
-
-
-def _foot(run: ScoredRun) -> Html:
-    version = run.versions.get("leaknet", "")
-    text = join("Written by ", element("code", "leak report"), f", leaknet {version}".rstrip(), ".")
-    return element("footer", element("p", text))
+def heat(fraction: float | None) -> str:
+    """The class that colours a cell by a fraction from 0 to 1."""
+    if fraction is None:
+        return ""
+    return f"heat h{round(HEAT_LEVELS * min(1.0, max(0.0, fraction)))}"

@@ -1,4 +1,4 @@
-"""Everything that a report is made from: the files of one scored run, and nothing else."""
+"""Everything that a report states: the files of one scored run, read and checked."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import json
 import tomllib
 from dataclasses import dataclass
 from functools import cached_property
+from math import floor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from leakcache.errors import RunError
-from leaknet.calibration import Calibration
+from leaknet.calibration import Calibration, conformal_p_values
 from leaknet.calibration.split_half import cut_in_halves
+from leaknet.config import RunConfig
 from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.model.run_record import CONFIG, RunRecord
 from leaknet.scoring.run_embeddings import UNKNOWN
@@ -21,8 +23,83 @@ from leaknet.scoring.score_table import ScoreTable, read_score_table
 from leaknet.training.history import EpochRecord, read_history
 from leaknet.training.run_folder import RunFolder
 
+ALPHA = 0.05
+"""False-alarm rate of the answers that a report counts: the default of `leak score`."""
 _SUMMARIES = ("mean", "worst", "sd", "interval")
 _NEEDED = ("run", "model", "preset", "seed", "images", "validation", "facts")
+
+
+@dataclass(frozen=True)
+class LatentBranch:
+    """What the branch of noisy latents reads.
+
+    Attributes:
+        steps: noise steps t.
+        schedule: of the noise.
+        noise, standardise, attention: whether each is on.
+        dct_size: side of the block of low DCT frequencies; 0 where no DCT map is read.
+        backbone: of the network.
+    """
+
+    steps: tuple[int, ...]
+    schedule: str
+    noise: bool
+    standardise: bool
+    attention: bool
+    dct_size: int
+    backbone: str
+
+    @classmethod
+    def of(cls, config: RunConfig) -> LatentBranch | None:
+        """Of a configuration; None where it has no such branch."""
+        read, model = config.features, config.model
+        if not read.latents:
+            return None
+        return cls(
+            read.timesteps,
+            read.schedule,
+            read.noise,
+            read.standardise,
+            model.attention,
+            0 if read.dct_placement == "none" else read.dct_size,
+            model.backbone,
+        )
+
+
+@dataclass(frozen=True)
+class StatisticsBranch:
+    """What the branch of image statistics reads, besides statistics of the native pixels.
+
+    Attributes:
+        activations: whether it reads statistics of the encoder's activations.
+        degraded: whether it was also fitted to degraded copies of the training images.
+    """
+
+    activations: bool
+    degraded: bool
+
+    @classmethod
+    def of(cls, config: RunConfig) -> StatisticsBranch | None:
+        """Of a configuration; None where it has no such branch."""
+        read = config.features
+        return cls(read.activations, read.degraded) if read.statistics else None
+
+
+LATENT_SETTINGS = (
+    "features.schedule",
+    "features.timesteps",
+    "features.noise",
+    "features.noise_seed",
+    "features.standardise",
+    "features.dct_size",
+    "features.dct_placement",
+    "model.backbone",
+    "model.stem",
+    "model.pretrained",
+    "model.attention",
+    "model.time_dropout",
+)
+"""Settings that only the branch of noisy latents reads."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +107,7 @@ class ScoredRun:
     """A run folder, read.
 
     Attributes:
+        folder: where it is now.
         record: settings, classes and cache.
         versions: of the software that trained it.
         metrics: metrics.json.
@@ -39,6 +117,7 @@ class ScoredRun:
             scored; None where none were kept.
     """
 
+    folder: Path
     record: RunRecord
     versions: dict[str, str]
     metrics: dict[str, Any]
@@ -58,17 +137,27 @@ class ScoredRun:
         table = read_score_table(folder)
         embeddings = _embeddings(folder, metrics["model"], table)
         history = tuple(read_history(folder))
-        return cls(record, _versions(folder), metrics, table, history, embeddings)
+        return cls(folder, record, _versions(folder), metrics, table, history, embeddings)
 
     @property
     def name(self) -> str:
-        """The run's folder at the time of scoring, without what leads to it."""
+        """Name of the run's folder at the time of scoring."""
         return Path(self.metrics["run"]).name
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The known generators."""
         return self.record.classes
+
+    @property
+    def latents(self) -> LatentBranch | None:
+        """The branch of noisy latents; None for a run without it."""
+        return LatentBranch.of(self.record.config)
+
+    @property
+    def statistics(self) -> StatisticsBranch | None:
+        """The branch of image statistics; None for a run without it."""
+        return StatisticsBranch.of(self.record.config)
 
     @property
     def closed(self) -> dict[str, dict[str, Any]]:
@@ -82,7 +171,7 @@ class ScoredRun:
 
     @property
     def chance(self) -> float:
-        """Top-1 of naming the commonest generator of the test fold every time."""
+        """Top-1 of always naming the most frequent generator of the test fold."""
         counts = np.array(self.metrics["closed"]["confusion"]).sum(axis=1)
         return float(counts.max() / counts.sum())
 
@@ -107,22 +196,38 @@ class ScoredRun:
 
     @cached_property
     def calibration(self) -> Calibration | None:
-        """Of the probabilities, as `leak score IMAGE` has it; None without validation prompts."""
-        if self.embeddings is None or self._validation_prompts < 2:
+        """As `leak score IMAGE` uses it; None with fewer than two validation prompt groups."""
+        if self.embeddings is None or self._validation_groups < 2:
             return None
         return Calibration.fit(self.embeddings, [])
 
     @cached_property
     def reference(self) -> np.ndarray | None:
-        """Scores of the validation images that p-values count; None as for `calibration`."""
-        if self.embeddings is None or self._validation_prompts < 2:
+        """Scores of the calibration images, by which p-values rank; None as for `calibration`."""
+        if self.embeddings is None or self._validation_groups < 2:
             return None
         val = self.embeddings.select("val")
         _, calibrating = cut_in_halves(val)
         return self.scores(self.detector, "val")[np.isin(val.hashes, calibrating.hashes)]
 
     @property
-    def _validation_prompts(self) -> int:
+    def threshold(self) -> float | None:
+        """Scores below it have p ≤ α; None where there are too few calibration images for that."""
+        if self.reference is None:
+            return None
+        rank = floor(ALPHA * (len(self.reference) + 1) + 1e-12)
+        return float(np.sort(self.reference)[rank - 1]) if rank else None
+
+    def p_values(self, fold: str, generator: str | None = None) -> np.ndarray | None:
+        """p-value of each image of a fold or generator; None without a calibration."""
+        if self.reference is None:
+            return None
+        scores = self.scores(self.detector, fold, generator)
+        p_values: np.ndarray = conformal_p_values(self.reference, scores)
+        return p_values
+
+    @property
+    def _validation_groups(self) -> int:
         assert self.embeddings is not None
         return len(set(self.embeddings.select("val").groups.tolist()))
 
@@ -169,11 +274,11 @@ def _embeddings(folder: Path, model: str, table: ScoreTable) -> Embeddings | Non
         )
     if not (folder / UNKNOWN).is_file():
         return known
-    strangers = Embeddings.load(folder / UNKNOWN)
-    strangers = strangers.take(~np.isin(strangers.hashes, known.hashes))
+    unknown = Embeddings.load(folder / UNKNOWN)
+    unknown = unknown.take(~np.isin(unknown.hashes, known.hashes))
     scored = table.labels[table.folds == "open"]
-    same = strangers.run == model and np.array_equal(strangers.labels, scored)
-    return concatenate([known, strangers]) if same else known
+    same = unknown.run == model and np.array_equal(unknown.labels, scored)
+    return concatenate([known, unknown]) if same else known
 
 
 def _unreadable(folder: Path, reason: str) -> RunError:

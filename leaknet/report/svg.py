@@ -1,7 +1,7 @@
-"""A small chart: a frame with axes, and what is drawn into it, as inline SVG.
+"""Small charts as inline SVG: a frame with axes, and marks in it.
 
-Colours and fonts come from the page's style sheet by class, so that one drawing serves light,
-dark and paper. Text is text: it can be searched and read aloud, in any script.
+Colours and fonts come from the page's style sheet by class, so that one drawing serves light and
+dark screens and print.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class Axis:
         return cls(label, low, high, ticks)
 
     @classmethod
-    def share(cls, label: str) -> Axis:
+    def fraction(cls, label: str) -> Axis:
         """From 0 to 1."""
         return cls.spanning(label, 0.0, 1.0, count=5)
 
     def part(self, values: Values) -> np.ndarray:
-        """Where values lie, from 0 at the low end to 1 at the high one; clipped to that."""
+        """Positions of values, from 0 at the low end to 1 at the high end; clipped to that."""
         part = (np.asarray(values, dtype=np.float64) - self.low) / (self.high - self.low)
         return np.clip(part, 0.0, 1.0)
 
@@ -62,7 +62,7 @@ class Frame:
     Attributes:
         x, y: the axes.
         width, height: of the whole drawing.
-        left, bottom, top: room for tick texts, labels and words above.
+        left, bottom, top: margins for tick texts, labels and words above.
     """
 
     x: Axis
@@ -117,7 +117,7 @@ class Frame:
         """The whole drawing.
 
         Args:
-            description: what it shows, for those who do not see it.
+            description: its text alternative.
             marks: what lies over the grid, the lowest first.
         """
         size = f"0 0 {self.width} {self.height}"

@@ -156,8 +156,14 @@ def judge_run(
     rows = known if strangers is None else concatenate([known, strangers])
     columns = [scorers.naming, *scorers.detectors]
     write_score_table(run.path, rows, {d.name: d.score_samples(rows) for d in columns})
-    write_json(run.metrics, scores.as_dict())
+    _write_metrics(run, scores.as_dict())
     return scores
+
+
+def _write_metrics(run: RunFolder, metrics: dict[str, Any]) -> None:
+    """Write metrics.json, and remove the report of the metrics before."""
+    write_json(run.metrics, metrics)
+    run.report.unlink(missing_ok=True)
 
 
 def prepare_run(folder: Path, closed: Cache, device: torch.device = CPU) -> ClosedSummary:
@@ -190,7 +196,7 @@ def prepare_run(folder: Path, closed: Cache, device: torch.device = CPU) -> Clos
         "seed": model.config.train.seed,
         "validation": validation.as_dict(),
     }
-    write_json(run.metrics, metrics)
+    _write_metrics(run, metrics)
     return validation
 
 

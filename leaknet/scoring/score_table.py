@@ -25,10 +25,11 @@ class ScoreTable:
     """The columns of `scores.csv`.
 
     Attributes:
-        labels, folds, predicted: text, one per image.
+        paths, labels, folds, predicted: text, one per image.
         scores: by detector, higher = more like the known.
     """
 
+    paths: Shaped[np.ndarray, " image"]
     labels: Shaped[np.ndarray, " image"]
     folds: Shaped[np.ndarray, " image"]
     predicted: Shaped[np.ndarray, " image"]
@@ -69,6 +70,7 @@ def read_score_table(run: Path) -> ScoreTable:
         return np.array([row[name] for row in rows])
 
     return ScoreTable(
+        column("path"),
         column("label"),
         column("fold"),
         column("predicted"),

@@ -61,6 +61,11 @@ class RunFolder:
         return self.path / "metrics.json"
 
     @property
+    def report(self) -> Path:
+        """Page of `leak report`; removed where the metrics that it shows are written again."""
+        return self.path / "report.html"
+
+    @property
     def scorers(self) -> Path:
         """Fitted detectors."""
         return self.path / "scorers.safetensors"

@@ -1,31 +1,21 @@
-"""Closed set: which of the known generators made the image, and where that goes wrong."""
+"""Known generators: metrics of both scorers, confusion, ROC, each generator, calibration."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
-from leaknet.report.html import (
-    LEGEND,
-    Html,
-    Section,
-    cell,
-    code,
-    element,
-    folded,
-    heading,
-    heat_class,
-    join,
-    measured,
-    paragraph,
-    row_name,
-    strip,
-    table,
-)
-from leaknet.report.metric_labels import CLOSED, MISSING, Figure, Measure, finite, percent, plain
+from leaknet.metrics.closed_set import correct, log_odds
+from leaknet.metrics.roc import roc
+from leaknet.report.html import Html
+from leaknet.report.metric_labels import CLOSED, Figure, Measure, finite
 from leaknet.report.run_data import ScoredRun
+from leaknet.report.sections.curves import Curves, roc_curves
+from leaknet.report.svg import Axis, Frame
 
+BINS = 10
 _SCORERS = {
     "prototype": ("Prototypes", "test images"),
     "mahalanobis": ("Mahalanobis distance", "test images"),
@@ -33,39 +23,21 @@ _SCORERS = {
 }
 
 
-def closed_section(run: ScoredRun) -> Section:
-    """Figures of both scorers, the confusion matrix, and each generator by itself."""
-    body = join(
-        paragraph(
-            "Two ways of naming the generator from one embedding: the nearest learned "
-            "prototype, and the diagonal Mahalanobis distance to each generator's training "
-            "images. The epoch was chosen on the validation images, so their figures may "
-            "flatter; the test images had no say in anything."
-        ),
-        _scorers(run),
-        heading("Who is taken for whom"),
-        _confusion_text(),
-        confusion_table(run.closed["prototype"]),
-        folded(
-            "The same matrix for the Mahalanobis distance",
-            confusion_table(run.closed["mahalanobis"]),
-        ),
-        heading("Each generator by itself"),
-        _generators(run),
-        heading("How far its probabilities hold"),
-        _calibration(run),
-    )
-    return Section("closed", "Known generators: which one?", "Known", body)
-
-
-def _scorers(run: ScoredRun) -> Html:
-    headings = ["Scorer", *(_explained(measure) for measure in CLOSED)]
-    rows = []
-    for key, group in run.closed.items():
-        name, images = _SCORERS[key]
-        cells = [measured(m, Figure.of(group, m.key), _chance(run, m)) for m in CLOSED]
-        rows.append([row_name(name, images), *cells])
-    return join(table(headings, rows), LEGEND, _definitions())
+def closed_set(run: ScoredRun) -> dict[str, Any]:
+    """Everything that the section shows."""
+    return {
+        "measures": CLOSED,
+        "scorers": [
+            (*_SCORERS[key], [(m, Figure.of(group, m.key), _chance(run, m)) for m in CLOSED])
+            for key, group in run.closed.items()
+        ],
+        "confusion": confusion(run.closed["prototype"]),
+        "confusion_mahalanobis": confusion(run.closed["mahalanobis"]),
+        "curves": _curves(run),
+        "generators": _generators(run),
+        "calibration": _calibration(run),
+        "reliability": _reliability(run),
+    }
 
 
 def _chance(run: ScoredRun, measure: Measure) -> float | None:
@@ -75,108 +47,95 @@ def _chance(run: ScoredRun, measure: Measure) -> float | None:
     return 1 / present if measure.key == "balanced" else measure.chance
 
 
-def _explained(measure: Measure) -> Html:
-    return element("abbr", measure.name, title=measure.meaning)
-
-
-def _definitions() -> Html:
-    items = [join(element("dt", m.name), element("dd", m.meaning)) for m in CLOSED]
-    return folded("What these figures are", element("dl", items))
-
-
-def _confusion_text() -> Html:
-    return paragraph(
-        "Rows: the generator that made the image. Columns: the one that was named. Each cell "
-        "counts test images and is coloured by its share of the row, so that the diagonal shows "
-        "how often each generator is recognised."
-    )
-
-
-def confusion_table(group: dict[str, Any]) -> Html:
-    """Counts by true (row) and named (column) generator, coloured by their share of the row."""
+def confusion(group: dict[str, Any]) -> list[tuple[str, list[tuple[int, int, str]]]]:
+    """By true generator: the count, total and named generator of each cell."""
     classes = group["classes"]
-    counts = np.array(group["confusion"])
-    headings = ["made by ↓ · named →", *(element("span", name, title=name) for name in classes)]
-    rows = []
-    for name, row in zip(classes, counts, strict=True):
-        total = row.sum()
-        shares = row / total if total else np.zeros(len(row))
-        cells = [
-            element(
-                "td",
-                str(count),
-                class_=heat_class(share) if count else "none",
-                title=f"{name} named {other}: {count} of {total}",
-            )
-            for count, share, other in zip(row.tolist(), shares.tolist(), classes, strict=True)
-        ]
-        rows.append([row_name(name), *cells])
-    return table(headings, rows, class_="confusion" + (" dense" if len(classes) > 15 else ""))
-
-
-def _generators(run: ScoredRun) -> Html:
-    areas = run.closed["prototype"]["per_class_auc"]
-    order = sorted(run.closed["prototype"]["classes"], key=lambda name: -(areas[name] or 0))
-    headings = [
-        "Generator",
-        "Test images",
-        "AUC",
-        "AUC, Mahalanobis",
-        "Recognised",
-        "Trusted",
-        "Most often taken for",
-    ]
-    return join(
-        paragraph(
-            "AUC: how well its images are ranked above those of all other known generators "
-            "(0.5 is guessing). Recognised: share of its images that are named right. Trusted: "
-            "of the images given its name, the share that is its own."
-        ),
-        table(headings, [_generator(run, name) for name in order], class_="compact"),
-    )
-
-
-def _generator(run: ScoredRun, name: str) -> list[Html]:
-    group = run.closed["prototype"]
-    place = group["classes"].index(name)
-    counts = group["confusion"]
-    own, made, named = counts[place][place], sum(counts[place]), sum(row[place] for row in counts)
-    area = group["per_class_auc"][name]
     return [
-        row_name(name),
-        cell(str(made)),
-        element(
-            "td",
-            element("span", plain(area), class_="value"),
-            strip(Figure(area), 0.5),
-            class_="number",
-        ),
-        cell(plain(run.closed["mahalanobis"]["per_class_auc"][name])),
-        cell(percent(own / made) if made else MISSING),
-        cell(percent(own / named) if named else MISSING),
-        cell(_mistaken_for(counts[place], place, group["classes"]), class_="words"),
+        (name, [(count, sum(row), other) for count, other in zip(row, classes, strict=True)])
+        for name, row in zip(classes, group["confusion"], strict=True)
     ]
 
 
-def _mistaken_for(row: list[int], own: int, classes: list[str]) -> str:
-    others = [0 if place == own else count for place, count in enumerate(row)]
-    most = max(others)
-    return f"{classes[others.index(most)]} ({most})" if most else MISSING
+def _curves(run: ScoredRun) -> Curves | None:
+    """ROC of each known generator against all others, on the test images."""
+    if run.embeddings is None:
+        return None
+    test = run.embeddings.select("test")
+    odds, curves = log_odds(test.logits), {}
+    for c, name in enumerate(test.classes):
+        own = test.targets == c
+        if own.any() and not own.all():
+            curves[name] = roc(odds[own, c], odds[~own, c])
+    areas = {name: float(run.closed["prototype"]["per_class_auc"][name] or 0) for name in curves}
+    axes = "other generators' images above", "own images above"
+    return roc_curves(curves, areas, axes, "ROC curve of each known generator against the others")
 
 
-def _calibration(run: ScoredRun) -> Html:
-    if run.calibration is None:
-        return paragraph(
-            "The run holds no embeddings of two or more validation prompts, so its "
-            "probabilities cannot be calibrated: do not take them at their word."
+def _generators(run: ScoredRun) -> list[dict[str, Any]]:
+    """One row a generator, the largest AUC first."""
+    group, other = run.closed["prototype"], run.closed["mahalanobis"]
+    rows = []
+    for index, name in enumerate(group["classes"]):
+        counts = group["confusion"]
+        own, made = counts[index][index], sum(counts[index])
+        named = sum(row[index] for row in counts)
+        wrong = [0 if i == index else count for i, count in enumerate(counts[index])]
+        most = max(wrong)
+        rows.append(
+            {
+                "name": name,
+                "images": made,
+                "auc": group["per_class_auc"][name],
+                "auc_mahalanobis": other["per_class_auc"][name],
+                "recall": own / made if made else None,
+                "precision": own / named if named else None,
+                "mistaken": f"{group['classes'][wrong.index(most)]} ({most})" if most else "",
+            }
         )
+    return sorted(rows, key=lambda row: -(row["auc"] or 0))
+
+
+def _calibration(run: ScoredRun) -> dict[str, Any] | None:
+    if run.calibration is None:
+        return None
     facts = run.calibration.facts
-    return paragraph(
-        f"Chosen on one half of the validation prompts, the temperature is "
-        f"{run.calibration.temperature:.2f}. On the other half it takes the calibration error "
-        f"from {plain(facts['ece_before'])} to {plain(facts['ece_after'])}; ",
-        code("leak score IMAGE"),
-        " states probabilities at that temperature. Its likelihood ratios cost "
-        f"{plain(finite(facts['cllr']))} bits (Cllr, where 0 is perfect and 1 says nothing), of "
-        f"which {plain(finite(facts['min_cllr']))} is what no calibration could save.",
+    return {
+        "temperature": run.calibration.temperature,
+        **{key: finite(facts[key]) for key in ("ece_before", "ece_after", "cllr", "min_cllr")},
+    }
+
+
+def _reliability(run: ScoredRun) -> tuple[Html, list[tuple[str, int, float, float]]] | None:
+    """Fraction right by stated probability on the test images, and the bins as rows."""
+    if run.calibration is None or run.embeddings is None:
+        return None
+    test = run.embeddings.select("test")
+    right = correct(test.logits, test.targets)
+    frame = Frame(
+        Axis.fraction("stated probability"), Axis.fraction("fraction right"), width=400, height=330
     )
+    marks: list[Html | None] = [frame.line([0, 1], [0, 1], "chance")]
+    raw = softmax(test.logits.astype(np.float64), axis=1).max(axis=1)
+    calibrated = np.exp(run.calibration.log_probabilities(test)).max(axis=1)
+    bins: list[tuple[str, int, float, float]] = []
+    for probability, class_ in ((raw, "c1"), (calibrated, "c0")):
+        bins = _bins(probability, right)
+        points = np.array([(mean, share) for _, _, mean, share in bins])
+        marks += [frame.line(points[:, 0], points[:, 1], class_)]
+        marks += [frame.dots(points, f"{class_} mark")]
+    drawing = frame.draw("Fraction of right answers by stated probability", *marks)
+    return drawing, bins
+
+
+def _bins(probability: np.ndarray, right: np.ndarray) -> list[tuple[str, int, float, float]]:
+    """Range, images, mean probability and fraction right of each bin that holds images."""
+    index = np.minimum((probability * BINS).astype(int), BINS - 1)
+    return [
+        (
+            f"{b / BINS:.1f}–{(b + 1) / BINS:.1f}",
+            int((index == b).sum()),
+            float(probability[index == b].mean()),
+            float(right[index == b].mean()),
+        )
+        for b in np.unique(index).tolist()
+    ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from pathlib import Path
 
 import pytest
 from audit_images import plain
@@ -10,10 +12,15 @@ from click.testing import CliRunner
 
 from leakcache.errors import ConfigError, DataError
 from leaknet.commands.audit import audit
+from leaknet.commands.defaults import Settings
 
 
 def run(*arguments):
-    return CliRunner().invoke(audit, [*map(str, arguments)], catch_exceptions=False)
+    with tempfile.TemporaryDirectory() as caches:
+        settings = Settings({}, Path(caches))
+        return CliRunner().invoke(
+            audit, [*map(str, arguments)], obj=settings, catch_exceptions=False
+        )
 
 
 def wider(label, number, image):

@@ -37,13 +37,16 @@ class Node:
         """Texts of the cells of the table body within."""
         body = self.one("tbody")
         return [
-            [cell.text for cell in row.children if isinstance(cell, Node)] for row in body.all("tr")
+            [" ".join(cell.text.split()) for cell in row.children if isinstance(cell, Node)]
+            for row in body.all("tr")
         ]
 
     def _has(self, wanted: dict[str, str]) -> bool:
         classes = self.attributes.get("class", "").split()
         return all(
-            value in classes if key == "class_" else self.attributes.get(key) == value
+            value in classes
+            if key == "class_"
+            else self.attributes.get(key.replace("_", "-")) == value
             for key, value in wanted.items()
         )
 

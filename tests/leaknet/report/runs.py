@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from leakcache.encoder.autoencoder import AutoencoderIdentity
 from leakcache.images.decode import Preprocessing
 from leakcache.store.manifest import Encoding
+from leaknet.config import RunConfig, preset
 from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.detectors import Detector, GlobalKDE, MaxLogit
 from leaknet.model.protoleaknet import WEIGHTS, ProtoLeakNet
@@ -45,7 +46,9 @@ class Recipe:
         kinds: detectors.
         epochs: of the history; 0 leaves the file out.
         apart: distance between generators in deviations.
-        keep_strangers: whether the embeddings of the unknown images were kept.
+        preset: whose branches the run has.
+        cache: what it was trained on.
+        keep_unknown: whether the embeddings of the unknown images were kept.
     """
 
     classes: Sequence[str] = ("ada", "bob", "cyd")
@@ -56,28 +59,44 @@ class Recipe:
     kinds: Sequence[type[Detector]] = (GlobalKDE, MaxLogit)
     epochs: int = 3
     apart: float = 0.5
-    keep_strangers: bool = False
+    preset: str = "paper"
+    cache: CacheIdentity = CACHE
+    keep_unknown: bool = False
 
 
 def write_run(folder: Path, recipe: Recipe) -> Path:
     """Write all that training and scoring would have written."""
     folder.mkdir(parents=True)
-    record = RunRecord(tiny_config(*recipe.overrides), tuple(recipe.classes), SHAPE, CACHE)
+    config = _config(recipe)
+    record = RunRecord(config, tuple(recipe.classes), SHAPE, recipe.cache)
     record.write(folder)
     save_file({"weights": torch.zeros(1)}, folder / WEIGHTS)
     if recipe.epochs:
         write_history(folder, _history(recipe.epochs))
-    run = RunFolder(folder)
+    score_again(folder, recipe)
+    return folder
+
+
+def _config(recipe: Recipe) -> RunConfig:
+    small = tiny_config(*recipe.overrides)
+    if recipe.preset == "paper":
+        return small
+    full = preset(recipe.preset)
+    return replace(full, model=small.model, train=small.train)
+
+
+def score_again(folder: Path, recipe: Recipe) -> None:
+    """Write all that scoring would have written."""
+    run, record = RunFolder(folder), RunRecord.read(folder)
     folds = [_embeddings(recipe, fold, run.fingerprint()) for fold in ("train", "val", "test")]
     known = concatenate(folds)
-    strangers = _embeddings(recipe, "open", run.fingerprint()) if recipe.unknown else None
+    unknown = _embeddings(recipe, "open", run.fingerprint()) if recipe.unknown else None
     kinds = recipe.kinds if recipe.unknown else ()
     model = ProtoLeakNet(record.config, record.classes, SHAPE)
-    judge_run(run, model, known, strangers, fit_run(run, known, kinds))
+    judge_run(run, model, known, unknown, fit_run(run, known, kinds))
     known.save(run.embeddings)
-    if recipe.keep_strangers and strangers is not None:
-        strangers.save(folder / UNKNOWN)
-    return folder
+    if recipe.keep_unknown and unknown is not None:
+        unknown.save(folder / UNKNOWN)
 
 
 def _embeddings(recipe: Recipe, fold: str, run: str) -> Embeddings:

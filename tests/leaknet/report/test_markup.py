@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leaknet.report.html import Html, element, join, number
+from leaknet.report.html import Html, element, number
 from tests.leaknet.report.parsed import parse
 
 # Neither a form feed nor a lone carriage return survives any HTML parser.
@@ -26,7 +26,7 @@ def test_any_text_comes_back_as_it_was(inside: str, title: str) -> None:
 def test_markup_is_not_escaped_twice() -> None:
     inner = element("b", "a & b")
     assert element("p", [inner, "<"]) == "<p><b>a &amp; b</b>&lt;</p>"
-    assert join(Html("<hr>"), None, "&") == "<hr>&amp;"
+    assert element("p", Html("<hr>"), None, "&") == "<p><hr>&amp;</p>"
 
 
 def test_attributes_are_named_as_in_html() -> None:

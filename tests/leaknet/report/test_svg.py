@@ -43,7 +43,7 @@ def test_tick_texts_tell_their_places() -> None:
 
 
 def test_points_lie_where_the_axes_say() -> None:
-    frame = Frame(Axis.share("x"), Axis.share("y"))
+    frame = Frame(Axis.fraction("x"), Axis.fraction("y"))
     drawing = parse(frame.draw("a line", frame.line([0, 0.5, 1], [0, 1, 0.5], "c0")))
     path = drawing.one("path", class_="c0").attributes["d"]
     points = np.array(re.findall(r"[\d.]+", path), dtype=float).reshape(-1, 2)

@@ -1,0 +1,174 @@
+"""Other results on a run's data, found beside it: audits, evaluations, ablations, benchmarks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from leakcache.store.manifest import FILE as MANIFEST
+from leaknet.report.metric_labels import BY_KEY, Figure, Measure
+from leaknet.report.run_data import ScoredRun
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table of figures, and a note beside its name."""
+
+    name: str
+    figures: tuple[Figure, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of figures.
+
+    Attributes:
+        title: what it compares.
+        first: heading of the first column.
+        measures: of the other columns.
+        rows: in order.
+        notes: sentences to read with it.
+        source: the file it was read from.
+    """
+
+    title: str
+    first: str
+    measures: tuple[Measure, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+    source: str
+
+
+@dataclass(frozen=True)
+class Related:
+    """Results on the same data.
+
+    Attributes:
+        audits: `Audit.as_dict` of each audit.
+        tables: of evaluations, ablations and benchmarks.
+    """
+
+    audits: tuple[dict[str, Any], ...] = ()
+    tables: tuple[Table, ...] = field(default=())
+
+
+def find_related(run: ScoredRun) -> Related:
+    """Results whose files name the run's cache (or, for benchmarks, its known generators)."""
+    if run.record.cache is None:
+        return Related()
+    cache = Path(run.record.cache.folder)
+    audits, tables = list(_audits(cache)), list[Table]()
+    places = [run.folder.resolve().parent, *run.folder.resolve().parents[1:3]]
+    files = sorted({file for place in places for file in place.glob("*/*.json")})
+    for file in files:
+        content = _read(file)
+        name = f"{file.parent.name}/{file.name}"
+        if "protocol" in content and _same(content["protocol"].get("cache"), cache):
+            tables += _evaluation(content, name)
+            audits += [content["controls"]["audit"]] if content["controls"].get("audit") else []
+        elif "ablation" in content and _same(content.get("cache"), cache):
+            tables.append(_ablation(content, name))
+        elif file.name == "bench.json" and content.get("classes") == list(run.classes):
+            tables += _benchmark(content, name)
+    return Related(tuple(audits), tuple(tables))
+
+
+def audit_file(caches: Path, root: Path, canonical: int | None) -> Path:
+    """Where the audit of a data root is kept."""
+    form = f"-canonical{canonical}" if canonical else ""
+    return caches / f"audit-{root.resolve().name}{form}.json"
+
+
+def _audits(cache: Path) -> Iterator[dict[str, Any]]:
+    """Audits of the data of a cache, on the form that was encoded; none if the cache is gone."""
+    manifest = _read(cache / MANIFEST)
+    if "data" not in manifest:
+        return
+    preprocessing = manifest.get("encoding", {}).get("preprocessing", {})
+    canonical = preprocessing.get("canonical_size") if preprocessing.get("canonical") else None
+    audit = _read(audit_file(cache.parent.parent, Path(manifest["data"]), canonical))
+    if audit and Path(audit["data"]).resolve() == Path(manifest["data"]).resolve():
+        yield audit
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _same(given: Any, cache: Path) -> bool:
+    return given is not None and Path(given).resolve() in (cache.resolve(), cache.parent.resolve())
+
+
+def _measures(*keys: str) -> tuple[Measure, ...]:
+    return tuple(BY_KEY[key] for key in keys)
+
+
+def _row(name: str, group: dict[str, Any], ends: dict[str, Any], *keys: str, note: str = "") -> Row:
+    figures = {**group, "interval": ends}
+    return Row(name, tuple(Figure.of(figures, key) for key in keys), note)
+
+
+def _evaluation(content: dict[str, Any], source: str) -> Iterator[Table]:
+    """Means over seeds, and the generators left out in turn."""
+    seeds = content["protocol"]["seeds"]
+    preset = content["protocol"]["config"]["preset"]
+    notes = (f"Preset {preset}, mean over {len(seeds)} seeds; 95 % intervals over images.",)
+    keys = ("top1", "balanced", "macro_auc", "ece")
+    closed = content["closed"]
+    rows = [_row("prototypes, test", closed, closed["interval"], *keys)]
+    rows += [_row("Mahalanobis, test", *_pair(closed["mahalanobis"]), *keys)]
+    yield Table(
+        "Known generators over seeds", "Scorer", _measures(*keys), tuple(rows), notes, source
+    )
+    titles = {"open": "Unknown generators over seeds", "leave_out": "Generators left out in turn"}
+    for key, title in titles.items():
+        if key in content:
+            yield _open_table(content[key], title, notes, source)
+
+
+def _pair(group: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    return group, group.get("interval") or {}
+
+
+def _open_table(group: dict[str, Any], title: str, notes: tuple[str, ...], source: str) -> Table:
+    keys = ("auroc", "fpr95", "eer", "ovl")
+    ends = group.get("interval") or {}
+    skipped = {"sd", "interval", "closed"}
+    names = [n for n, v in group.items() if isinstance(v, dict) and n not in skipped]
+    order = sorted(names, key=lambda n: (n not in ("mean", "worst"), n))
+    rows = tuple(_row(n, group[n], ends.get(n) or {}, *keys) for n in order if "auroc" in group[n])
+    return Table(title, "Generator", _measures(*keys), rows, notes, source)
+
+
+def _ablation(content: dict[str, Any], source: str) -> Table:
+    keys = [k for k in BY_KEY if any(row.get(k) is not None for row in content["rows"])]
+    rows = tuple(
+        _row(row["name"], *_pair(row), *keys, note=row["reason"] or "") for row in content["rows"]
+    )
+    notes = (f"Mean over {len(content['seeds'])} seeds; 95 % intervals over images.",)
+    title = f"Ablation {content['ablation']}: {content['title']}"
+    return Table(title, "Row", _measures(*keys), rows, notes, source)
+
+
+def _benchmark(content: dict[str, Any], source: str) -> Iterator[Table]:
+    """Methods by degradation step: robustness, where there is more than one step."""
+    keys = ("top1", "macro_auc", "open_auroc")
+    measures = (*_measures("top1", "macro_auc"), BY_KEY["auroc"])
+    limit = content.get("limit")
+    notes = ["Step 0: images as they are; steps 1 to 3: degraded copies, each stronger."]
+    notes += [f"At most {limit} images of each fold: not the figures above."] if limit else []
+    for step in content["steps"]:
+        rows = tuple(
+            _row(row["method"], *_pair(row), *keys, note=row["reason"] or "")
+            for row in content["rows"]
+            if row["step"] == step
+        )
+        yield Table(f"Methods, step {step}", "Method", measures, rows, tuple(notes), source)

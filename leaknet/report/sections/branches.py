@@ -1,0 +1,65 @@
+"""What the run reads: its branches, what each is worth alone, and how noise steps are weighted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from leaknet.report.metric_labels import CLOSED, Figure
+from leaknet.report.run_data import ScoredRun
+
+SLIGHT = 0.02
+"""A smaller difference in weight is not worth a sentence."""
+_NAMES = {"latents": "Noisy latents alone", "statistics": "Statistics alone"}
+
+
+def branches(run: ScoredRun) -> dict[str, Any]:
+    """Branches with their figures; the attention of a run that weights several noise steps."""
+    return {"alone": _alone(run), "measures": CLOSED[:3], "attention": _attention(run)}
+
+
+def _alone(run: ScoredRun) -> list[tuple[str, float | None, list[Figure]]]:
+    """Each branch alone and both together, with its weight; empty for a run of one branch."""
+    found = run.metrics.get("branches") or {}
+    names = [name for name in _NAMES if name in found]
+    if len(names) < 2:
+        return []
+    weights = found.get("weights") or {}
+    rows = [(_NAMES[name], weights.get(name), found[name]) for name in names]
+    both: tuple[str, float | None, dict[str, Any]] = ("Both", None, run.closed["prototype"])
+    return [
+        (name, weight, [Figure.of(group, m.key) for m in CLOSED[:3]])
+        for name, weight, group in (*rows, both)
+    ]
+
+
+def _attention(run: ScoredRun) -> dict[str, Any] | None:
+    """Mean weight and middle 80 % of the images, by set of images and step."""
+    branch, embeddings = run.latents, run.embeddings
+    if branch is None or not branch.attention or len(branch.steps) < 2 or embeddings is None:
+        return None
+    test, unknown = embeddings.select("test"), embeddings.select("open")
+    sets = [("All test images", test.attention)]
+    sets += [(name, test.attention[test.labels == name]) for name in embeddings.classes]
+    sets += [
+        (f"{name} (unknown)", unknown.attention[unknown.labels == name])
+        for name in np.unique(unknown.labels).tolist()
+    ]
+    mean = test.attention.mean(axis=0)
+    uneven = float(np.abs(mean - 1 / len(branch.steps)).max()) >= SLIGHT
+    return {
+        "rows": [(name, _weights(values)) for name, values in sets if len(values)],
+        "headings": [f"t = {step}" for step in branch.steps],
+        "even": 1 / len(branch.steps),
+        "heaviest": branch.steps[int(mean.argmax())] if uneven else None,
+        "weight": float(mean.max()),
+        "varies": float(test.attention.std(axis=0).max()) >= SLIGHT,
+    }
+
+
+def _weights(values: np.ndarray) -> list[Figure]:
+    low, high = np.quantile(values, (0.1, 0.9), axis=0)
+    means = values.mean(axis=0)
+    ends = zip(means.tolist(), low.tolist(), high.tolist(), strict=True)
+    return [Figure(mean, (a, b)) for mean, a, b in ends]
