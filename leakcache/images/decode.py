@@ -24,6 +24,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from leakcache.errors import ImageError
+from leakcache.images.mend import jpeg_endings, mend_png
 from leakcache.images.preprocess import Preprocessing, preprocess, to_unit_range
 
 __all__ = ["PIXEL_LIMIT", "Preprocessing", "decode", "opened", "preprocess", "to_unit_range"]
@@ -80,6 +81,20 @@ def decode(data: bytes, *, least: int = 0) -> Image.Image:
     none of the formats read here, for more than `PIXEL_LIMIT` pixels (found in the header,
     before any pixel is decoded) and for numbers without an agreed range.
     """
+    data = mend_png(data)
+    try:
+        return _decoded(data, least)
+    except ImageError:
+        endings = jpeg_endings(data)
+        if endings is None:
+            raise
+        first, second = (_decoded(ended, least) for ended in endings)
+        if first.tobytes() != second.tobytes():
+            raise
+        return first
+
+
+def _decoded(data: bytes, least: int) -> Image.Image:
     with opened(data) as image:
         if least:
             image.draft(None, (least, least))
@@ -100,7 +115,7 @@ def opened(data: bytes) -> Iterator[ImageFile.ImageFile]:
     if not data:
         raise ImageError("the file is empty (0 bytes)")
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(mend_png(data)), formats=_FORMATS) as image:
             _refuse_bomb(image.size)
             yield image
     except ImageError:

@@ -16,6 +16,7 @@ from jaxtyping import UInt8
 
 from leakcache.errors import ImageError
 from leakcache.images.decode import Preprocessing, decode, preprocess
+from leakcache.images.preprocess import refuse_tiny
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -54,7 +55,9 @@ def load_image(path: Path, preprocessing: Preprocessing, known: Container[str]) 
     if sha256 in known:
         return LoadedImage(sha256, len(data), None, "")
     try:
-        pixels = preprocess(decode(data), preprocessing)
+        image = decode(data)
+        refuse_tiny(image.size, preprocessing)
+        pixels = preprocess(image, preprocessing)
     except ImageError as error:
         return LoadedImage(sha256, len(data), None, str(error))
     return LoadedImage(sha256, len(data), pixels, "")

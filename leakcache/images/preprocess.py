@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
-from leakcache.errors import ConfigError
+from leakcache.errors import ConfigError, ImageError
 from leakcache.images.canonical import SIDE, canonicalise
 from leakcache.images.resize import central, fitted, window
 
@@ -57,6 +57,16 @@ class Preprocessing:
                 f"{self.views} crops of {self.size} from a canonical image of "
                 f"{self.canonical_size} are one and the same: raise --canonical-size"
             )
+
+
+def refuse_tiny(size: tuple[int, int], preprocessing: Preprocessing) -> None:
+    """Refuse an image with fewer pixels than the latent has places: the rest is interpolation.
+
+    Raises ImageError. One rule for images that are trained on and images that are scored.
+    """
+    least = preprocessing.size // GRID
+    if min(size) < least:
+        raise ImageError(f"{size[0]}x{size[1]} is too small: the shorter side needs {least} pixels")
 
 
 def preprocess(

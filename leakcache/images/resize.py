@@ -33,21 +33,28 @@ def centre_square(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size
 def window(
     image: Image.Image, scaled: tuple[int, int], corner: tuple[int, int], size: int
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """What lies at `corner` of the RGB image resized to `scaled`.
+    """The square at `corner` of the RGB image resized to `scaled`."""
+    return rectangle(image, scaled, corner, (size, size))
+
+
+def rectangle(
+    image: Image.Image, scaled: tuple[int, int], corner: tuple[int, int], shape: tuple[int, int]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The part at `corner`, of `shape` (width, height), of the RGB image resized to `scaled`.
 
     Rows are resampled before columns in a call of their own: Pillow picks the order by the
     shape of what it is given, and the order shows in the rounding.
     """
-    left, top = corner
+    (left, top), (width, height) = corner, shape
     if scaled == image.size:
-        return np.asarray(image.crop((left, top, left + size, top + size)))
-    across = _span(left, size, image.width, scaled[0])
-    down = _span(top, size, image.height, scaled[1])
+        return np.asarray(image.crop((left, top, left + width, top + height)))
+    across = _span(left, width, image.width, scaled[0])
+    down = _span(top, height, image.height, scaled[1])
     part = image.crop((across.first, down.first, across.last, down.last))
     rows = (across.start, 0, across.stop, part.height)
-    part = part.resize((size, part.height), Image.Resampling.BILINEAR, box=rows)
-    columns = (0, down.start, size, down.stop)
-    return np.asarray(part.resize((size, size), Image.Resampling.BILINEAR, box=columns))
+    part = part.resize((width, part.height), Image.Resampling.BILINEAR, box=rows)
+    columns = (0, down.start, width, down.stop)
+    return np.asarray(part.resize((width, height), Image.Resampling.BILINEAR, box=columns))
 
 
 class _Span(NamedTuple):

@@ -16,7 +16,7 @@ from jaxtyping import Float16, Float32, Int, UInt8
 from PIL import Image
 
 from leakcache.images.preprocess import GRID
-from leakcache.images.resize import centre_square, fitted
+from leakcache.images.resize import centre_square, fitted, rectangle
 from leakcache.statistics.pixel_features import LENGTH, LENGTHS, pixel_statistics
 from leakcache.statistics.planes import LEAST
 from leakcache.store.array_store import RowSpec
@@ -30,7 +30,7 @@ MOST = 512
 """Longest side of the part of a picture that is read: bounds what it costs."""
 REDUCED = 256
 """Of the view in which all pictures have one size, whatever was done to theirs."""
-VERSION = 5
+VERSION = 6
 """To be raised when a family gives other values."""
 
 PARTS = 5
@@ -51,12 +51,13 @@ def middle(image: Image.Image, most: int = MOST) -> UInt8[np.ndarray, "height wi
 
     It starts on a multiple of 8. A picture with a side below 64 is enlarged so that it has 64.
     """
-    if min(image.size) < LEAST:
-        image = image.resize(fitted(*image.size, LEAST), Image.Resampling.BILINEAR)
-    width, height = (min(side, most) for side in image.size)
-    left = (image.width - width) // 2 // GRID * GRID
-    top = (image.height - height) // 2 // GRID * GRID
-    return np.asarray(image.crop((left, top, left + width, top + height)))
+    scaled = fitted(*image.size, LEAST) if min(image.size) < LEAST else image.size
+    width, height = (min(side, most) for side in scaled)
+    left, top = (
+        (side - part) // 2 // GRID * GRID
+        for side, part in zip(scaled, (width, height), strict=True)
+    )
+    return rectangle(image, scaled, (left, top), (width, height))
 
 
 def reduced(image: Image.Image) -> UInt8[np.ndarray, "256 256 3"]:

@@ -24,6 +24,7 @@ from leakcache.errors import DataError, ImageError, RunError, WeightsError
 from leakcache.images.canonical import canonicalise
 from leakcache.images.decode import Preprocessing, decode, preprocess, to_unit_range
 from leakcache.images.loader import in_order
+from leakcache.images.preprocess import refuse_tiny
 from leakcache.progress import track
 from leakcache.statistics.activations import activation_statistics_of, look_at
 from leakcache.statistics.pixels import statistics_of
@@ -215,7 +216,7 @@ def _load(
     sha256 = hashlib.sha256(data).hexdigest()
     try:
         image = decode(data)
-        _refuse_tiny(image.size, preprocessing.size)
+        refuse_tiny(image.size, preprocessing)
         variants = [image, *(changes(image) if changes else ())]
     except ImageError as error:
         return _Loaded(sha256, reason=str(error))
@@ -230,15 +231,6 @@ def _load(
 def _judged(image: Image.Image, cut: Preprocessing) -> Image.Image:
     """What statistics are taken of: on the canonical track, the canonical form."""
     return canonicalise(image, cut.canonical_size) if cut.canonical else image
-
-
-def _refuse_tiny(size: tuple[int, int], enlarged_to: int) -> None:
-    """Fewer pixels than the latent has places are interpolation, not evidence."""
-    least = enlarged_to // Encoder.DOWNSCALE
-    if min(size) < least:
-        raise ImageError(
-            f"{size[0]}x{size[1]} is too small to judge: the shorter side needs {least} pixels"
-        )
 
 
 def _encoded(

@@ -161,6 +161,15 @@ def test_the_middle_starts_on_the_grid_of_jpeg_blocks():
     assert (view[::8, ::8] == 255).all()
 
 
+def test_a_strip_is_cropped_before_it_is_enlarged():
+    pixels = np.zeros((2, 200_000, 3), np.uint8)
+    pixels[:, 100_000:] = 200
+    view = middle(Image.fromarray(pixels))  # enlarged whole it would take 1.2 GB
+    assert view.shape == (64, 512, 3)
+    assert (view[:, :200] == 0).all()
+    assert (view[:, -200:] == 200).all()
+
+
 @pytest.mark.parametrize("size", [(1100, 900), (1024, 1024), (512, 512), (300, 200), (40, 90)])
 def test_a_picture_and_its_middle_are_reduced_alike(size: tuple[int, int]):
     image = picture(3, size)

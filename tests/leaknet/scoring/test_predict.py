@@ -138,7 +138,7 @@ def test_what_cannot_be_scored_is_listed_and_the_rest_is_scored(
     assert [Path(image["path"]).name for image in images][1] == Path(good).name
     assert reasons.pop(Path(good).name) == ""
     assert "not an image" in reasons["junk.png"]
-    assert reasons["one.png"] == "1x1 is too small to judge: the shorter side needs 8 pixels"
+    assert reasons["one.png"] == "1x1 is too small: the shorter side needs 8 pixels"
     assert reasons["absent.png"] == "no such file or folder"
     assert reasons["empty"] == "no images in this folder"
     assert images[0]["verdict"] is None
