@@ -42,8 +42,8 @@ def block_dct(planes: Planes) -> Float32[Tensor, "batch part value"]:
     mean = planes.block_means(found).log1p()
     often = (planes.block_means((found > LARGE).float()) + RARE).log()
     uneven = planes.block_means(found.square()).sqrt().log1p() - mean
-    each = [values.unflatten(2, (3, FREQUENCIES)) for values in (mean, often, uneven)]
-    return torch.stack(each, dim=3).flatten(2)
+    each = torch.stack([mean, often, uneven], dim=2)
+    return each.reshape(*each.shape[:3], 3, FREQUENCIES).transpose(2, 3).flatten(2)
 
 
 def wide_dct(planes: Planes) -> Float32[Tensor, "batch part value"]:

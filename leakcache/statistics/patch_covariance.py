@@ -159,7 +159,8 @@ class _Windows:
         """Windows of planes."""
         count, height, width = planes.shape[1:]
         even = functional.pad(planes, (0, width % STRIDE, 0, height % STRIDE))
-        phases = functional.pixel_unshuffle(even, STRIDE).unflatten(1, (count, STRIDE, STRIDE))
+        phases = functional.pixel_unshuffle(even, STRIDE)
+        phases = phases.reshape(-1, count, STRIDE, STRIDE, *phases.shape[2:])
         places = torch.arange(count * side**2, device=planes.device).reshape(count, side, side)
         given = [
             places[:, (down - start) % STRIDE :: STRIDE, (right - start) % STRIDE :: STRIDE]
@@ -179,7 +180,8 @@ class _Windows:
             windows = phase[:, :, : height + tall - 1, : columns + wide - 1]
             windows = windows.unfold(2, height, 1).unfold(3, columns, 1)
             values = planes * tall * wide
-            found[:, first : first + values].unflatten(1, (planes, tall, wide)).copy_(windows)
+            target = found[:, first : first + values]
+            target.view(batch, planes, tall, wide, height, columns).copy_(windows)
             first += values
         return found
 

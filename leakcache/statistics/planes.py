@@ -39,8 +39,8 @@ class Planes:
         self.luma_chroma = luma_chroma(views)
         self.parts = Parts.whole(height, width)
         if parts > 1:
-            quarter = tuple(max(side // 2 // GRID * GRID, LEAST) for side in (height, width))
-            self.parts = Parts.quarters((height, width), quarter, GRID)
+            tall, wide = (max(side // 2 // GRID * GRID, LEAST) for side in (height, width))
+            self.parts = Parts.quarters((height, width), (tall, wide), GRID)
 
     @cached_property
     def amplitudes(self) -> Float32[Tensor, "batch row column 192"]:
@@ -65,7 +65,7 @@ class Planes:
         if not quarters:
             return whole
         found = function(torch.stack(quarters, 1).flatten(0, 1))
-        return torch.cat([whole, found.unflatten(0, (-1, len(quarters)))], 1)
+        return torch.cat([whole, found.reshape(-1, len(quarters), found.shape[1])], 1)
 
 
 def luma_chroma(
@@ -95,9 +95,11 @@ def amplitudes(
     """
     basis = dct_basis(side, planes)
     rows, columns = (length // side for length in planes.shape[2:])
-    across = planes[..., : rows * side, : columns * side].unflatten(3, (columns, side)) @ basis.mT
-    both: Tensor = basis @ across.flatten(3).unflatten(2, (rows, side))
-    blocks = both.unflatten(4, (columns, side)).permute(0, 2, 4, 1, 3, 5)
+    batch, count = planes.shape[:2]
+    whole = planes[..., : rows * side, : columns * side]
+    across = whole.reshape(batch, count, rows * side, columns, side) @ basis.mT
+    both: Tensor = basis @ across.reshape(batch, count, rows, side, columns * side)
+    blocks = both.reshape(batch, count, rows, side, columns, side).permute(0, 2, 4, 1, 3, 5)
     return blocks.abs().flatten(3)
 
 

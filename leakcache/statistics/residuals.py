@@ -33,7 +33,7 @@ def _spectrum(
     found = residuals(luma_chroma, LIMIT)
     rows, columns = (length // TILE for length in found.shape[2:])
     tiles = found[:, :, : rows * TILE, : columns * TILE]
-    tiles = tiles.unflatten(3, (columns, TILE)).unflatten(2, (rows, TILE)).transpose(3, 4)
+    tiles = tiles.reshape(-1, 3, rows, TILE, columns, TILE).transpose(3, 4)
     transform = torch.view_as_real(torch.fft.rfft2(tiles)).flatten(2, 3)
     power = transform.square().mean(2).sum(-1) / TILE**2
     mirrored = power[:, :, -torch.arange(TILE, device=power.device) % TILE]
