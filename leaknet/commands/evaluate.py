@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from leakcache.store.cache import Cache
     from leaknet.experiments.evaluation import EvaluationPlan
+    from leaknet.experiments.transfer import Collection
 
 
 @click.command(cls=LeakCommand)
@@ -66,6 +67,18 @@ if TYPE_CHECKING:
     help="Print what the files give away without any training, as `leak audit` does.",
 )
 @click.option("--real", multiple=True, metavar="CLASS", help="A class of photographs.")
+@click.option(
+    "--transfer",
+    multiple=True,
+    metavar="OTHER,...",
+    help="Data root or cache of another collection with images of known generators.",
+)
+@click.option(
+    "--same-as",
+    multiple=True,
+    metavar="FILE.csv|LABEL=NAME",
+    help="Known generator of a label in OTHER, where the names differ; or a CSV of both.",
+)
 @alpha_option
 @click.option("--force", is_flag=True, help="Leave out open images that are also closed ones.")
 @click.option(
@@ -84,14 +97,16 @@ def evaluate(settings: Settings, /, **options: Any) -> None:
     JSON keys: closed.top1, closed.balanced, closed.macro_auc, closed.ece, closed.mahalanobis.*,
     validation.*, open.mean.auroc, open.worst.auroc, open.GENERATOR.*, leave_out.mean.auroc,
     leave_out.worst.auroc, leave_out.GENERATOR.*, leave_out.folds, detectors.NAME.open.*,
-    detectors.NAME.leave_out.*, answers.all.*, answers.leave_out.*, table2.MODE.*, real.*,
-    controls.*, seeds.N.*; `sd` and
-    `interval` in each group repeat its layout.
+    detectors.NAME.leave_out.*, answers.all.*, answers.leave_out.*, transfer.OTHER.* (top1, top5,
+    macro_auc, right, wrong, unsure, unknown, coverage, set_size, auroc, detector_auroc, test.*,
+    recall.GENERATOR.*), table2.MODE.*, real.*, controls.*, seeds.N.*; `sd` and `interval` in each
+    group repeat its layout.
 
     \b
     Example:
       leak evaluate --preset paper --seeds 3 --leave-out 2
       leak evaluate --open unknown/ --detectors all --table2 --shuffle-labels --out eval/
+      leak evaluate --transfer elsewhere/ --same-as pixart=PixArt-XL
     """
     from leakcache.device import resolve_device
     from leakcache.store.changes import open_current
@@ -107,7 +122,8 @@ def evaluate(settings: Settings, /, **options: Any) -> None:
     complete_statistics(plan.config.features, [closed], str(device))
     builds = open_set_caches(closed, options["open_roots"], str(device))
     plan.out.mkdir(parents=True, exist_ok=True)
-    result = run_protocols(plan, closed, [build.cache for build in builds])
+    collections = _collections(options, closed, str(device))
+    result = run_protocols(plan, closed, [build.cache for build in builds], collections)
     if options["audit"]:
         result = replace(result, audit=_audit(closed, options["open_roots"]))
     write_evaluation(result)
@@ -141,6 +157,16 @@ def _plan(options: dict[str, Any], runs: Path, cache: str, device: torch.device)
         alpha=options["alpha"],
         force=options["force"],
     )
+
+
+def _collections(options: dict[str, Any], closed: Cache, device: str) -> list[Collection]:
+    from leaknet.experiments.caches import collection_cache
+    from leaknet.experiments.transfer import load_collections, read_same_as
+
+    others = [Path(name) for item in options["transfer"] for name in item.split(",") if name]
+    same_as = read_same_as(options["same_as"])
+    caches = [collection_cache(other, closed, device) for other in others]
+    return load_collections(caches, closed, same_as)
 
 
 def _audit(closed: Cache, roots: tuple[str, ...]) -> dict[str, Any]:

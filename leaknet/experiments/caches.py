@@ -12,8 +12,9 @@ from pathlib import Path
 from leakcache.dataset.index import read_index
 from leakcache.errors import CacheError
 from leakcache.statistics.build import complete_alike, complete_statistics
-from leakcache.store.build import BuildReport
+from leakcache.store.build import BuildReport, build_cache
 from leakcache.store.cache import Cache
+from leakcache.store.manifest import FILE
 from leakcache.store.open_set import open_set_builds
 from leaknet.config import FeatureConfig
 from leaknet.experiments.ablation.spec import CacheRequirement
@@ -38,6 +39,34 @@ def open_set_caches(
     builds = open_set_builds(closed, [Path(root) for root in roots], device)
     complete_alike(closed, [build.cache for build in builds], device)
     return builds
+
+
+def collection_cache(other: Path, closed: Cache, device: str = "cpu") -> Cache:
+    """The cache of another collection, with the statistics of the closed one.
+
+    Args:
+        other: folder of a cache, or a data root, whose cache is then built beside the closed one.
+        closed: decides how images are encoded.
+        device: where to encode.
+
+    Raises:
+        DataError: the root holds no images.
+        CacheStale: the autoencoder has other weights than when the closed cache was built.
+    """
+    folders = [folder for folder in (other / "closed", other) if (folder / FILE).is_file()]
+    if folders:
+        cache = Cache.open(folders[0])
+    else:
+        encoding = closed.manifest.encoding
+        cache = build_cache(
+            read_index(other),
+            encoding.encoder(device),
+            closed.path.parent / f"transfer-{other.resolve().name}",
+            preprocessing=encoding.preprocessing,
+            stored=encoding.stored,
+        ).cache
+    complete_alike(closed, [cache], device)
+    return cache
 
 
 class CachePool:

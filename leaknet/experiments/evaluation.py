@@ -17,6 +17,7 @@ from leaknet.experiments.attention_modes import ModeSummary
 from leaknet.experiments.label_shuffle import ShuffleSummary
 from leaknet.experiments.plan import Plan, seeded
 from leaknet.experiments.real_or_generated import RealSummary
+from leaknet.experiments.transfer import TransferSummary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +114,7 @@ class Evaluation:
         modes: Table 2; empty where it was not asked for.
         real: None where no class is marked real.
         shuffle: None where it was not asked for.
+        transfer: by collection.
         audit: controls of the data without any training, as in `leak audit`.
     """
 
@@ -129,6 +131,7 @@ class Evaluation:
     modes: dict[str, ModeSummary]
     real: RealSummary | None
     shuffle: ShuffleSummary | None
+    transfer: dict[str, TransferSummary] = field(default_factory=dict)
     audit: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -145,6 +148,7 @@ class Evaluation:
             **self._unknown(),
             **({"table2": {n: m.as_dict() for n, m in self.modes.items()}} if self.modes else {}),
             **({"real": self.real.as_dict()} if self.real else {}),
+            **({"transfer": self._transfer()} if self.transfer else {}),
             "controls": self._controls(),
             "seeds": {str(c.train.seed): self._seed(i) for i, c in enumerate(self.plan.configs)},
         }
@@ -178,6 +182,9 @@ class Evaluation:
         found = {"all": self.answers, "leave_out": self.leave_out and self.leave_out.answers}
         return {name: one.as_dict() for name, one in found.items() if one}
 
+    def _transfer(self) -> dict[str, Any]:
+        return {name: one.as_dict() for name, one in self.transfer.items()}
+
     def _controls(self) -> dict[str, Any]:
         shuffle = {"label_shuffle": self.shuffle.as_dict()} if self.shuffle else {}
         return shuffle | ({"audit": self.audit} if self.audit else {})
@@ -204,4 +211,6 @@ class Evaluation:
             found["open"] = self.open[reported].nested(pick)
         if self.leave_out:
             found["leave_out"] = self.leave_out.detectors[reported].nested(pick)
+        if self.transfer:
+            found["transfer"] = {name: one.nested(pick) for name, one in self.transfer.items()}
         return found

@@ -19,6 +19,7 @@ from leaknet.experiments.tables import (
     figure_row,
     write_table,
 )
+from leaknet.experiments.transfer import TransferSummary
 
 CLOSED = {
     "top1": "top-1",
@@ -35,6 +36,14 @@ OPEN = {
     "ovl": "OVL",
     "oscr": "OSCR",
 }
+TRANSFER = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "macro_auc": "macro AUC",
+    "auroc": "AUROC, highest logit",
+    "detector_auroc": "AUROC, detector",
+}
+VERDICTS = ("right", "wrong", "unsure", "unknown", "coverage", "set_size")
 RATES = {
     "ccr1": "CCR@1%",
     "ccr5": "CCR@5%",
@@ -56,6 +65,8 @@ def evaluation_tables(result: Evaluation) -> list[Grid]:
     if result.leave_out:
         grids += _leave_out(result.leave_out, reported)
     grids += _answers(result)
+    for name, one in result.transfer.items():
+        grids += _transfer(name, one)
     if result.modes:
         grids.append(_modes(result))
     if result.real:
@@ -177,6 +188,41 @@ def _answer_grids(where: str, one: AnswerSummary) -> list[Grid]:
         rows,
     )
     return [known, unknown]
+
+
+def _transfer(name: str, one: TransferSummary) -> list[Grid]:
+    title = f"Transfer to {name}"
+    sets = {f"{name} ({one.images} images)": one.other, "test images, same generators": one.test}
+    closed = {key: TRANSFER[key] for key in TRANSFER if key in one.other}
+    verdicts = {key: key.replace("_", " ") for key in VERDICTS if key in one.other}
+    grids = [
+        Grid(
+            title,
+            ("images", *closed.values()),
+            tuple(figure_row(where, metrics, closed) for where, metrics in sets.items()),
+            (
+                f"{len(one.recall)} generators of both collections, attributed among all known "
+                "ones; macro AUC over the shared ones. AUROC: known test images against "
+                f"{name}, by the highest logit and by {one.detector}.",
+                LEGEND,
+            ),
+        ),
+        Grid(
+            f"{title}: answers at a false-alarm rate of {one.alpha:g} ({one.detector})",
+            ("images", *verdicts.values()),
+            tuple(figure_row(where, metrics, verdicts) for where, metrics in sets.items()),
+            (
+                f"coverage: the prediction set holds the right generator; {1 - one.alpha:g} is "
+                "guaranteed on images like those of validation, not on other collections.",
+            ),
+        ),
+        Grid(
+            f"{title}: top-1 of each generator",
+            ("generator", name, "test images"),
+            tuple(figure_row(g, both, ("other", "test")) for g, both in one.recall.items()),
+        ),
+    ]
+    return grids if verdicts else [grids[0], grids[2]]
 
 
 def _modes(result: Evaluation) -> Grid:

@@ -4,6 +4,7 @@
     open        the same runs against generators of other caches
     leave-out   train without some generators; their test images are the unknown ones
     shuffle     a control: the same on permuted labels
+    transfer    the closed runs on images of the same generators from another collection
 
 Only the leave-out protocol is free of differences in format and date: known and unknown images
 come from one data set and show the same prompts. The same call resumes where an earlier one
@@ -14,6 +15,7 @@ stopped; runs lie below one output folder:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from math import ceil, gcd
 from pathlib import Path
@@ -29,7 +31,9 @@ from leaknet.experiments.label_shuffle import ShuffleSummary, summarise_shuffled
 from leaknet.experiments.plan import CPU
 from leaknet.experiments.real_or_generated import check_real, summarise_real
 from leaknet.experiments.task import ClosedSet
+from leaknet.experiments.transfer import Collection, TransferSummary, summarise_transfer
 from leaknet.experiments.trial import RunTrial, Trial, run_trials
+from leaknet.files import write_json
 from leaknet.scoring.run_embeddings import CLOSED_FOLDS, open_splits
 from leaknet.scoring.score_run import settings_of
 
@@ -71,13 +75,19 @@ def _interleaved(names: list[str], step: int) -> list[str]:
     return [name for first in range(step) for name in names[first::step]]
 
 
-def evaluate(plan: EvaluationPlan, closed: Cache, unknown: Sequence[Cache] = ()) -> Evaluation:
+def evaluate(
+    plan: EvaluationPlan,
+    closed: Cache,
+    unknown: Sequence[Cache] = (),
+    collections: Sequence[Collection] = (),
+) -> Evaluation:
     """Train what is not trained yet, and evaluate all of it.
 
     Args:
         plan: the recipe and the protocols.
         closed: cache of the known generators.
         unknown: caches of generators that are never trained on.
+        collections: images of the known generators from other collections.
 
     Raises:
         ScoringError: too few generators or images for a protocol, or an image is on both sides.
@@ -109,6 +119,7 @@ def evaluate(plan: EvaluationPlan, closed: Cache, unknown: Sequence[Cache] = ())
         modes=_modes(main) if plan.modes else {},
         real=summarise_real(tests, others, plan.real) if plan.real else None,
         shuffle=_shuffle(plan, data) if plan.shuffle else None,
+        transfer={one.name: _transfer(plan, main, one) for one in collections},
     )
 
 
@@ -161,6 +172,18 @@ def _shuffle(plan: EvaluationPlan, data: ClosedSet) -> ShuffleSummary:
         task = data.shuffled(config.train.seed)
         tests += [one.test for one in run_trials(task, [config], [folder], plan, kinds=())]
     return summarise_shuffled(tests)
+
+
+def _transfer(
+    plan: EvaluationPlan, trials: Sequence[RunTrial], collection: Collection
+) -> TransferSummary:
+    """Over seeds; metrics.json of each run gets its own figures."""
+    for trial in trials:
+        own = summarise_transfer([trial], collection, plan.alpha, force=plan.force)
+        metrics = json.loads(trial.run.metrics.read_text(encoding="utf-8"))
+        transfer = metrics.get("transfer", {}) | {collection.name: own.as_dict()}
+        write_json(trial.run.metrics, metrics | {"transfer": transfer})
+    return summarise_transfer(trials, collection, plan.alpha, force=plan.force)
 
 
 def _facts(trial: RunTrial) -> SeedFacts:

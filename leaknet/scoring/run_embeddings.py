@@ -69,15 +69,26 @@ def unknown_embeddings(
     known: Embeddings,
     *,
     force: bool = False,
+    file: str = UNKNOWN,
+    kind: str = "open",
 ) -> Embeddings:
-    """Embeddings of unknown generators.
+    """Embeddings of images that are not trained on: unknown generators or another collection.
+
+    Args:
+        run: run folder.
+        model: of the run.
+        unknown: the images.
+        known: embeddings of the closed folds.
+        force: leave known images out, instead of refusing.
+        file: name of the file in the run folder that keeps the embeddings.
+        kind: of the set, in error messages.
 
     Raises:
         ScoringError: an image is also a known one; with `force` it is left out instead.
     """
-    path, identity = run.path / UNKNOWN, _identity(unknown)
-    strangers = _kept(path, run, identity, lambda digest: _embed(model, unknown, digest))
-    return _without_known(known, strangers, force)
+    path, identity = run.path / file, _identity(unknown)
+    embeddings = _kept(path, run, identity, lambda digest: _embed(model, unknown, digest))
+    return _without_known(known, embeddings, force, kind)
 
 
 def open_splits(caches: Sequence[Cache], closed: Cache) -> list[SplitLatents]:
@@ -141,18 +152,18 @@ def _identity(splits: Sequence[SplitLatents]) -> Identity:
     return tuple(np.concatenate([getattr(split, name) for split in splits]) for name in _COLUMNS)
 
 
-def _without_known(known: Embeddings, strangers: Embeddings, force: bool) -> Embeddings:
+def _without_known(known: Embeddings, other: Embeddings, force: bool, kind: str) -> Embeddings:
     seen = dict(zip(known.hashes.tolist(), known.paths.tolist(), strict=True))
-    shared = np.isin(strangers.hashes, known.hashes)
+    shared = np.isin(other.hashes, known.hashes)
     if not shared.any():
-        return strangers
+        return other
     if not force:
         row = int(np.flatnonzero(shared)[0])
         raise ScoringError(
-            f"the open image {strangers.paths[row]} is also the closed image "
-            f"{seen[str(strangers.hashes[row])]} ({shared.sum()} in all): take it out of the open "
-            "set, or give --force to leave such images out"
+            f"the {kind} image {other.paths[row]} is also the closed image "
+            f"{seen[str(other.hashes[row])]} ({shared.sum()} in all): take it out of the "
+            f"{kind} set, or give --force to leave such images out"
         )
     if shared.all():
-        raise ScoringError("every image of the open set is also a closed one: nothing is left")
-    return strangers.take(~shared)
+        raise ScoringError(f"every image of the {kind} set is also a closed one: nothing is left")
+    return other.take(~shared)
