@@ -50,12 +50,10 @@ class FactTable:
     Attributes:
         matrix: one row per image; one column per number, one column per value of a text.
         columns: of each fact that varies, in the order of `FACT_NAMES`.
-        constant: facts that are equal in all files.
     """
 
     matrix: Float32[np.ndarray, "image column"]
     columns: Mapping[str, tuple[int, ...]]
-    constant: tuple[str, ...]
 
     def evaluate_each(
         self, evaluate: Callable[[Float32[np.ndarray, "image column"]], Value]
@@ -81,9 +79,7 @@ def fact_table(facts: Sequence[FileFacts], *, sizes: bool = True) -> FactTable:
         end = start + max(1, len(texts))
         columns[name] = tuple(range(start, end))
         start = end
-    used = [name for name in FACT_NAMES if sizes or name not in SIZES]
-    constant = tuple(name for name in used if name not in columns)
-    return FactTable(encoder(facts), columns, constant)
+    return FactTable(encoder(facts), columns)
 
 
 @dataclass(frozen=True)

@@ -64,9 +64,11 @@ class Baseline(ABC):
         name: of its row and in `--methods`; lower case and dashes.
         classes: the known generators, in the order of the logits.
         options: of `leak bench`.
+        fitted: tensors that `fit` sets, by name; None for a method without a state.
     """
 
     name: ClassVar[str]
+    fitted: dict[str, Tensor] | None = None
 
     def __init__(self, classes: tuple[str, ...], options: BaselineOptions) -> None:
         """Raises WeightsError if weights are missing."""
@@ -96,11 +98,12 @@ class Baseline(ABC):
 
     def state(self) -> Mapping[str, Tensor] | None:
         """Fitted tensors by name, for reuse on other images; None if `fit` must run again."""
-        return None
+        return self.fitted
 
     def restore(self, state: Mapping[str, Tensor]) -> Baseline:
         """Load a state instead of fitting."""
-        raise NotImplementedError(f"{self.name} has no state")
+        self.fitted = dict(state)
+        return self
 
     def embeddings(
         self,

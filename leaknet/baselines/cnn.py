@@ -10,17 +10,13 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import numpy as np
 import timm
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from leakcache.images.preprocess import Preprocessing
-from leakcache.store.array_store import Rows
-from leakcache.store.views import RESIZED, Views
-from leaknet.baselines.augment import cropped, flipped, standardised
-from leaknet.baselines.images import BaselineImages
-from leaknet.baselines.trained_network import Recipe, TrainedNetwork
+from leakcache.store.views import Views
+from leaknet.baselines.trained_network import PixelNetwork, Recipe
 from leaknet.baselines.weights import pretrained
 
 TUNED = Recipe(learning_rate=1e-4, batch=128, epochs=30, patience=5)
@@ -42,20 +38,16 @@ class PooledFeatures(nn.Module):
         return vectors, self.network.get_classifier()(vectors)
 
 
-class PixelBackbone(TrainedNetwork):
+class PixelBackbone(PixelNetwork):
     """A timm network on resized pixels.
 
     Attributes:
         model: timm's name.
-        cut: stored views.
-        size: side of the network's input, at most that of the cut.
         weights: whether training starts from pretrained weights.
     """
 
     recipe = TUNED
     model: ClassVar[str]
-    cut: ClassVar[Views]
-    size: ClassVar[int]
     weights: ClassVar[bool] = True
 
     def build(self, classes: int) -> nn.Module:
@@ -64,19 +56,11 @@ class PixelBackbone(TrainedNetwork):
             return PooledFeatures(pretrained(self.model, classes, self.options.weights))
         return PooledFeatures(timm.create_model(self.model, num_classes=classes))
 
-    def rows(self, images: BaselineImages) -> Rows:
-        """Resized pixels."""
-        return images.pixels(self.cut)
-
-    def prepare(
-        self,
-        views: UInt8[np.ndarray, "sample side side 3"],
-        rng: np.random.Generator | None,
-    ) -> Float[Tensor, "sample 3 size size"]:
-        """Random or central crop, flip, the colour statistics of the pretrained weights."""
+    @property
+    def colours(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Those of the pretrained weights."""
         settings = timm.get_pretrained_cfg(self.model)
-        x = flipped(cropped(views, self.size, rng), rng)
-        return standardised(x, settings.mean, settings.std)
+        return settings.mean, settings.std
 
 
 class EfficientNetB4(PixelBackbone):
@@ -104,8 +88,6 @@ class ResNet50(PixelBackbone):
 
     name = "resnet50"
     model = "resnet50"
-    cut = RESIZED
-    size = 224
 
 
 class EfficientNetB4Scratch(EfficientNetB4):

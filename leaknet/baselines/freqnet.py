@@ -11,20 +11,13 @@ one matrix over the few channels. Transforms run in fp32 even under autocast.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leakcache.store.array_store import Rows
-from leakcache.store.views import RESIZED
-from leaknet.baselines.augment import cropped, flipped, standardised
-from leaknet.baselines.images import BaselineImages
-from leaknet.baselines.trained_network import Recipe, TrainedNetwork, step_decay
-
-SIZE = 224
+from leaknet.baselines.trained_network import PixelNetwork, Recipe, step_decay
 
 
 def spatial_high_pass(
@@ -120,7 +113,7 @@ def residual_trunk() -> ResNet:
     return ResNet(Bottleneck, (3, 4), channels=(64, 128), num_classes=0, zero_init_last=False)
 
 
-class FreqNet(TrainedNetwork):
+class FreqNet(PixelNetwork):
     """The row of FreqNet."""
 
     name = "freqnet"
@@ -129,13 +122,3 @@ class FreqNet(TrainedNetwork):
     def build(self, classes: int) -> nn.Module:
         """The network, randomly initialised."""
         return FreqNetwork(classes)
-
-    def rows(self, images: BaselineImages) -> Rows:
-        """Resized pixels."""
-        return images.pixels(RESIZED)
-
-    def prepare(
-        self, views: UInt8[np.ndarray, "sample side side 3"], rng: np.random.Generator | None
-    ) -> Float[Tensor, "sample 3 size size"]:
-        """Crop of 224, flip, ImageNet standardisation."""
-        return standardised(flipped(cropped(views, SIZE, rng), rng))

@@ -32,7 +32,7 @@ class LinearProbe(Baseline):
     """Logistic regression on a vector of measurements per image."""
 
     name: ClassVar[str]
-    _state: dict[str, Tensor]
+    fitted: dict[str, Tensor]
 
     @abstractmethod
     def measure(self, images: BaselineImages) -> Float[np.ndarray, "image dimension"]:
@@ -54,24 +54,15 @@ class LinearProbe(Baseline):
         candidates = [_fitted(known, targets, strength) for strength in STRENGTHS]
         losses = [self._loss(model, held_out, val.targets(self.classes)) for model in candidates]
         best = int(np.argmin(losses)) if len(val) else len(STRENGTHS) // 2
-        self._state = {"centre": torch.from_numpy(centre), "scale": torch.from_numpy(scale)}
-        self._state |= candidates[best]
+        self.fitted = {"centre": torch.from_numpy(centre), "scale": torch.from_numpy(scale)}
+        self.fitted |= candidates[best]
         return self
 
     def embed(self, images: BaselineImages) -> Embeddings:
         """Standardised measurements and log-probabilities."""
-        centre, scale = self._state["centre"].numpy(), self._state["scale"].numpy()
+        centre, scale = self.fitted["centre"].numpy(), self.fitted["scale"].numpy()
         vectors = (self.measure(images) - centre) / scale
-        return self.embeddings(images, vectors, self._logits(self._state, vectors))
-
-    def state(self) -> Mapping[str, Tensor]:
-        """Mean, scale and weights."""
-        return dict(self._state)
-
-    def restore(self, state: Mapping[str, Tensor]) -> LinearProbe:
-        """Load mean, scale and weights."""
-        self._state = dict(state)
-        return self
+        return self.embeddings(images, vectors, self._logits(self.fitted, vectors))
 
     def _logits(
         self, model: Mapping[str, Tensor], vectors: Float[np.ndarray, "image dimension"]

@@ -7,7 +7,6 @@ images; k is the one of `NEIGHBOURS` with the best validation macro AUC.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -43,9 +42,7 @@ class MidLayerNeighbours(Baseline):
     name: ClassVar[str]
     model: ClassVar[str]
     size: ClassVar[int] = 224
-    _known: Float32[Tensor, "image dimension"]
-    _targets: Tensor
-    _neighbours: int
+    fitted: dict[str, Tensor]
 
     def __init__(self, classes: tuple[str, ...], options: BaselineOptions) -> None:
         super().__init__(classes, options)
@@ -63,45 +60,38 @@ class MidLayerNeighbours(Baseline):
         """
         if not len(train):
             raise TrainingError(f"{self.name}: the training fold is empty")
-        self._known = torch.from_numpy(self.vectors(train))
-        self._targets = torch.from_numpy(train.targets(self.classes))
-        self._neighbours = NEIGHBOURS[len(NEIGHBOURS) // 2]
+        self.fitted = {
+            "known": torch.from_numpy(self.vectors(train)),
+            "targets": torch.from_numpy(train.targets(self.classes)),
+            "neighbours": torch.tensor(NEIGHBOURS[len(NEIGHBOURS) // 2]),
+        }
         targets = val.targets(self.classes)
         if len(np.unique(targets)) > 1:
             vectors = self.vectors(val)
             aucs = [_macro_auc(self.similarities(vectors, k), targets) for k in NEIGHBOURS]
-            self._neighbours = NEIGHBOURS[int(np.argmax(aucs))]
+            self.fitted["neighbours"] = torch.tensor(NEIGHBOURS[int(np.argmax(aucs))])
         return self
 
     def embed(self, images: BaselineImages) -> Embeddings:
         """Class tokens, and similarities per class."""
         vectors = self.vectors(images)
-        return self.embeddings(images, vectors, self.similarities(vectors, self._neighbours))
+        neighbours = int(self.fitted["neighbours"])
+        return self.embeddings(images, vectors, self.similarities(vectors, neighbours))
 
     @property
     def parameters(self) -> int:
         """Of the blocks in use."""
         return count(self.network)
 
-    def state(self) -> Mapping[str, Tensor]:
-        """Tokens and classes of the training images, and k."""
-        neighbours = torch.tensor(self._neighbours)
-        return {"known": self._known, "targets": self._targets, "neighbours": neighbours}
-
-    def restore(self, state: Mapping[str, Tensor]) -> MidLayerNeighbours:
-        """Load them."""
-        self._known, self._targets = state["known"], state["targets"]
-        self._neighbours = int(state["neighbours"])
-        return self
-
     def similarities(
         self, vectors: Float32[np.ndarray, "image dimension"], neighbours: int
     ) -> Float32[np.ndarray, "image class"]:
         """Mean cosine to the nearest images of each class (all, if it has fewer)."""
-        cosines = torch.from_numpy(vectors) @ self._known.T
+        known, targets = self.fitted["known"], self.fitted["targets"]
+        cosines = torch.from_numpy(vectors) @ known.T
         scores = torch.full((len(vectors), len(self.classes)), ABSENT)
-        for number in np.unique(self._targets.numpy()).tolist():
-            own = cosines[:, self._targets == number]
+        for number in np.unique(targets.numpy()).tolist():
+            own = cosines[:, targets == number]
             nearest = own.topk(min(neighbours, own.shape[1]), dim=1).values
             scores[:, number] = nearest.mean(dim=1)
         return scores.numpy()

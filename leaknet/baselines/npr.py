@@ -8,21 +8,13 @@ validation data are ours.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leakcache.store.array_store import Rows
-from leakcache.store.views import CROPS, RESIZED, Views
-from leaknet.baselines.augment import cropped, flipped, standardised
+from leakcache.store.views import CROPS, RESIZED
 from leaknet.baselines.freqnet import residual_trunk
-from leaknet.baselines.images import BaselineImages
-from leaknet.baselines.trained_network import Recipe, TrainedNetwork, step_decay
-
-SIZE = 224
+from leaknet.baselines.trained_network import PixelNetwork, Recipe, step_decay
 
 
 def neighbour_residual(
@@ -55,26 +47,17 @@ class NeighbourNetwork(nn.Module):
         return vectors, self.classifier(vectors)
 
 
-class NPR(TrainedNetwork):
+class NPR(PixelNetwork):
     """The row on native crops."""
 
     name = "npr"
-    cut: ClassVar[Views] = CROPS
+    cut = CROPS
+    grid = 2
     recipe = Recipe(learning_rate=2e-4, batch=32, epochs=50, rate=step_decay(0.9, 10))
 
     def build(self, classes: int) -> nn.Module:
         """The network, randomly initialised."""
         return NeighbourNetwork(classes)
-
-    def rows(self, images: BaselineImages) -> Rows:
-        """Native crops, or resized pixels."""
-        return images.pixels(self.cut)
-
-    def prepare(
-        self, views: UInt8[np.ndarray, "sample side side 3"], rng: np.random.Generator | None
-    ) -> Float[Tensor, "sample 3 size size"]:
-        """Crop of 224 on even pixels, flip, ImageNet standardisation."""
-        return standardised(flipped(cropped(views, SIZE, rng, grid=2), rng))
 
 
 class NPRResized(NPR):

@@ -11,7 +11,7 @@ ours. The validation fold is not used: the last epoch counts.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,7 +149,7 @@ class OccClip(Baseline):
     """One pair of prompts per generator."""
 
     name: ClassVar[str] = "occ-clip"
-    _contexts: Float[Tensor, "class place width"]
+    fitted: dict[str, Tensor]
 
     def __init__(self, classes: tuple[str, ...], options: BaselineOptions) -> None:
         super().__init__(classes, options)
@@ -177,7 +177,7 @@ class OccClip(Baseline):
                 for _ in self._learned(context, shots, pixels, vectors, epochs):
                     advance(1)
                 contexts.append(context.detach())
-        self._contexts = torch.stack(contexts).cpu()
+        self.fitted = {"contexts": torch.stack(contexts).cpu()}
         return self
 
     def embed(self, images: BaselineImages) -> Embeddings:
@@ -189,15 +189,6 @@ class OccClip(Baseline):
     def parameters(self) -> int:
         """Of CLIP and of all context words."""
         return count(self.clip.network) + len(self.classes) * CONTEXT * self.clip.width
-
-    def state(self) -> Mapping[str, Tensor]:
-        """The context words."""
-        return {"contexts": self._contexts}
-
-    def restore(self, state: Mapping[str, Tensor]) -> OccClip:
-        """Load the context words."""
-        self._contexts = state["contexts"]
-        return self
 
     def vectors(self, images: BaselineImages) -> Float32[np.ndarray, "image dimension"]:
         """CLIP's unit vectors, stored once computed."""
@@ -216,7 +207,7 @@ class OccClip(Baseline):
         self, vectors: Float[Tensor, "image dimension"]
     ) -> Float32[np.ndarray, "image class"]:
         columns = []
-        for context in self._contexts.to(self.options.device):
+        for context in self.fitted["contexts"].to(self.options.device):
             target, other = self.clip.prompts(self._tokens, context).float().cpu()
             columns.append(self.clip.scale * (vectors @ (target - other)))
         return torch.stack(columns, dim=1).numpy()

@@ -16,13 +16,10 @@ from PIL import Image, ImageFilter
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
-from leakcache.store.array_store import Rows
 from leakcache.store.views import ContrastTiles
 from leaknet.baselines.augment import flipped, standardised
-from leaknet.baselines.images import BaselineImages
-from leaknet.baselines.trained_network import Recipe, TrainedNetwork
+from leaknet.baselines.trained_network import PixelNetwork, Recipe
 
-TILES = ContrastTiles(224, 5)
 PROBABILITY = 0.2
 """Of each of blur, gamma and JPEG, independently."""
 BLUR, GAMMA, QUALITY = (0.1, 1.0), (0.8, 1.2), (70, 95)
@@ -78,19 +75,16 @@ def _hidden(width: int, target: int) -> tuple[nn.Module, ...]:
     return nn.Linear(width, target), nn.ReLU(), nn.Dropout(0.5)
 
 
-class SuSy(TrainedNetwork):
+class SuSy(PixelNetwork):
     """The row of SuSy."""
 
     name = "susy"
+    cut = ContrastTiles(224, 5)
     recipe = Recipe(learning_rate=1e-4, batch=128, epochs=30, patience=3)
 
     def build(self, classes: int) -> nn.Module:
         """The network, randomly initialised."""
         return SusyNetwork(classes)
-
-    def rows(self, images: BaselineImages) -> Rows:
-        """Tiles of highest contrast, as views."""
-        return images.pixels(TILES)
 
     def prepare(
         self, views: UInt8[np.ndarray, "sample side side 3"], rng: np.random.Generator | None

@@ -16,13 +16,21 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leakcache.errors import TrainingError
 from leakcache.progress import Advance, track
 from leakcache.store.array_store import Rows
+from leakcache.store.views import RESIZED, Cut
+from leaknet.baselines.augment import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    cropped,
+    flipped,
+    standardised,
+)
 from leaknet.baselines.base import Baseline, BaselineOptions
 from leaknet.baselines.images import BaselineImages
 from leaknet.data.embeddings import Embeddings
@@ -238,6 +246,36 @@ class TrainedNetwork(Baseline):
         vectors, logits = (out.float().cpu() for out in outputs)
         vectors = vectors.unflatten(0, (images, views)).mean(dim=1)
         return vectors, mean_over_views(logits.unflatten(0, (images, views)))
+
+
+class PixelNetwork(TrainedNetwork):
+    """A network on stored pixels: random or central crop, flip, standardised colours.
+
+    Attributes:
+        cut: stored views.
+        size: side of the network's input.
+        grid: crops start at multiples of this.
+    """
+
+    cut: ClassVar[Cut] = RESIZED
+    size: ClassVar[int] = 224
+    grid: ClassVar[int] = 1
+
+    @property
+    def colours(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation per channel."""
+        return IMAGENET_MEAN, IMAGENET_STD
+
+    def rows(self, images: BaselineImages) -> Rows:
+        """Pixels of the cut."""
+        return images.pixels(self.cut)
+
+    def prepare(
+        self, views: UInt8[np.ndarray, "sample side side 3"], rng: np.random.Generator | None
+    ) -> Float[Tensor, "sample 3 size size"]:
+        """Crop, flip, standardise."""
+        x = flipped(cropped(views, self.size, rng, grid=self.grid), rng)
+        return standardised(x, *self.colours)
 
 
 def mean_over_views(logits: Float[Tensor, "image view class"]) -> Float[Tensor, "image class"]:

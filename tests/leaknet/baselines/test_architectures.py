@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from leakcache.store.views import ContrastTiles
 from leaknet.baselines import BASELINES, cnn
+from leaknet.baselines.augment import standardised
 from leaknet.baselines.base import BaselineOptions
 from leaknet.baselines.freqnet import (
     FreqNet,
@@ -57,8 +58,8 @@ def test_cnns_are_those_of_timm(kind, count, width):
     views = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), np.uint8)
     baseline.network.eval()
     with torch.inference_mode():
-        vectors, logits = baseline.network(cnn.standardised(views))
-        expected = baseline.network.network(cnn.standardised(views))
+        vectors, logits = baseline.network(standardised(views))
+        expected = baseline.network.network(standardised(views))
     assert vectors.shape == (2, width)
     torch.testing.assert_close(logits, expected)
     assert kind.size <= kind.cut.preprocessing.size < kind.size + 40
@@ -119,10 +120,9 @@ def images(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", [FreqNet, NPR, NPRResized, SuSy])
 def test_every_network_runs_from_files_to_embeddings(images, kind, monkeypatch):
-    monkeypatch.setattr("leaknet.baselines.freqnet.SIZE", 32)
-    monkeypatch.setattr("leaknet.baselines.npr.SIZE", 32)
+    monkeypatch.setattr(kind, "size", 32)
     if kind is SuSy:
-        monkeypatch.setattr("leaknet.baselines.susy.TILES", ContrastTiles(32, 2))
+        monkeypatch.setattr(SuSy, "cut", ContrastTiles(32, 2))
         monkeypatch.setattr("leaknet.baselines.susy.PROBABILITY", 1.0)
     baseline = kind(CLASSES[:2], BaselineOptions(epochs=1)).fit(images["train"], images["val"])
     e = baseline.embed(images["val"])
