@@ -11,11 +11,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import astuple, dataclass, replace
 from functools import lru_cache, partial
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
 from jaxtyping import UInt8
@@ -446,7 +446,7 @@ class _Run:
             "reused": self.encoder.reused,
             "relative_latent_error": self.encoder.relative_error,
             "torch": torch.__version__,
-            "diffusers": diffusers.__version__,
+            "diffusers": version("diffusers"),
             "device": self._device,
         }
 

@@ -18,7 +18,7 @@ from math import floor
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 
 def conformal_p_values(
@@ -70,5 +70,5 @@ def alarm_range(alpha: float, images: int, coverage: float = 0.95) -> tuple[floa
     if count == 0:
         return 0.0, 0.0
     tails = ((1 - coverage) / 2, (1 + coverage) / 2)
-    low, high = (float(beta.ppf(tail, count, images + 1 - count)) for tail in tails)
+    low, high = (float(betaincinv(count, images + 1 - count, tail)) for tail in tails)
     return low, high

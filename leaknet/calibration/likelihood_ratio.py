@@ -22,7 +22,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 from scipy.optimize import minimize
 from scipy.special import expit
-from sklearn.isotonic import IsotonicRegression
 
 from leakcache.errors import ScoringError
 from leaknet.metrics.closed_set import log_odds
@@ -165,6 +164,9 @@ def pav_log10_ratios(
     scores: Float[np.ndarray, " image"], own: Bool[np.ndarray, " image"]
 ) -> Float64[np.ndarray, " image"]:
     """log10 of the ratios that are best on these very images; infinite at the ends."""
+    # Importing scikit-learn costs a second, which scoring need not pay.
+    from sklearn.isotonic import IsotonicRegression
+
     even = np.where(own, 0.5 / own.sum(), 0.5 / (~own).sum())
     share = IsotonicRegression().fit(scores, own, sample_weight=even).predict(scores)
     with np.errstate(divide="ignore"):

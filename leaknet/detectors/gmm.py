@@ -8,13 +8,11 @@ per component in the smallest class; where none has them, J is 1.
 from __future__ import annotations
 
 import warnings
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float64
 from scipy.special import logsumexp
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors.base import ClassScorer, Standardiser, class_counts, require_closed
@@ -60,7 +58,7 @@ class ClassMixture(ClassScorer):
         best: Float64[np.ndarray, "n"] = self.class_scores(e).max(axis=1)
         return best
 
-    def _keep(self, mixtures: list[GaussianMixture]) -> None:
+    def _keep(self, mixtures: list[Any]) -> None:
         self.weights_ = np.stack([m.weights_ for m in mixtures])
         self.centres_ = np.stack([m.means_ for m in mixtures])
         self.variances_ = np.stack([m.covariances_ for m in mixtures])
@@ -68,7 +66,11 @@ class ClassMixture(ClassScorer):
 
 def _mixtures(
     vectors: Float64[np.ndarray, "n dimension"], train: Embeddings, components: int
-) -> list[GaussianMixture]:
+) -> list[Any]:
+    # Importing scikit-learn costs a second, which fitted detectors need not pay.
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
     with warnings.catch_warnings():
         # Mixtures that still move after the last step are densities too; `val` judges them.
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -81,7 +83,7 @@ def _mixtures(
 
 
 def _own_class_likelihood(
-    mixtures: list[GaussianMixture], vectors: Float64[np.ndarray, "n dimension"], val: Embeddings
+    mixtures: list[Any], vectors: Float64[np.ndarray, "n dimension"], val: Embeddings
 ) -> float:
     return sum(
         float(mixtures[c].score_samples(vectors[val.targets == c]).sum())

@@ -11,7 +11,6 @@ from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float64, Int
-from sklearn.cluster import KMeans
 
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors.base import ClassScorer, Standardiser, require_closed
@@ -63,6 +62,9 @@ def class_centres(
     members: Float64[np.ndarray, "n dimension"],
 ) -> Float64[np.ndarray, "centre dimension"]:
     """Up to 4 centres of one class's embeddings."""
+    # Importing scikit-learn costs a second, which fitted detectors need not pay.
+    from sklearn.cluster import KMeans
+
     distinct = len(np.unique(members, axis=0))
     means = KMeans(min(CENTRES, distinct), n_init=4, random_state=0).fit(members)
     return np.asarray(means.cluster_centers_)

@@ -11,7 +11,6 @@ from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int
-from sklearn.neighbors import NearestNeighbors
 
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors.base import Detector, Standardiser, require_closed
@@ -70,6 +69,9 @@ def neighbour_distances(
     """Distances to the k nearest references, nearest first."""
     if not len(queries):
         return np.empty((0, k))
+    # Importing scikit-learn costs a second, which other detectors need not pay.
+    from sklearn.neighbors import NearestNeighbors
+
     index = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(references)
     distances, _ = index.kneighbors(queries)
     return np.asarray(distances)

@@ -13,7 +13,6 @@ from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float64, Int
-from sklearn.covariance import ledoit_wolf
 
 from leakcache.errors import ScoringError
 from leaknet.data.embeddings import Embeddings
@@ -159,6 +158,9 @@ def whitener(
     residuals alone, and its eigenvalues are kept above `FLOOR`, so that it can be inverted
     with fewer images than dimensions.
     """
+    # Importing scikit-learn costs a second, which fitted detectors need not pay.
+    from sklearn.covariance import ledoit_wolf
+
     covariance, _ = ledoit_wolf(residuals, assume_centered=True)
     values, directions = np.linalg.eigh(covariance)
     root: Float64[np.ndarray, "dimension dimension"] = directions / np.sqrt(

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
-from sklearn.cluster import KMeans
 
 from leakcache.errors import RunError
 from leaknet.calibration.split_half import cut_in_halves
@@ -82,6 +81,9 @@ def class_prototypes(
     distinct = np.unique(vectors.astype(np.float64), axis=0)
     if len(distinct) <= count:
         return distinct[np.arange(count) % len(distinct)]
+    # Importing scikit-learn costs a second, which scoring need not pay.
+    from sklearn.cluster import KMeans
+
     found = KMeans(count, n_init=10, random_state=0).fit(vectors.astype(np.float64))
     return np.asarray(found.cluster_centers_, dtype=np.float64)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float64, Shaped
-from scipy.stats import permutation_test
 
 from leakcache.errors import ScoringError
 
@@ -33,6 +32,9 @@ def sign_flip_p(
     sums = sums[sums != 0]
     if len(sums) < 2:
         return 1.0
+    # Importing scipy.stats costs a second, which scoring need not pay.
+    from scipy.stats import permutation_test
+
     found = permutation_test(
         (sums,),
         np.sum,

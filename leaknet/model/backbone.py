@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import timm
-from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
 from leakcache.errors import ConfigError, WeightsError
@@ -24,6 +22,10 @@ def build_backbone(
             small.
         WeightsError: pretrained weights were asked for and cannot be had.
     """
+    # Importing timm costs seconds, which models without a backbone need not pay.
+    import timm
+    from timm.models.resnet import ResNet
+
     if not timm.is_model(config.backbone):
         raise ConfigError(
             f"model.backbone = {config.backbone!r} is no timm model: see timm.list_models()"
@@ -60,6 +62,8 @@ def _patches(backbone: nn.Module | None) -> int | None:
 
 
 def _created(config: ModelConfig, channels: int, size: tuple[int, int]) -> Any:
+    import timm
+
     settings: dict[str, Any] = {"in_chans": channels, "num_classes": 0}
     defaults = timm.get_pretrained_cfg(config.backbone)
     if defaults is not None and defaults.fixed_input_size:
@@ -76,11 +80,13 @@ def _created(config: ModelConfig, channels: int, size: tuple[int, int]) -> Any:
         ) from error
 
 
-def _open_residuals(backbone: ResNet) -> None:
+def _open_residuals(backbone: nn.Module) -> None:
     """Start residual branches at one, where timm starts them at zero.
 
     The usual start gains .04 of macro AUC on a few hundred images (docs/LOG.md).
     """
+    from timm.models.resnet import BasicBlock, Bottleneck
+
     for block in backbone.modules():
         if isinstance(block, BasicBlock):
             nn.init.ones_(block.bn2.weight)
@@ -90,6 +96,8 @@ def _open_residuals(backbone: ResNet) -> None:
 
 def _shrink_stem(backbone: nn.Module, name: str, channels: int) -> None:
     """3×3 at stride 1 and no max-pool: a 32×32 map is small enough to be seen whole."""
+    from timm.models.resnet import ResNet
+
     if not isinstance(backbone, ResNet):
         raise ConfigError(f'model.stem = "small" needs a ResNet of timm, which {name} is not')
     width = backbone.bn1.num_features
