@@ -170,11 +170,11 @@ class ClosedEvaluator(Evaluator[ClosedControl]):
         """All columns together, on true and on shuffled labels."""
         targets = self._targets[self._protocol.evaluated]
         scores = self._scores(features, self._targets)
-        found = _closed_intervals(scores, targets, self._groups)
+        intervals = _closed_intervals(scores, targets, self._groups)
         areas = per_class_auc(scores, targets)[0].tolist()
         return ClosedControl(
-            top1=found["top1"],
-            macro_auc=found["macro_auc"],
+            top1=intervals["top1"],
+            macro_auc=intervals["macro_auc"],
             per_class_auc=dict(zip(self._classes.tolist(), areas, strict=True)),
             chance=float(np.bincount(targets).max() / len(targets)),
             images=len(targets),

@@ -271,13 +271,13 @@ def _software(image: Image.Image, parts: list[Part]) -> str:
 
 def _tags(image: Image.Image, parts: list[Part]) -> Mapping[int, object]:
     """EXIF tags, none if they are damaged. A TIFF file itself consists of such tags."""
-    found = Image.Exif()
+    exif = Image.Exif()
     try:
         if image.format == "TIFF":
-            found = image.getexif()
+            exif = image.getexif()
         else:
-            found.load(_exif(parts) or image.info.get("exif", b""))
-        return {tag: found[tag] for tag in (*_WRITERS, _EXIF) if tag in found}
+            exif.load(_exif(parts) or image.info.get("exif", b""))
+        return {tag: exif[tag] for tag in (*_WRITERS, _EXIF) if tag in exif}
     except _MALFORMED:
         return {}
 

@@ -67,13 +67,13 @@ def _crossing(
     )
     rest = list(sets)
     for crosses, what, cure in crossings:
-        found = [s for s in rest if crosses(s)]
+        matching = [s for s in rest if crosses(s)]
         rest = [s for s in rest if not crosses(s)]
-        if found:
-            copies = sum(len(s.rows) for s in found)
-            known_in_open = kind == "equal files" and found[0].crosses_sets
+        if matching:
+            copies = sum(len(s.rows) for s in matching)
+            known_in_open = kind == "equal files" and matching[0].crosses_sets
             level = "severe" if known_in_open or copies > MANY * len(observations) else "warning"
-            sentence = f"{_sets_of(kind, found, observations)} {what}: {cure}."
+            sentence = f"{_sets_of(kind, matching, observations)} {what}: {cure}."
             yield Finding(level, "duplicates", sentence)
     if rest:
         sentence = f"{_sets_of(kind, rest, observations)} within one class and fold: no leak."

@@ -84,8 +84,8 @@ class Lpips2(nn.Module):
             torch.tensor(values, device=x.device).view(3, 1, 1)
             for values in (IMAGENET_MEAN, IMAGENET_STD)
         )
-        found: Tensor = self.trunk(((x + 1) / 2 - mean) / deviation)
-        return found / (found.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)
+        features: Tensor = self.trunk(((x + 1) / 2 - mean) / deviation)
+        return features / (features.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)
 
 
 def _block(channels: int, width: int) -> tuple[nn.Module, ...]:

@@ -53,8 +53,8 @@ class Autoencoder:
         self, pixels: Float[Tensor, "image 3 height width"]
     ) -> Float[Tensor, "image channel height/8 width/8"]:
         """Latents (posterior mean) of RGB in [-1, 1], in the decoder's scale."""
-        found = self.network.encode(pixels)
-        latents: Tensor = found.latents if "latents" in found else found.latent_dist.mean
+        output = self.network.encode(pixels)
+        latents: Tensor = output.latents if "latents" in output else output.latent_dist.mean
         return latents
 
     def decode(

@@ -50,9 +50,9 @@ def inversion_losses(
     for _ in range(steps):
         optimiser.zero_grad()
         with torch.autocast(pixels.device.type, torch.bfloat16):
-            found = autoencoder.decode(latents)
+            decoded = autoencoder.decode(latents)
         # In a sum over images each latent's gradient is independent of the batch.
-        loss = (found.float() - pixels).square().mean(dim=(1, 2, 3)).sum()
+        loss = (decoded.float() - pixels).square().mean(dim=(1, 2, 3)).sum()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     return torch.stack([before, _errors(autoencoder, latents.detach(), pixels)], dim=1)

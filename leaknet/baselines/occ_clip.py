@@ -106,9 +106,9 @@ class Clip:
     @contextmanager
     def _with_context(self, context: Tensor) -> Iterator[None]:
         # The text model accepts token numbers only, so a hook replaces the looked-up embeddings.
-        def fill(module: nn.Module, inputs: Any, found: Tensor) -> Tensor:
-            places = context.expand(len(found), *context.shape)
-            return torch.cat([found[:, :1], places, found[:, 1 + len(context) :]], dim=1)
+        def fill(module: nn.Module, inputs: Any, embeddings: Tensor) -> Tensor:
+            places = context.expand(len(embeddings), *context.shape)
+            return torch.cat([embeddings[:, :1], places, embeddings[:, 1 + len(context) :]], dim=1)
 
         table = self.network.text_model.embeddings.token_embedding
         handle = table.register_forward_hook(fill)

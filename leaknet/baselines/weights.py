@@ -109,12 +109,12 @@ def pretrained(model: str, classes: int, folder: Path | None) -> nn.Module:
     network: Any = timm.create_model(model, pretrained=False, num_classes=classes)
     path = _local(model, folder) if folder else _from_hub_pretrained(model)
     try:
-        found = load_file(path)
+        tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: not readable as safetensors ({error})") from error
     head = f"{network.pretrained_cfg['classifier']}."
     own = {name: tensor for name, tensor in network.state_dict().items() if name.startswith(head)}
-    body = {name: tensor for name, tensor in found.items() if not name.startswith(head)}
+    body = {name: tensor for name, tensor in tensors.items() if not name.startswith(head)}
     try:
         network.load_state_dict(body | own)
     except RuntimeError as error:

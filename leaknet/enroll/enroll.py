@@ -215,12 +215,12 @@ def recall(images: Embeddings) -> float:
 def old_classes(known: Embeddings, grown: ProtoLeakNet) -> OldClasses:
     """Evaluate the old classes before and after, on the test fold if it has embeddings."""
     fold = "test" if (known.folds == "test").any() else "val"
-    held = known.select(fold)
-    logits = reclassified(grown, held).logits
+    held_out = known.select(fold)
+    logits = reclassified(grown, held_out).logits
     return OldClasses(
         fold,
-        _figures(held.logits, held.targets),
-        _figures(logits, held.targets),
+        _figures(held_out.logits, held_out.targets),
+        _figures(logits, held_out.targets),
         float((logits.argmax(axis=1) == logits.shape[1] - 1).mean()),
     )
 

@@ -40,9 +40,11 @@ def take_shots(
     Raises:
         DataError: the folder has fewer usable images than `shots` or than `MIN_SHOTS`.
     """
-    found = find_images([str(folder)])
-    paths = sorted((p for p, reason in found if not reason), key=lambda path: _order(path.name))
-    files = [EncodedFile(path, reason=reason) for path, reason in found if reason]
+    candidates = find_images([str(folder)])
+    paths = sorted(
+        (p for p, reason in candidates if not reason), key=lambda path: _order(path.name)
+    )
+    files = [EncodedFile(path, reason=reason) for path, reason in candidates if reason]
     limit = len(paths) if shots is None else shots
     usable = 0
     while paths and usable < limit:
@@ -74,18 +76,18 @@ def fold_of_each(groups: Shaped[np.ndarray, " image"]) -> Shaped[np.ndarray, " i
         DataError: no group can be held out, because too few images would remain.
     """
     sizes = Counter(groups.tolist())
-    held: list[str] = []
+    held_out: list[str] = []
     for group in sorted(sizes, key=_order):
-        count = sum(sizes[name] for name in held)
+        count = sum(sizes[name] for name in held_out)
         enough = count >= VALIDATION * len(groups)
         if not enough and len(groups) - count - sizes[group] >= MIN_SHOTS - 1:
-            held.append(group)
-    if not held:
+            held_out.append(group)
+    if not held_out:
         raise DataError(
             f"the {len(groups)} images to enrol are of {len(sizes)} prompt group(s), so none "
             "can be held out for calibration: add images of other prompts (other file names)"
         )
-    return np.where(np.isin(groups, held), "val", "train")
+    return np.where(np.isin(groups, held_out), "val", "train")
 
 
 def _reject_repeat(file: EncodedFile, first: EncodedFile) -> EncodedFile:

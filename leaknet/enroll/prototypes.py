@@ -84,8 +84,8 @@ def class_prototypes(
     # Importing scikit-learn costs a second, which scoring need not pay.
     from sklearn.cluster import KMeans
 
-    found = KMeans(count, n_init=10, random_state=0).fit(vectors.astype(np.float64))
-    return np.asarray(found.cluster_centers_, dtype=np.float64)
+    kmeans = KMeans(count, n_init=10, random_state=0).fit(vectors.astype(np.float64))
+    return np.asarray(kmeans.cluster_centers_, dtype=np.float64)
 
 
 @torch.inference_mode()

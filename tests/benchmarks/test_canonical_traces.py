@@ -1,8 +1,8 @@
-"""How much of a picture's history survives canonicalisation? The figures of docs/AUDIT.md.
+"""Traces of an image's history after canonicalisation: the figures of docs/AUDIT.md.
 
-The same pictures get seven histories of resampling and compression, are canonicalised, and a
-linear model on block-DCT energies and a radial spectrum tells the histories apart, by 4-fold
-cross-validation over prompts. All that differs is history, so chance is what we want.
+The same images get seven histories of resampling and compression and are canonicalised. A linear
+model on block-DCT energies and a radial spectrum classifies the histories, with 4-fold
+cross-validation over prompts. The goal is chance.
 
     python tests/benchmarks/test_canonical_traces.py ../shared/bench/gallery8
 """
@@ -83,7 +83,7 @@ def rows_of(images: list[Image.Image], names: list[str], track: str) -> dict[str
 
 
 def told_apart(rows: list[np.ndarray], prompts: list[str]) -> float:
-    """Accuracy with which histories are told apart, each given as one row a picture."""
+    """Accuracy of the classification of histories, each with one row per image."""
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
     targets = np.repeat(np.arange(len(rows)), len(prompts))
     groups = np.tile(prompts, len(rows))
@@ -110,8 +110,8 @@ def test_a_smaller_canonical_form_hides_more_of_the_history(shared):
 
 
 if __name__ == "__main__":
-    pictures, of_prompts = read(Path(sys.argv[1]), slice(0, 40, 2))
+    images, of_prompts = read(Path(sys.argv[1]), slice(0, 40, 2))
     for track in TRACKS:
-        first, *others = list(rows_of(pictures, list(HISTORIES), track).values())
+        first, *others = list(rows_of(images, list(HISTORIES), track).values())
         pairs = [told_apart([first, other], of_prompts) for other in others]
         print(f"{track}: {told_apart([first, *others], of_prompts):.3f};", *np.round(pairs, 3))
