@@ -50,14 +50,20 @@ def runs(ctx: click.Context, as_json: bool) -> None:
         next_steps(["train"], ["demo"])
         return
     _print(found, default)
-    next_steps(["runs", "use", found[0].path.name], ["report", str(found[0].path)])
+    first, *others = sorted(found, key=lambda run: not _same(run.path, default))
+    switch = [["runs", "use", others[0].path.name]] if others else []
+    next_steps(["report", str(first.path)], *switch)
+
+
+def _same(run: Path, default: Path | None) -> bool:
+    return default is not None and default.resolve() == run.resolve()
 
 
 def _print(found: list[RunSummary], default: Path | None) -> None:
     headings = ("", "run", "data", "preset", "known", "fold", "top-1", "macro AUC", "AUROC", "date")
     rows: list[tuple[str, ...]] = [headings]
     for run in found:
-        mark = "*" if default and default.resolve() == run.path.resolve() else ""
+        mark = "*" if _same(run.path, default) else ""
         figures = [
             f"{run.figures[key]:.3f}" if key in run.figures else "-"
             for key in ("top1", "macro_auc", "auroc")

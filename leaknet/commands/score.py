@@ -198,7 +198,7 @@ def _score_images(run: Path, options: dict[str, Any]) -> None:
         verbose = options["verbose"]
         print_images(results, options["alpha"], facts, _words(run, model), verbose=verbose)
         if not verbose:
-            next_steps(["score", *options["images"], "--run", str(run), "-v"])
+            next_steps(["score", options["images"][0], "--run", str(run), "-v"])
     _exit_if_none(results)
 
 
