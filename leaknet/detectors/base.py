@@ -1,9 +1,8 @@
-"""What every detector is: closed embeddings in, one score per image out, nothing hidden.
+"""The interface of detectors: closed embeddings to fit on, one score an image.
 
-A detector learns from closed training and validation images alone. Its score is higher the
-more an image is like the known generators; no detector turns the sign. What it has learned
-are arrays whose names end in "_", declared on its class, so that a run can keep them as
-tensors and never as code.
+A detector learns from closed training and validation images alone. A higher score is more like
+the known generators. Learned arrays are declared on the class and their names end in "_", so that
+a run keeps them as tensors and never as code.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ _D = TypeVar("_D", bound="Detector")
 
 
 class Detector(ABC):
-    """The calls that scoring relies on; keeps and restores the arrays that a detector declares.
+    """Scores images by how much they are like the known; saves and restores its learned arrays.
 
     Attributes:
-        name: the column's name in tables and JSON.
+        name: in tables, JSON and on the command line.
     """
 
     name: ClassVar[str]
 
     @abstractmethod
     def fit(self, train: Embeddings, val: Embeddings) -> Detector:
-        """Learn from closed images; settings are chosen on `val`. ScoringError if it can't."""
+        """Learn from closed images; settings are chosen on `val`. Raises as `require_closed`."""
 
     @abstractmethod
     def score_samples(self, e: Embeddings) -> Float64[np.ndarray, "n"]:
@@ -74,17 +73,42 @@ class Detector(ABC):
 
 
 class ClassScorer(Detector):
-    """A detector that also scores every class, so that it can attribute as well as detect."""
+    """A detector that scores every class; an image has the score of its best class."""
 
     @abstractmethod
     def class_scores(self, e: Embeddings) -> Float[np.ndarray, "n class"]:
         """One score per image and closed class; higher = more like that class."""
 
+    def score_samples(self, e: Embeddings) -> Float64[np.ndarray, "n"]:
+        """Score of the best class."""
+        best: Float64[np.ndarray, "n"] = self.class_scores(e).max(axis=1)
+        return best
 
-# What may be learned from: closed training and validation images, and nothing else.
-#
-# Every `fit` passes through `require_closed`, so that no image of an unknown generator, and no
-# test image, can influence a density, a bandwidth or any other choice.
+
+class ZScored(Detector):
+    """A detector on embeddings after the global z-score of the closed training images."""
+
+    mean_: Float64[np.ndarray, "dimension"]
+    scale_: Float64[np.ndarray, "dimension"]
+
+    def fit_z_score(
+        self, train: Embeddings, val: Embeddings
+    ) -> tuple[Float64[np.ndarray, "train dimension"], Float64[np.ndarray, "val dimension"]]:
+        """Keep the z-score of `train`, and return the standardised vectors of both.
+
+        Raises:
+            ScoringError: as `require_closed`.
+        """
+        require_closed(train, val)
+        z = Standardiser.of(train)
+        self.mean_, self.scale_ = z.mean, z.scale
+        return z(train.vectors), z(val.vectors)
+
+    def z(self, vectors: Float[np.ndarray, "n dimension"]) -> Float64[np.ndarray, "n dimension"]:
+        """Standardised vectors; ScoringError before `fit`."""
+        self.require_fit()
+        return Standardiser(self.mean_, self.scale_)(vectors)
+
 
 LEAST_PER_CLASS = 2
 
@@ -92,9 +116,10 @@ LEAST_PER_CLASS = 2
 def require_closed(train: Embeddings, val: Embeddings) -> None:
     """Raise ScoringError unless a detector may be fitted to these embeddings.
 
-    Refused are rows of the folds "test" and "open", different classes in the two sets, no
-    validation images, a class of fewer than two training images (its density would be that of
-    nothing, and an empty class wins every comparison by default), and a collapsed network.
+    Every `fit` calls this, so that no test image and no image of an unknown generator influences
+    a density or a choice. Refused are rows of the folds "test" and "open", different classes in the
+    two sets, no validation images, a class of fewer than two training images, and a collapsed
+    network.
     """
     for e in (train, val):
         foreign = np.flatnonzero(~np.isin(e.folds, ("train", "val")))
@@ -121,7 +146,7 @@ def class_counts(e: Embeddings) -> Int[np.ndarray, "class"]:
 class Standardiser:
     """The global z-score: mean and scale of each dimension over all closed training images.
 
-    A dimension that (almost) does not vary keeps scale 1, so that it can't drown the others.
+    A dimension that (almost) does not vary keeps scale 1.
     """
 
     mean: Float64[np.ndarray, "dimension"]

@@ -15,32 +15,28 @@ from jaxtyping import Float64
 from scipy.special import logsumexp
 
 from leaknet.data.embeddings import Embeddings
-from leaknet.detectors.base import ClassScorer, Standardiser, class_counts, require_closed
+from leaknet.detectors.base import ClassScorer, ZScored, class_counts
 from leaknet.detectors.mahalanobis import FLOOR
 
 GRID = (2, 3, 4, 6)
 
 
-class ClassMixture(ClassScorer):
+class ClassMixture(ZScored, ClassScorer):
     """Highest log-density of one class's mixture, in z-scored units."""
 
     name: ClassVar[str] = "gmm"
-    mean_: Float64[np.ndarray, "dimension"]
-    scale_: Float64[np.ndarray, "dimension"]
     weights_: Float64[np.ndarray, "class component"]
     centres_: Float64[np.ndarray, "class component dimension"]
     variances_: Float64[np.ndarray, "class component dimension"]
 
     def fit(self, train: Embeddings, val: Embeddings) -> ClassMixture:
         """Fit each class of `train` for each J, seeded; choose J on `val`."""
-        require_closed(train, val)
-        z = Standardiser.of(train)
-        self.mean_, self.scale_ = z.mean, z.scale
+        vectors, held_out = self.fit_z_score(train, val)
         smallest = int(class_counts(train).min())
         best = -np.inf
         for components in [j for j in GRID if 2 * j <= smallest] or [1]:
-            mixtures = _mixtures(z(train.vectors), train, components)
-            likelihood = _own_class_likelihood(mixtures, z(val.vectors), val)
+            mixtures = _mixtures(vectors, train, components)
+            likelihood = _own_class_likelihood(mixtures, held_out, val)
             if likelihood > best:
                 best = likelihood
                 self._keep(mixtures)
@@ -48,15 +44,9 @@ class ClassMixture(ClassScorer):
 
     def class_scores(self, e: Embeddings) -> Float64[np.ndarray, "n class"]:
         """Log-density of each image under each class's mixture."""
-        self.require_fit()
-        x = Standardiser(self.mean_, self.scale_)(e.vectors)
+        x = self.z(e.vectors)
         mixtures = zip(self.weights_, self.centres_, self.variances_, strict=True)
         return np.stack([_log_density(x, *mixture) for mixture in mixtures], axis=1)
-
-    def score_samples(self, e: Embeddings) -> Float64[np.ndarray, "n"]:
-        """Log-density of each image under its likeliest class."""
-        best: Float64[np.ndarray, "n"] = self.class_scores(e).max(axis=1)
-        return best
 
     def _keep(self, mixtures: list[Any]) -> None:
         self.weights_ = np.stack([m.weights_ for m in mixtures])
@@ -72,7 +62,7 @@ def _mixtures(
     from sklearn.mixture import GaussianMixture
 
     with warnings.catch_warnings():
-        # Mixtures that still move after the last step are densities too; `val` judges them.
+        # A mixture that has not converged is a density too; `val` decides.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return [
             GaussianMixture(

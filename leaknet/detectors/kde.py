@@ -21,20 +21,12 @@ from jaxtyping import Float, Float32, Float64, Int
 from torch import Tensor
 
 from leaknet.data.embeddings import Embeddings
-from leaknet.detectors.base import ClassScorer, Detector, Standardiser, require_closed
+from leaknet.detectors.base import ClassScorer, ZScored
 
-# Exact Gaussian kernel density in high dimension, in blocks of fixed size.
-#
-# The log-density of a query is a logsumexp over all references. Distances come from one matrix
-# product per block: with both sides centred on the references and divided by the bandwidth,
-# -|x - y|²/2 = x·y - |y|²/2 - |x|²/2, and the last term leaves the sum. In float64 the rounding
-# error of that is about 1e-16 times the squared norm in bandwidths. float32 would not do: at
-# 128 dimensions and a bandwidth of 0.1 it errs in the second decimal.
-#
-# Each thread works through its own share of the queries, one block at a time in one buffer:
-# threads that split a single small product wait for each other, which on a shared machine costs
-# more than it gains. Memory beyond the copies of the input is one such buffer a thread, whatever
-# the number of references and queries.
+# Distances come from one matrix product per block: with both sides centred on the references and
+# divided by the bandwidth, -|x - y|²/2 = x·y - |y|²/2 - |x|²/2. float32 would not do: at 128
+# dimensions and a bandwidth of 0.1 it errs in the second decimal. Each thread computes its own
+# queries, one block at a time in one buffer; splitting a small product over threads is slower.
 
 QUERY_BLOCK = 128
 REFERENCE_BLOCK = 2048
@@ -52,8 +44,8 @@ def log_density(
     half_norms = y.square().sum(dim=1) / 2
     sums = x.new_empty(len(x))
     with _single_threaded_products() as threads, ThreadPoolExecutor(threads) as pool:
-        shares = zip(x.tensor_split(threads), sums.tensor_split(threads), strict=True)
-        for done in [pool.submit(_log_sums, share, y, half_norms, out) for share, out in shares]:
+        parts = zip(x.tensor_split(threads), sums.tensor_split(threads), strict=True)
+        for done in [pool.submit(_log_sums, part, y, half_norms, out) for part, out in parts]:
             done.result()
     dimension = references.shape[1]
     constant = log(len(references)) + dimension * (log(bandwidth) + log(2 * pi) / 2)
@@ -97,51 +89,42 @@ def _single_threaded_products() -> Iterator[int]:
 
 
 GRID = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
-# Below, all images are certain to be unlike each other; above, all references are one blob.
-LEAST, MOST = 1e-3, 1e2
+# Below, no image is like another; above, all references are one.
+MIN_BANDWIDTH, MAX_BANDWIDTH = 1e-3, 1e2
 
 
-class GlobalKDE(Detector):
+class GlobalKDE(ZScored):
     """Log-density of all closed training embeddings (in z-scored units, per unit volume)."""
 
     name: ClassVar[str] = "kde"
     bandwidth_: Float64[np.ndarray, ""]
-    mean_: Float64[np.ndarray, "dimension"]
-    scale_: Float64[np.ndarray, "dimension"]
     references_: Float32[np.ndarray, "reference dimension"]
 
     def fit(self, train: Embeddings, val: Embeddings) -> GlobalKDE:
         """Keep the training embeddings; choose the bandwidth on the validation ones."""
-        require_closed(train, val)
-        z = Standardiser.of(train)
-        references, held_out = z(train.vectors), z(val.vectors)
+        references, held_out = self.fit_z_score(train, val)
         best = choose_bandwidth(lambda h: float(log_density(held_out, references, h).mean()))
         self.bandwidth_ = np.array(best)
-        self.mean_, self.scale_, self.references_ = z.mean, z.scale, train.vectors
+        self.references_ = train.vectors
         return self
 
     def score_samples(self, e: Embeddings) -> Float64[np.ndarray, "n"]:
         """Log-density of each image."""
-        self.require_fit()
-        z = Standardiser(self.mean_, self.scale_)
-        return log_density(z(e.vectors), z(self.references_), float(self.bandwidth_))
+        queries = self.z(e.vectors)
+        return log_density(queries, self.z(self.references_), float(self.bandwidth_))
 
 
-class ClassKDE(ClassScorer):
+class ClassKDE(ZScored, ClassScorer):
     """Highest of the classes' own log-densities, in the units of `GlobalKDE`."""
 
     name: ClassVar[str] = "kde_class"
     bandwidth_: Float64[np.ndarray, ""]
-    mean_: Float64[np.ndarray, "dimension"]
-    scale_: Float64[np.ndarray, "dimension"]
     references_: Float32[np.ndarray, "reference dimension"]
     targets_: Int[np.ndarray, "reference"]
 
     def fit(self, train: Embeddings, val: Embeddings) -> ClassKDE:
         """As `GlobalKDE`, each validation image under the density of its own class."""
-        require_closed(train, val)
-        z = Standardiser.of(train)
-        references, held_out = z(train.vectors), z(val.vectors)
+        references, held_out = self.fit_z_score(train, val)
         pairs = [
             (held_out[val.targets == c], references[train.targets == c])
             for c in np.unique(val.targets)
@@ -150,26 +133,19 @@ class ClassKDE(ClassScorer):
             lambda h: sum(float(log_density(x, y, h).sum()) for x, y in pairs) / len(val)
         )
         self.bandwidth_ = np.array(best)
-        self.mean_, self.scale_, self.references_ = z.mean, z.scale, train.vectors
+        self.references_ = train.vectors
         self.targets_ = train.targets
         return self
 
     def class_scores(self, e: Embeddings) -> Float64[np.ndarray, "n class"]:
         """Log-density of each image under each class."""
-        self.require_fit()
-        z = Standardiser(self.mean_, self.scale_)
-        queries, references = z(e.vectors), z(self.references_)
+        queries, references = self.z(e.vectors), self.z(self.references_)
         classes = range(int(self.targets_.max()) + 1)
         columns = [
             log_density(queries, references[self.targets_ == c], float(self.bandwidth_))
             for c in classes
         ]
         return np.stack(columns, axis=1)
-
-    def score_samples(self, e: Embeddings) -> Float64[np.ndarray, "n"]:
-        """Log-density of each image under its likeliest class."""
-        best: Float64[np.ndarray, "n"] = self.class_scores(e).max(axis=1)
-        return best
 
 
 def choose_bandwidth(likelihood: Callable[[float], float]) -> float:
@@ -182,10 +158,10 @@ def choose_bandwidth(likelihood: Callable[[float], float]) -> float:
     while True:
         grid = sorted(tried)
         best = max(grid, key=tried.__getitem__)
-        if best == grid[0] and best > LEAST:
-            further = max(LEAST, best * grid[0] / grid[1])
-        elif best == grid[-1] and best < MOST:
-            further = min(MOST, best * grid[-1] / grid[-2])
+        if best == grid[0] and best > MIN_BANDWIDTH:
+            further = max(MIN_BANDWIDTH, best * grid[0] / grid[1])
+        elif best == grid[-1] and best < MAX_BANDWIDTH:
+            further = min(MAX_BANDWIDTH, best * grid[-1] / grid[-2])
         else:
             return best
         tried[further] = likelihood(further)

@@ -13,13 +13,13 @@ import numpy as np
 from jaxtyping import Float64, Int
 
 from leaknet.data.embeddings import Embeddings
-from leaknet.detectors.base import ClassScorer, Standardiser, require_closed
+from leaknet.detectors.base import ClassScorer, ZScored
 from leaknet.detectors.mahalanobis import squared_norms
 
 CENTRES = 4
 
 
-class PrototypeDistance(ClassScorer):
+class PrototypeDistance(ZScored, ClassScorer):
     """Minus the squared distance, in z-scored units, to the nearest centre.
 
     Every class has 4 centres (the paper's M), or as many as it has different training
@@ -27,35 +27,24 @@ class PrototypeDistance(ClassScorer):
     """
 
     name: ClassVar[str] = "prototype"
-    mean_: Float64[np.ndarray, "dimension"]
-    scale_: Float64[np.ndarray, "dimension"]
     centres_: Float64[np.ndarray, "centre dimension"]
     owners_: Int[np.ndarray, "centre"]
 
     def fit(self, train: Embeddings, val: Embeddings) -> PrototypeDistance:
         """k-means within each class of `train`, seeded; `val` chooses nothing here."""
-        require_closed(train, val)
-        z = Standardiser.of(train)
-        vectors, targets = z(train.vectors), train.targets
+        vectors, targets = self.fit_z_score(train, val)[0], train.targets
         found = [class_centres(vectors[targets == c]) for c in range(len(train.classes))]
-        self.mean_, self.scale_ = z.mean, z.scale
         self.centres_ = np.concatenate(found)
         self.owners_ = np.repeat(np.arange(len(found)), [len(centres) for centres in found])
         return self
 
     def class_scores(self, e: Embeddings) -> Float64[np.ndarray, "n class"]:
         """Minus the squared distance to the nearest centre of each class."""
-        self.require_fit()
-        x = Standardiser(self.mean_, self.scale_)(e.vectors)
+        x = self.z(e.vectors)
         scores = np.full((len(x), int(self.owners_.max()) + 1), -np.inf)
         for centre, owner in zip(self.centres_, self.owners_, strict=True):
             np.maximum(scores[:, owner], -squared_norms(x - centre), out=scores[:, owner])
         return scores
-
-    def score_samples(self, e: Embeddings) -> Float64[np.ndarray, "n"]:
-        """Minus the squared distance to the nearest centre of all."""
-        nearest: Float64[np.ndarray, "n"] = self.class_scores(e).max(axis=1)
-        return nearest
 
 
 def class_centres(

@@ -13,34 +13,30 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int
 
 from leaknet.data.embeddings import Embeddings
-from leaknet.detectors.base import Detector, Standardiser, require_closed
+from leaknet.detectors.base import ZScored
 from leaknet.metrics import auroc
 
 GRID = (1, 2, 5, 10, 20, 50)
 
 
-class NearestNeighbour(Detector):
+class NearestNeighbour(ZScored):
     """Minus the Euclidean distance, in z-scored units, to the k-th nearest training image."""
 
     name: ClassVar[str] = "knn"
     k_: Int[np.ndarray, ""]
-    mean_: Float64[np.ndarray, "dimension"]
-    scale_: Float64[np.ndarray, "dimension"]
     references_: Float32[np.ndarray, "reference dimension"]
 
     def fit(self, train: Embeddings, val: Embeddings) -> NearestNeighbour:
         """Keep the training embeddings; choose k on the closed classes, left out in turn."""
-        require_closed(train, val)
-        z = Standardiser.of(train)
-        self.k_ = np.array(choose_k(z(train.vectors), train.targets, z(val.vectors), val.targets))
-        self.mean_, self.scale_, self.references_ = z.mean, z.scale, train.vectors
+        references, queries = self.fit_z_score(train, val)
+        self.k_ = np.array(choose_k(references, train.targets, queries, val.targets))
+        self.references_ = train.vectors
         return self
 
     def score_samples(self, e: Embeddings) -> Float64[np.ndarray, "n"]:
         """Minus the distance to the k-th nearest."""
-        self.require_fit()
-        z = Standardiser(self.mean_, self.scale_)
-        return -neighbour_distances(z(e.vectors), z(self.references_), int(self.k_))[:, -1]
+        queries = self.z(e.vectors)
+        return -neighbour_distances(queries, self.z(self.references_), int(self.k_))[:, -1]
 
 
 def choose_k(

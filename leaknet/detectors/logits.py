@@ -1,8 +1,4 @@
-"""What the three detectors that look at the logits alone have in common.
-
-They learn nothing: `fit` checks what it is given, as everywhere, and remembers the number of
-classes.
-"""
+"""Detectors on the logits alone; `fit` keeps the number of classes."""
 
 from __future__ import annotations
 
@@ -25,7 +21,7 @@ class LogitDetector(Detector):
     classes_: Int[np.ndarray, ""]
 
     def fit(self: _D, train: Embeddings, val: Embeddings) -> _D:
-        """Remember how many classes there are."""
+        """Keep the number of classes."""
         require_closed(train, val)
         self.classes_ = np.array(len(train.classes))
         return self
@@ -41,11 +37,8 @@ class LogitDetector(Detector):
         return e.logits.astype(np.float64)
 
 
-# Highest logit (Hendrycks et al. 2022).
-
-
 class MaxLogit(LogitDetector):
-    """The highest prototype logit.
+    """The highest prototype logit (Hendrycks et al. 2022).
 
     With this network it is minus the (soft) gated distance to the nearest of the *learned*
     prototypes, so it is also the paper's prototype distance, up to sign.
@@ -59,11 +52,8 @@ class MaxLogit(LogitDetector):
         return highest
 
 
-# Free energy of the logits (Liu et al. 2020), with its sign turned to our convention.
-
-
 class Energy(LogitDetector):
-    """Logsumexp of the logits at temperature 1: minus the energy."""
+    """Logsumexp of the logits at temperature 1: minus the free energy (Liu et al. 2020)."""
 
     name: ClassVar[str] = "energy"
 
@@ -72,11 +62,8 @@ class Energy(LogitDetector):
         return np.asarray(logsumexp(self.logits(e), axis=1))
 
 
-# Highest softmax probability of the logits (Hendrycks and Gimpel 2017), as its logarithm.
-
-
 class MaxSoftmax(LogitDetector):
-    """Log of the highest class probability, at most 0.
+    """Log of the highest class probability, at most 0 (Hendrycks and Gimpel 2017).
 
     The logarithm ranks images as the probability does and keeps apart those whose probability
     rounds to 1.

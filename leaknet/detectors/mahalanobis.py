@@ -16,13 +16,13 @@ from jaxtyping import Float64, Int
 
 from leakcache.errors import ScoringError
 from leaknet.data.embeddings import Embeddings
-from leaknet.detectors.base import ClassScorer, Standardiser, require_closed
+from leaknet.detectors.base import ClassScorer, ZScored
 
 FLOOR = 1e-3
 SHRINKAGE = 0.05
 
 
-class DiagonalMahalanobis(ClassScorer):
+class DiagonalMahalanobis(ZScored, ClassScorer):
     """Nearest class under its own diagonal covariance.
 
     `shrinkage` moves each variance of a class towards the median of that class's variances;
@@ -30,8 +30,6 @@ class DiagonalMahalanobis(ClassScorer):
     """
 
     name: ClassVar[str] = "mahalanobis"
-    mean_: Float64[np.ndarray, "dimension"]
-    scale_: Float64[np.ndarray, "dimension"]
     centres_: Float64[np.ndarray, "class dimension"]
     variances_: Float64[np.ndarray, "class dimension"]
 
@@ -41,67 +39,47 @@ class DiagonalMahalanobis(ClassScorer):
 
     def fit(self, train: Embeddings, val: Embeddings) -> DiagonalMahalanobis:
         """Means and (1/n) variances of each class of `train`; `val` chooses nothing here."""
-        require_closed(train, val)
-        z = Standardiser.of(train)
-        vectors, targets = z(train.vectors), train.targets
+        vectors, targets = self.fit_z_score(train, val)[0], train.targets
         members = [vectors[targets == c] for c in range(len(train.classes))]
         variances = np.stack([m.var(axis=0) for m in members])
         median = np.median(variances, axis=1, keepdims=True)
         shrunk = (1 - self.shrinkage) * variances + self.shrinkage * median
-        self.mean_, self.scale_ = z.mean, z.scale
         self.centres_ = np.stack([m.mean(axis=0) for m in members])
         self.variances_ = np.maximum(shrunk, self.floor)
         return self
 
     def class_scores(self, e: Embeddings) -> Float64[np.ndarray, "n class"]:
         """Eq. 13: minus the sum over dimensions of (x - mean)² / variance, for each class."""
-        self.require_fit()
-        x = Standardiser(self.mean_, self.scale_)(e.vectors)
+        x = self.z(e.vectors)
         columns = [
             -(np.square(x - centre) / variance).sum(axis=1)
             for centre, variance in zip(self.centres_, self.variances_, strict=True)
         ]
         return np.stack(columns, axis=1)
 
-    def score_samples(self, e: Embeddings) -> Float64[np.ndarray, "n"]:
-        """Score of the nearest class."""
-        nearest: Float64[np.ndarray, "n"] = self.class_scores(e).max(axis=1)
-        return nearest
 
-
-class TiedMahalanobis(ClassScorer):
+class TiedMahalanobis(ZScored, ClassScorer):
     """Nearest class under one covariance: that within the classes, pooled (`whiten`)."""
 
     name: ClassVar[str] = "mahalanobis_tied"
-    mean_: Float64[np.ndarray, "dimension"]
-    scale_: Float64[np.ndarray, "dimension"]
     centres_: Float64[np.ndarray, "class dimension"]
     whitener_: Float64[np.ndarray, "dimension dimension"]
 
     def fit(self, train: Embeddings, val: Embeddings) -> TiedMahalanobis:
         """Class means and the pooled covariance of `train`; `val` chooses nothing here."""
-        require_closed(train, val)
-        z = Standardiser.of(train)
-        vectors, targets = z(train.vectors), train.targets
-        self.mean_, self.scale_ = z.mean, z.scale
+        vectors, targets = self.fit_z_score(train, val)[0], train.targets
         self.centres_ = class_means(vectors, targets, len(train.classes))
         self.whitener_ = whitener(vectors - self.centres_[targets])
         return self
 
     def class_scores(self, e: Embeddings) -> Float64[np.ndarray, "n class"]:
         """Minus (x - mean)ᵀ Σ⁻¹ (x - mean), for each class."""
-        self.require_fit()
-        x = Standardiser(self.mean_, self.scale_)(e.vectors)
+        x = self.z(e.vectors)
         columns = [-squared_norms((x - centre) @ self.whitener_) for centre in self.centres_]
         return np.stack(columns, axis=1)
 
-    def score_samples(self, e: Embeddings) -> Float64[np.ndarray, "n"]:
-        """Score of the nearest class."""
-        nearest: Float64[np.ndarray, "n"] = self.class_scores(e).max(axis=1)
-        return nearest
 
-
-class RelativeMahalanobis(ClassScorer):
+class RelativeMahalanobis(ZScored, ClassScorer):
     """Tied Mahalanobis, less what all known images have in common.
 
     The distance to the Gaussian of all training images, classes ignored, is subtracted, so
@@ -109,18 +87,13 @@ class RelativeMahalanobis(ClassScorer):
     """
 
     name: ClassVar[str] = "mahalanobis_relative"
-    mean_: Float64[np.ndarray, "dimension"]
-    scale_: Float64[np.ndarray, "dimension"]
     centres_: Float64[np.ndarray, "class dimension"]
     whitener_: Float64[np.ndarray, "dimension dimension"]
     background_: Float64[np.ndarray, "dimension dimension"]
 
     def fit(self, train: Embeddings, val: Embeddings) -> RelativeMahalanobis:
         """Class means, pooled and total covariance of `train`; `val` chooses nothing here."""
-        require_closed(train, val)
-        z = Standardiser.of(train)
-        vectors, targets = z(train.vectors), train.targets
-        self.mean_, self.scale_ = z.mean, z.scale
+        vectors, targets = self.fit_z_score(train, val)[0], train.targets
         self.centres_ = class_means(vectors, targets, len(train.classes))
         self.whitener_ = whitener(vectors - self.centres_[targets])
         self.background_ = whitener(vectors)
@@ -128,18 +101,12 @@ class RelativeMahalanobis(ClassScorer):
 
     def class_scores(self, e: Embeddings) -> Float64[np.ndarray, "n class"]:
         """Background distance minus class distance, squared, for each class."""
-        self.require_fit()
-        x = Standardiser(self.mean_, self.scale_)(e.vectors)
+        x = self.z(e.vectors)
         common = squared_norms(x @ self.background_)
         columns = [
             common - squared_norms((x - centre) @ self.whitener_) for centre in self.centres_
         ]
         return np.stack(columns, axis=1)
-
-    def score_samples(self, e: Embeddings) -> Float64[np.ndarray, "n"]:
-        """Score of the best class."""
-        best: Float64[np.ndarray, "n"] = self.class_scores(e).max(axis=1)
-        return best
 
 
 def class_means(
@@ -175,22 +142,15 @@ def squared_norms(rows: Float64[np.ndarray, "n dimension"]) -> Float64[np.ndarra
     return norms
 
 
-# Log-likelihood ratio of a class against the pooled others, under one full covariance.
-#
-# Both hypotheses are Gaussians with the covariance Σ within the classes; the background of a
-# class has the mean of the training images of all other classes. The quadratic terms cancel,
-#
-#     LLR_c(x) = (μ_c - μ_b)ᵀ Σ⁻¹ (x - (μ_c + μ_b) / 2),
-#
-# and all of Σ⁻¹ is used, each term once. An image scores the ratio of its best class.
+class LikelihoodRatio(ZScored, ClassScorer):
+    """Highest log-likelihood ratio (natural log) of one class against the others, pooled.
 
-
-class LikelihoodRatio(ClassScorer):
-    """Highest log-likelihood ratio (natural log) of one class against the others."""
+    Both hypotheses are Gaussians with the covariance Σ within the classes; the mean of the others,
+    b, is that of the training images of all other classes. The quadratic terms cancel:
+    LLR_c(x) = (μ_c - μ_b)ᵀ Σ⁻¹ (x - (μ_c + μ_b) / 2).
+    """
 
     name: ClassVar[str] = "llr"
-    mean_: Float64[np.ndarray, "dimension"]
-    scale_: Float64[np.ndarray, "dimension"]
     directions_: Float64[np.ndarray, "class dimension"]
     offsets_: Float64[np.ndarray, "class"]
 
@@ -199,28 +159,18 @@ class LikelihoodRatio(ClassScorer):
 
         Raises ScoringError for a single class, which has no background.
         """
-        require_closed(train, val)
         if len(train.classes) < 2:
             raise ScoringError("a likelihood ratio needs two classes: the run has one")
-        z = Standardiser.of(train)
-        vectors, targets = z(train.vectors), train.targets
-        everyone = range(len(train.classes))
+        vectors, targets = self.fit_z_score(train, val)[0], train.targets
         own = class_means(vectors, targets, len(train.classes))
-        others = np.stack([vectors[targets != c].mean(axis=0) for c in everyone])
+        others = np.stack([vectors[targets != c].mean(axis=0) for c in range(len(own))])
         w = whitener(vectors - own[targets])
-        self.mean_, self.scale_ = z.mean, z.scale
         self.directions_ = (own - others) @ w @ w.T
         self.offsets_ = -np.einsum("kd,kd->k", self.directions_, (own + others) / 2)
         return self
 
     def class_scores(self, e: Embeddings) -> Float64[np.ndarray, "n class"]:
         """The ratio for each class."""
-        self.require_fit()
-        x = Standardiser(self.mean_, self.scale_)(e.vectors)
+        x = self.z(e.vectors)
         ratios: Float64[np.ndarray, "n class"] = x @ self.directions_.T + self.offsets_
         return ratios
-
-    def score_samples(self, e: Embeddings) -> Float64[np.ndarray, "n"]:
-        """The ratio for the best class."""
-        best: Float64[np.ndarray, "n"] = self.class_scores(e).max(axis=1)
-        return best

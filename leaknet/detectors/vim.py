@@ -18,32 +18,27 @@ from jaxtyping import Float64
 from scipy.special import logsumexp
 
 from leaknet.data.embeddings import Embeddings
-from leaknet.detectors.base import Detector, Standardiser, require_closed
+from leaknet.detectors.base import ZScored
 
 VARIANCE_KEPT = 0.9
 
 
-class VirtualLogit(Detector):
+class VirtualLogit(ZScored):
     """Logsumexp of the logits less the scaled length of the residual.
 
     Where the training embeddings leave no residual, the score is the energy alone.
     """
 
     name: ClassVar[str] = "vim"
-    mean_: Float64[np.ndarray, "dimension"]
-    scale_: Float64[np.ndarray, "dimension"]
     residual_: Float64[np.ndarray, "dimension residual"]
     alpha_: Float64[np.ndarray, ""]
 
     def fit(self, train: Embeddings, val: Embeddings) -> VirtualLogit:
         """Principal axes and scale of `train`; `val` chooses nothing here."""
-        require_closed(train, val)
-        z = Standardiser.of(train)
-        vectors = z(train.vectors)
+        vectors, _ = self.fit_z_score(train, val)
         values, axes = np.linalg.eigh(vectors.T @ vectors)
         kept = np.cumsum(values[::-1]) / values.sum()
         principal = int(np.searchsorted(kept, VARIANCE_KEPT)) + 1
-        self.mean_, self.scale_ = z.mean, z.scale
         self.residual_ = axes[:, : len(values) - principal]
         lengths = np.linalg.norm(vectors @ self.residual_, axis=1)
         spread = float(lengths.std())
@@ -53,9 +48,7 @@ class VirtualLogit(Detector):
 
     def score_samples(self, e: Embeddings) -> Float64[np.ndarray, "n"]:
         """Energy less alpha times the length outside the principal subspace."""
-        self.require_fit()
-        x = Standardiser(self.mean_, self.scale_)(e.vectors)
-        lengths = np.linalg.norm(x @ self.residual_, axis=1)
+        lengths = np.linalg.norm(self.z(e.vectors) @ self.residual_, axis=1)
         energy = logsumexp(e.logits.astype(np.float64), axis=1)
         score: Float64[np.ndarray, "n"] = energy - self.alpha_ * lengths
         return score

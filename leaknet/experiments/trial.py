@@ -22,7 +22,7 @@ from leaknet.experiments.plan import Plan
 from leaknet.experiments.task import Task
 from leaknet.model.run_record import RunRecord
 from leaknet.scoring.run_embeddings import known_embeddings, unknown_embeddings
-from leaknet.scoring.score_run import fit_run, judge_run
+from leaknet.scoring.score_run import evaluate_run, fit_run
 from leaknet.training.run_folder import RunFolder
 from leaknet.training.train import fit
 
@@ -136,7 +136,7 @@ def _run_trial(
         unknown = unknown_embeddings(run, model, task.unknown, known, force=plan.force)
     scorers = fit_run(run, known, kinds)
     if score:
-        judge_run(run, model, known, unknown, scorers)
+        evaluate_run(run, model, known, unknown, scorers)
     return RunTrial(known, known.select("test"), unknown, scorers.detectors, run, scorers.naming)
 
 

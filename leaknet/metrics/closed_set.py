@@ -173,6 +173,6 @@ def _check(scores: Float[np.ndarray, "n class"], targets: Int[np.ndarray, "n"]) 
         raise ScoringError("an image of no known class cannot be evaluated in the closed set")
     if len(np.unique(targets)) < 2:
         raise ScoringError(
-            "all images of this fold are of one class, so nothing can be told apart: "
+            "all images of this fold are of one class, so classes cannot be compared: "
             "score a fold with two classes or more"
         )

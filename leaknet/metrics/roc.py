@@ -1,9 +1,7 @@
-"""The operating curve: what is accepted at every threshold, exactly, ties included.
+"""The exact operating curve (ROC), ties included.
 
-One sign convention everywhere: a higher score is more like the known, and an image is accepted
-when its score is at least the threshold. Curves carry a leading axis of resamples, because the
-bootstrap asks for the same curve under a thousand weightings of the same images; the plain
-curve is the resample in which every weight is 1.
+A higher score is more like the known; an image is accepted when its score is at least the
+threshold. Curves have a leading axis of resamples; the plain curve has weights of 1.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ class Roc:
     """Weights accepted at each threshold, from above all scores (nothing) down to the least.
 
     `known` and `unknown` rise along the last axis from 0 to the total weight of their set.
-    Images that share a score share a point, so that no order among them is invented.
+    Images of equal score have one point.
     """
 
     known: Float64[np.ndarray, "resample point"]

@@ -1,7 +1,7 @@
 """Score a run: closed set by prototype logits and Mahalanobis, open set by detectors.
 
 One function embeds and scores every image, closed or open. Detectors see training and
-validation images of known generators alone; test and open images are only judged.
+validation images of known generators alone; test and open images are only evaluated.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def score_run(
     *,
     force: bool = False,
 ) -> RunScores:
-    """Embed, fit the detectors, judge; writes embeddings, scorers and metrics into the run.
+    """Embed, fit the detectors, evaluate; writes embeddings, scorers and metrics into the run.
 
     Args:
         folder: a trained run.
@@ -113,8 +113,8 @@ def score_run(
     run.check_cache(closed)
     known = closed_embeddings(run, model, closed)
     splits = open_splits(unknown, closed)
-    strangers = unknown_embeddings(run, model, splits, known, force=force) if splits else None
-    return judge_run(run, model, known, strangers, fit_run(run, known, kinds))
+    unknown_images = unknown_embeddings(run, model, splits, known, force=force) if splits else None
+    return evaluate_run(run, model, known, unknown_images, fit_run(run, known, kinds))
 
 
 @dataclass(frozen=True)
@@ -144,16 +144,16 @@ def fit_run(run: RunFolder, known: Embeddings, kinds: Sequence[type[Detector]]) 
     return Scorers(fitted, naming)
 
 
-def judge_run(
+def evaluate_run(
     run: RunFolder,
     model: ProtoLeakNet,
     known: Embeddings,
-    strangers: Embeddings | None,
+    unknown_images: Embeddings | None,
     scorers: Scorers,
 ) -> RunScores:
-    """Judge the test fold and the unknown generators; writes metrics.json and scores.csv."""
-    scores = _judge(run, model, known, strangers, scorers)
-    rows = known if strangers is None else concatenate([known, strangers])
+    """Evaluate the test fold and the unknown generators; writes metrics.json and scores.csv."""
+    scores = _evaluate(run, model, known, unknown_images, scorers)
+    rows = known if unknown_images is None else concatenate([known, unknown_images])
     columns = [scorers.naming, *scorers.detectors]
     write_score_table(run.path, rows, {d.name: d.score_samples(rows) for d in columns})
     _write_metrics(run, scores.as_dict())
@@ -169,8 +169,8 @@ def _write_metrics(run: RunFolder, metrics: dict[str, Any]) -> None:
 def prepare_run(folder: Path, closed: Cache, device: torch.device = CPU) -> ClosedSummary:
     """After training: embed the training and validation folds, fit what scores single images.
 
-    The test fold is not looked at. metrics.json then holds the judgement on the validation fold,
-    which is returned too; a run that is already prepared or scored stays as it is.
+    The test fold is not read. metrics.json then holds the metrics of the validation fold, which
+    are returned too; a run that is already prepared or scored stays as it is.
 
     Raises:
         RunError: the run is incomplete, or was trained on another cache.
@@ -180,7 +180,7 @@ def prepare_run(folder: Path, closed: Cache, device: torch.device = CPU) -> Clos
     if run.embeddings.is_file() and run.scorers.is_file() and run.metrics.is_file():
         known = Embeddings.load(run.embeddings)
         if known.run == run.fingerprint():
-            return _judge_validation(known)
+            return _validation(known)
     model = run.load_model(device)
     splits = [load_split(closed, fold, CPU) for fold in ("train", "val")]
     known = concatenate([embed_split(model, split, run.fingerprint()) for split in splits])
@@ -188,7 +188,7 @@ def prepare_run(folder: Path, closed: Cache, device: torch.device = CPU) -> Clos
     detectors = fit_all([GlobalKDE, DiagonalMahalanobis], known)
     save_scorers(folder, detectors, known.run)
     calibrate(folder, detectors, known)
-    validation = _judge_validation(known)
+    validation = _validation(known)
     metrics = {
         "run": str(folder),
         "model": known.run,
@@ -200,24 +200,24 @@ def prepare_run(folder: Path, closed: Cache, device: torch.device = CPU) -> Clos
     return validation
 
 
-def _judge_validation(known: Embeddings) -> ClosedSummary:
+def _validation(known: Embeddings) -> ClosedSummary:
     return summarise_closed([known.select("val")])
 
 
-def _judge(
+def _evaluate(
     run: RunFolder,
     model: ProtoLeakNet,
     known: Embeddings,
-    strangers: Embeddings | None,
+    unknown_images: Embeddings | None,
     scorers: Scorers,
 ) -> RunScores:
     test, val = known.select("test"), known.select("val")
     images = {fold: len(known.select(fold)) for fold in CLOSED_FOLDS}
     opened = {}
-    if strangers is not None:
-        images["open"] = len(strangers)
+    if unknown_images is not None:
+        images["open"] = len(unknown_images)
         opened = {
-            d.name: summarise_open(d.name, [[Detection.of(d, val, test, strangers)]])
+            d.name: summarise_open(d.name, [[Detection.of(d, val, test, unknown_images)]])
             for d in scorers.detectors
         }
     return RunScores(

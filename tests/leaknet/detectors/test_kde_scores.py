@@ -12,7 +12,7 @@ from sklearn.neighbors import KernelDensity
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import kde as density
 from leaknet.detectors.base import Standardiser
-from leaknet.detectors.kde import GRID, MOST, ClassKDE, GlobalKDE, choose_bandwidth
+from leaknet.detectors.kde import GRID, MAX_BANDWIDTH, ClassKDE, GlobalKDE, choose_bandwidth
 
 
 def sklearn_density(queries: np.ndarray, references: np.ndarray, h: float) -> np.ndarray:
@@ -97,7 +97,7 @@ def test_the_grid_grows_until_the_best_value_is_inside(best: float) -> None:
 
 
 def test_the_grid_stops_growing_at_its_bound() -> None:
-    assert choose_bandwidth(lambda h: h) == MOST
+    assert choose_bandwidth(lambda h: h) == MAX_BANDWIDTH
 
 
 def test_class_density_is_the_best_of_the_classes(

@@ -31,11 +31,11 @@ def detection(test: Embeddings) -> Detection:
 
 def detect(test: Embeddings, seed: int, names: tuple[str, ...] = ("dan", "eve")) -> Detection:
     train, val = (embeddings(60, fold, seed=seed, dimension=6) for fold in ("train", "val"))
-    strangers = [
+    unknown = [
         embeddings(21, "open", seed=seed + 10 * n, dimension=6, signal=0.3 + 0.4 * n, label=name)
         for n, name in enumerate(names)
     ]
-    return Detection.of(GlobalKDE().fit(train, val), val, test, concatenate(strangers))
+    return Detection.of(GlobalKDE().fit(train, val), val, test, concatenate(unknown))
 
 
 METRICS = ("auroc", "fpr95", "eer", "ovl", "oscr", "ccr5", "aupr")

@@ -1,4 +1,4 @@
-"""Which generators are left out together: each equally often, siblings apart."""
+"""Which generators are left out together: each equally often, related generators apart."""
 
 from __future__ import annotations
 

@@ -29,12 +29,12 @@ def test_equal_to_scikit_learn(real: tuple[str, ...]) -> None:
 
 def test_unknown_generators_are_generated_too() -> None:
     e = embeddings(60, "test", seed=1, dimension=6)
-    strangers = embeddings(30, "open", seed=5, dimension=6, signal=0.1, label="eve")
-    found = summarise_real([e, e], [strangers, strangers], ("ada",))
-    truth = np.repeat([1, 0], [(e.labels == "ada").sum(), len(strangers)])
+    unknown = embeddings(30, "open", seed=5, dimension=6, signal=0.1, label="eve")
+    found = summarise_real([e, e], [unknown, unknown], ("ada",))
+    truth = np.repeat([1, 0], [(e.labels == "ada").sum(), len(unknown)])
     odds = [
         one.logits[:, 0] - np.logaddexp(one.logits[:, 1], one.logits[:, 2])
-        for one in (e.take(e.labels == "ada"), strangers)
+        for one in (e.take(e.labels == "ada"), unknown)
     ]
     assert found.unknown["auroc"].value == pytest.approx(roc_auc_score(truth, np.concatenate(odds)))
     assert found.unknown["called_generated"].value == pytest.approx((odds[1] <= 0).mean())

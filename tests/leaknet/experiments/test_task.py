@@ -32,7 +32,7 @@ def test_left_out_generators_are_in_no_closed_fold(data: ClosedSet) -> None:
     assert set(unknown.folds.tolist()) == {"open"}
 
 
-def test_only_test_images_of_a_left_out_generator_are_judged(data: ClosedSet) -> None:
+def test_only_test_images_of_a_left_out_generator_are_evaluated(data: ClosedSet) -> None:
     (unknown,) = data.without(("bob",)).unknown
     expected = data.test.hashes[data.test.labels == "bob"]
     assert unknown.hashes.tolist() == expected.tolist()

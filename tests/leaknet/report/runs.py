@@ -20,7 +20,7 @@ from leaknet.detectors import Detector, GlobalKDE, MaxLogit
 from leaknet.model.protoleaknet import WEIGHTS, ProtoLeakNet
 from leaknet.model.run_record import CacheIdentity, RunRecord
 from leaknet.scoring.run_embeddings import UNKNOWN
-from leaknet.scoring.score_run import fit_run, judge_run
+from leaknet.scoring.score_run import evaluate_run, fit_run
 from leaknet.training.history import EpochRecord, write_history
 from leaknet.training.run_folder import RunFolder
 from tests.leaknet.tiny import SHAPE, tiny_config
@@ -93,7 +93,7 @@ def score_again(folder: Path, recipe: Recipe) -> None:
     unknown = _embeddings(recipe, "open", run.fingerprint()) if recipe.unknown else None
     kinds = recipe.kinds if recipe.unknown else ()
     model = ProtoLeakNet(record.config, record.classes, SHAPE)
-    judge_run(run, model, known, unknown, fit_run(run, known, kinds))
+    evaluate_run(run, model, known, unknown, fit_run(run, known, kinds))
     known.save(run.embeddings)
     if recipe.keep_unknown and unknown is not None:
         unknown.save(folder / UNKNOWN)

@@ -1,4 +1,4 @@
-"""The table: same judgement for all, rows with reasons, nothing trained twice."""
+"""The table: same evaluation for all, rows with reasons, nothing trained twice."""
 
 from __future__ import annotations
 
@@ -129,12 +129,12 @@ def test_what_is_finished_is_not_trained_again(data, tmp_path):
     assert Colours.fits == 3
 
 
-def test_another_step_is_judged_without_training_where_the_state_is_kept(data, tmp_path):
+def test_another_step_is_evaluated_without_training_where_the_state_is_kept(data, tmp_path):
     bench((Colours, Kept), data, tmp_path)
     assert (Colours.fits, Kept.fits) == (1, 1)
-    judged = data.steps[0]
-    dimmed = StepImages(judged.test.take(np.arange(len(judged.test))[::-1]), judged.unknown)
-    more = replace(data, steps={0: judged, 1: dimmed})
+    images = data.steps[0]
+    dimmed = StepImages(images.test.take(np.arange(len(images.test))[::-1]), images.unknown)
+    more = replace(data, steps={0: images, 1: dimmed})
     rows = bench((Colours, Kept), more, tmp_path).rows
     assert (Colours.fits, Kept.fits) == (2, 1)
     by_step = {(row.name, row.step): row.figures["macro_auc"].value for row in rows}
@@ -150,7 +150,7 @@ def test_a_trial_that_lost_a_file_is_done_again(data, tmp_path, lost):
     assert after[0].figures == before[0].figures
 
 
-def test_a_lost_judgement_is_made_again_from_the_state(data, tmp_path):
+def test_a_lost_step_is_made_again_from_the_state(data, tmp_path):
     before = bench((Kept,), data, tmp_path).rows
     (tmp_path / "kept" / "seed0" / "step0.h5").unlink()
     after = bench((Kept,), data, tmp_path).rows
