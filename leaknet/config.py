@@ -1,11 +1,12 @@
-"""What a run depends on besides its cache: frozen dataclasses, read from and written to TOML.
+"""All settings of a run besides its cache: frozen dataclasses, read from and written to TOML.
 
-    RunConfig ─┬─ features   which noisy views of a latent the network sees
-               ├─ model      backbone, attention, gate, prototypes
-               └─ train      seed, optimiser, precision, stopping
+    RunConfig ─┬─ latents      branch of noisy latents: features, backbone, temporal attention
+               ├─ statistics   branch of image statistics, fitted in closed form
+               ├─ head         gate and prototypes of each branch
+               └─ train        seed, optimiser, precision, early stopping
 
-A file names only what it changes; the rest comes from its preset. Presets are constants:
-`paper` (as published), `authors` (their public code's settings), `best`.
+A file names only what it changes; the rest comes from its preset. The presets are `paper` (as
+published), `authors` (the settings of their public code) and `best`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import difflib
 import math
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -28,9 +29,10 @@ __all__ = [
     "BEST",
     "PAPER",
     "PRESETS",
-    "FeatureConfig",
-    "ModelConfig",
+    "HeadConfig",
+    "LatentConfig",
     "RunConfig",
+    "StatisticsConfig",
     "TrainConfig",
     "config_from_table",
     "config_to_table",
@@ -42,11 +44,6 @@ __all__ = [
     "with_fields",
 ]
 
-
-# The three sections of a configuration, each validated when it is made.
-#
-# An error is one line that names the setting, its value and what is accepted.
-
 SCHEDULES = ("cosine", "scaled_linear", "linear")
 PLACEMENTS = ("corner", "upsampled", "lowpass", "none")
 STEMS = ("imagenet", "small")
@@ -54,6 +51,12 @@ OPTIMIZERS = ("adam", "adamw")
 PRECISIONS = ("fp32", "bf16", "fp16")
 STEPS = 1000  # length of the discrete diffusion schedule
 CACHED_DCT = 16  # low frequencies whose moments a cache holds
+
+Z0 = "z0"
+PIXELS = "pixel_statistics"
+ACTIVATIONS = "activation_statistics"
+DEGRADED_PIXELS = "degraded_pixel_statistics"
+DEGRADED_ACTIVATIONS = "degraded_activation_statistics"
 
 
 def _require(holds: bool, key: str, value: object, expected: str) -> None:
@@ -66,25 +69,26 @@ def _require_one_of(allowed: tuple[str, ...], key: str, value: str) -> None:
 
 
 @dataclass(frozen=True)
-class FeatureConfig:
-    """The noisy, standardised views f_t of a latent (the paper, sections 3.1-3.2).
+class LatentConfig:
+    """The branch of noisy latents (the paper, sections 3.1-3.3).
 
     Attributes:
+        enabled: whether the model has this branch.
         schedule: which α_t, σ_t; see `leaknet.features.schedule`.
         timesteps: the steps t, 0 to 999, without repeats.
         noise: False leaves ε out, so that every step shows the same clean latent.
         noise_seed: seed of the noise at evaluation; training noise follows `train.seed`.
-        standardise: subtract the training fold's mean and divide by its deviation.
+        standardise: subtract the training fold's mean and divide by its standard deviation.
         dct_size: side of the block of low frequencies, 1 to 16.
-        dct_placement: how that block joins the latent's map; see
-            `leaknet.features.latent_features`.
-        latents: False leaves latents out, so that statistics speak alone.
-        statistics: read the statistics of the native pixels too; see
-            `leaknet.model.statistics_branch`.
-        activations: and those of what the encoder sees; see `leakcache.statistics.activations`.
-        degraded: learn from statistics of degraded copies of the training images as well.
+        dct_placement: how that block joins the latent; see `leaknet.features.latent_features`.
+        backbone: a timm model name.
+        stem: "imagenet" keeps the backbone's own; "small" is 3×3, stride 1, no max-pool.
+        pretrained: start from timm's weights, which come from the hub.
+        attention: weight the steps by Eq. 6-7; otherwise take their plain mean.
+        time_dropout: probability that the attention omits a step in training.
     """
 
+    enabled: bool = True
     schedule: str = "cosine"
     timesteps: tuple[int, ...] = (0, 5, 10)
     noise: bool = True
@@ -92,84 +96,81 @@ class FeatureConfig:
     standardise: bool = True
     dct_size: int = 8
     dct_placement: str = "lowpass"
-    latents: bool = True
-    statistics: bool = False
-    activations: bool = False
-    degraded: bool = False
+    backbone: str = "resnet18"
+    stem: str = "imagenet"
+    pretrained: bool = False
+    attention: bool = True
+    time_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        _require_one_of(SCHEDULES, "features.schedule", self.schedule)
-        _require_one_of(PLACEMENTS, "features.dct_placement", self.dct_placement)
-        steps = self.timesteps
+        _require_one_of(SCHEDULES, "latents.schedule", self.schedule)
+        _require_one_of(PLACEMENTS, "latents.dct_placement", self.dct_placement)
+        _require_one_of(STEMS, "latents.stem", self.stem)
+        _require(bool(self.backbone), "latents.backbone", self.backbone, "a timm model name")
+        steps, size, drop = self.timesteps, self.dct_size, self.time_dropout
         _require(
             len(set(steps)) == len(steps) > 0 and all(0 <= t < STEPS for t in steps),
-            "features.timesteps",
+            "latents.timesteps",
             list(steps),
             f"one or more different steps from 0 to {STEPS - 1}",
         )
         _require(
             self.noise or len(steps) == 1,
-            "features.timesteps",
+            "latents.timesteps",
             list(steps),
-            "a single step when features.noise is false, since clean steps are all alike",
+            "a single step when latents.noise is false, since clean steps are all alike",
         )
-        _require(
-            self.latents or self.statistics,
-            "features.latents",
-            self.latents,
-            "true where features.statistics is false, since nothing else is left",
-        )
-        _require(
-            self.statistics or not self.degraded,
-            "features.degraded",
-            self.degraded,
-            "false where features.statistics is false, as there is nothing to learn from copies",
-        )
-        _require(
-            self.statistics or not self.activations,
-            "features.activations",
-            self.activations,
-            "false where features.statistics is false, as they are read together",
-        )
-        _require(self.noise_seed >= 0, "features.noise_seed", self.noise_seed, "0 or more")
-        _require(
-            1 <= self.dct_size <= CACHED_DCT,
-            "features.dct_size",
-            self.dct_size,
-            f"from 1 to {CACHED_DCT}",
-        )
+        _require(self.noise_seed >= 0, "latents.noise_seed", self.noise_seed, "0 or more")
+        _require(1 <= size <= CACHED_DCT, "latents.dct_size", size, f"from 1 to {CACHED_DCT}")
+        _require(0 <= drop < 1, "latents.time_dropout", drop, "in [0, 1)")
+
+    def columns(self, *, training: bool) -> tuple[str, ...]:
+        """Cache columns that the branch reads; the same in training and afterwards."""
+        return (Z0,) if self.enabled else ()
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """Backbone, temporal attention, gate and prototypes (the paper, sections 3.3-3.4).
+class StatisticsConfig:
+    """The branch of image statistics; see `leaknet.model.statistics_branch`.
 
     Attributes:
-        backbone: a timm model name.
-        stem: "imagenet" keeps the backbone's own; "small" is 3×3, stride 1, no max-pool.
-        pretrained: start from timm's weights, which come from the hub.
-        dimension: D, the length of the embedding.
-        prototypes: M per class; 0 puts a linear layer in their place.
-        attention: weigh the steps by Eq. 6-7; otherwise take their plain mean.
-        gate: weigh the embedding's features by w = σ(A h̄ + b); otherwise w = 1.
-        time_dropout: chance that a step is left out of the attention while training.
+        enabled: whether the model has this branch.
+        activations: read statistics of the encoder's activations besides those of pixels.
+        degraded: also fit to statistics of degraded copies of the training images.
     """
 
-    backbone: str = "resnet18"
-    stem: str = "imagenet"
-    pretrained: bool = False
+    enabled: bool = False
+    activations: bool = True
+    degraded: bool = True
+
+    def columns(self, *, training: bool) -> tuple[str, ...]:
+        """Cache columns that the branch reads; those of degraded copies in training only."""
+        names = {
+            PIXELS: True,
+            ACTIVATIONS: self.activations,
+            DEGRADED_PIXELS: training and self.degraded,
+            DEGRADED_ACTIVATIONS: training and self.degraded and self.activations,
+        }
+        return tuple(name for name, read in names.items() if read and self.enabled)
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """Gate and prototypes on the embedding (the paper, section 3.4).
+
+    Attributes:
+        dimension: D, the length of the embedding.
+        prototypes: M per class; 0 puts a linear layer in their place.
+        gate: weight the features of the embedding by w = σ(A h̄ + b); otherwise w = 1.
+    """
+
     dimension: int = 128
     prototypes: int = 4
-    attention: bool = True
     gate: bool = True
-    time_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        _require_one_of(STEMS, "model.stem", self.stem)
-        _require(bool(self.backbone), "model.backbone", self.backbone, "a timm model name")
-        _require(self.dimension >= 1, "model.dimension", self.dimension, "1 or more")
-        _require(self.prototypes >= 0, "model.prototypes", self.prototypes, "0 or more")
-        _require(0 <= self.time_dropout < 1, "model.time_dropout", self.time_dropout, "in [0, 1)")
+        _require(self.dimension >= 1, "head.dimension", self.dimension, "1 or more")
+        _require(self.prototypes >= 0, "head.prototypes", self.prototypes, "0 or more")
 
 
 @dataclass(frozen=True)
@@ -228,9 +229,40 @@ class RunConfig:
     """All settings of a run; `preset` names the one it started from."""
 
     preset: str = "paper"
-    features: FeatureConfig = field(default_factory=FeatureConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
+    latents: LatentConfig = field(default_factory=LatentConfig)
+    statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        if not (self.latents.enabled or self.statistics.enabled):
+            raise ConfigError(
+                "latents.enabled and statistics.enabled are both false: a model needs a branch"
+            )
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """Names of the enabled branches, `latents` first."""
+        names = ("latents", "statistics")
+        return tuple(name for name in names if getattr(self, name).enabled)
+
+    def with_branches(self, names: Collection[str]) -> RunConfig:
+        """The same settings with these branches enabled and no others."""
+        latents = replace(self.latents, enabled="latents" in names)
+        statistics = replace(self.statistics, enabled="statistics" in names)
+        return replace(self, latents=latents, statistics=statistics)
+
+    def columns(self, *, training: bool = True) -> tuple[str, ...]:
+        """Cache columns that the model reads.
+
+        Args:
+            training: include the columns that only training reads.
+        """
+        return tuple(
+            name
+            for branch in (self.latents, self.statistics)
+            for name in branch.columns(training=training)
+        )
 
     def with_overrides(self, overrides: Iterable[str]) -> RunConfig:
         """Apply settings such as "train.epochs=20"; values are TOML, bare words or 0,5,10.
@@ -258,13 +290,15 @@ PAPER = RunConfig()
 
 AUTHORS = RunConfig(
     preset="authors",
-    features=FeatureConfig(schedule="linear", standardise=False, dct_placement="none"),
-    model=ModelConfig(prototypes=6, time_dropout=0.3),
+    latents=LatentConfig(
+        schedule="linear", standardise=False, dct_placement="none", time_dropout=0.3
+    ),
+    head=HeadConfig(prototypes=6),
     train=TrainConfig(optimizer="adamw", entropy=0.1),
 )
 """The settings of the authors' public code.
 
-Theirs start from ImageNet weights: add `model.pretrained=true` where the hub can be reached.
+Theirs start from ImageNet weights: add `latents.pretrained=true` where the hub can be reached.
 What we know to be wrong in that code is not reproduced: its temporal attention is missing
 from the optimiser and from the checkpoint; its evaluation noise comes from the global
 generator, so that no figure repeats; an empty class wins every Mahalanobis argmax; its
@@ -276,11 +310,11 @@ epoch.
 
 BEST = RunConfig(
     preset="best",
-    features=FeatureConfig(latents=False, statistics=True, activations=True, degraded=True),
+    latents=LatentConfig(enabled=False),
+    statistics=StatisticsConfig(enabled=True),
 )
-"""What validation says is best: statistics of the native pixels, of the encoder's activations and
-of degraded copies, embedded in closed form, and the paper's gate and prototypes on them. A network
-on reduced latents beside them loses (docs/LOG.md)."""
+"""What validation prefers: statistics of native pixels, of the encoder's activations and of
+degraded copies, embedded in closed form, with the paper's gate and prototypes (docs/LOG.md)."""
 
 PRESETS: Mapping[str, RunConfig] = MappingProxyType(
     {"paper": PAPER, "authors": AUTHORS, "best": BEST}
@@ -329,7 +363,7 @@ def config_from_table(table: Mapping[str, Any], source: str) -> RunConfig:
 def config_to_table(config: RunConfig) -> dict[str, Any]:
     """The configuration as plain tables, in the order of the fields; all settings, named."""
     table = asdict(config)
-    table["features"]["timesteps"] = list(config.features.timesteps)
+    table["latents"]["timesteps"] = list(config.latents.timesteps)
     return table
 
 
@@ -382,7 +416,10 @@ def _apply(config: RunConfig, table: Mapping[str, Any], source: str) -> RunConfi
             changes[key] = with_fields(section, value, key, source)
         else:
             raise ConfigError(f"{source}: {key} must be a table, [{key}], not {value!r}")
-    return replace(config, **changes)
+    try:
+        return replace(config, **changes)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
 
 
 def with_fields(section: Any, table: Mapping[str, Any], prefix: str, source: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from leakcache.store.build import BuildReport
     from leakcache.store.cache import Cache
     from leakcache.store.manifest import Encoding
-    from leaknet.config import FeatureConfig
 
 
 def _pixel_statistics(encoding: Encoding) -> RowSpec:
@@ -47,13 +46,13 @@ COLUMNS = {
 
 
 def complete_statistics(
-    features: FeatureConfig, caches: Iterable[Cache], device: str = "cpu"
+    columns: Collection[str], caches: Iterable[Cache], device: str = "cpu"
 ) -> None:
     """Bring the statistics of caches up to date, as `leak cache build --with statistics` does.
 
     Args:
-        features: nothing is done where they read no statistics; those of degraded copies are
-            computed of training images alone.
+        columns: names of those that are read; others are left alone, and those of degraded copies
+            are computed of training images alone.
         caches: whose images; nothing is read where all rows are kept.
         device: where the encoder runs.
 
@@ -62,7 +61,7 @@ def complete_statistics(
             autoencoder has.
         WeightsError: the autoencoder is not on this machine any more.
     """
-    if not features.statistics:
+    if not any("statistics" in name for name in columns):
         return
     from leakcache.statistics.activations import build_activation_statistics
     from leakcache.statistics.degraded import build_degraded, build_degraded_activations
@@ -70,11 +69,12 @@ def complete_statistics(
 
     for cache in caches:
         build_statistics(cache)
-        if features.activations:
+        if "activation_statistics" in columns:
             build_activation_statistics(cache, device)
-        if features.degraded and len(cache.rows("train")):
-            build_degraded(cache)
-            if features.activations:
+        if len(cache.rows("train")):
+            if "degraded_pixel_statistics" in columns:
+                build_degraded(cache)
+            if "degraded_activation_statistics" in columns:
                 build_degraded_activations(cache, device)
 
 

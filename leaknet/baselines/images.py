@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Int, Shaped, UInt8
 
 from leakcache.errors import RunError
@@ -14,9 +13,8 @@ from leakcache.store.array_store import Compute, Rows, RowSpec
 from leakcache.store.cache import Cache
 from leakcache.store.source_images import SourceImages
 from leakcache.store.views import Cut
-from leaknet.data.split import SplitLatents, kept_statistics
+from leaknet.data.columns import ImageColumns, load_columns
 
-CPU = torch.device("cpu")
 COLUMNS = ("labels", "groups", "folds", "hashes", "paths")
 
 Extract = Callable[
@@ -46,7 +44,7 @@ class BaselineImages:
     hashes: Shaped[np.ndarray, "image"]
     paths: Shaped[np.ndarray, "image"]
     originals: SourceImages
-    latent: SplitLatents | None = None
+    latent: ImageColumns | None = None
 
     @classmethod
     def of(cls, cache: Cache, rows: Int[np.ndarray, "k"]) -> BaselineImages:
@@ -56,11 +54,10 @@ class BaselineImages:
             CacheCorrupt: the latents' bytes do not match their checksum.
         """
         columns = {name: getattr(cache, name)[rows] for name in COLUMNS}
-        z0 = torch.from_numpy(cache.column("z0", rows))
         return cls(
             **columns,
             originals=SourceImages.of(cache, rows),
-            latent=SplitLatents(z0, **columns, **kept_statistics(cache, rows, CPU)),
+            latent=load_columns(cache, rows),
         )
 
     def __len__(self) -> int:
@@ -79,7 +76,7 @@ class BaselineImages:
         return np.array([number.get(label, -1) for label in self.labels.tolist()], np.int64)
 
     @property
-    def latents(self) -> SplitLatents:
+    def latents(self) -> ImageColumns:
         """Clean latents of the cache's autoencoder.
 
         Raises:

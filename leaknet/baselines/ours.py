@@ -12,8 +12,8 @@ from leakcache.store.zarr_shards import dct_side
 from leaknet.baselines.base import Baseline
 from leaknet.baselines.images import BaselineImages
 from leaknet.config import RunConfig, preset
+from leaknet.data.columns import ImageColumns
 from leaknet.data.embeddings import Embeddings
-from leaknet.data.split import SplitLatents
 from leaknet.data.training_data import TrainingData
 from leaknet.model.inference import embed
 from leaknet.model.protoleaknet import ProtoLeakNet
@@ -66,7 +66,7 @@ class OursPaper(Ours):
     preset: ClassVar[str] = "paper"
 
 
-def moments(latents: SplitLatents) -> LatentMoments:
+def moments(latents: ImageColumns) -> LatentMoments:
     """Moments of these latents, equal to those of a cache."""
     z0 = latents.z0.cpu()
     coefficients = dct_low(z0.float(), dct_side(tuple(z0.shape[1:])))

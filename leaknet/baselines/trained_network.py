@@ -34,9 +34,9 @@ from leaknet.baselines.augment import (
 from leaknet.baselines.base import Baseline, BaselineOptions
 from leaknet.baselines.images import BaselineImages
 from leaknet.data.embeddings import Embeddings
-from leaknet.features.noise import epoch_seed
+from leaknet.features.noise import epoch_seed, seeded_globally
 from leaknet.metrics import closed_values
-from leaknet.training.epoch import batch_sizes, seeded_globally
+from leaknet.training.epoch import batch_sizes
 
 _ORDER, _AUGMENT, _LAYERS = 1, 2, 3  # streams of the seed; 0 is the initialisation
 BATCH = 32

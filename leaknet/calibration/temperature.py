@@ -15,13 +15,15 @@ from scipy.special import log_softmax
 from leakcache.errors import ScoringError
 
 # Logits that part the classes without an error are likeliest at T = 0, useless ones at infinity.
-LEAST, MOST = 1e-2, 1e4
+MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-3, 1e4
+TIE = 1e-9
+"""Nats by which a temperature e times as large may be less likely and still be preferred."""
 
 
 def fit_temperature(
     logits: Float[np.ndarray, "image class"], targets: Int[np.ndarray, " image"]
 ) -> float:
-    """The T within [0.01, 10,000] under which the true classes are likeliest.
+    """The T within [0.001, 10,000] under which the true classes are likeliest.
 
     Raises:
         ScoringError: there are no images.
@@ -30,11 +32,14 @@ def fit_temperature(
         raise ScoringError("there are no validation images to choose a temperature on")
 
     def loss(log_t: float) -> float:
-        return negative_log_likelihood(logits, targets, exp(log_t))
+        return negative_log_likelihood(logits, targets, exp(log_t)) - TIE * log_t
 
     # The likelihood is concave in 1/T, so that one interval holds one optimum.
     found = minimize_scalar(
-        loss, bounds=(log(LEAST), log(MOST)), method="bounded", options={"xatol": 1e-6}
+        loss,
+        bounds=(log(MIN_TEMPERATURE), log(MAX_TEMPERATURE)),
+        method="bounded",
+        options={"xatol": 1e-6},
     )
     return exp(float(found.x))
 

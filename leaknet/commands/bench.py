@@ -126,7 +126,7 @@ def bench(settings: Settings, /, **options: Any) -> None:
     unknown = [build.cache for build in open_set_caches(closed, options["open_roots"], device)]
     for method in plan.methods:
         if issubclass(method, Ours):
-            complete_statistics(preset(method.preset).features, [closed, *unknown], device)
+            complete_statistics(preset(method.preset).columns(), [closed, *unknown], device)
     data = with_steps(raw_data(closed, unknown, options["limit"]), closed, unknown, steps, device)
     out = Path(options["out"] or settings.runs / _name(closed, options))
     plan = replace(plan, out=out, on_rows=partial(_keep, out))

@@ -51,7 +51,7 @@ def demo(settings: Settings, /, as_json: bool) -> None:
     closed = build_cache(index, encoder, cache / "closed", split="closed").cache
     unknown = build_cache(index, encoder, cache / "open", split="open").cache
     config = preset("best").with_overrides([f"train.epochs={EPOCHS}"])
-    complete_statistics(config.features, [closed, unknown], str(device))
+    complete_statistics(config.columns(), [closed, unknown], str(device))
     train(config, closed, run, device=str(device))
     prepare_run(run, closed, device)
     scores = score_run(run, closed, [unknown], [GlobalKDE], device)

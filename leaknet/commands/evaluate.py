@@ -119,7 +119,7 @@ def evaluate(settings: Settings, /, **options: Any) -> None:
     device = resolve_device(options["device"])
     plan = _plan(options, settings.runs, folder.name, device)
     closed = open_current(folder / "closed")
-    complete_statistics(plan.config.features, [closed], str(device))
+    complete_statistics(plan.config.columns(), [closed], str(device))
     builds = open_set_caches(closed, options["open_roots"], str(device))
     plan.out.mkdir(parents=True, exist_ok=True)
     collections = _collections(options, closed, str(device))

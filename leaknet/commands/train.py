@@ -21,7 +21,7 @@ from leaknet.commands.options import (
 
 if TYPE_CHECKING:
     from leaknet.config import RunConfig
-    from leaknet.evaluation.closed_set import ClosedSummary
+    from leaknet.scoring.score_run import ValidationScores
     from leaknet.training.history import EpochRecord
     from leaknet.training.train import TrainResult
 
@@ -44,13 +44,14 @@ def train(settings: Settings, /, **options: Any) -> None:
 
     The run folder stands alone: config.toml, model.safetensors, scorers.safetensors,
     classes.json, history.jsonl, embeddings.h5. After a kill or Ctrl-C the same command goes on.
-    JSON keys: run, epochs, resumed_after, best.epoch, best.loss, best.val_macro_auc, best.val_top1,
-    validation.top1, validation.macro_auc, ...
+    JSON keys: run, epochs, resumed_after, validation.top1, validation.macro_auc, ...,
+    branches.weights.BRANCH, branches.BRANCH.validation.*, branches.BRANCH.best.epoch,
+    branches.BRANCH.best.loss, ... with BRANCH latents or statistics.
 
     \b
     Example:
       leak train
-      leak train --preset paper --seed 1 --set model.prototypes=6
+      leak train --preset paper --seed 1 --set head.prototypes=6
     """
     from leakcache.device import resolve_device
     from leakcache.store.changes import open_current
@@ -62,14 +63,14 @@ def train(settings: Settings, /, **options: Any) -> None:
     cache = open_current(folder / "closed")
     run = Path(options["run"] or settings.runs / run_name(folder.name, config))
     device = resolve_device(options["device"])
-    complete_statistics(config.features, [cache], str(device))
+    complete_statistics(config.columns(), [cache], str(device))
     result = fit(config, cache, run, device=str(device), on_epoch=_print_epoch)
-    validation = prepare_run(run, cache, device)
+    scores = prepare_run(run, cache, device)
     remember(settings.runs, run)
     if options["as_json"]:
-        emit(_as_dict(result, validation))
+        emit(_as_dict(result, scores))
     else:
-        _print_result(result, validation)
+        _print_result(result, scores)
         next_steps(["score", "--kde", "--run", str(run)], ["score", "IMAGE", "--run", str(run)])
 
 
@@ -104,26 +105,34 @@ def run_name(cache: str, config: RunConfig) -> str:
 def _print_epoch(epoch: EpochRecord) -> None:
     chosen = " (best so far)" if epoch.best else ""
     click.echo(
-        f"epoch {epoch.epoch}: loss {epoch.loss:.4f}, "
+        f"{epoch.branch}, epoch {epoch.epoch}: loss {epoch.loss:.4f}, "
         f"validation macro AUC {epoch.val_macro_auc:.4f}, "
         f"top-1 {epoch.val_top1:.4f}{chosen}",
         err=True,
     )
 
 
-def _as_dict(result: TrainResult, validation: ClosedSummary) -> dict[str, Any]:
+def _as_dict(result: TrainResult, scores: ValidationScores) -> dict[str, Any]:
+    found = scores.as_dict()
+    for name, epoch in result.best.items():
+        found["branches"][name]["best"] = vars(epoch)
     return {
         "run": str(result.run.path),
         "epochs": len(result.epochs),
         "resumed_after": result.resumed_after,
-        "best": vars(result.best),
-        "validation": validation.as_dict(),
+        **found,
     }
 
 
-def _print_result(result: TrainResult, validation: ClosedSummary) -> None:
-    top1, macro_auc = (validation.metrics[key].value for key in ("top1", "macro_auc"))
-    click.echo(
-        f"{result.run.path}: {len(result.epochs)} epochs, best {result.best.epoch}; "
-        f"validation top-1 {top1:.3f}, macro AUC {macro_auc:.3f}"
-    )
+def _print_result(result: TrainResult, scores: ValidationScores) -> None:
+    weights = scores.fusion["weights"]
+    lines = [("validation", scores.validation, f"{len(result.epochs)} epochs")]
+    if len(scores.branches) > 1:
+        lines += [
+            (f"  {name} alone", found["validation"], f"weight {weights[name]:.3f}")
+            for name, found in scores.branches.items()
+        ]
+    click.echo(str(result.run.path))
+    for name, closed, more in lines:
+        top1, macro_auc = (closed.metrics[key].value for key in ("top1", "macro_auc"))
+        click.echo(f"{name:<18} top-1 {top1:.3f}, macro AUC {macro_auc:.3f}  ({more})")

@@ -1,14 +1,15 @@
-"""Embeddings: what the network says about each image, computed once per run, kept in HDF5.
+"""Embeddings: the output of a model for each image, computed once per run, kept in HDF5.
 
 Every score of the product is a function of this one table, so that detectors, intervals and
-reports never run the network again.
+reports never run the model again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -17,7 +18,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from leakcache.dataset.records import FOLDS
 from leakcache.errors import RunError, ScoringError
 
-FORMAT = "leaknet-embeddings-1"
+FORMAT = "leaknet-embeddings-2"
 _NUMBERS = ("vectors", "logits", "attention")
 _STRINGS = ("labels", "groups", "folds", "hashes", "paths")
 
@@ -28,7 +29,8 @@ class Embeddings:
 
     `vectors` are the pooled embeddings of the paper (Eq. 7) before the gate, `logits` the
     prototype scores of the closed classes (higher = nearer), `attention` the weight of each
-    noise step (rows sum to 1); all are kept in float32. `labels` of the fold "open" may be any
+    noise step (rows sum to 1), `branches` the logits of each branch of the model alone; all are
+    kept in float32. `labels` of the fold "open" may be any
     generator; those of the other folds must be among `classes`. `run` and `seed` say which
     model made them.
 
@@ -47,12 +49,15 @@ class Embeddings:
     classes: tuple[str, ...]
     run: str = ""
     seed: int = 0
+    branches: Mapping[str, Float[np.ndarray, "n class"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in _NUMBERS:
             object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.float32))
         for name in _STRINGS:
             object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.str_))
+        branches = {k: np.asarray(v, dtype=np.float32) for k, v in self.branches.items()}
+        object.__setattr__(self, "branches", branches)
         _check_shapes({name: getattr(self, name) for name in (*_NUMBERS, *_STRINGS)}, self.classes)
         _check_labels(self)
         _check_finite(self)
@@ -74,8 +79,15 @@ class Embeddings:
 
     def take(self, rows: Bool[np.ndarray, "n"] | Int[np.ndarray, "k"]) -> Embeddings:
         """The rows given by a mask or by numbers, in that order."""
-        arrays = {name: getattr(self, name)[rows] for name in (*_NUMBERS, *_STRINGS)}
-        return Embeddings(**arrays, classes=self.classes, run=self.run, seed=self.seed)
+        columns: dict[str, Any] = {
+            name: getattr(self, name)[rows] for name in (*_NUMBERS, *_STRINGS)
+        }
+        columns["branches"] = {name: logits[rows] for name, logits in self.branches.items()}
+        return replace(self, **columns)
+
+    def branch(self, name: str) -> Embeddings:
+        """The same images with the logits of one branch alone."""
+        return replace(self, logits=self.branches[name])
 
     def save(self, path: Path) -> None:
         """Write one HDF5 file; an older file of that name stays whole until the new one is."""
@@ -83,6 +95,8 @@ class Embeddings:
         with h5py.File(part, "w") as file:
             for name in _NUMBERS:
                 file.create_dataset(name, data=getattr(self, name))
+            for name, logits in self.branches.items():
+                file.create_dataset(f"branches/{name}", data=logits)
             for name in (*_STRINGS, "classes"):
                 file.create_dataset(name, data=list(getattr(self, name)), dtype=h5py.string_dtype())
             file.attrs.update(format=FORMAT, run=self.run, seed=self.seed)
@@ -110,6 +124,7 @@ def _read(file: h5py.File, path: Path) -> Embeddings:
     if file.attrs.get("format") != FORMAT:
         raise RunError(f"{path} is not in the format {FORMAT}: delete it and score again")
     numbers = {name: file[name][()] for name in _NUMBERS}
+    branches = {name: array[()] for name, array in file.get("branches", {}).items()}
     strings = {name: file[name].asstr()[()] for name in _STRINGS}
     classes = tuple(file["classes"].asstr()[()].tolist())
     _check_shapes(numbers | strings, classes)
@@ -119,7 +134,20 @@ def _read(file: h5py.File, path: Path) -> Embeddings:
         classes=classes,
         run=str(file.attrs["run"]),
         seed=int(file.attrs["seed"]),
+        branches=branches,
     )
+
+
+def concatenate(parts: Sequence[Embeddings]) -> Embeddings:
+    """Embeddings of several folds or caches, of one model, as one table."""
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in (*_NUMBERS, *_STRINGS)
+    }
+    columns["branches"] = {
+        name: np.concatenate([part.branches[name] for part in parts]) for name in parts[0].branches
+    }
+    return replace(parts[0], **columns)
 
 
 def _check_shapes(columns: Mapping[str, np.ndarray], classes: tuple[str, ...]) -> None:
@@ -157,11 +185,3 @@ def _check_finite(e: Embeddings) -> None:
                 f"the {name} of {e.paths[bad[0]]} are not finite ({bad.size} images in all): "
                 "check the cache with `leak cache verify`, then train again"
             )
-
-
-def concatenate(parts: Sequence[Embeddings]) -> Embeddings:
-    """Embeddings of several folds or caches, of one model, as one table."""
-    names = ("vectors", "logits", "attention", "labels", "groups", "folds", "hashes", "paths")
-    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-    first = parts[0]
-    return Embeddings(**columns, classes=first.classes, run=first.run, seed=first.seed)

@@ -9,7 +9,8 @@ import torch
 from leakcache.errors import TrainingError
 from leakcache.store.cache import Cache
 from leakcache.store.moments import LatentMoments
-from leaknet.data.split import SplitLatents, load_split
+from leaknet.config import Z0, RunConfig
+from leaknet.data.columns import ImageColumns, load_fold
 
 
 @dataclass(frozen=True)
@@ -22,24 +23,32 @@ class TrainingData:
         moments: of the clean training latents; all that standardisation needs.
     """
 
-    train: SplitLatents
-    val: SplitLatents
+    train: ImageColumns
+    val: ImageColumns
     moments: LatentMoments
 
     @classmethod
-    def load(cls, cache: Cache, device: torch.device) -> TrainingData:
-        """Read both folds into the memory of the device."""
-        train, val = (load_split(cache, fold, device) for fold in ("train", "val"))
+    def load(cls, cache: Cache, config: RunConfig, device: torch.device) -> TrainingData:
+        """Read the columns of both folds that a model of this configuration reads.
+
+        Raises:
+            CacheIncomplete: the cache lacks one of them.
+        """
+        train = load_fold(cache, "train", config.columns(), device)
+        val = load_fold(cache, "val", config.columns(training=False), device)
         return cls(train, val, cache.moments("train"))
 
 
-def check_trainable(data: TrainingData, classes: tuple[str, ...]) -> None:
+def check_trainable(data: TrainingData, config: RunConfig, classes: tuple[str, ...]) -> None:
     """Refuse data that cannot be learnt from, in one line.
 
     Raises:
+        CacheIncomplete: a column that the model reads is missing.
         TrainingError: fewer than two classes, a class without training images, too little
             validation data to choose an epoch by, or latents that are not finite.
     """
+    data.train.require(config.columns())
+    data.val.require(config.columns(training=False))
     if len(classes) < 2:
         raise TrainingError(
             f"the cache holds {len(classes)} generator(s) in the closed set: attribution needs two"
@@ -55,6 +64,8 @@ def check_trainable(data: TrainingData, classes: tuple[str, ...]) -> None:
             "the best epoch cannot be chosen; change the split"
         )
     for split in (data.train, data.val):
+        if Z0 not in split:
+            continue
         bad = torch.nonzero(~torch.isfinite(split.z0).flatten(1).all(dim=1))
         if len(bad):
             path = split.paths[int(bad[0])]

@@ -17,9 +17,9 @@ from leaknet.calibration import calibrate
 from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.detectors import Detector, DiagonalMahalanobis, GlobalKDE
 from leaknet.enroll.few_shot import fold_of_each, take_shots
-from leaknet.enroll.prototypes import fit_offset, prototype_head, reclassified, with_class
+from leaknet.enroll.prototypes import fit_offset, reclassified, refuse_linear, with_class
 from leaknet.enroll.versions import next_version, write_version
-from leaknet.files import save_tensors
+from leaknet.files import read_metadata, save_tensors
 from leaknet.metrics import closed_values
 from leaknet.metrics.closed_set import correct
 from leaknet.model.inference import embed
@@ -119,7 +119,9 @@ def enroll(
     known = _known(run)
     encoding = encoding_of(model)
     encoder = load_encoder(encoding, vae, str(device))
-    files = take_shots(encoder, encoding, images, shots, features=model.config.features)
+    files = take_shots(
+        encoder, encoding, images, shots, columns=model.config.columns(training=False)
+    )
     usable = [file for file in files if not file.reason]
     _check_images(known, usable)
     embedded = embed(model, as_split(usable, "open", name))
@@ -156,7 +158,7 @@ def learn(
         RunError: the model has a linear head.
     """
     folds = fold_of_each(images.groups)
-    prototype_head(model)
+    refuse_linear(model)
     vectors = images.vectors[folds == "train"]
     grown = with_class(model, name, vectors, fit_offset(model, vectors, val))
     return grown, replace(reclassified(grown, images), folds=folds)
@@ -195,7 +197,7 @@ def _fill(
 ) -> None:
     """Write all files of a version into an empty folder."""
     grown.record().write(folder)
-    save_tensors(folder / WEIGHTS, grown.state_dict())
+    save_tensors(folder / WEIGHTS, grown.state_dict(), read_metadata(run.weights))
     if run.history.is_file():
         shutil.copyfile(run.history, folder / run.history.name)
     version = RunFolder(folder)

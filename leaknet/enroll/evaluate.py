@@ -19,8 +19,8 @@ from leakcache.errors import DataError
 from leakcache.progress import track
 from leakcache.store.cache import Cache
 from leaknet.config import RunConfig
+from leaknet.data.columns import ImageColumns
 from leaknet.data.embeddings import Embeddings
-from leaknet.data.split import SplitLatents
 from leaknet.enroll.enroll import learn, recall
 from leaknet.enroll.prototypes import reclassified
 from leaknet.experiments.task import ClosedSet, rows_of
@@ -81,7 +81,7 @@ def evaluate_enrolment(
         RunError: a folder contains a run with other settings or data.
         TrainingError: the data cannot be trained on.
     """
-    data, device = ClosedSet.load(cache), device or torch.device("cpu")
+    data, device = ClosedSet.load(cache, config), device or torch.device("cpu")
     rows = []
     for generator in cache.classes:
         left = _LeaveOneOut.train(config, data, generator, folder / generator, device)
@@ -159,6 +159,6 @@ class _LeaveOneOut:
         return recall(own), recall(others), float(np.mean([recall(own), *recalls]))
 
 
-def _embed(model: ProtoLeakNet, split: SplitLatents) -> Embeddings:
+def _embed(model: ProtoLeakNet, split: ImageColumns) -> Embeddings:
     with track("embedding", len(split), "images") as advance:
         return embed(model, split, advance=advance)

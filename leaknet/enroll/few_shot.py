@@ -14,7 +14,6 @@ from jaxtyping import Shaped
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import DataError
 from leakcache.store.manifest import Encoding
-from leaknet.config import FeatureConfig
 from leaknet.scoring.encode_files import EncodedFile, encode_files, find_images
 
 MIN_SHOTS = 3
@@ -29,7 +28,7 @@ def take_shots(
     folder: Path,
     shots: int | None,
     *,
-    features: FeatureConfig,
+    columns: Sequence[str],
 ) -> list[EncodedFile]:
     """Encode the images of a folder, or the first `shots` usable ones in hash order of the names.
 
@@ -49,7 +48,7 @@ def take_shots(
     usable = 0
     while paths and usable < limit:
         batch, paths = paths[: limit - usable], paths[limit - usable :]
-        files += encode_files(encoder, encoding, batch, features=features)
+        files += encode_files(encoder, encoding, batch, columns=columns)
         files = without_repeats(files)
         usable = sum(not file.reason for file in files)
     needed = max(MIN_SHOTS, shots or 0)
@@ -93,7 +92,7 @@ def fold_of_each(groups: Shaped[np.ndarray, " image"]) -> Shaped[np.ndarray, " i
 def _reject_repeat(file: EncodedFile, first: EncodedFile) -> EncodedFile:
     if file is first or file.reason:
         return file
-    return replace(file, latents=None, reason=f"has the same content as {first.path.name}")
+    return replace(file, columns={}, reason=f"has the same content as {first.path.name}")
 
 
 def _order(name: str) -> bytes:

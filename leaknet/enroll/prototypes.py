@@ -40,38 +40,49 @@ def with_class(
     Raises:
         RunError: the model has a linear head.
     """
-    prototype_head(model)
-    record = model.record()
-    grown = ProtoLeakNet.from_record(replace(record, classes=(*record.classes, name)))
-    old = model.state_dict()
-    centres = class_prototypes(known_vectors(model, vectors), model.config.model.prototypes)
-    added = torch.from_numpy(centres).to(old["head.prototypes"])
-    state = {
-        **old,
-        "head.prototypes": torch.cat([old["head.prototypes"], added[None]]),
-        "head.offsets": torch.cat([old["head.offsets"], added.new_tensor([offset])]),
-    }
+    refuse_linear(model)
+    record, old = model.record(), model.state_dict()
+    grown = ProtoLeakNet.from_record(
+        replace(
+            record,
+            config=record.config.with_branches(model.weighted),
+            classes=(*record.classes, name),
+        )
+    )
+    state = {key: old[key] for key in grown.state_dict()}
+    for branch, centres in _class_centres(model, vectors).items():
+        key = f"{branch}.head.prototypes"
+        state[key] = torch.cat([state[key], torch.from_numpy(centres).to(state[key])[None]])
+    state["offsets"] = torch.cat([old["offsets"], old["offsets"].new_tensor([offset])])
+    state["weights"] = old["weights"].new_tensor(list(model.weighted.values()))
     grown.load_state_dict(state)
-    return grown.to(added.device).eval()
+    return grown.to(model.device).eval()
 
 
-def prototype_head(model: ProtoLeakNet) -> PrototypeHead:
-    """The prototype head of a model; raises RunError for a linear head."""
-    if not isinstance(model.head, PrototypeHead):
+def refuse_linear(model: ProtoLeakNet) -> None:
+    """Refuse a model with linear heads.
+
+    Raises:
+        RunError: in one line.
+    """
+    if model.config.head.prototypes == 0:
         raise RunError(
-            "the run has a linear head (model.prototypes = 0), to which no class can be added "
+            "the run has a linear head (head.prototypes = 0), to which no class can be added "
             "without training: enrol into a run with prototypes"
         )
-    return model.head
 
 
 @torch.inference_mode()
-def known_vectors(
+def _class_centres(
     model: ProtoLeakNet, vectors: Float[np.ndarray, "image dimension"]
-) -> Float[np.ndarray, "image dimension"]:
-    """The part of pooled embeddings that the prototypes use."""
-    pooled = torch.from_numpy(vectors).to(next(model.parameters()))
-    return np.asarray(model.known_part(pooled).cpu())
+) -> dict[str, Float[np.ndarray, "prototype part"]]:
+    """Prototypes of a class of these embeddings, in each weighted branch."""
+    parts = model.split(torch.from_numpy(vectors).to(model.weights))
+    count = model.config.head.prototypes
+    return {
+        name: class_prototypes(np.asarray(model.branches[name].class_part(part).cpu()), count)
+        for name, part in parts.items()
+    }
 
 
 def class_prototypes(
@@ -96,16 +107,16 @@ def reclassified(model: ProtoLeakNet, e: Embeddings) -> Embeddings:
         model: equal to the one that computed the embeddings except for its head.
         e: pooled embeddings, before the gate.
     """
-    device = next(model.parameters()).device
-    vectors, attention = torch.from_numpy(e.vectors), torch.from_numpy(e.attention)
-    rows = []
-    for start in range(0, len(e), BATCH):
-        batch = slice(start, start + BATCH)
-        output = model.classify(vectors[batch].to(device), attention[batch].to(device))
-        rows.append(output.logits.cpu())
+    vectors, rows = torch.from_numpy(e.vectors), []
+    for batch in torch.split(vectors, BATCH):
+        outputs = model.heads(batch.to(model.device))
+        rows.append({name: output.logits for name, output in outputs.items()})
+    branches = {name: torch.cat([row[name] for row in rows]) for name in model.weighted}
+    fused = model.fuse(branches)
     return replace(
         e,
-        logits=torch.cat(rows).numpy() if rows else np.empty((0, len(model.classes))),
+        logits=fused.cpu().numpy(),
+        branches={name: logits.cpu().numpy() for name, logits in branches.items()},
         classes=model.classes,
         run="",
     )
@@ -128,11 +139,9 @@ def fit_offset(
     """
     old = cut_in_halves(val)[0] if len(set(val.groups.tolist())) > 1 else val
     temperature = fit_temperature(old.logits, old.targets)
-    vectors = known_vectors(model, vectors)
-    old_scores = _class_logits(model, old.vectors, class_prototypes(vectors, _count(model)))
-    images = np.concatenate([old.vectors, vectors])
-    known = _old_logits(model, images)
-    new = np.concatenate([old_scores, _left_one_out(model, vectors)])
+    mine = _class_logits(model, old.vectors, _class_centres(model, vectors))
+    known = _old_logits(model, np.concatenate([old.vectors, vectors]))
+    new = np.concatenate([mine, _left_one_out(model, vectors)])
     targets = np.concatenate([old.targets, np.full(len(vectors), len(val.classes))])
     weights = 1 / np.bincount(targets)[targets]
 
@@ -147,17 +156,13 @@ def fit_offset(
     return float(minimize_scalar(loss, bounds=bounds, method="bounded").x)
 
 
-def _count(model: ProtoLeakNet) -> int:
-    return model.config.model.prototypes
-
-
 def _left_one_out(
     model: ProtoLeakNet, vectors: Float[np.ndarray, "image dimension"]
 ) -> Float[np.ndarray, " image"]:
     """Logit of each image for its class, with prototypes of the other images."""
     rows = []
     for row in range(len(vectors)):
-        others = class_prototypes(np.delete(vectors, row, axis=0), _count(model))
+        others = _class_centres(model, np.delete(vectors, row, axis=0))
         rows.append(_class_logits(model, vectors[row : row + 1], others))
     return np.concatenate(rows)
 
@@ -166,22 +171,26 @@ def _left_one_out(
 def _class_logits(
     model: ProtoLeakNet,
     vectors: Float[np.ndarray, "image dimension"],
-    centres: Float[np.ndarray, "prototype dimension"],
+    centres: dict[str, Float[np.ndarray, "prototype part"]],
 ) -> Float[np.ndarray, " image"]:
-    """Logits of one class with these prototypes, with the model's gate and temperature."""
-    old = prototype_head(model)
-    head = PrototypeHead(vectors.shape[1], 1, len(centres)).to(old.prototypes)
-    head.prototypes.copy_(torch.from_numpy(centres)[None])
-    head.log_temperature.copy_(old.log_temperature)
-    pooled = model.known_part(torch.from_numpy(vectors).to(old.prototypes))
-    gate = torch.ones_like(pooled) if model.gate is None else model.gate(pooled)
-    return np.asarray(head(pooled, gate)[0][:, 0].cpu(), dtype=np.float64)
+    """Logits of one class with these prototypes, under the model's gates and temperatures."""
+    total = np.zeros(len(vectors))
+    for name, part in model.split(torch.from_numpy(vectors).to(model.weights)).items():
+        branch = model.branches[name]
+        assert isinstance(branch.head, PrototypeHead)
+        head = PrototypeHead(part.shape[1], 1, len(centres[name])).to(part)
+        head.prototypes.copy_(torch.from_numpy(centres[name])[None])
+        head.log_temperature.copy_(branch.head.log_temperature)
+        read = branch.class_part(part)
+        gate = torch.ones_like(read) if branch.gate is None else branch.gate(read)
+        logits = head(read, gate)[0][:, 0].double().cpu().numpy()
+        total += model.weighted[name] * logits
+    return total
 
 
 @torch.inference_mode()
 def _old_logits(
     model: ProtoLeakNet, vectors: Float[np.ndarray, "image dimension"]
 ) -> Float[np.ndarray, "image class"]:
-    pooled = torch.from_numpy(vectors).to(next(model.parameters()))
-    attention = pooled.new_ones(len(pooled), 1)
-    return np.asarray(model.classify(pooled, attention).logits.cpu(), dtype=np.float64)
+    logits = model.classify(torch.from_numpy(vectors).to(model.weights))
+    return np.asarray(logits.cpu(), dtype=np.float64)

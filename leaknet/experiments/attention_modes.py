@@ -13,7 +13,7 @@ about 1, and with a gate that was never trained no less.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from leakcache.errors import ScoringError
 from leaknet.data.embeddings import Embeddings
@@ -29,6 +30,10 @@ from leaknet.evaluation.open_set import Detection, Metrics, summarise_open
 from leaknet.evaluation.summary import layout, picked
 from leaknet.features.noise import epoch_seed
 from leaknet.model.head import Gate
+from leaknet.model.protoleaknet import ProtoLeakNet
+
+GateWeights = Callable[[Tensor], Tensor]
+"""From embeddings to the weights w, as `ProtoLeakNet.gate` gives them."""
 
 MODES = ("both_off", "both_on", "dual")
 PUBLISHED = {
@@ -68,14 +73,19 @@ class ModeSummary:
         return unknown | {name: _plain(metrics) for name, metrics in parts.items()}
 
 
-def gate_weights(gate: Gate | None, vectors: Float[np.ndarray, "n dimension"]) -> np.ndarray:
+def gate_of(model: ProtoLeakNet) -> GateWeights | None:
+    """The trained gate; None for a model without one."""
+    return model.gate if model.config.head.gate else None
+
+
+def gate_weights(gate: GateWeights | None, vectors: Float[np.ndarray, "n dimension"]) -> np.ndarray:
     """The weights w of each embedding, from h̄ alone.
 
     Raises:
         ScoringError: the model has no gate.
     """
     if gate is None:
-        raise ScoringError("this model has no gate (model.gate = false): Table 2 is about gates")
+        raise ScoringError("this model has no gate (head.gate = false): Table 2 is about gates")
     with torch.inference_mode():
         weights: np.ndarray = gate(torch.from_numpy(vectors)).numpy()
     return weights
@@ -88,7 +98,9 @@ def untrained_gate(dimension: int, seed: int) -> Gate:
         return Gate(dimension)
 
 
-def detect(mode: str, gate: Gate | None, known: Embeddings, unknown: Embeddings) -> Detection:
+def detect(
+    mode: str, gate: GateWeights | None, known: Embeddings, unknown: Embeddings
+) -> Detection:
     """Fit KDE to the closed training images as the mode embeds them, and score both sides."""
     closed = _gated(known, gate) if mode != "both_off" else known
     others = _gated(unknown, gate) if mode == "both_on" else unknown
@@ -117,7 +129,7 @@ def halves(known: Embeddings) -> tuple[Embeddings, Embeddings]:
 def summarise_modes(
     known: Sequence[Embeddings],
     unknown: Sequence[Embeddings],
-    gates: Sequence[Gate | None],
+    gates: Sequence[GateWeights | None],
     modes: Sequence[str] = MODES,
 ) -> dict[str, ModeSummary]:
     """Table 2, with controls, over seeds.
@@ -143,7 +155,7 @@ def summarise_modes(
 
 def _summary(
     mode: str,
-    gates: Sequence[Gate | None],
+    gates: Sequence[GateWeights | None],
     known: Sequence[Embeddings],
     unknown: Sequence[Embeddings],
 ) -> Metrics:
@@ -152,7 +164,7 @@ def _summary(
     return {metric: found.pooled[metric] for metric in REPORTED}
 
 
-def _gated(e: Embeddings, gate: Gate | None) -> Embeddings:
+def _gated(e: Embeddings, gate: GateWeights | None) -> Embeddings:
     return replace(e, vectors=e.vectors * gate_weights(gate, e.vectors))
 
 

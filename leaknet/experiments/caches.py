@@ -16,7 +16,7 @@ from leakcache.store.build import BuildReport, build_cache
 from leakcache.store.cache import Cache
 from leakcache.store.manifest import FILE
 from leakcache.store.open_set import open_set_builds
-from leaknet.config import FeatureConfig
+from leaknet.config import RunConfig
 from leaknet.experiments.ablation.spec import CacheRequirement
 from leaknet.experiments.task import ClosedSet, Task
 from leaknet.scoring.run_embeddings import open_splits
@@ -96,7 +96,7 @@ class CachePool:
         self.encoded = 0
         self._caches = (main, *also)
         self._roots, self._device = tuple(open_roots), device
-        self._tasks: dict[tuple[Path, bool, bool, bool], Task] = {}
+        self._tasks: dict[tuple[Path, tuple[str, ...]], Task] = {}
 
     def find(self, required: CacheRequirement) -> Cache:
         """The first cache that fits.
@@ -116,23 +116,23 @@ class CachePool:
             f"run `{command}` and add --also DIR"
         )
 
-    def task(self, cache: Cache, features: FeatureConfig) -> Task:
+    def task(self, cache: Cache, config: RunConfig) -> Task:
         """The task on a cache of the pool, unknown generators included.
 
         Args:
             cache: one of the pool.
-            features: of the runs; the statistics that they read are completed first.
+            config: of the runs; the columns that they read are completed first.
 
         Raises:
             CacheCorrupt: a shard's bytes do not match their checksum.
             CacheStale: the open set's cache belongs to other weights, or an image has changed.
             WeightsError: the autoencoder that open images are encoded with cannot be had.
         """
-        key = (cache.path, features.statistics, features.activations, features.degraded)
+        key = (cache.path, config.columns())
         if key not in self._tasks:
-            complete_statistics(features, [cache], self._device)
+            complete_statistics(config.columns(), [cache], self._device)
             builds = open_set_caches(cache, self._roots, self._device)
             self.encoded += sum(build.encoded for build in builds)
-            unknown = open_splits([build.cache for build in builds], cache)
-            self._tasks[key] = ClosedSet.load(cache).whole(unknown)
+            unknown = open_splits([build.cache for build in builds], cache, config)
+            self._tasks[key] = ClosedSet.load(cache, config).whole(unknown)
         return self._tasks[key]

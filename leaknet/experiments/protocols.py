@@ -25,7 +25,7 @@ from leakcache.store.cache import Cache
 from leaknet.evaluation.closed_set import summarise_closed
 from leaknet.evaluation.open_set import OpenSummary, summarise_open, threshold
 from leaknet.experiments.answers import summarise_answers
-from leaknet.experiments.attention_modes import ModeSummary, summarise_modes
+from leaknet.experiments.attention_modes import ModeSummary, gate_of, summarise_modes
 from leaknet.experiments.evaluation import Evaluation, EvaluationPlan, LeaveOut, SeedFacts
 from leaknet.experiments.label_shuffle import ShuffleSummary, summarise_shuffled
 from leaknet.experiments.plan import CPU
@@ -97,8 +97,8 @@ def evaluate(
     """
     check_real(plan.real, closed.classes)
     blocks = _blocks(plan, closed)
-    data = ClosedSet.load(closed)
-    task = data.whole(open_splits(unknown, closed))
+    data = ClosedSet.load(closed, plan.config)
+    task = data.whole(open_splits(unknown, closed, plan.config))
     main = run_trials(task, plan.configs, _folders(plan, plan.out), plan, score=True)
     tests = [one.test for one in main]
     others = [one.unknown for one in main if one.unknown is not None]
@@ -160,7 +160,7 @@ def _against_unknown(trials: Sequence[Sequence[Trial]]) -> dict[str, OpenSummary
 
 
 def _modes(trials: Sequence[RunTrial]) -> dict[str, ModeSummary]:
-    gates = [trial.run.load_model(CPU).gate for trial in trials]
+    gates = [gate_of(trial.run.load_model(CPU)) for trial in trials]
     unknown = [trial.unknown for trial in trials if trial.unknown is not None]
     return summarise_modes([trial.known for trial in trials], unknown, gates)
 

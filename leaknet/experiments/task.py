@@ -14,10 +14,11 @@ from jaxtyping import Bool, Shaped
 
 from leakcache.store.cache import Cache
 from leakcache.store.manifest import images_hash
-from leaknet.data.split import SplitLatents, load_split
+from leaknet.config import RunConfig
+from leaknet.data.columns import ImageColumns, load_fold
 from leaknet.data.training_data import TrainingData
 from leaknet.model.run_record import CacheIdentity
-from leaknet.scoring.run_embeddings import CLOSED_FOLDS, CPU
+from leaknet.scoring.run_embeddings import CLOSED_FOLDS
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,12 @@ class Task:
 
     classes: tuple[str, ...]
     data: TrainingData
-    test: SplitLatents
-    unknown: tuple[SplitLatents, ...]
+    test: ImageColumns
+    unknown: tuple[ImageColumns, ...]
     cache: CacheIdentity
 
     @property
-    def folds(self) -> tuple[SplitLatents, ...]:
+    def folds(self) -> tuple[ImageColumns, ...]:
         """The closed folds, in the order of `CLOSED_FOLDS`."""
         return (self.data.train, self.data.val, self.test)
 
@@ -49,16 +50,17 @@ class ClosedSet:
     """The closed folds of a cache in memory, of which tasks are made."""
 
     cache: Cache
-    train: SplitLatents
-    val: SplitLatents
-    test: SplitLatents
+    train: ImageColumns
+    val: ImageColumns
+    test: ImageColumns
 
     @classmethod
-    def load(cls, cache: Cache) -> ClosedSet:
-        """Read the closed folds of a cache; raises `CacheCorrupt` as `load_split`."""
-        return cls(cache, *(load_split(cache, fold, CPU) for fold in CLOSED_FOLDS))
+    def load(cls, cache: Cache, config: RunConfig) -> ClosedSet:
+        """Read what such a model reads of the closed folds; raises as `load_columns`."""
+        names = {fold: config.columns(training=fold == "train") for fold in CLOSED_FOLDS}
+        return cls(cache, *(load_fold(cache, fold, names[fold]) for fold in CLOSED_FOLDS))
 
-    def whole(self, unknown: Sequence[SplitLatents] = ()) -> Task:
+    def whole(self, unknown: Sequence[ImageColumns] = ()) -> Task:
         """Train on all closed generators; those of other caches are unknown."""
         data = TrainingData(self.train, self.val, self.cache.moments("train"))
         identity = CacheIdentity.of(self.cache)
@@ -84,20 +86,20 @@ class ClosedSet:
         data = TrainingData(train, val, self.cache.moments("train"))
         return Task(self.cache.classes, data, self.test, (), self._identity(train))
 
-    def _identity(self, train: SplitLatents) -> CacheIdentity:
+    def _identity(self, train: ImageColumns) -> CacheIdentity:
         return replace(CacheIdentity.of(self.cache), training_sha256=_training_hash(train))
 
 
-def rows_of(split: SplitLatents, mask: Bool[np.ndarray, "image"]) -> SplitLatents:
+def rows_of(split: ImageColumns, mask: Bool[np.ndarray, "image"]) -> ImageColumns:
     """The images that a mask selects."""
     return split.take(np.flatnonzero(mask))
 
 
-def relabelled(split: SplitLatents, labels: Shaped[np.ndarray, "image"]) -> SplitLatents:
+def relabelled(split: ImageColumns, labels: Shaped[np.ndarray, "image"]) -> ImageColumns:
     """The same images under other labels."""
     return replace(split, labels=labels)
 
 
-def _training_hash(train: SplitLatents) -> str:
+def _training_hash(train: ImageColumns) -> str:
     columns = (train.hashes, train.labels, train.groups, train.folds)
     return images_hash(zip(*(column.tolist() for column in columns), strict=True))

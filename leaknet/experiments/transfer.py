@@ -19,8 +19,9 @@ from jaxtyping import Bool, Float64
 from leakcache.errors import CacheStale, ScoringError
 from leakcache.store.cache import Cache
 from leaknet.calibration import Calibration
+from leaknet.config import ACTIVATIONS, PIXELS, Z0
+from leaknet.data.columns import ImageColumns, load_fold
 from leaknet.data.embeddings import Embeddings
-from leaknet.data.split import SplitLatents, load_split
 from leaknet.evaluation.summary import (
     Key,
     Measure,
@@ -57,7 +58,7 @@ class Collection:
 
     name: str
     cache: Path
-    splits: tuple[SplitLatents, ...]
+    splits: tuple[ImageColumns, ...]
     same_as: dict[str, str]
     left_out: int
 
@@ -86,7 +87,8 @@ class Collection:
                 f"--transfer {root}: none of {', '.join(own)} is a known generator: "
                 "name those that are with --same-as LABEL=GENERATOR"
             )
-        folds = [load_split(cache, fold, CPU) for fold in CLOSED_FOLDS if len(cache.rows(fold))]
+        names = [name for name in (Z0, PIXELS, ACTIVATIONS) if cache.has(name)]
+        folds = [load_fold(cache, fold, names) for fold in CLOSED_FOLDS if len(cache.rows(fold))]
         splits = tuple(_renamed(fold, shared, root.name) for fold in folds)
         count = sum(map(len, splits))
         return cls(root.name, cache.path, splits, shared, sum(map(len, folds)) - count)
@@ -137,7 +139,7 @@ class TransferSummary:
         return {**picked(self.other, pick), "test": picked(self.test, pick), "recall": recall}
 
 
-def _renamed(split: SplitLatents, shared: Mapping[str, str], root: str) -> SplitLatents:
+def _renamed(split: ImageColumns, shared: Mapping[str, str], root: str) -> ImageColumns:
     """The images of shared labels, under known names and with prompt groups of their own."""
     split = split.take(np.flatnonzero(np.isin(split.labels, list(shared))))
     labels = np.array([shared[label] for label in split.labels.tolist()], np.str_)

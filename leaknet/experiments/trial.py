@@ -13,8 +13,8 @@ from jaxtyping import Float
 
 from leakcache.store.manifest import images_hash
 from leaknet.config import RunConfig, config_to_table
+from leaknet.data.columns import ImageColumns
 from leaknet.data.embeddings import Embeddings
-from leaknet.data.split import SplitLatents
 from leaknet.detectors import Detector, DiagonalMahalanobis
 from leaknet.evaluation.evaluated import Evaluated
 from leaknet.evaluation.open_set import Detection
@@ -168,7 +168,7 @@ def run_hash(config: RunConfig, task: Task) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _images(folds: Sequence[SplitLatents]) -> str:
+def _images(folds: Sequence[ImageColumns]) -> str:
     return images_hash(
         (str(digest), str(label), str(group), str(fold))
         for split in folds

@@ -9,7 +9,7 @@ The paper does not say how a k×k block of coefficients joins an H×W map. Four 
     corner      the standardised block in the low corner of a map of zeros
     upsampled   the standardised block, each coefficient repeated over a patch
     lowpass     the inverse transform, an image without high frequencies, per channel
-    none        no companion at all
+    none        no map beside the latent
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from leakcache.dct import dct_basis
 from leakcache.errors import ConfigError
 from leakcache.store.moments import Moments
-from leaknet.config import FeatureConfig
+from leaknet.config import LatentConfig
 from leaknet.features.schedule import noise_levels
 
 _CONSTANT = 1e-12  # a variance below this is a constant: its feature is 0
@@ -88,19 +88,19 @@ class Affine(nn.Module):
         return mean if noise is None else mean.addcmul_(noise, self.noise)
 
 
-class LeakFeatures(nn.Module):
+class LatentFeatures(nn.Module):
     """Noisy, standardised views of latents, with a map of low DCT frequencies beside them.
 
     Attributes:
         config: schedule, steps and placement.
         shape: of a latent, (channel, height, width).
-        channels: of a feature map: twice the latent's, or once without a companion.
+        channels: of a feature map: twice the latent's, or once without a DCT map.
     """
 
     rows: Tensor
     columns: Tensor
 
-    def __init__(self, config: FeatureConfig, shape: tuple[int, int, int]) -> None:
+    def __init__(self, config: LatentConfig, shape: tuple[int, int, int]) -> None:
         """Build without statistics: `fit` or a state dict supplies them.
 
         Raises:
@@ -109,7 +109,7 @@ class LeakFeatures(nn.Module):
         super().__init__()
         if config.dct_size > min(shape[1:]):
             raise ConfigError(
-                f"features.dct_size = {config.dct_size} does not fit latents of "
+                f"latents.dct_size = {config.dct_size} does not fit latents of "
                 f"{shape[1]}×{shape[2]}: take {min(shape[1:])} or less"
             )
         self.config, self.shape = config, shape
@@ -122,7 +122,7 @@ class LeakFeatures(nn.Module):
             basis = dct_basis(length, torch.empty(0))[: config.dct_size]
             self.register_buffer(name, basis, persistent=False)
 
-    def fit(self, latent: Moments, dct: Moments) -> LeakFeatures:
+    def fit(self, latent: Moments, dct: Moments) -> LatentFeatures:
         """Derive the standardisation of every step from moments of clean training latents.
 
         Args:
@@ -138,13 +138,11 @@ class LeakFeatures(nn.Module):
             return self
         self.latent.fit(ratio, latent.mean, latent.variance, noisy)
         if self.dct is not None:
-            self.dct.fit(ratio, *self._companion_moments(dct, noisy))
+            self.dct.fit(ratio, *self._dct_moments(dct, noisy))
         return self
 
-    def _companion_moments(
-        self, dct: Moments, noisy: float
-    ) -> tuple[np.ndarray, np.ndarray, float]:
-        """Mean, variance and noise variance of what the companion map shows."""
+    def _dct_moments(self, dct: Moments, noisy: float) -> tuple[np.ndarray, np.ndarray, float]:
+        """Mean, variance and noise variance of the DCT map."""
         size = self.config.dct_size
         mean, variance = dct.mean[:, :size, :size], dct.variance[:, :size, :size]
         if self.config.dct_placement != "lowpass":
@@ -164,16 +162,16 @@ class LeakFeatures(nn.Module):
     ) -> Float[Tensor, "batch step {self.channels} height width"]:
         """Feature maps in fp32; `noise` is ε, and must be None when the config has none."""
         if (noise is not None) != self.config.noise:
-            raise ValueError("noise must be given exactly when features.noise is true")
+            raise ValueError("noise must be given exactly when latents.noise is true")
         z0 = z0.float()
         views: Tensor = self.latent(z0, noise)
         if self.dct is None:
             return views
-        clean = self._companion(z0)
-        noisy = None if noise is None else self._companion(noise)
+        clean = self._dct_map(z0)
+        noisy = None if noise is None else self._dct_map(noise)
         return torch.cat([views, self._place(self.dct(clean, noisy))], dim=2)
 
-    def _companion(self, x: Float[Tensor, "*batch height width"]) -> Tensor:
+    def _dct_map(self, x: Float[Tensor, "*batch height width"]) -> Tensor:
         """Low coefficients, or for "lowpass" the image that has no others."""
         block = self.rows @ x @ self.columns.mT
         if self.config.dct_placement == "lowpass":

@@ -7,7 +7,8 @@ same noise alone, in any batch, in any order and on any number of workers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -64,3 +65,12 @@ def training_noise(
     return torch.randn(
         (batch, steps, *shape), generator=generator, device=generator.device, dtype=torch.float32
     )
+
+
+@contextmanager
+def seeded_globally(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generators, which initial weights and dropout use; restore them after."""
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(seed)
+        yield

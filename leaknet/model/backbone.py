@@ -1,4 +1,4 @@
-"""The network that looks at one feature map: any timm model, with its stem kept or shrunk."""
+"""The network that embeds one feature map: any timm model, with its stem kept or shrunk."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 from torch import nn
 
 from leakcache.errors import ConfigError, WeightsError
-from leaknet.config import ModelConfig
+from leaknet.config import LatentConfig
 
 
 def build_backbone(
-    config: ModelConfig, channels: int, size: tuple[int, int]
+    config: LatentConfig, channels: int, size: tuple[int, int]
 ) -> tuple[nn.Module, int]:
     """A timm model from (batch, channels, *size) to (batch, width), and that width.
 
@@ -28,12 +28,12 @@ def build_backbone(
 
     if not timm.is_model(config.backbone):
         raise ConfigError(
-            f"model.backbone = {config.backbone!r} is no timm model: see timm.list_models()"
+            f"latents.backbone = {config.backbone!r} is no timm model: see timm.list_models()"
         )
     backbone = _created(config, channels, size)
     if _patches(backbone) == 0:
         raise ConfigError(
-            f"model.backbone = {config.backbone!r} sees no patch in maps of {size[0]}×{size[1]}: "
+            f"latents.backbone = {config.backbone!r} has no patch in maps of {size[0]}×{size[1]}: "
             "take one with smaller patches"
         )
     if isinstance(backbone, ResNet) and not config.pretrained:
@@ -43,7 +43,7 @@ def build_backbone(
     return backbone, int(backbone.num_features)
 
 
-def describe_patches(backbone: nn.Module | None, size: tuple[int, int]) -> str:
+def describe_patches(backbone: nn.Module, size: tuple[int, int]) -> str:
     """In words, how a ViT or its like cuts a map; empty for other networks."""
     count = _patches(backbone)
     if count is None:
@@ -52,16 +52,16 @@ def describe_patches(backbone: nn.Module | None, size: tuple[int, int]) -> str:
     return f"tokens: {count} (patches of {side[0]}×{side[1]}, maps of {size[0]}×{size[1]})"
 
 
-def _patch_embed(backbone: nn.Module | None) -> Any:
+def _patch_embed(backbone: nn.Module) -> Any:
     return getattr(backbone, "patch_embed", None)
 
 
-def _patches(backbone: nn.Module | None) -> int | None:
+def _patches(backbone: nn.Module) -> int | None:
     count = getattr(_patch_embed(backbone), "num_patches", None)
     return None if count is None else int(count)
 
 
-def _created(config: ModelConfig, channels: int, size: tuple[int, int]) -> Any:
+def _created(config: LatentConfig, channels: int, size: tuple[int, int]) -> Any:
     import timm
 
     settings: dict[str, Any] = {"in_chans": channels, "num_classes": 0}
@@ -76,7 +76,7 @@ def _created(config: ModelConfig, channels: int, size: tuple[int, int]) -> Any:
             raise
         raise WeightsError(
             f"pretrained weights of {config.backbone} cannot be fetched from the hub: "
-            "connect once, or set model.pretrained=false"
+            "connect once, or set latents.pretrained=false"
         ) from error
 
 
@@ -95,11 +95,11 @@ def _open_residuals(backbone: nn.Module) -> None:
 
 
 def _shrink_stem(backbone: nn.Module, name: str, channels: int) -> None:
-    """3×3 at stride 1 and no max-pool: a 32×32 map is small enough to be seen whole."""
+    """3×3 at stride 1 and no max-pool: a 32×32 map is small enough for full resolution."""
     from timm.models.resnet import ResNet
 
     if not isinstance(backbone, ResNet):
-        raise ConfigError(f'model.stem = "small" needs a ResNet of timm, which {name} is not')
+        raise ConfigError(f'latents.stem = "small" needs a ResNet of timm, which {name} is not')
     width = backbone.bn1.num_features
     backbone.conv1 = nn.Conv2d(channels, width, kernel_size=3, padding=1, bias=False)
     nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 TEMPERATURES = (0.5, 5.0)
-SCATTER = 0.1
-"""Of prototypes about a known centre, over that of those that start anywhere."""
+INITIAL_SPREAD = 0.1
+"""Initial spread of prototypes around a class centre, relative to random initialisation."""
 
 
 class TemporalAttention(nn.Module):
@@ -58,19 +58,15 @@ class Gate(nn.Module):
 class PrototypeHead(nn.Module):
     """M prototypes a class; the class of the nearest one wins.
 
-    d_{c,m} = Σ_i w_i (h̄_i − p_{c,m,i})², logit_c = +τ logsumexp_m(−d_{c,m} / τ) + offset_c. The
-    paper's Eq. 10-11, as printed, would let the farthest class win. Offsets are 0 for classes that
-    were trained; `leaknet.enroll` sets those of classes that were added later.
+    d_{c,m} = Σ_i w_i (h̄_i − p_{c,m,i})², logit_c = +τ logsumexp_m(−d_{c,m} / τ). The paper's
+    Eq. 10-11, as printed, would let the farthest class win.
     """
-
-    offsets: Tensor
 
     def __init__(self, dimension: int, classes: int, prototypes: int) -> None:
         super().__init__()
         spread = 1 / math.sqrt(dimension)
         self.prototypes = nn.Parameter(spread * torch.randn(classes, prototypes, dimension))
         self.log_temperature = nn.Parameter(torch.zeros(()))
-        self.register_buffer("offsets", torch.zeros(classes))
 
     @property
     def temperature(self) -> Float[Tensor, ""]:
@@ -80,8 +76,8 @@ class PrototypeHead(nn.Module):
 
     @torch.no_grad()
     def start_at(self, centres: Float[Tensor, "class dimension"]) -> None:
-        """Scatter the prototypes of each class about a centre, near beside the way between two."""
-        self.prototypes.mul_(SCATTER).add_(centres[:, None])
+        """Move the initial prototypes of each class around its centre."""
+        self.prototypes.mul_(INITIAL_SPREAD).add_(centres[:, None])
 
     @torch.no_grad()
     def project(self) -> None:
@@ -99,7 +95,7 @@ class PrototypeHead(nn.Module):
         offsets = pooled[:, None, None] - self.prototypes
         distances = torch.einsum("bd,bcmd->bcm", weights, offsets.square())
         temperature = self.temperature
-        logits = temperature * torch.logsumexp(-distances / temperature, dim=-1) + self.offsets
+        logits = temperature * torch.logsumexp(-distances / temperature, dim=-1)
         return logits, distances
 
 

@@ -1,11 +1,11 @@
-"""How far a picture's statistics lie from all that the known generators have shown.
+"""Novelty: how far the statistics of an image lie from those of all training images.
 
-    ν = log |x - P x|², P onto the principal axes of the training pictures
-      → (ν - mean) / deviation of held-out training pictures, less what is usual, if positive
+    ν = log |x - P x|², P the projection onto the principal axes of the training images
+      → max(0, (ν - mean) / deviation - MARGIN), mean and deviation of held-out training images
 
-Class scores only say which known generator a picture is likest to. An unknown one that is unlike
-all of them in directions in which they do not differ leaves its trace here (the residual of a
-principal subspace: Wang et al., "ViM: Out-of-distribution with virtual-logit matching", 2022).
+Class scores only say which known generator is nearest. An unknown one that differs from all of them
+in directions in which they do not differ shows here (the residual of a principal subspace: Wang et
+al., "ViM: Out-of-distribution with virtual-logit matching", 2022).
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 AXES = 128
-"""At most, and at most half as many as there are pictures."""
+"""At most, and at most half as many as there are images."""
 FOLDS = 5
-"""Each training picture is judged by axes of pictures of other prompts."""
-MOST = 3000
-"""Pictures that axes are taken of: the time grows with the cube of their number."""
-USUAL = 1.0
-"""Deviations above the mean that count as nothing."""
+"""Cross-validation folds: axes of other prompts give the residual of each training image."""
+MAX_IMAGES = 3000
+"""Images that axes are fitted to: time grows with the cube of their number."""
+MARGIN = 1.0
+"""Deviations above the mean up to which novelty is 0."""
 SEED = 0
 LEAST_ENERGY = 1e-12
 LEAST_DEVIATION = 1e-4
 
 
 class Novelty(nn.Module):
-    """From features of pictures to how unusual they are, 0 or more; all of it are buffers."""
+    """From features of images to their novelty, 0 or more. All state is held in buffers."""
 
     axes: Tensor
     mean: Tensor
     deviation: Tensor
 
     def __init__(self, length: int) -> None:
-        """Build empty, where every picture is usual: `fit` or a state dict supplies the values.
+        """Build empty, where novelty is 0: `fit` or a state dict supplies the values.
 
         Args:
             length: of the features.
@@ -49,15 +49,15 @@ class Novelty(nn.Module):
         self.register_buffer("deviation", torch.tensor(math.inf))
 
     def fit(
-        self, features: Float[Tensor, "picture value"], groups: Shaped[np.ndarray, "picture"]
+        self, features: Float[Tensor, "image value"], groups: Shaped[np.ndarray, "image"]
     ) -> Novelty:
-        """Take the axes of training pictures, and what is usual for those of other prompts.
+        """Fit the axes to training images, and mean and deviation to held-out ones.
 
-        With a single prompt nothing can be held out, and every picture stays usual; so it does
-        where all pictures are alike.
+        With a single prompt nothing can be held out, and novelty stays 0; so it does where all
+        images are equal.
 
         Args:
-            features: centred, as `leaknet.model.ridge.RidgeMap.features` gives them.
+            features: centred, as `leaknet.model.ridge.StandardFeatures` gives them.
             groups: prompt group of each.
         """
         folds = _folds(groups)
@@ -74,35 +74,35 @@ class Novelty(nn.Module):
         return self
 
     def forward(self, features: Float[Tensor, "*batch value"]) -> Float[Tensor, " *batch"]:
-        """Deviations beyond what is usual, 0 or more."""
+        """Deviations beyond the margin, 0 or more."""
         energy = log_residual(features, self.axes)
-        return ((energy - self.mean) / self.deviation - USUAL).clamp_min(0)
+        return ((energy - self.mean) / self.deviation - MARGIN).clamp_min(0)
 
 
-def principal_axes(features: Float[Tensor, "picture value"]) -> Float[Tensor, "value axis"]:
+def principal_axes(features: Float[Tensor, "image value"]) -> Float[Tensor, "value axis"]:
     """Orthonormal columns, the strongest first; columns of zeros where there are not so many."""
-    features = features[:: -(-len(features) // MOST)]
+    features = features[:: -(-len(features) // MAX_IMAGES)]
     count = min(AXES, len(features) // 2)
     values, vectors = torch.linalg.eigh((features @ features.T).double())
     values, vectors = values.flip(0)[:count], vectors.flip(1)[:, :count]
     found = torch.zeros(features.shape[1], AXES).to(features)
-    there = values > values[:1] * 1e-9
-    scaled = vectors[:, there] / values[there].sqrt()
-    found[:, : int(there.sum())] = features.T @ scaled.to(features)
+    present = values > values[:1] * 1e-9
+    scaled = vectors[:, present] / values[present].sqrt()
+    found[:, : int(present.sum())] = features.T @ scaled.to(features)
     return found
 
 
 def log_residual(
     features: Float[Tensor, "*batch value"], axes: Float[Tensor, "value axis"]
 ) -> Float[Tensor, " *batch"]:
-    """Log of the energy that the axes leave of each row."""
+    """Log of the energy of each row outside the axes."""
     energy = features.square().sum(dim=-1) - (features @ axes).square().sum(dim=-1)
     return energy.clamp_min(LEAST_ENERGY).log()
 
 
-def _folds(groups: Shaped[np.ndarray, "picture"]) -> Shaped[np.ndarray, "picture"]:
-    """A fold number of each picture; a prompt's pictures share it."""
+def _folds(groups: Shaped[np.ndarray, "image"]) -> Shaped[np.ndarray, "image"]:
+    """Fold number of each image, equal within a prompt."""
     names, number = np.unique(groups, return_inverse=True)
-    dealt = np.random.default_rng(SEED).permutation(len(names)) % min(FOLDS, len(names))
-    found: np.ndarray = dealt[number]
+    folds = np.random.default_rng(SEED).permutation(len(names)) % min(FOLDS, len(names))
+    found: np.ndarray = folds[number]
     return found

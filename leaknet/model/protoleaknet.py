@@ -1,12 +1,13 @@
-"""ProtoLeakNet: noisy views → backbone → temporal attention → gate → prototypes.
+"""ProtoLeakNet: a branch of noisy latents and a branch of image statistics, and their fusion.
 
-Fully described by its configuration, its class names and the shape of a latent; all that
-was learnt, the standardisation of its input included, lies in its state dict.
+Fully described by its configuration, its class names and the shape of a latent; everything that
+is fitted, the standardisation of its inputs included, is in its state dict.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,33 +20,32 @@ from torch import Tensor, nn
 
 from leakcache.errors import RunError
 from leaknet.config import RunConfig
-from leaknet.features.latent_features import LeakFeatures
+from leaknet.data.columns import ImageColumns
+from leaknet.features.noise import epoch_seed, seeded_globally
 from leaknet.files import read_tensors, save_tensors
-from leaknet.model.backbone import build_backbone
-from leaknet.model.head import Gate, LinearHead, PrototypeHead, TemporalAttention
+from leaknet.model.branch import Branch, BranchOutput
+from leaknet.model.latent_branch import LatentBranch
 from leaknet.model.run_record import CLASSES, CONFIG, CacheIdentity, RunRecord
-from leaknet.model.statistics_branch import Companion
+from leaknet.model.statistics_branch import StatisticsBranch
 
 WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """What the network says about a batch.
+    """Output of the model for a batch.
 
     Attributes:
         logits: per class, higher = nearer to that generator.
-        embedding: h̄, pooled over steps, plus the companion's, before the gate.
-        attention: a_t; each row sums to 1.
-        gate: w, each in (0, 1]; all 1 without a gate.
-        distances: d to every prototype; no prototype axis entries with a linear head.
+        embedding: of the branches that have a weight, side by side, scaled by its root.
+        attention: a_t of each noise step, rows sum to 1; one column of ones without latents.
+        branches: logits of each branch alone, by its name.
     """
 
     logits: Float[Tensor, "batch class"]
     embedding: Float[Tensor, "batch dimension"]
     attention: Float[Tensor, "batch step"]
-    gate: Float[Tensor, "batch dimension"]
-    distances: Float[Tensor, "batch class prototype"]
+    branches: dict[str, Float[Tensor, "batch class"]]
 
 
 class ProtoLeakNet(
@@ -56,126 +56,133 @@ class ProtoLeakNet(
     tags=["image-forensics", "attribution"],
     paper_url="https://arxiv.org/abs/2511.04260",
 ):
-    """Attribution network over latents (the paper, section 3).
+    """Attribution model: logits = Σ_b weight_b · logits_b + offsets over the branches b.
+
+    A branch's logits are negative squared distances, so that its embedding times the root of its
+    weight has distances on the scale of the sum. A branch of weight 0 adds nothing to either.
 
     Attributes:
         config: settings it was built from.
         classes: closed generators, in the order of the logits.
-        shape: of a latent, (channel, height, width).
+        shape: of a latent, (channel, height, width); None for a model that reads no latents.
         cache: the cache it was trained on, None if it was not.
+        latents: the branch of noisy latents; None where it is not enabled.
+        statistics: the branch of image statistics; None where it is not enabled.
+        weights: of each branch, 0 or more, the largest 1; see `leaknet.model.fusion`.
+        offsets: added to the logits; 0 for trained classes, set by `leaknet.enroll` for others.
     """
+
+    weights: Tensor
+    offsets: Tensor
 
     def __init__(
         self,
         config: RunConfig,
         classes: Sequence[str],
-        shape: tuple[int, int, int],
+        shape: tuple[int, int, int] | None,
         cache: CacheIdentity | None = None,
     ) -> None:
-        """Build with fresh weights; `features.fit` and training, or a state dict, come next.
+        """Build with initial weights; training, or a state dict, comes next.
 
         Raises:
             ConfigError: the settings do not fit each other or the latents.
-            WeightsError: pretrained weights were asked for and cannot be had.
+            WeightsError: pretrained weights were requested and cannot be had.
         """
         super().__init__()
         self.config, self.classes, self.shape, self.cache = config, tuple(classes), shape, cache
-        model = config.model
-        self.features = LeakFeatures(config.features, shape)
-        self.backbone: nn.Module | None = None
-        if config.features.latents:
-            self.backbone, width = build_backbone(model, self.features.channels, shape[1:])
-            self.embed = nn.Linear(width, model.dimension)
-            self.pool = TemporalAttention(
-                model.dimension, attend=model.attention, dropout=model.time_dropout
-            )
-        self.companion: Companion | None = None
-        if config.features.statistics:
-            self.companion = Companion(config.features, model.dimension)
-        if self.companion is not None and self.backbone is not None:
-            # What latents add starts at nothing, beside an embedding that is fitted already.
-            nn.init.zeros_(self.embed.weight)
-            nn.init.zeros_(self.embed.bias)
-        self.gate = Gate(model.dimension) if model.gate else None
-        self.head = self._build_head()
+        self.latents = self._latents() if config.latents.enabled else None
+        self.statistics = self._statistics() if config.statistics.enabled else None
+        self.register_buffer("weights", torch.ones(len(self.branches)))
+        self.register_buffer("offsets", torch.zeros(len(self.classes)))
 
-    def _build_head(self) -> PrototypeHead | LinearHead:
-        model = self.config.model
-        if model.prototypes == 0:
-            return LinearHead(model.dimension, len(self.classes))
-        return PrototypeHead(model.dimension, len(self.classes), model.prototypes)
+    def _latents(self) -> LatentBranch:
+        if self.shape is None:
+            raise RunError("a branch of latents needs the shape of a latent")
+        config = self.config
+        with self._seeded():
+            return LatentBranch(config.latents, config.head, len(self.classes), self.shape)
+
+    def _statistics(self) -> StatisticsBranch:
+        config = self.config
+        with self._seeded():
+            return StatisticsBranch(config.statistics, config.head, len(self.classes))
+
+    def _seeded(self) -> AbstractContextManager[None]:
+        """Each branch has the same initial weights, whether alone or beside the other."""
+        return seeded_globally(epoch_seed(self.config.train.seed, 0), torch.device("cpu"))
+
+    @property
+    def branches(self) -> dict[str, Branch]:
+        """By name, those that are enabled."""
+        found = (self.latents, self.statistics)
+        return {branch.name: branch for branch in found if branch is not None}
+
+    @property
+    def weighted(self) -> dict[str, float]:
+        """Names and weights of the branches whose weight is not 0."""
+        pairs = zip(self.branches, self.weights.tolist(), strict=True)
+        return {name: weight for name, weight in pairs if weight > 0}
 
     @property
     def size(self) -> int:
-        """Numbers that were learnt: parameters, and what was fitted in closed form."""
-        fitted = () if self.companion is None else self.companion.buffers()
-        return sum(values.numel() for values in (*self.parameters(), *fitted))
+        """Fitted numbers: parameters, and what was fitted in closed form."""
+        return sum(branch.size for branch in self.branches.values())
 
-    def forward(
-        self,
-        z0: Float[Tensor, "batch channel height width"],
-        noise: Float[Tensor, "batch step channel height width"] | None,
-        statistics: Float[Tensor, "batch view value"] | None = None,
-    ) -> ModelOutput:
-        """Attribute clean latents under given noise (None when the config has none).
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.weights.device
 
-        Args:
-            z0: clean latents; not looked at where features.latents is false.
-            noise: ε, of every step.
-            statistics: of the same images; None when the config has none.
+    def forward(self, images: ImageColumns) -> ModelOutput:
+        """Embed and attribute images, in evaluation.
+
+        Raises:
+            CacheIncomplete: the images lack a column that a branch reads.
         """
-        with torch.autocast(z0.device.type, enabled=False):
-            features = None if self.backbone is None else self.features(z0, noise)
-            companions = None if self.companion is None else self.companion(statistics)
-        return self.attribute(features, companions)
+        with torch.autocast(self.device.type, enabled=False):
+            outputs = {
+                name: branch.classify(*branch.embed(images))
+                for name, branch in self.branches.items()
+            }
+        embedding = torch.cat(
+            [weight**0.5 * outputs[name].embedding for name, weight in self.weighted.items()], dim=1
+        )
+        first = next(iter(outputs.values()))
+        logits = {name: output.logits for name, output in outputs.items()}
+        return ModelOutput(self.fuse(logits), embedding, first.attention, logits)
 
-    def attribute(
-        self,
-        features: Float[Tensor, "batch step channel height width"] | None,
-        companions: Float[Tensor, "batch dimension"] | None = None,
-    ) -> ModelOutput:
-        """Attribute ready feature maps and embedded statistics; one of them may be missing.
+    def classify(self, embedding: Float[Tensor, "batch dimension"]) -> Float[Tensor, "batch class"]:
+        """Logits of embeddings that `forward` returned."""
+        return self.fuse({name: output.logits for name, output in self.heads(embedding).items()})
 
-        Under autocast only the backbone is in low precision.
-        """
-        if features is None:
-            assert companions is not None
-            steps = len(self.config.features.timesteps)
-            return self.classify(
-                companions, companions.new_full((len(companions), steps), 1 / steps)
-            )
-        pooled, attention = self._pooled(features)
-        return self.classify(pooled if companions is None else pooled + companions, attention)
+    def heads(self, embedding: Float[Tensor, "batch dimension"]) -> dict[str, BranchOutput]:
+        """Outputs of the weighted branches for embeddings that `forward` returned."""
+        found = {}
+        for name, part in self.split(embedding).items():
+            found[name] = self.branches[name].classify(part, part.new_ones(len(part), 1))
+        return found
 
-    def _pooled(
-        self, features: Float[Tensor, "batch step channel height width"]
-    ) -> tuple[Float[Tensor, "batch dimension"], Float[Tensor, "batch step"]]:
-        assert self.backbone is not None
-        maps = features.flatten(0, 1)
-        if maps.is_cuda:  # on the processor channels-last gains nothing (docs/PERFORMANCE.md)
-            maps = maps.contiguous(memory_format=torch.channels_last)
-        h = self.embed(self.backbone(maps)).float().view(*features.shape[:2], -1)
-        with torch.autocast(h.device.type, enabled=False):
-            pooled, attention = self.pool(h)
-            return pooled, attention
+    def split(
+        self, embedding: Float[Tensor, "batch dimension"]
+    ) -> dict[str, Float[Tensor, "batch part"]]:
+        """Each weighted branch's own embedding, from one that `forward` returned."""
+        weighted = self.weighted
+        parts = torch.split(embedding, self.config.head.dimension, dim=1)
+        return {
+            name: part / weight**0.5
+            for (name, weight), part in zip(weighted.items(), parts, strict=True)
+        }
 
-    def classify(
-        self,
-        pooled: Float[Tensor, "batch dimension"],
-        attention: Float[Tensor, "batch step"],
-    ) -> ModelOutput:
-        """Gate and score pooled embeddings h̄; `attention` is passed on."""
-        with torch.autocast(pooled.device.type, enabled=False):
-            known = self.known_part(pooled)
-            gate = torch.ones_like(known) if self.gate is None else self.gate(known)
-            logits, distances = self.head(known, gate)
-        return ModelOutput(logits, pooled, attention, gate, distances)
+    def gate(self, embedding: Float[Tensor, "batch dimension"]) -> Float[Tensor, "batch dimension"]:
+        """Gate weights w of embeddings that `forward` returned."""
+        return torch.cat([output.gate for output in self.heads(embedding).values()], dim=1)
 
-    def known_part(
-        self, pooled: Float[Tensor, "batch dimension"]
-    ) -> Float[Tensor, "batch dimension"]:
-        """h̄ less what only says how unusual an image is: what gate and prototypes read."""
-        return pooled if self.companion is None else self.companion.without_novelty(pooled)
+    def fuse(self, logits: dict[str, Float[Tensor, "batch class"]]) -> Float[Tensor, "batch class"]:
+        """Weighted sum of the logits of branches, and the offsets."""
+        total = self.offsets
+        for name, weight in self.weighted.items():
+            total = total + weight * logits[name]
+        return total
 
     def record(self) -> RunRecord:
         """Everything needed to build this model but its weights."""
@@ -184,9 +191,10 @@ class ProtoLeakNet(
     @classmethod
     def from_record(cls, record: RunRecord) -> ProtoLeakNet:
         """Build for weights that are about to be loaded: nothing is fetched from the hub."""
-        local = replace(record.config, model=replace(record.config.model, pretrained=False))
+        config = record.config
+        local = replace(config, latents=replace(config.latents, pretrained=False))
         model = cls(local, record.classes, record.shape, record.cache)
-        model.config = record.config
+        model.config = config
         return model
 
     def _save_pretrained(self, save_directory: Path) -> None:

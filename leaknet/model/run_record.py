@@ -30,7 +30,7 @@ from leaknet.files import write_text
 
 CONFIG = "config.toml"
 CLASSES = "classes.json"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -87,25 +87,26 @@ class RunRecord:
     Attributes:
         config: all settings.
         classes: closed generators, in the order of the logits.
-        shape: of a latent, (channel, height, width).
+        shape: of a latent, (channel, height, width); None for a model that reads no latents.
         cache: what it was trained on; None for a model made by hand.
     """
 
     config: RunConfig
     classes: tuple[str, ...]
-    shape: tuple[int, int, int]
+    shape: tuple[int, int, int] | None
     cache: CacheIdentity | None = None
 
     def write(self, folder: Path) -> None:
         """Write config.toml and classes.json into an existing folder."""
         classes = json.dumps(self.classes, ensure_ascii=False, indent=1)
         write_text(folder / CLASSES, classes + "\n")
-        record = {
+        record: dict[str, Any] = {
             "format": FORMAT,
-            "latent_shape": list(self.shape),
             "classes_sha256": _hash_classes(self.classes),
             "versions": _versions(),
         }
+        if self.shape is not None:
+            record["latent_shape"] = list(self.shape)
         if self.cache is not None:
             record["cache"] = asdict(self.cache)
         table = {**config_to_table(self.config), "record": record}
@@ -141,13 +142,15 @@ class RunRecord:
     def _from_table(cls, table: dict[str, Any], classes: tuple[str, ...], source: str) -> RunRecord:
         record = table["record"]
         if record["format"] != FORMAT:
-            raise RunError(f"{source} is of format {record['format']}, not {FORMAT}")
-        channel, height, width = record["latent_shape"]
+            raise RunError(
+                f"{source} is of run format {record['format']}, not {FORMAT}: `leak train` again"
+            )
+        shape = record.get("latent_shape")
         cache = record.get("cache")
         return cls(
             config_from_table(table, source),
             classes,
-            (channel, height, width),
+            None if shape is None else tuple(shape),
             None if cache is None else CacheIdentity.from_table(cache),
         )
 

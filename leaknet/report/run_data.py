@@ -20,7 +20,7 @@ from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.model.run_record import CONFIG, RunRecord
 from leaknet.scoring.run_embeddings import UNKNOWN
 from leaknet.scoring.score_table import ScoreTable, read_score_table
-from leaknet.training.history import EpochRecord, read_history
+from leaknet.training.history import EpochRecord
 from leaknet.training.run_folder import RunFolder
 
 ALPHA = 0.05
@@ -52,17 +52,17 @@ class LatentBranch:
     @classmethod
     def of(cls, config: RunConfig) -> LatentBranch | None:
         """Of a configuration; None where it has no such branch."""
-        read, model = config.features, config.model
-        if not read.latents:
+        read = config.latents
+        if not read.enabled:
             return None
         return cls(
             read.timesteps,
             read.schedule,
             read.noise,
             read.standardise,
-            model.attention,
+            read.attention,
             0 if read.dct_placement == "none" else read.dct_size,
-            model.backbone,
+            read.backbone,
         )
 
 
@@ -81,25 +81,8 @@ class StatisticsBranch:
     @classmethod
     def of(cls, config: RunConfig) -> StatisticsBranch | None:
         """Of a configuration; None where it has no such branch."""
-        read = config.features
-        return cls(read.activations, read.degraded) if read.statistics else None
-
-
-LATENT_SETTINGS = (
-    "features.schedule",
-    "features.timesteps",
-    "features.noise",
-    "features.noise_seed",
-    "features.standardise",
-    "features.dct_size",
-    "features.dct_placement",
-    "model.backbone",
-    "model.stem",
-    "model.pretrained",
-    "model.attention",
-    "model.time_dropout",
-)
-"""Settings that only the branch of noisy latents reads."""
+        read = config.statistics
+        return cls(read.activations, read.degraded) if read.enabled else None
 
 
 @dataclass(frozen=True)
@@ -136,7 +119,7 @@ class ScoredRun:
         metrics = _read_metrics(folder)
         table = read_score_table(folder)
         embeddings = _embeddings(folder, metrics["model"], table)
-        history = tuple(read_history(folder))
+        history = tuple(RunFolder(folder).epochs(record.config.branches[0]))
         return cls(folder, record, _versions(folder), metrics, table, history, embeddings)
 
     @property

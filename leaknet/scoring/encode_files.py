@@ -7,8 +7,8 @@ that depends on the file's content alone, so that a file scores as its cached la
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
-from torch import Tensor
 
 from leakcache.dataset.folders import images_below
 from leakcache.encoder.autoencoder import Encoder
@@ -30,8 +29,8 @@ from leakcache.statistics.activations import activation_statistics_of, look_at
 from leakcache.statistics.pixels import statistics_of
 from leakcache.store.derived import one_thread_each
 from leakcache.store.manifest import Encoding
-from leaknet.config import FeatureConfig
-from leaknet.data.split import SplitLatents
+from leaknet.config import ACTIVATIONS, PIXELS, Z0
+from leaknet.data.columns import ImageColumns
 from leaknet.model.protoleaknet import ProtoLeakNet
 
 Changes = Callable[[Image.Image], Sequence[Image.Image]]
@@ -44,17 +43,14 @@ class EncodedFile:
     Attributes:
         path: the file.
         sha256: of its bytes; empty where they could not be read.
-        latents: of the image, then of each variant that was asked for; None where refused.
-        statistics: of the pixels of the same; None where refused, or not asked for.
-        activations: statistics of what the encoder sees in them; likewise.
+        columns: by name, those asked for: a row of the image, then one of each variant that was
+            asked for; empty where refused.
         reason: why it is refused; empty where it is not.
     """
 
     path: Path
     sha256: str = ""
-    latents: Float[np.ndarray, "variant view channel rows columns"] | None = None
-    statistics: Float[np.ndarray, "variant _ value"] | None = None
-    activations: Float[np.ndarray, "variant _ number"] | None = None
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     reason: str = ""
 
 
@@ -138,7 +134,7 @@ def encode_files(
     paths: Sequence[Path],
     changes: Changes | None = None,
     *,
-    features: FeatureConfig,
+    columns: Collection[str],
 ) -> list[EncodedFile]:
     """Latents of files, in their order; what can't be used has a reason instead.
 
@@ -147,22 +143,22 @@ def encode_files(
         encoding: how the run's latents were made.
         paths: image files.
         changes: variants of each image to encode after it.
-        features: of the run: which statistics are taken too.
+        columns: what is computed; see `leaknet.config.RunConfig.columns`.
     """
     encoded = []
     cut = encoding.preprocessing
-    load = partial(_load, preprocessing=cut, changes=changes, features=features)
+    load = partial(_load, preprocessing=cut, changes=changes, columns=columns)
     with one_thread_each(), track("encoding", len(paths), "images") as advance:
         for path, loaded in zip(paths, in_order(load, paths), strict=True):
             if loaded.reason:
                 encoded.append(EncodedFile(path, loaded.sha256, reason=loaded.reason))
             else:
-                encoded.append(_encoded(encoder, encoding, path, loaded))
+                encoded.append(_encoded(encoder, encoding, path, loaded, columns))
             advance(1)
     return encoded
 
 
-def as_split(files: Sequence[EncodedFile], fold: str, label: str) -> SplitLatents:
+def as_split(files: Sequence[EncodedFile], fold: str, label: str) -> ImageColumns:
     """Encoded files as a split; each variant is a row of its own, under its image's noise.
 
     A file's stem is its prompt group, as in every folder of images.
@@ -172,27 +168,22 @@ def as_split(files: Sequence[EncodedFile], fold: str, label: str) -> SplitLatent
         fold: of all of them.
         label: of all of them.
     """
-    latents = [file.latents for file in files if file.latents is not None]
-    repeats = [len(z0) for z0 in latents]
+    repeats = [len(next(iter(file.columns.values()))) for file in files]
 
     def column(values: list[str]) -> np.ndarray:
         return np.repeat(np.array(values, dtype=np.str_), repeats)
 
-    return SplitLatents(
-        z0=torch.from_numpy(np.concatenate(latents)),
+    return ImageColumns(
         labels=column([label] * len(files)),
         groups=column([file.path.stem for file in files]),
         folds=column([fold] * len(files)),
         hashes=column([file.sha256 for file in files]),
         paths=column([str(file.path) for file in files]),
-        statistics=_joined([file.statistics for file in files]),
-        activations=_joined([file.activations for file in files]),
+        columns={
+            name: torch.from_numpy(np.concatenate([file.columns[name] for file in files]))
+            for name in files[0].columns
+        },
     )
-
-
-def _joined(parts: Sequence[np.ndarray | None]) -> Tensor | None:
-    found = [part for part in parts if part is not None]
-    return torch.from_numpy(np.concatenate(found)) if found else None
 
 
 @dataclass(frozen=True)
@@ -207,7 +198,7 @@ class _Loaded:
 
 
 def _load(
-    path: Path, preprocessing: Preprocessing, changes: Changes | None, features: FeatureConfig
+    path: Path, preprocessing: Preprocessing, changes: Changes | None, columns: Collection[str]
 ) -> _Loaded:
     try:
         data = path.read_bytes()
@@ -221,11 +212,11 @@ def _load(
     except ImageError as error:
         return _Loaded(sha256, reason=str(error))
     views = [preprocess(variant, preprocessing) for variant in variants]
-    if not features.statistics:
+    if PIXELS not in columns:
         return _Loaded(sha256, views)
     judged = [_judged(variant, preprocessing) for variant in variants]
     statistics = np.stack([statistics_of(image) for image in judged])
-    return _Loaded(sha256, views, judged if features.activations else (), statistics)
+    return _Loaded(sha256, views, judged if ACTIVATIONS in columns else (), statistics)
 
 
 def _judged(image: Image.Image, cut: Preprocessing) -> Image.Image:
@@ -238,17 +229,23 @@ def _encoded(
     encoding: Encoding,
     path: Path,
     loaded: _Loaded,
+    columns: Collection[str],
 ) -> EncodedFile:
-    latents = np.stack([_encode(encoder, encoding, views) for views in loaded.pixels])
-    if not np.isfinite(latents).all():
-        reason = "the encoder gave latents that are not finite"
-        return EncodedFile(path, loaded.sha256, reason=reason)
+    found: dict[str, np.ndarray] = {}
+    if Z0 in columns:
+        found[Z0] = np.stack([_encode(encoder, encoding, views) for views in loaded.pixels])
+        if not np.isfinite(found[Z0]).all():
+            reason = "the encoder gave latents that are not finite"
+            return EncodedFile(path, loaded.sha256, reason=reason)
     try:
         seen = [activation_statistics_of(look_at(encoder, image)) for image in loaded.judged]
     except ImageError as error:
         return EncodedFile(path, loaded.sha256, reason=str(error))
-    found = np.stack(seen) if seen else None
-    return EncodedFile(path, loaded.sha256, latents, loaded.statistics, found)
+    if loaded.statistics is not None:
+        found[PIXELS] = loaded.statistics
+    if seen:
+        found[ACTIVATIONS] = np.stack(seen)
+    return EncodedFile(path, loaded.sha256, found)
 
 
 def _encode(

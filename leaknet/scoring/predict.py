@@ -113,7 +113,8 @@ def predict(
     encoding = encoding_of(model)
     changes = variants_of if stability else None
     encoder = load_encoder(encoding, vae, device)
-    files = encode_files(encoder, encoding, paths, changes, features=model.config.features)
+    columns = model.config.columns(training=False)
+    files = encode_files(encoder, encoding, paths, changes, columns=columns)
     usable = [row for row, file in enumerate(files) if not file.reason]
     results = [ImageScore(str(file.path), file.reason) for file in files]
     if not usable:

@@ -13,21 +13,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Shaped
 
 from leakcache.errors import CacheStale, ScoringError
 from leakcache.progress import track
 from leakcache.store.cache import Cache
+from leaknet.config import RunConfig
+from leaknet.data.columns import ImageColumns, load_fold
 from leaknet.data.embeddings import Embeddings, concatenate
-from leaknet.data.split import SplitLatents, load_split
 from leaknet.model.inference import embed
 from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.training.run_folder import RunFolder
 
 CLOSED_FOLDS = ("train", "val", "test")
 UNKNOWN = "unknown.h5"
-CPU = torch.device("cpu")
 _COLUMNS = ("hashes", "labels", "groups", "folds")
 
 Identity = tuple[Shaped[np.ndarray, "n"], ...]
@@ -40,7 +39,8 @@ def closed_embeddings(run: RunFolder, model: ProtoLeakNet, cache: Cache) -> Embe
     """
     rows = np.concatenate([cache.rows(fold) for fold in CLOSED_FOLDS])
     identity = tuple(getattr(cache, name)[rows] for name in _COLUMNS)
-    folds = (load_split(cache, fold, CPU) for fold in CLOSED_FOLDS)
+    names = model.config.columns(training=False)
+    folds = (load_fold(cache, fold, names) for fold in CLOSED_FOLDS)
     enrolled = _enrolled(run, cache.classes)
     if enrolled is None:
         return _kept(run.embeddings, run, identity, lambda digest: _embed(model, folds, digest))
@@ -55,7 +55,7 @@ def closed_embeddings(run: RunFolder, model: ProtoLeakNet, cache: Cache) -> Embe
 
 
 def known_embeddings(
-    run: RunFolder, model: ProtoLeakNet, folds: Sequence[SplitLatents]
+    run: RunFolder, model: ProtoLeakNet, folds: Sequence[ImageColumns]
 ) -> Embeddings:
     """Embeddings of closed folds whose latents are in memory."""
     identity = _identity(folds)
@@ -65,7 +65,7 @@ def known_embeddings(
 def unknown_embeddings(
     run: RunFolder,
     model: ProtoLeakNet,
-    unknown: Sequence[SplitLatents],
+    unknown: Sequence[ImageColumns],
     known: Embeddings,
     *,
     force: bool = False,
@@ -91,7 +91,7 @@ def unknown_embeddings(
     return _without_known(known, embeddings, force, kind)
 
 
-def open_splits(caches: Sequence[Cache], closed: Cache) -> list[SplitLatents]:
+def open_splits(caches: Sequence[Cache], closed: Cache, config: RunConfig) -> list[ImageColumns]:
     """The unknown generators that were cached beside a closed cache.
 
     Prompt groups of other data get names of their own: files of two data sets may well have
@@ -106,7 +106,7 @@ def open_splits(caches: Sequence[Cache], closed: Cache) -> list[SplitLatents]:
             raise CacheStale(
                 f"{cache.path}: was encoded otherwise than {closed.path} ({words}); build it again"
             )
-        split = load_split(cache, "open", CPU)
+        split = load_fold(cache, "open", config.columns(training=False))
         root = Path(cache.manifest.data)
         if root != Path(closed.manifest.data):
             names = [f"{root.name}/{group}" for group in split.groups.tolist()]
@@ -115,7 +115,7 @@ def open_splits(caches: Sequence[Cache], closed: Cache) -> list[SplitLatents]:
     return splits
 
 
-def embed_split(model: ProtoLeakNet, split: SplitLatents, digest: str) -> Embeddings:
+def embed_split(model: ProtoLeakNet, split: ImageColumns, digest: str) -> Embeddings:
     """Embed one fold; `digest` is the SHA-256 of the model's weights."""
     fold = str(split.folds[0]) if len(split) else "an empty fold"
     with track(f"embedding {fold}", len(split), "images") as advance:
@@ -130,7 +130,7 @@ def _enrolled(run: RunFolder, cached: tuple[str, ...]) -> Embeddings | None:
     return stored.take(rows) if stored.run == run.fingerprint() and rows.any() else None
 
 
-def _embed(model: ProtoLeakNet, splits: Iterable[SplitLatents], digest: str) -> Embeddings:
+def _embed(model: ProtoLeakNet, splits: Iterable[ImageColumns], digest: str) -> Embeddings:
     return concatenate([embed_split(model, split, digest) for split in splits])
 
 
@@ -148,7 +148,7 @@ def _kept(
     return embeddings
 
 
-def _identity(splits: Sequence[SplitLatents]) -> Identity:
+def _identity(splits: Sequence[ImageColumns]) -> Identity:
     return tuple(np.concatenate([getattr(split, name) for split in splits]) for name in _COLUMNS)
 
 

@@ -17,8 +17,8 @@ import torch
 from leakcache.errors import ScoringError
 from leakcache.store.cache import Cache
 from leaknet.calibration import calibrate
+from leaknet.data.columns import CPU, load_fold
 from leaknet.data.embeddings import Embeddings, concatenate
-from leaknet.data.split import load_split
 from leaknet.detectors import Detector, DiagonalMahalanobis, GlobalKDE
 from leaknet.evaluation.closed_set import ClosedSummary, summarise_closed
 from leaknet.evaluation.open_set import Detection, OpenSummary, summarise_open
@@ -27,7 +27,6 @@ from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.scoring.fitted_detectors import fit_all, save_scorers
 from leaknet.scoring.run_embeddings import (
     CLOSED_FOLDS,
-    CPU,
     closed_embeddings,
     embed_split,
     open_splits,
@@ -48,6 +47,8 @@ class RunScores:
         preset: it started from.
         closed: by scorer (`prototype`, `mahalanobis`), on the test fold.
         validation: the prototype scorer on the validation fold, where choices were made.
+        branches: of each branch of the model alone, as `closed` and `validation`, by its name.
+        fusion: how the branches are weighted; see `leaknet.model.fusion.Fusion`.
         images: number of images by fold.
         open: by detector; empty without an open set.
         facts: by detector, the settings chosen on closed data, such as the bandwidth.
@@ -59,6 +60,8 @@ class RunScores:
     preset: str
     closed: dict[str, ClosedSummary]
     validation: ClosedSummary
+    branches: dict[str, dict[str, ClosedSummary]]
+    fusion: dict[str, Any]
     images: dict[str, int]
     open: dict[str, OpenSummary]
     facts: dict[str, dict[str, Any]]
@@ -76,6 +79,7 @@ class RunScores:
                 "mahalanobis": self.closed["mahalanobis"].as_dict(),
             },
             "validation": self.validation.as_dict(),
+            "branches": branches_as_dict(self.branches, self.fusion),
             "facts": self.facts,
         }
         if self.open:
@@ -112,7 +116,7 @@ def score_run(
     model = run.load_model(device)
     run.check_cache(closed)
     known = closed_embeddings(run, model, closed)
-    splits = open_splits(unknown, closed)
+    splits = open_splits(unknown, closed, model.config)
     unknown_images = unknown_embeddings(run, model, splits, known, force=force) if splits else None
     return evaluate_run(run, model, known, unknown_images, fit_run(run, known, kinds))
 
@@ -166,10 +170,46 @@ def _write_metrics(run: RunFolder, metrics: dict[str, Any]) -> None:
     run.report.unlink(missing_ok=True)
 
 
-def prepare_run(folder: Path, closed: Cache, device: torch.device = CPU) -> ClosedSummary:
+@dataclass(frozen=True)
+class ValidationScores:
+    """What `leak train` says of a run: results on the validation fold.
+
+    Attributes:
+        validation: of the model.
+        branches: of each branch alone, by its name.
+        fusion: how the branches are weighted.
+    """
+
+    validation: ClosedSummary
+    branches: dict[str, dict[str, ClosedSummary]]
+    fusion: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "validation": self.validation.as_dict(),
+            "branches": branches_as_dict(self.branches, self.fusion),
+        }
+
+
+def branches_as_dict(
+    branches: dict[str, dict[str, ClosedSummary]], fusion: dict[str, Any]
+) -> dict[str, Any]:
+    """Results of each branch by its name, their weights, and how these were found."""
+    alone = {
+        name: (results["closed"].as_dict() if "closed" in results else {})
+        | {"validation": results["validation"].as_dict()}
+        for name, results in branches.items()
+    }
+    weights = {name: fusion["weights"][name] for name in branches}
+    found = {key: fusion[key] for key in ("gain", "error", "images", "groups")}
+    return {**alone, "weights": weights, "held_out": found}
+
+
+def prepare_run(folder: Path, closed: Cache, device: torch.device = CPU) -> ValidationScores:
     """After training: embed the training and validation folds, fit what scores single images.
 
-    The test fold is not read. metrics.json then holds the metrics of the validation fold, which
+    The test fold is not read. metrics.json then holds the results on the validation fold, which
     are returned too; a run that is already prepared or scored stays as it is.
 
     Raises:
@@ -180,28 +220,31 @@ def prepare_run(folder: Path, closed: Cache, device: torch.device = CPU) -> Clos
     if run.embeddings.is_file() and run.scorers.is_file() and run.metrics.is_file():
         known = Embeddings.load(run.embeddings)
         if known.run == run.fingerprint():
-            return _validation(known)
+            return _validation(run, known)
     model = run.load_model(device)
-    splits = [load_split(closed, fold, CPU) for fold in ("train", "val")]
+    names = model.config.columns(training=False)
+    splits = [load_fold(closed, fold, names) for fold in ("train", "val")]
     known = concatenate([embed_split(model, split, run.fingerprint()) for split in splits])
     known.save(run.embeddings)
     detectors = fit_all([GlobalKDE, DiagonalMahalanobis], known)
     save_scorers(folder, detectors, known.run)
     calibrate(folder, detectors, known)
-    validation = _validation(known)
+    found = _validation(run, known)
     metrics = {
         "run": str(folder),
         "model": known.run,
         "preset": model.config.preset,
         "seed": model.config.train.seed,
-        "validation": validation.as_dict(),
+        **found.as_dict(),
     }
     _write_metrics(run, metrics)
-    return validation
+    return found
 
 
-def _validation(known: Embeddings) -> ClosedSummary:
-    return summarise_closed([known.select("val")])
+def _validation(run: RunFolder, known: Embeddings) -> ValidationScores:
+    val = known.select("val")
+    branches = {name: {"validation": summarise_closed([val.branch(name)])} for name in val.branches}
+    return ValidationScores(summarise_closed([val]), branches, run.fusion())
 
 
 def _evaluate(
@@ -230,6 +273,14 @@ def _evaluate(
             "mahalanobis": summarise_closed([test], [scorers.naming.class_scores(test)]),
         },
         validation=summarise_closed([val]),
+        branches={
+            name: {
+                "closed": summarise_closed([test.branch(name)]),
+                "validation": summarise_closed([val.branch(name)]),
+            }
+            for name in test.branches
+        },
+        fusion=run.fusion(),
         images=images,
         open=opened,
         facts={detector.name: settings_of(detector) for detector in scorers.detectors},

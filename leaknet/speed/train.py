@@ -17,10 +17,10 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor, nn
 
 from leakcache.store.moments import Moments
-from leaknet.config import PAPER, RunConfig
-from leaknet.data.split import SplitLatents
+from leaknet.config import PAPER, Z0, RunConfig
+from leaknet.data.columns import ImageColumns
 from leaknet.model.protoleaknet import ProtoLeakNet
-from leaknet.training.epoch import Stepper, batch_sizes, train_epoch
+from leaknet.training.epoch import Stepper, TrainingImages, batch_sizes, train_epoch
 
 _CLASSES = tuple("abcdefghij")
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -82,33 +82,39 @@ class EpochBench:
         z0 = torch.randn(images, *shape, dtype=torch.float16)
         names = np.arange(images).astype(str)
         labels = np.array(_CLASSES)[np.arange(images) % len(_CLASSES)]
-        self._split = SplitLatents(z0[:, None], labels, names, names, names, names).to(device)
+        self._split = ImageColumns(labels, names, names, names, names, {Z0: z0[:, None].to(device)})
         # Initial weights do not affect the time, and fetching them takes long.
-        config = replace(config, model=replace(config.model, pretrained=False))
+        config = replace(config, latents=replace(config.latents, pretrained=False))
         model = ProtoLeakNet(config, _CLASSES, shape)
-        channel, side = shape[0], config.features.dct_size
-        model.features.fit(_standard((channel,)), _standard((channel, side, side)))
-        self._stepper = Stepper(model, device)
+        channel, side = shape[0], config.latents.dct_size
+        latents = model.latents
+        assert latents is not None
+        latents.features.fit(_standard((channel,)), _standard((channel, side, side)))
+        self._stepper = Stepper(latents, config.train, device)
+        self._latents, self._images = latents, self._training_images()
         self._sizes = batch_sizes(images, config.train.batch_size)
         self._features, self._targets = self._precompute()
 
+    def _training_images(self) -> TrainingImages:
+        rows = torch.arange(len(self._split))
+        sample = self._latents.sampler(self._split)
+        return TrainingImages(sample, self._split.targets(_CLASSES), 1, rows)
+
     def _precompute(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        model, z0 = self._stepper.model, self._split.flat
-        steps = len(model.config.features.timesteps)
-        noise = torch.randn(len(z0), steps, *model.shape, device=z0.device)
-        features = model.features(z0, noise if model.config.features.noise else None)
+        z0 = self._split.z0.flatten(0, 1)
+        maps = self._latents.training_maps(z0, torch.Generator(z0.device).manual_seed(0))
         targets = self._split.targets(_CLASSES)
-        return torch.split(features, self._sizes), torch.split(targets, self._sizes)
+        return torch.split(maps, self._sizes), torch.split(targets, self._sizes)
 
     def bare(self) -> None:
         """One epoch on precomputed feature maps."""
-        self._stepper.model.train()
+        self._latents.train()
         for features, targets in zip(self._features, self._targets, strict=True):
             self._stepper.step(features, targets)
 
     def cached(self) -> None:
-        """One real epoch."""
-        train_epoch(self._stepper, self._split, 1, lambda images: None)
+        """One epoch as in training."""
+        train_epoch(self._stepper, self._images, 1, lambda images: None)
 
 
 def measure_encoder(

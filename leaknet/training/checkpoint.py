@@ -1,7 +1,7 @@
 """The state of training at the end of an epoch, in one safetensors file.
 
-Model and optimiser only: the best weights lie in model.safetensors, and all randomness
-follows from the seed and the epoch's number.
+The branch in training and its optimiser only: the best weights of each branch are in
+model.safetensors, and all randomness follows from the seed and the epoch's number.
 """
 
 from __future__ import annotations
@@ -13,32 +13,41 @@ import torch
 from torch import Tensor
 
 from leakcache.errors import RunError
-from leaknet.files import read_tensors, save_tensors
+from leaknet.files import read_metadata, read_tensors, save_tensors
 from leaknet.training.epoch import Stepper
 
 CHECKPOINT = "last.safetensors"
 
 
 def save_checkpoint(folder: Path, stepper: Stepper, epoch: int) -> None:
-    """Write the state after `epoch` epochs, whole or not at all."""
-    tensors = {f"model.{name}": tensor for name, tensor in stepper.model.state_dict().items()}
-    for name, parameter in stepper.model.named_parameters():
+    """Write the state of a branch after `epoch` epochs, whole or not at all."""
+    tensors = {f"branch.{name}": tensor for name, tensor in stepper.branch.state_dict().items()}
+    for name, parameter in stepper.branch.named_parameters():
         for key, value in stepper.optimizer.state[parameter].items():
             tensors[f"optimizer.{key}.{name}"] = value
-    metadata = {"epoch": epoch, "scaler": stepper.scaler.state_dict()}
+    metadata = {
+        "branch": stepper.branch.name,
+        "epoch": epoch,
+        "scaler": stepper.scaler.state_dict(),
+    }
     save_tensors(folder / CHECKPOINT, tensors, metadata)
 
 
-def load_checkpoint(folder: Path, stepper: Stepper) -> int:
-    """Put the state back, and return after which epoch it was saved.
+def checkpointed(folder: Path) -> tuple[str, int]:
+    """Which branch was in training, and how many of its epochs are done; raises `RunError`."""
+    metadata = read_metadata(folder / CHECKPOINT)
+    return str(metadata["branch"]), int(metadata["epoch"])
+
+
+def load_checkpoint(folder: Path, stepper: Stepper) -> None:
+    """Restore the state of a branch.
 
     Raises:
         RunError: the file is damaged or of another model.
     """
     tensors, metadata = read_tensors(folder / CHECKPOINT)
-    model = _with_prefix(tensors, "model.")
     try:
-        stepper.model.load_state_dict(model)
+        stepper.branch.load_state_dict(_with_prefix(tensors, "branch."))
         stepper.optimizer.load_state_dict(_optimizer_state(stepper, tensors))
     except (RuntimeError, ValueError, KeyError) as error:
         raise RunError(
@@ -46,13 +55,12 @@ def load_checkpoint(folder: Path, stepper: Stepper) -> int:
         ) from error
     if metadata["scaler"]:
         stepper.scaler.load_state_dict(metadata["scaler"])
-    return int(metadata["epoch"])
 
 
 def _optimizer_state(stepper: Stepper, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """What the optimiser's own `load_state_dict` takes: per parameter, by its number."""
     state: dict[int, dict[str, Tensor]] = {}
-    for number, (name, parameter) in enumerate(stepper.model.named_parameters()):
+    for number, (name, parameter) in enumerate(stepper.branch.named_parameters()):
         for key in ("step", "exp_avg", "exp_avg_sq"):
             saved = tensors.get(f"optimizer.{key}.{name}")
             if saved is not None:

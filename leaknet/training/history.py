@@ -18,18 +18,20 @@ class EpochRecord:
     """One epoch.
 
     Attributes:
+        branch: that was trained.
         epoch: its number, from 1.
         loss: mean training loss.
         val_loss: mean cross-entropy on the validation fold.
         val_macro_auc: unweighted mean of one-vs-rest areas there, in [0, 1].
         val_top1: accuracy there.
-        best: whether these weights became the run's.
+        best: whether the run keeps these weights of the branch.
         temperature: τ; None with a linear head.
         attention: mean weight of each step on the validation fold.
         seconds: of training and validation.
         images_per_second: of training alone.
     """
 
+    branch: str
     epoch: int
     loss: float
     val_loss: float

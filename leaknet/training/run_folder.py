@@ -12,12 +12,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from leakcache.errors import RunError
 from leakcache.store.cache import Cache
-from leaknet.files import partial_of
+from leaknet.files import partial_of, read_metadata
+from leaknet.model.fusion import Fusion
 from leaknet.model.protoleaknet import WEIGHTS, ProtoLeakNet
 from leaknet.model.run_record import CLASSES, CONFIG, RunRecord, training_hash
 from leaknet.training.checkpoint import CHECKPOINT
@@ -90,9 +92,15 @@ class RunFolder:
         """Settings, classes, latent shape and cache; raises as `RunRecord.read`."""
         return RunRecord.read(self.path)
 
-    def epochs(self) -> list[EpochRecord]:
-        """What was measured at the end of each epoch."""
-        return read_history(self.path)
+    def epochs(self, branch: str = "") -> list[EpochRecord]:
+        """What was measured at the end of each epoch, of one branch if it is named."""
+        return [one for one in read_history(self.path) if branch in ("", one.branch)]
+
+    def fusion(self) -> dict[str, Any]:
+        """How the branches are weighted: `leaknet.model.fusion.Fusion` as a dictionary."""
+        names = self.record().config.branches
+        found: dict[str, Any] | None = read_metadata(self.weights).get("fusion")
+        return found or Fusion.alone(names, names[0]).as_dict()
 
     def load_model(self, device: torch.device) -> ProtoLeakNet:
         """The best model so far, in evaluation mode.
@@ -138,10 +146,10 @@ def _mismatches(record: RunRecord, cache: Cache) -> list[str]:
         return reasons
     if encoding := record.cache.encoding.difference(cache.manifest.encoding):
         reasons.append(encoding)
-    if cache.manifest.latent_shape[1:] != record.shape:
+    if record.shape not in (None, cache.manifest.latent_shape[1:]):
         reasons.append(f"latents {record.shape} against {cache.manifest.latent_shape[1:]}")
-    if strangers := sorted(set(cache.classes) - set(record.classes)):
-        reasons.append(f"closed generators the run does not know: {', '.join(strangers)}")
+    if unknown := sorted(set(cache.classes) - set(record.classes)):
+        reasons.append(f"closed generators the run does not know: {', '.join(unknown)}")
     if len(cache.rows("train")) and training_hash(cache) != record.cache.training_sha256:
         reasons.append("the training images differ")
     return reasons

@@ -1,9 +1,9 @@
-"""Fit a model to a cache, epoch by epoch, into a run folder that can be continued.
+"""Fit a model to a cache, branch by branch and epoch by epoch, into a run folder.
 
-At the end of every epoch the folder is consistent: first model.safetensors (if the epoch
-was the best by validation macro AUC), then the history, then the checkpoint. Whatever stops
-the process, the same command goes on from the last checkpoint; an epoch done twice gives
-the same weights, bit for bit on the processor.
+At the end of every epoch the folder is consistent: first model.safetensors (if the epoch was the
+branch's best by validation macro AUC), then the history, then the checkpoint. After an interruption
+the same command continues from the last checkpoint; an epoch done twice gives the same weights,
+bit for bit on the CPU.
 """
 
 from __future__ import annotations
@@ -11,13 +11,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from leakcache.device import resolve_device
 from leakcache.errors import RunError, TrainingError
@@ -25,20 +22,18 @@ from leakcache.progress import Advance
 from leakcache.progress import track as show_progress
 from leakcache.store.cache import Cache
 from leaknet.config import RunConfig
-from leaknet.data.split import check_degraded, check_statistics
 from leaknet.data.training_data import TrainingData, check_trainable
-from leaknet.features.noise import epoch_seed
+from leaknet.model.branch import Branch
 from leaknet.model.head import PrototypeHead
 from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.model.run_record import CacheIdentity, RunRecord
-from leaknet.training.checkpoint import load_checkpoint, save_checkpoint
-from leaknet.training.epoch import Stepper, seeded_globally, train_epoch
-from leaknet.training.fit_cache import fit_shared
+from leaknet.training.checkpoint import checkpointed, load_checkpoint, save_checkpoint
+from leaknet.training.epoch import Stepper, TrainingImages, train_epoch
+from leaknet.training.fuse import Track, fuse_branches
 from leaknet.training.history import EpochRecord, append_history, read_history, write_history
 from leaknet.training.run_folder import RunFolder
 from leaknet.training.validation import keep_if_best, validate
 
-Track = Callable[[str, int, str], AbstractContextManager[Advance]]
 OnEpoch = Callable[[EpochRecord], object]
 
 
@@ -57,9 +52,9 @@ class TrainResult:
     resumed_after: int
 
     @property
-    def best(self) -> EpochRecord:
-        """The epoch whose weights the run keeps."""
-        return [record for record in self.epochs if record.best][-1]
+    def best(self) -> dict[str, EpochRecord]:
+        """By branch, the epoch whose weights the run keeps."""
+        return {record.branch: record for record in self.epochs if record.best}
 
 
 def train(
@@ -75,19 +70,20 @@ def train(
 
     Args:
         config: all settings.
-        cache: latents; read into the device's memory whole.
+        cache: the columns that the model reads are loaded into the device's memory whole.
         folder: the run folder, new or of an interrupted run with the same settings.
         device: "auto", or a torch device's name.
         track: shows progress; see `leakcache.progress.track`.
         on_epoch: called with the record of each epoch.
 
     Raises:
+        CacheIncomplete: the cache lacks a column that the model reads.
         TrainingError: the cache cannot be learnt from, or the loss is not finite.
         RunError: the folder holds a run with other settings or on another cache.
         ConfigError: settings that do not fit the latents, or no such device.
     """
     where = resolve_device(device)
-    data = TrainingData.load(cache, where)
+    data = TrainingData.load(cache, config, where)
     record = RunRecord(config, cache.classes, data.train.shape, CacheIdentity.of(cache))
     return fit(record, data, folder, device=where, track=track, on_epoch=on_epoch)
 
@@ -102,26 +98,19 @@ def fit(
     on_epoch: OnEpoch | None = None,
 ) -> TrainResult:
     """Train on folds in memory; otherwise as `train`, to which the arguments belong."""
-    check_trainable(data, record.classes)
-    check_statistics(record.config.features, data.train, data.val)
-    if record.config.features.degraded:
-        check_degraded(record.config.features, data.train)
+    check_trainable(data, record.config, record.classes)
     run = _open_folder(folder, record)
     if run.finished:
         done = tuple(run.epochs())
         return TrainResult(run, done, len(done))
-    model, companions = _fresh_model(record, data)
-    stepper = Stepper(model, device)
-    beside = None if companions is None else companions.to(device)
-    resumed = _restore(run, stepper)
-    left = range(resumed + 1, record.config.train.epochs + 1)
-    with track("train", len(left) * len(data.train), "images") as advance:
-        for epoch in left:
-            if _out_of_patience(run.epochs(), record.config.train.patience):
-                break
-            done_now = _run_epoch(stepper, data, run, epoch, advance, beside)
-            if on_epoch is not None:
-                on_epoch(done_now)
+    model = ProtoLeakNet(record.config, record.classes, record.shape, record.cache)
+    resumed = _resume(run, model)
+    steps = _remaining(run, model)
+    with track("train", sum(len(left) for _, left in steps) * len(data.train), "images") as advance:
+        for branch, left in steps:
+            _train_branch(model, branch, left, data, run, device, advance, on_epoch)
+    if len(model.branches) > 1:
+        fuse_branches(model, data, run, device, track)
     run.close()
     return TrainResult(run, tuple(run.epochs()), resumed)
 
@@ -144,32 +133,61 @@ def _open_folder(folder: Path, record: RunRecord) -> RunFolder:
     return run
 
 
-def _fresh_model(
-    record: RunRecord, data: TrainingData
-) -> tuple[ProtoLeakNet, Float[Tensor, "image dimension"] | None]:
-    """A model to start from, and the embedded statistics that training sees, if any."""
-    with seeded_globally(epoch_seed(record.config.train.seed, 0), torch.device("cpu")):
-        model = ProtoLeakNet(record.config, record.classes, record.shape, record.cache)
-    model.features.fit(data.moments.latent, data.moments.dct)
-    if model.companion is None:
-        return model, None
-    held_out = fit_shared(model.companion, data.train, record.classes)
-    if isinstance(model.head, PrototypeHead):
-        targets = data.train.targets(record.classes).cpu()
-        model.head.start_at(model.companion.centres(held_out, targets))
-    return model, held_out
-
-
-def _restore(run: RunFolder, stepper: Stepper) -> int:
-    """Load the checkpoint, or write a first one; the number of epochs already done."""
+def _resume(run: RunFolder, model: ProtoLeakNet) -> int:
+    """Cut the history after the checkpoint; the number of epochs already done."""
     if not run.checkpoint.is_file():
-        # From here until the last epoch there is a checkpoint: its absence means finished.
-        save_checkpoint(run.path, stepper, epoch=0)
         write_history(run.path, [])
         return 0
-    done = load_checkpoint(run.path, stepper)
-    write_history(run.path, read_history(run.path)[:done])
-    return done
+    branch, epoch = checkpointed(run.path)
+    names = list(model.branches)
+    earlier = names[: names.index(branch)]
+    history = [
+        record
+        for record in read_history(run.path)
+        if record.branch in earlier or (record.branch == branch and record.epoch <= epoch)
+    ]
+    write_history(run.path, history)
+    return len(history)
+
+
+def _remaining(run: RunFolder, model: ProtoLeakNet) -> list[tuple[Branch, range]]:
+    """Branches that are not done with the epochs that are left of each."""
+    names, first, done = list(model.branches), 0, 0
+    if run.checkpoint.is_file():
+        branch, done = checkpointed(run.path)
+        first = names.index(branch)
+    epochs = model.config.train.epochs
+    return [
+        (model.branches[name], range(1 + (done if place == first else 0), epochs + 1))
+        for place, name in enumerate(names)
+        if place >= first
+    ]
+
+
+def _train_branch(
+    model: ProtoLeakNet,
+    branch: Branch,
+    epochs: range,
+    data: TrainingData,
+    run: RunFolder,
+    device: torch.device,
+    advance: Advance,
+    on_epoch: OnEpoch | None,
+) -> None:
+    """Fit the closed form of one branch, then train it for the epochs that are left."""
+    images = TrainingImages.of(branch, data, model.classes)
+    stepper = Stepper(branch, model.config.train, device)
+    if run.checkpoint.is_file() and checkpointed(run.path)[0] == branch.name:
+        load_checkpoint(run.path, stepper)
+    else:
+        # From here until the run is done there is a checkpoint: its absence means finished.
+        save_checkpoint(run.path, stepper, epoch=0)
+    for epoch in epochs:
+        if _out_of_patience(run.epochs(branch.name), model.config.train.patience):
+            break
+        record = _run_epoch(model, stepper, images, data, run, epoch, advance)
+        if on_epoch is not None:
+            on_epoch(record)
 
 
 def _out_of_patience(epochs: list[EpochRecord], patience: int) -> bool:
@@ -178,39 +196,41 @@ def _out_of_patience(epochs: list[EpochRecord], patience: int) -> bool:
 
 
 def _run_epoch(
+    model: ProtoLeakNet,
     stepper: Stepper,
+    images: TrainingImages,
     data: TrainingData,
     run: RunFolder,
     epoch: int,
     advance: Advance,
-    companions: Float[Tensor, "image dimension"] | None,
 ) -> EpochRecord:
-    """Train and validate once, and bring the folder up to date."""
-    start = time.perf_counter()
-    loss = train_epoch(stepper, data.train, epoch, advance, companions)
+    """Train and validate a branch once, and bring the folder up to date."""
+    branch, start = stepper.branch, time.perf_counter()
+    loss = train_epoch(stepper, images, epoch, advance)
     trained = time.perf_counter()
-    found = validate(stepper.model, data.val)
+    found = validate(branch, data.val, model.classes)
     if found is None or not math.isfinite(loss):
         raise TrainingError(
-            f"the loss is not finite in epoch {epoch}: lower train.learning_rate (now "
-            f"{stepper.config.learning_rate:g}) or take train.precision = fp32"
+            f"the loss of {branch.name} is not finite in epoch {epoch}: lower train.learning_rate "
+            f"(now {stepper.config.learning_rate:g}) or take train.precision = fp32"
         )
     record = EpochRecord(
+        branch=branch.name,
         epoch=epoch,
         loss=loss,
         val_loss=found.loss,
         val_macro_auc=found.macro_auc,
         val_top1=found.top1,
-        best=keep_if_best(run.weights, stepper.model, epoch, found),
-        temperature=_temperature(stepper.model),
+        best=keep_if_best(run.weights, model, branch.name, epoch, found),
+        temperature=_temperature(branch),
         attention=found.attention,
         seconds=time.perf_counter() - start,
-        images_per_second=len(data.train) / (trained - start),
+        images_per_second=len(images) / (trained - start),
     )
     append_history(run.path, record)
     save_checkpoint(run.path, stepper, epoch)
     return record
 
 
-def _temperature(model: ProtoLeakNet) -> float | None:
-    return model.head.temperature.item() if isinstance(model.head, PrototypeHead) else None
+def _temperature(branch: Branch) -> float | None:
+    return branch.head.temperature.item() if isinstance(branch.head, PrototypeHead) else None

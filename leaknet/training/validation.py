@@ -1,4 +1,4 @@
-"""How good the model is on the validation fold, and which epoch's weights a run keeps."""
+"""Quality of a branch on the validation fold, and which epoch's weights a run keeps."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from leaknet.data.split import SplitLatents
-from leaknet.files import read_metadata, save_tensors
+from leaknet.data.columns import ImageColumns
+from leaknet.files import read_metadata, read_tensors, save_tensors
 from leaknet.metrics import closed_values
-from leaknet.model.inference import run_split
+from leaknet.model.branch import Branch
+from leaknet.model.inference import run_branch
 from leaknet.model.protoleaknet import ProtoLeakNet
 
 
@@ -32,32 +33,36 @@ class Validation:
     attention: tuple[float, ...]
 
 
-def validate(model: ProtoLeakNet, val: SplitLatents) -> Validation | None:
+def validate(branch: Branch, val: ImageColumns, classes: tuple[str, ...]) -> Validation | None:
     """Score the fold under evaluation noise; None where a logit is not finite."""
-    output = run_split(model, val)
-    if not bool(torch.isfinite(output.logits).all()):
+    logits, attention = run_branch(branch, val)
+    if not bool(torch.isfinite(logits).all()):
         return None
-    targets = val.targets(model.classes).cpu()
-    quality = closed_values(output.logits.numpy(), targets.numpy())
+    targets = val.targets(classes).cpu()
+    quality = closed_values(logits.numpy(), targets.numpy())
     return Validation(
-        loss=float(F.cross_entropy(output.logits, targets)),
+        loss=float(F.cross_entropy(logits, targets)),
         macro_auc=float(quality["macro_auc"][0]),
         top1=float(quality["top1"][0]),
-        attention=tuple(output.attention.mean(dim=0).tolist()),
+        attention=tuple(attention.mean(dim=0).tolist()),
     )
 
 
-def keep_if_best(path: Path, model: ProtoLeakNet, epoch: int, found: Validation) -> bool:
-    """Write the weights if no others are better by macro AUC, then by loss.
+def keep_if_best(path: Path, model: ProtoLeakNet, name: str, epoch: int, found: Validation) -> bool:
+    """Write a branch's weights if no others of it are better by macro AUC, then by loss.
 
-    Equal ones are written again: they may be of this very epoch, whose first run was
-    stopped before its checkpoint.
+    Equal ones are written again: they may be of this very epoch, whose first run was stopped
+    before its checkpoint. Weights of other branches in the file stay.
     """
-    rank = (found.macro_auc, -found.loss)
+    tensors, kept = model.state_dict(), {}
     if path.is_file():
         kept = read_metadata(path)
-        if (kept["val_macro_auc"], -kept["val_loss"]) > rank:
+        rank = (found.macro_auc, -found.loss)
+        if name in kept and (kept[name]["val_macro_auc"], -kept[name]["val_loss"]) > rank:
             return False
-    metadata = {"epoch": epoch, "val_macro_auc": found.macro_auc, "val_loss": found.loss}
-    save_tensors(path, model.state_dict(), metadata)
+        stored, _ = read_tensors(path)
+        own = f"{name}."
+        tensors |= {key: value for key, value in stored.items() if not key.startswith(own)}
+    quality = {"epoch": epoch, "val_macro_auc": found.macro_auc, "val_loss": found.loss}
+    save_tensors(path, tensors, {**kept, name: quality})
     return True

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from leaknet.config import PAPER
-from leaknet.features.latent_features import LeakFeatures
+from leaknet.features.latent_features import LatentFeatures
 from leaknet.features.noise import training_generator, training_noise
 from leaknet.speed.train import (
     EpochBench,
@@ -45,14 +45,14 @@ def test_cached_epoch(benchmark: Any, bench: EpochBench) -> None:
 
 @pytest.mark.benchmark(group="noise and features of 64 images")
 def test_features(benchmark: Any) -> None:
-    layer = LeakFeatures(PAPER.features, LATENT)
+    layer = LatentFeatures(PAPER.latents, LATENT)
     z0, generator = torch.randn(64, *LATENT).half(), training_generator(0, 1, CPU)
     features = benchmark(lambda: layer(z0, training_noise(64, 3, LATENT, generator)))
     assert features.shape == (64, 3, 8, 32, 32)
 
 
 def test_speeds_are_per_image_and_comparable() -> None:
-    config = PAPER.with_overrides(["model.backbone=test_resnet", "train.batch_size=4"])
+    config = PAPER.with_overrides(["latents.backbone=test_resnet", "train.batch_size=4"])
     speed = measure_epoch(CPU, config, shape=(4, 16, 16), images=9, rounds=1)
     assert min(speed.bare, speed.cached) > 0
     assert speed.of_limit == pytest.approx(speed.bare / speed.cached)

@@ -16,7 +16,7 @@ from PIL import Image
 from cli import leak
 from leakcache.errors import LeakError
 
-SMALL = ["model.backbone=test_resnet", "model.dimension=8", "train.epochs=2", "features.dct_size=4"]
+SMALL = ["latents.backbone=test_resnet", "head.dimension=8", "train.epochs=2", "latents.dct_size=4"]
 
 
 def _image(path: Path, hue: int, seed: int) -> None:

@@ -27,7 +27,7 @@ KILLS = 4
 
 def train(folder: Path) -> None:
     torch.set_num_threads(1)
-    settings = ("train.epochs=8", "train.patience=0", "model.time_dropout=0.3")
+    settings = ("train.epochs=8", "train.patience=0", "latents.time_dropout=0.3")
     fit_tiny(folder, *settings, data=tiny_data(count=32))
 
 

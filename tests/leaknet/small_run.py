@@ -17,10 +17,10 @@ from tests.tiny_data import SMALL, save, tiny_model, write_pictures
 
 LABELS = ("ada", "bob")
 SETTINGS = (
-    "model.backbone=test_resnet",
-    "model.dimension=8",
-    "model.prototypes=2",
-    "features.dct_size=4",
+    "latents.backbone=test_resnet",
+    "head.dimension=8",
+    "head.prototypes=2",
+    "latents.dct_size=4",
     "train.epochs=1",
     "train.batch_size=8",
 )

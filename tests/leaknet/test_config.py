@@ -25,14 +25,14 @@ from leaknet.config import (
 tables = st.fixed_dictionaries(
     {
         "preset": st.sampled_from(sorted(PRESETS)),
-        "features": st.fixed_dictionaries(
+        "latents": st.fixed_dictionaries(
             {
                 "schedule": st.sampled_from(["cosine", "scaled_linear", "linear"]),
                 "timesteps": st.lists(st.integers(0, 999), min_size=1, max_size=5, unique=True),
                 "dct_placement": st.sampled_from(["corner", "upsampled", "lowpass", "none"]),
             }
         ),
-        "model": st.fixed_dictionaries({"prototypes": st.integers(0, 9), "gate": st.booleans()}),
+        "head": st.fixed_dictionaries({"prototypes": st.integers(0, 9), "gate": st.booleans()}),
         "train": st.fixed_dictionaries(
             {"learning_rate": st.floats(1e-9, 1), "seed": st.integers(0, 2**31)}
         ),
@@ -68,13 +68,13 @@ def test_a_file_changes_only_what_it_names(tmp_path: Path) -> None:
         ("train = 3", ["train", "[train]"]),
         ("preset = 'papr'", ["papr", "paper, authors, best"]),
         ("preset = 4", ["preset", "4"]),
-        ("[features]\ntimesteps = [0, 1000]", ["features.timesteps", "999"]),
-        ("[features]\ntimesteps = [5, 5]", ["features.timesteps"]),
-        ("[features]\ntimesteps = []", ["features.timesteps"]),
-        ("[features]\ntimesteps = [0.5]", ["features.timesteps", "whole numbers"]),
-        ("[features]\nnoise = false", ["features.timesteps", "features.noise"]),
-        ("[features]\ndct_size = 17", ["features.dct_size", "16"]),
-        ("[model]\nstem = 'tiny'", ["model.stem", "imagenet, small"]),
+        ("[latents]\ntimesteps = [0, 1000]", ["latents.timesteps", "999"]),
+        ("[latents]\ntimesteps = [5, 5]", ["latents.timesteps"]),
+        ("[latents]\ntimesteps = []", ["latents.timesteps"]),
+        ("[latents]\ntimesteps = [0.5]", ["latents.timesteps", "whole numbers"]),
+        ("[latents]\nnoise = false", ["latents.timesteps", "latents.noise"]),
+        ("[latents]\ndct_size = 17", ["latents.dct_size", "16"]),
+        ("[latents]\nstem = 'tiny'", ["latents.stem", "imagenet, small"]),
         ("[train]\nlearning_rate = nan", ["train.learning_rate"]),
         ("[train]\nlearning_rate = inf", ["train.learning_rate"]),
         ("[train]\nclip = nan", ["train.clip"]),
@@ -102,25 +102,25 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 def test_overrides_take_toml_values_bare_words_and_lists() -> None:
     config = PAPER.with_overrides(
         [
-            "model.prototypes=6",
+            "head.prototypes=6",
             "train.optimizer = adamw",
-            "features.timesteps=0,50,100",
+            "latents.timesteps=0,50,100",
             "train.learning_rate=1",
-            "model.gate=false",
-            "features.schedule='linear'",
+            "head.gate=false",
+            "latents.schedule='linear'",
         ]
     )
-    assert config.model == replace(PAPER.model, prototypes=6, gate=False)
+    assert config.head == replace(PAPER.head, prototypes=6, gate=False)
     assert config.train == replace(PAPER.train, optimizer="adamw", learning_rate=1.0)
-    assert config.features.timesteps == (0, 50, 100)
-    assert config.features.schedule == "linear"
-    assert PAPER.with_overrides(["features.timesteps=7"]).features.timesteps == (7,)
+    assert config.latents.timesteps == (0, 50, 100)
+    assert config.latents.schedule == "linear"
+    assert PAPER.with_overrides(["latents.timesteps=7"]).latents.timesteps == (7,)
 
 
 def test_overrides_of_one_section_are_checked_together() -> None:
-    clean = PAPER.with_overrides(["features.timesteps=0", "features.noise=false"])
-    assert not clean.features.noise
-    assert PAPER.with_overrides(["features.noise=false", "features.timesteps=0"]) == clean
+    clean = PAPER.with_overrides(["latents.timesteps=0", "latents.noise=false"])
+    assert not clean.latents.noise
+    assert PAPER.with_overrides(["latents.noise=false", "latents.timesteps=0"]) == clean
 
 
 @pytest.mark.parametrize(
@@ -132,16 +132,14 @@ def test_malformed_overrides_are_refused(override: str) -> None:
 
 
 def test_differences_name_each_setting_once() -> None:
-    other = PAPER.with_overrides(["train.epochs=20", "model.gate=false"])
-    assert differences(PAPER, other) == ["model.gate: True, now False", "train.epochs: 10, now 20"]
+    other = PAPER.with_overrides(["train.epochs=20", "head.gate=false"])
+    assert differences(PAPER, other) == ["head.gate: True, now False", "train.epochs: 10, now 20"]
     assert differences(PAPER, PAPER) == []
 
 
 def test_best_differs_from_paper_in_what_it_reads() -> None:
     assert differences(preset("paper"), preset("best")) == [
         "preset: paper, now best",
-        "features.latents: True, now False",
-        "features.statistics: False, now True",
-        "features.activations: False, now True",
-        "features.degraded: False, now True",
+        "latents.enabled: True, now False",
+        "statistics.enabled: False, now True",
     ]

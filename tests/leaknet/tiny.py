@@ -21,8 +21,9 @@ from leakcache.store.manifest import Encoding
 from leakcache.store.moments import LatentMoments, Moments
 from leakcache.store.workspace import DoneShard
 from leaknet.config import RunConfig
-from leaknet.data.split import SplitLatents
+from leaknet.data.columns import ImageColumns
 from leaknet.data.training_data import TrainingData
+from leaknet.model.latent_branch import LatentBranch
 from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.model.run_record import RunRecord
 from leaknet.training.train import TrainResult, fit
@@ -32,16 +33,23 @@ CLASSES = ("ada", "bob", "cyd")
 
 
 def tiny_config(*overrides: str) -> RunConfig:
-    small = ["model.backbone=test_resnet", "model.dimension=8", "train.batch_size=8"]
+    small = ["latents.backbone=test_resnet", "head.dimension=8", "train.batch_size=8"]
     return RunConfig().with_overrides([*small, *overrides])
 
 
 def tiny_model(*overrides: str, seed: int = 0) -> ProtoLeakNet:
-    torch.manual_seed(seed)
-    model = ProtoLeakNet(tiny_config(*overrides), CLASSES, SHAPE)
+    model = ProtoLeakNet(tiny_config(f"train.seed={seed}", *overrides), CLASSES, SHAPE)
     moments = moments_of(random_latents(64))
-    model.features.fit(moments.latent, moments.dct)
+    if model.latents is not None:
+        model.latents.features.fit(moments.latent, moments.dct)
     return model
+
+
+def tiny_latents(*overrides: str) -> LatentBranch:
+    """The branch of latents of a tiny model."""
+    branch = tiny_model(*overrides).latents
+    assert branch is not None
+    return branch
 
 
 def random_latents(count: int, seed: int = 0) -> torch.Tensor:
@@ -66,25 +74,27 @@ def patterned_latents(count: int, classes: int, seed: int = 0) -> tuple[torch.Te
 
 def tiny_split(
     count: int, fold: str, *, classes: int = 3, views: int = 1, seed: int = 0
-) -> SplitLatents:
+) -> ImageColumns:
     """Images of the first few `CLASSES`, in turn."""
     z0, numbers = patterned_latents(count, classes, seed)
     crops = [z0 + 0.1 * random_latents(count, 100 + view) for view in range(views)]
     names = np.array([f"{fold}/{seed}/{index}" for index in range(count)])
     labels = np.array(CLASSES)[numbers]
-    return SplitLatents(
-        torch.stack(crops, dim=1).half(),
+    return ImageColumns(
         labels,
         names,
         np.full(count, fold),
         image_ids(names),
         names,
+        {"z0": torch.stack(crops, dim=1).half()},
     )
 
 
 def tiny_data(count: int = 48, **options: int) -> TrainingData:
     train = tiny_split(count, "train", seed=1, **options)
-    return TrainingData(train, tiny_split(24, "val", seed=2, **options), moments_of(train.flat))
+    return TrainingData(
+        train, tiny_split(24, "val", seed=2, **options), moments_of(train.z0.flatten(0, 1))
+    )
 
 
 def tiny_record(*overrides: str, classes: tuple[str, ...] = CLASSES) -> RunRecord:

@@ -16,13 +16,15 @@ from leaknet.evaluation.evaluated import OPEN
 from leaknet.evaluation.summary import Summary
 from leaknet.experiments.ablation.spec import CLOSED, Ablation, Row
 from leaknet.experiments.ablation.tables import AblationResult
-from leaknet.experiments.attention_modes import REPORTED, summarise_modes
+from leaknet.experiments.attention_modes import REPORTED, gate_of, summarise_modes
 from leaknet.experiments.caches import CachePool
 from leaknet.experiments.plan import CPU, Plan, seeded
 from leaknet.experiments.rows import Job, Outcome, RowResult, run_jobs
 from leaknet.experiments.task import Task
 from leaknet.experiments.trial import RunTrial, evaluated, run_folders, run_trials, unfinished
-from leaknet.model.backbone import build_backbone, describe_patches
+from leaknet.model.backbone import build_backbone
+from leaknet.model.backbone import describe_patches as patches
+from leaknet.model.latent_branch import LatentBranch
 
 RUNS = "runs"
 
@@ -80,7 +82,7 @@ def run_ablation(plan: AblationPlan, pool: CachePool) -> AblationResult:
 
 def _run_row(plan: AblationPlan, pool: CachePool, row: Row, config: RunConfig) -> list[Outcome]:
     cache = pool.find(row.cache)
-    task = pool.task(cache, config.features)
+    task = pool.task(cache, config)
     config, weights = _with_weights(plan, row, config, task)
     folders = run_folders(config, plan.seeds, task, plan.out / RUNS)
     left = unfinished(folders)
@@ -94,7 +96,7 @@ def _run_row(plan: AblationPlan, pool: CachePool, row: Row, config: RunConfig) -
     )
     model = trials[0].run.load_model(CPU)
     elsewhere = "" if cache is pool.main else f"cache {cache.path.parent}"
-    notes = (row.note, weights, elsewhere, describe_patches(model.backbone, model.shape[1:]))
+    notes = (row.note, weights, elsewhere, describe_patches(model.latents))
     result = RowResult(
         row.name,
         published=row.published,
@@ -126,7 +128,7 @@ def mode_figures(trials: Sequence[RunTrial], mode: str) -> dict[str, Summary]:
     Raises:
         ScoringError: the model has no gate, or too few prompt groups for a control.
     """
-    gates = [trial.run.load_model(CPU).gate for trial in trials]
+    gates = [gate_of(trial.run.load_model(CPU)) for trial in trials]
     unknown = [trial.unknown for trial in trials if trial.unknown is not None]
     found = summarise_modes([trial.known for trial in trials], unknown, gates, [mode])[mode]
     opened = found.unknown or {}
@@ -143,8 +145,13 @@ def _with_weights(
         return config, ""
     pretrained = with_pretrained(config, True)
     if not unfinished(run_folders(pretrained, plan.seeds, task, plan.out / RUNS)):
-        return pretrained, pretrained_words(config.model.backbone)
+        return pretrained, pretrained_words(config.latents.backbone)
     return pretrained_if_available(config, task.data.train.shape)
+
+
+def describe_patches(latents: LatentBranch | None) -> str:
+    """How a ViT or its like cuts a latent; empty for other models."""
+    return "" if latents is None else patches(latents.backbone, latents.shape[1:])
 
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
@@ -152,11 +159,11 @@ _FILES = ("model.safetensors", "pytorch_model.bin")
 
 def with_pretrained(config: RunConfig, pretrained: bool) -> RunConfig:
     """The same settings, started from timm's weights or from none."""
-    return replace(config, model=replace(config.model, pretrained=pretrained))
+    return replace(config, latents=replace(config.latents, pretrained=pretrained))
 
 
 def pretrained_if_available(
-    config: RunConfig, shape: tuple[int, int, int]
+    config: RunConfig, shape: tuple[int, int, int] | None
 ) -> tuple[RunConfig, str]:
     """Settings that can be run here, and which weights they start from.
 
@@ -167,13 +174,15 @@ def pretrained_if_available(
     Raises:
         ConfigError: there is no such backbone, or it cannot take such latents.
     """
-    name = config.model.backbone
+    name = config.latents.backbone
     scratch = with_pretrained(config, False)
+    if shape is None:
+        return scratch, "no branch of latents, so no backbone"
     if not _worth_trying(name):
         return scratch, "from scratch: no weights on this disk, no hub in reach"
     wanted = with_pretrained(config, True)
     try:
-        build_backbone(wanted.model, shape[0], shape[1:])
+        build_backbone(wanted.latents, shape[0], shape[1:])
     except WeightsError:
         return scratch, "from scratch: the hub does not give its weights"
     return wanted, pretrained_words(name)

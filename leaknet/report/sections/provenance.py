@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from leaknet.config import RunConfig, config_to_table, preset
-from leaknet.report.run_data import LATENT_SETTINGS, LatentBranch, ScoredRun
+from leaknet.report.run_data import ScoredRun
 
 
 def provenance(run: ScoredRun) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def _facts(run: ScoredRun) -> Iterator[tuple[str, str, bool]]:
             yield "Autoencoder", words, False
             yield "Autoencoder weights", autoencoder.weights_sha256, True
             yield "Encoder precision", encoding.precision, False
-        if run.latents:
+        if run.record.shape is not None:
             words = f"{cut.name}, {cut.size} pixels, {cut.views} view(s) per image"
             yield "Preprocessing", words, False
             yield "Latents", f"{' × '.join(map(str, run.record.shape))}, {encoding.stored}", False
@@ -66,8 +66,12 @@ def settings(config: RunConfig) -> dict[str, Any]:
         if isinstance(group, dict)
         for name, value in group.items()
     }
-    absent = () if LatentBranch.of(config) else LATENT_SETTINGS
-    return {key: value for key, value in found.items() if key not in absent}
+    absent = {"latents", "statistics"} - set(config.branches)
+    return {
+        key: value
+        for key, value in found.items()
+        if key.split(".")[0] not in absent or key.endswith(".enabled")
+    }
 
 
 def changed_settings(config: RunConfig) -> dict[str, tuple[Any, Any]]:

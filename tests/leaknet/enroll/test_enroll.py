@@ -175,7 +175,7 @@ def test_embeddings_of_other_weights_are_refused(project: Path) -> None:
 
 
 def test_a_linear_head_is_refused() -> None:
-    model = tiny_model("model.prototypes=0")
+    model = tiny_model("head.prototypes=0")
     with pytest.raises(RunError, match="linear head"):
         with_class(model, "eve", np.zeros((3, 8)))
 
@@ -212,8 +212,8 @@ def test_images_at_a_prototype_are_given_the_new_class() -> None:
 def test_the_offset_balances_new_and_old_classes() -> None:
     """New images between the trained classes: without an offset the new class takes all images."""
     rng = np.random.default_rng(4)
-    model = tiny_model("model.gate=false")
-    centres = 4 * np.linalg.qr(rng.standard_normal((model.config.model.dimension, 3)))[0].T
+    model = tiny_model("head.gate=false")
+    centres = 4 * np.linalg.qr(rng.standard_normal((model.config.head.dimension, 3)))[0].T
     with torch.no_grad():  # far out on the same rays, as training leaves prototypes
         model.head.prototypes.copy_(torch.from_numpy(3 * centres)[:, None])
 

@@ -87,7 +87,7 @@ def test_the_gate_is_that_of_the_model() -> None:
 
 def test_a_model_without_a_gate_is_refused(known: Embeddings, same: Embeddings) -> None:
     with pytest.raises(ScoringError, match="has no gate"):
-        detect("dual", tiny_model("model.gate=false").gate, known, same)
+        detect("dual", tiny_model("head.gate=false").gate, known, same)
 
 
 def test_halves_part_prompts_and_lose_no_image(known: Embeddings) -> None:

@@ -18,7 +18,7 @@ from leaknet.scoring.fitted_detectors import fit_all
 from tests.leaknet.experiments.synthetic import closed_cache
 from tests.leaknet.tiny import CLASSES
 
-SMALL = ["model.backbone=test_resnet", "model.dimension=8", "train.batch_size=8", "train.epochs=1"]
+SMALL = ["latents.backbone=test_resnet", "head.dimension=8", "train.batch_size=8", "train.epochs=1"]
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from scipy.fft import dctn, idctn
 from leakcache.dct import dct_low
 from leakcache.errors import ConfigError
 from leakcache.store.moments import Moments
-from leaknet.config import PLACEMENTS, SCHEDULES, FeatureConfig
-from leaknet.features.latent_features import LeakFeatures
+from leaknet.config import PLACEMENTS, SCHEDULES, LatentConfig
+from leaknet.features.latent_features import LatentFeatures
 from leaknet.features.schedule import noise_levels
 
 SHAPE = (3, 16, 24)
@@ -34,12 +34,12 @@ def moments_of(z0: torch.Tensor) -> tuple[Moments, Moments]:
     return Moments.of(pixels), Moments.of(dct_low(z0, 16).numpy())
 
 
-def features(config: FeatureConfig, z0: torch.Tensor) -> torch.Tensor:
-    layer = LeakFeatures(config, SHAPE).fit(*moments_of(z0))
+def features(config: LatentConfig, z0: torch.Tensor) -> torch.Tensor:
+    layer = LatentFeatures(config, SHAPE).fit(*moments_of(z0))
     return layer(z0, noise_for(config, len(z0)) if config.noise else None)
 
 
-def noise_for(config: FeatureConfig, count: int) -> torch.Tensor:
+def noise_for(config: LatentConfig, count: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(99)
     return torch.randn(count, len(config.timesteps), *SHAPE, generator=generator)
 
@@ -47,18 +47,18 @@ def noise_for(config: FeatureConfig, count: int) -> torch.Tensor:
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_features_have_mean_zero_and_variance_one(schedule: str, placement: str) -> None:
-    config = FeatureConfig(schedule=schedule, timesteps=(0, 100, 900), dct_placement=placement)
+    config = LatentConfig(schedule=schedule, timesteps=(0, 100, 900), dct_placement=placement)
     f = features(config, correlated_latents(3000))
-    latent, companion = f[:, :, : SHAPE[0]], f[:, :, SHAPE[0] :]
+    latent, dct = f[:, :, : SHAPE[0]], f[:, :, SHAPE[0] :]
     assert latent.mean(dim=(0, 3, 4)).abs().max() < 0.01
     assert (latent.var(dim=(0, 3, 4)) - 1).abs().max() < 0.02
     if placement == "none":
-        assert companion.numel() == 0
+        assert dct.numel() == 0
     elif placement == "lowpass":
-        assert companion.mean(dim=(0, 3, 4)).abs().max() < 0.02
-        assert (companion.var(dim=(0, 3, 4)) - 1).abs().max() < 0.03
+        assert dct.mean(dim=(0, 3, 4)).abs().max() < 0.02
+        assert (dct.var(dim=(0, 3, 4)) - 1).abs().max() < 0.03
     else:
-        block = companion[..., :8, :8] if placement == "corner" else companion[..., ::2, ::3]
+        block = dct[..., :8, :8] if placement == "corner" else dct[..., ::2, ::3]
         # Five standard errors over the 3 × 3 × 64 coefficients of 3,000 images.
         assert block.mean(dim=0).abs().max() < 5 / 3000**0.5
         assert (block.var(dim=0) - 1).abs().max() < 5 * (2 / 3000) ** 0.5
@@ -66,7 +66,7 @@ def test_features_have_mean_zero_and_variance_one(schedule: str, placement: str)
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_clean_features_have_mean_zero_and_variance_one(placement: str) -> None:
-    config = FeatureConfig(timesteps=(0,), noise=False, dct_placement=placement)
+    config = LatentConfig(timesteps=(0,), noise=False, dct_placement=placement)
     f = features(config, correlated_latents(200))
     assert f[:, 0, :3].mean(dim=(0, 2, 3)).abs().max() < 1e-4
     assert (f[:, 0, :3].var(dim=(0, 2, 3)) - 1).abs().max() < 1e-3
@@ -80,7 +80,7 @@ def test_clean_features_have_mean_zero_and_variance_one(placement: str) -> None:
 
 @pytest.mark.parametrize("placement", ["corner", "upsampled", "lowpass"])
 def test_unstandardised_features_are_the_definition(placement: str) -> None:
-    config = FeatureConfig(
+    config = LatentConfig(
         timesteps=(5, 300), dct_placement=placement, dct_size=4, standardise=False
     )
     z0, noise = correlated_latents(2), noise_for(config, 2)
@@ -101,25 +101,25 @@ def test_unstandardised_features_are_the_definition(placement: str) -> None:
 def test_a_constant_channel_becomes_zero_without_noise() -> None:
     z0 = correlated_latents(20)
     z0[:, 1] = 0.7
-    config = FeatureConfig(timesteps=(0,), noise=False)
+    config = LatentConfig(timesteps=(0,), noise=False)
     f = features(config, z0)
     assert torch.isfinite(f).all()
     assert f[:, :, 1].abs().max() == 0
 
 
 def test_statistics_travel_in_the_state_dict() -> None:
-    config = FeatureConfig()
+    config = LatentConfig()
     z0, noise = correlated_latents(8), noise_for(config, 8)
-    fitted = LeakFeatures(config, SHAPE).fit(*moments_of(z0))
-    loaded = LeakFeatures(config, SHAPE)
+    fitted = LatentFeatures(config, SHAPE).fit(*moments_of(z0))
+    loaded = LatentFeatures(config, SHAPE)
     loaded.load_state_dict(fitted.state_dict())
     assert torch.equal(loaded(z0, noise), fitted(z0, noise))
 
 
 def test_half_precision_latents_give_single_precision_features() -> None:
-    config = FeatureConfig()
+    config = LatentConfig()
     z0, noise = correlated_latents(8), noise_for(config, 8)
-    layer = LeakFeatures(config, SHAPE).fit(*moments_of(z0))
+    layer = LatentFeatures(config, SHAPE).fit(*moments_of(z0))
     half = layer(z0.half(), noise)
     assert half.dtype == torch.float32
     assert (half - layer(z0, noise)).abs().max() < 0.05
@@ -128,9 +128,9 @@ def test_half_precision_latents_give_single_precision_features() -> None:
 def test_noise_must_match_the_configuration() -> None:
     z0 = correlated_latents(2)
     with pytest.raises(ValueError, match="noise"):
-        LeakFeatures(FeatureConfig(), SHAPE)(z0, None)
+        LatentFeatures(LatentConfig(), SHAPE)(z0, None)
 
 
 def test_a_block_larger_than_the_latent_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"features\.dct_size = 8 does not fit latents of 4×8"):
-        LeakFeatures(FeatureConfig(), (4, 4, 8))
+    with pytest.raises(ConfigError, match=r"latents\.dct_size = 8 does not fit latents of 4×8"):
+        LatentFeatures(LatentConfig(), (4, 4, 8))

@@ -1,8 +1,7 @@
-"""What the training pictures never showed counts as unusual, and nothing else does."""
+"""Only directions that the training images lack have novelty."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +11,15 @@ from sklearn.decomposition import PCA
 
 from leaknet.model import novelty as novelty_module
 from leaknet.model.inference import embed
-from leaknet.model.novelty import AXES, USUAL, Novelty, log_residual, principal_axes
-from tests.leaknet.model.test_companion import ALONE, data, with_statistics
+from leaknet.model.novelty import AXES, MARGIN, Novelty, log_residual, principal_axes
+from tests.leaknet.model.test_statistics_branch import ALONE, data, with_statistics
 from tests.leaknet.tiny import fit_tiny, tiny_split
 
 LENGTH = 300
 
 
-def pictures(count: int, seed: int, *, beyond: float = 0.0) -> torch.Tensor:
-    """Pictures in 20 strong directions and a weak rest; `beyond` adds one that no other has."""
+def images(count: int, seed: int, *, beyond: float = 0.0) -> torch.Tensor:
+    """Images in 20 strong directions and a weak rest; `beyond` adds one that no other has."""
     generator = torch.Generator().manual_seed(seed)
     fixed = torch.Generator().manual_seed(99)
     strong = torch.randn(20, LENGTH, generator=fixed)
@@ -34,7 +33,7 @@ def groups(count: int) -> np.ndarray:
 
 
 def test_axes_are_those_of_principal_components():
-    values = pictures(200, 0)
+    values = images(200, 0)
     values -= values.mean(dim=0)
     axes = principal_axes(values)
     expected = PCA(20, svd_solver="full").fit(values.numpy()).components_
@@ -46,62 +45,61 @@ def test_axes_are_those_of_principal_components():
 
 
 def test_residual_is_the_energy_that_axes_leave():
-    values = pictures(50, 1)
-    axes = principal_axes(pictures(200, 0))
+    values = images(50, 1)
+    axes = principal_axes(images(200, 0))
     rest = values - values @ axes @ axes.T
     torch.testing.assert_close(
         log_residual(values, axes), rest.square().sum(1).log(), atol=1e-3, rtol=0
     )
 
 
-def test_new_directions_are_unusual_and_new_pictures_are_not():
-    novelty = Novelty(LENGTH).fit(pictures(200, 0), groups(200))
-    usual, strange = novelty(pictures(400, 1)), novelty(pictures(400, 2, beyond=2.0))
-    assert float((usual > USUAL).float().mean()) < 0.25
-    assert float((strange > usual.max()).float().mean()) > 0.95
-    # What is usual was learnt from held-out pictures, so that those of the fit are never unusual.
-    assert not novelty(pictures(200, 0)).any()
+def test_new_directions_have_novelty_and_new_images_have_not():
+    novelty = Novelty(LENGTH).fit(images(200, 0), groups(200))
+    known, strange = novelty(images(400, 1)), novelty(images(400, 2, beyond=2.0))
+    assert float((known > MARGIN).float().mean()) < 0.25
+    assert float((strange > known.max()).float().mean()) > 0.95
+    # Mean and deviation are those of held-out images, so that images of the fit have none.
+    assert not novelty(images(200, 0)).any()
 
 
-def test_with_one_prompt_everything_is_usual():
-    novelty = Novelty(LENGTH).fit(pictures(30, 0), np.zeros(30))
-    assert not novelty(pictures(30, 1, beyond=9.0)).any()
+def test_with_one_prompt_novelty_is_zero():
+    novelty = Novelty(LENGTH).fit(images(30, 0), np.zeros(30))
+    assert not novelty(images(30, 1, beyond=9.0)).any()
 
 
-def test_pictures_that_are_all_alike_leave_everything_usual():
+def test_with_equal_images_novelty_is_zero():
     novelty = Novelty(LENGTH).fit(torch.zeros(8, LENGTH), groups(8))
-    assert not novelty(pictures(30, 1)).any()
+    assert not novelty(images(30, 1)).any()
 
 
-def test_two_pictures_are_enough():
-    novelty = Novelty(LENGTH).fit(pictures(2, 0), np.arange(2))
-    assert torch.isfinite(novelty(pictures(30, 1))).all()
+def test_two_images_are_enough():
+    novelty = Novelty(LENGTH).fit(images(2, 0), np.arange(2))
+    assert torch.isfinite(novelty(images(30, 1))).all()
 
 
-def test_axes_of_many_pictures_are_taken_of_some(monkeypatch: pytest.MonkeyPatch):
-    values = pictures(200, 0)
-    monkeypatch.setattr(novelty_module, "MOST", 60)
+def test_axes_of_many_images_are_fitted_to_some(monkeypatch: pytest.MonkeyPatch):
+    values = images(200, 0)
+    monkeypatch.setattr(novelty_module, "MAX_IMAGES", 60)
     some = principal_axes(values)
     assert torch.equal(some, principal_axes(values[::4]))
 
 
-def test_unusual_pictures_move_the_embedding_and_not_the_answer(tmp_path: Path):
+def test_novel_images_move_the_embedding_and_not_the_answer(tmp_path: Path):
     """Along one direction, which is saved with the run, and away from every known image."""
     result = fit_tiny(tmp_path / "run", *ALONE, "train.epochs=1", data=data())
     model = result.run.load_model(torch.device("cpu"))
     split = with_statistics(tiny_split(24, "test", seed=5), 5)
-    assert split.statistics is not None
-    assert model.companion is not None
-    away = torch.randn(split.statistics.shape[-1], generator=torch.Generator().manual_seed(8))
-    directions = model.companion.map.weight
+    branch, pixels = model.statistics, split["pixel_statistics"]
+    assert branch is not None
+    away = torch.randn(pixels.shape[-1], generator=torch.Generator().manual_seed(8))
+    directions = branch.ridge.weight
     away -= directions @ torch.linalg.lstsq(directions, away[:, None]).solution[:, 0]
-    strange = replace(split, statistics=(split.statistics.float() + 1.5 * away).half())
+    strange = split.with_column("pixel_statistics", (pixels.float() + 1.5 * away).half())
     before, after = embed(model, split), embed(model, strange)
     moved = torch.from_numpy(after.vectors - before.vectors)
-    along = torch.nn.functional.cosine_similarity(moved, model.companion.unusual[None])
+    along = torch.nn.functional.cosine_similarity(moved, branch.novelty_direction[None])
     assert float(along.min()) > 0.9
     assert (after.logits.argmax(1) == before.logits.argmax(1)).mean() > 0.9
-    pooled, attention = torch.from_numpy(before.vectors), torch.from_numpy(before.attention)
-    farther = model.classify(pooled + 100 * model.companion.unusual, attention)
-    torch.testing.assert_close(farther.logits, torch.from_numpy(before.logits), atol=1e-2, rtol=0)
+    farther = model.classify(torch.from_numpy(before.vectors) + 100 * branch.novelty_direction)
+    torch.testing.assert_close(farther, torch.from_numpy(before.logits), atol=1e-2, rtol=0)
     assert np.linalg.norm(moved, axis=1).min() > 3 * np.linalg.norm(before.vectors, axis=1).max()

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from leakcache.encoder.autoencoder import AutoencoderIdentity
 from leakcache.images.decode import Preprocessing
@@ -17,6 +16,7 @@ from leakcache.store.manifest import Encoding
 from leaknet.config import RunConfig, preset
 from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.detectors import Detector, GlobalKDE, MaxLogit
+from leaknet.files import save_tensors
 from leaknet.model.protoleaknet import WEIGHTS, ProtoLeakNet
 from leaknet.model.run_record import CacheIdentity, RunRecord
 from leaknet.scoring.run_embeddings import UNKNOWN
@@ -70,7 +70,7 @@ def write_run(folder: Path, recipe: Recipe) -> Path:
     config = _config(recipe)
     record = RunRecord(config, tuple(recipe.classes), SHAPE, recipe.cache)
     record.write(folder)
-    save_file({"weights": torch.zeros(1)}, folder / WEIGHTS)
+    save_tensors(folder / WEIGHTS, {"weights": torch.zeros(1)})
     if recipe.epochs:
         write_history(folder, _history(recipe.epochs))
     score_again(folder, recipe)
@@ -82,7 +82,8 @@ def _config(recipe: Recipe) -> RunConfig:
     if recipe.preset == "paper":
         return small
     full = preset(recipe.preset)
-    return replace(full, model=small.model, train=small.train)
+    latents = replace(small.latents, enabled=full.latents.enabled)
+    return replace(full, head=small.head, latents=latents, train=small.train)
 
 
 def score_again(folder: Path, recipe: Recipe) -> None:
@@ -102,7 +103,7 @@ def score_again(folder: Path, recipe: Recipe) -> None:
 def _embeddings(recipe: Recipe, fold: str, run: str) -> Embeddings:
     """Gaussian clouds around one centre a generator; logits are minus squared distances."""
     rng = np.random.default_rng(["train", "val", "test", "open"].index(fold))
-    steps = len(tiny_config(*recipe.overrides).features.timesteps)
+    steps = len(tiny_config(*recipe.overrides).latents.timesteps)
     centres = recipe.apart * np.random.default_rng(99).standard_normal((200, DIMENSION))
     names = recipe.unknown if fold == "open" else recipe.classes
     start = len(recipe.classes) if fold == "open" else 0
@@ -131,6 +132,7 @@ def _history(epochs: int) -> list[EpochRecord]:
     areas = 0.9 - 0.1 / np.arange(1, epochs + 1)
     return [
         EpochRecord(
+            branch="latents",
             epoch=epoch,
             loss=1.0 / epoch,
             val_loss=1.2 / epoch,

@@ -72,8 +72,8 @@ def test_without_history_and_embeddings_the_rest_is_shown(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("features.timesteps=5", "There is a single step, so there is no attention"),
-        ("model.attention=false", "Attention is off"),
+        ("latents.timesteps=5", "There is a single step, so there is no attention"),
+        ("latents.attention=false", "Attention is off"),
     ],
 )
 def test_attention_that_is_not_there_is_explained(

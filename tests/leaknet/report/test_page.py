@@ -250,12 +250,12 @@ def test_provenance_is_enough_to_do_it_again(page: Node, metrics: dict) -> None:
     for digest in ("f" * 64, "e" * 64, "c" * 64, metrics["model"]):
         assert digest in body.text
     rows = {row[0]: row[1:] for row in body.one("table").rows()}
-    assert rows["model.dimension"] == ["128", "8"]
+    assert rows["head.dimension"] == ["128", "8"]
     assert "train.seed" not in rows
     commands = body.one("pre").text.splitlines()
     assert [line.split()[1] for line in commands] == ["cache", "train", "score", "report"]
     assert "--vae 'weights/toy vae.safetensors'" in commands[0]
-    assert "--set model.dimension=8" in commands[1]
+    assert "--set head.dimension=8" in commands[1]
     assert "--detectors kde,logit" in commands[2]
 
 

@@ -10,16 +10,9 @@ import torch
 
 from leakcache.errors import ScoringError
 from leaknet.data.embeddings import Embeddings
-from leaknet.data.split import SplitLatents
 from leaknet.features.noise import evaluation_noise
 from leaknet.model.inference import embed
 from tests.leaknet.tiny import CLASSES, tiny_model, tiny_split
-
-
-def rows_of(split: SplitLatents, rows: np.ndarray) -> SplitLatents:
-    columns = {name: getattr(split, name)[rows] for name in ("labels", "groups", "folds")}
-    more = {name: getattr(split, name)[rows] for name in ("hashes", "paths")}
-    return SplitLatents(split.z0[torch.from_numpy(rows)], **columns, **more)
 
 
 def assert_close(one: Embeddings, other: Embeddings) -> None:
@@ -34,15 +27,17 @@ def test_rows_do_not_depend_on_batch_size_or_order(views: int) -> None:
     for batch_size in (1, 7):
         assert_close(embed(model, split, batch_size=batch_size), whole)
     order = np.random.default_rng(0).permutation(20)
-    assert_close(embed(model, rows_of(split, order), batch_size=3), whole.take(order))
-    assert_close(embed(model, rows_of(split, order[:1])), whole.take(order[:1]))
+    assert_close(embed(model, split.take(order), batch_size=3), whole.take(order))
+    assert_close(embed(model, split.take(order[:1])), whole.take(order[:1]))
 
 
 def test_a_row_is_the_models_output_under_the_images_own_noise() -> None:
-    model, split = tiny_model("features.noise_seed=5").eval(), tiny_split(4, "test")
+    model, split = tiny_model("latents.noise_seed=5").eval(), tiny_split(4, "test")
     noise = evaluation_noise(5, split.hashes.tolist(), (0, 5, 10), split.shape)
+    branch = model.latents
+    assert branch is not None
     with torch.no_grad():
-        output = model(split.z0[:, 0], torch.from_numpy(noise))
+        output = branch.attribute(branch.features(split.z0[:, 0], torch.from_numpy(noise)))
     table = embed(model, split)
     np.testing.assert_allclose(table.vectors, output.embedding.numpy(), atol=1e-5)
     np.testing.assert_allclose(table.logits, output.logits.numpy(), atol=1e-4)
@@ -50,10 +45,12 @@ def test_a_row_is_the_models_output_under_the_images_own_noise() -> None:
 
 def test_views_are_averaged_in_the_embedding() -> None:
     model, split = (
-        tiny_model("features.timesteps=0", "features.noise=false"),
+        tiny_model("latents.timesteps=0", "latents.noise=false"),
         tiny_split(5, "test", views=3),
     )
-    each = [embed(model, replace(split, z0=split.z0[:, view : view + 1])) for view in range(3)]
+    each = [
+        embed(model, split.with_column("z0", split.z0[:, view : view + 1])) for view in range(3)
+    ]
     table = embed(model, split)
     np.testing.assert_allclose(
         table.vectors, np.mean([one.vectors for one in each], axis=0), atol=1e-5
@@ -85,4 +82,4 @@ def test_an_output_that_is_not_finite_is_refused() -> None:
     z0 = split.z0.clone()
     z0[1] = float("inf")
     with pytest.raises(ScoringError, match="test/0/1"):
-        embed(model, replace(split, z0=z0))
+        embed(model, split.with_column("z0", z0))

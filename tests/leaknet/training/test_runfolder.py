@@ -18,7 +18,7 @@ from leaknet.training.run_folder import RunFolder
 from leaknet.training.train import train
 from tests.leaknet.tiny import SHAPE, fit_tiny, silent, tiny_cache, tiny_config, tiny_record
 
-EPOCH = EpochRecord(1, 0.5, 0.6, 0.7, 0.8, True, 1.0, (0.25, 0.75), 2.0, 24.0)
+EPOCH = EpochRecord("latents", 1, 0.5, 0.6, 0.7, 0.8, True, 1.0, (0.25, 0.75), 2.0, 24.0)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_records_say_what_differs() -> None:
         ("config.toml", "[record"),
         ("config.toml", "preset = 'paper'"),
         ("config.toml", "[record]\nformat = 99\nlatent_shape = [4, 8, 8]"),
-        ("config.toml", "[model]\nwidth = 3\n[record]\nformat = 1\nlatent_shape = [4, 8, 8]"),
+        ("config.toml", "[head]\nwidth = 3\n[record]\nformat = 2\nlatent_shape = [4, 8, 8]"),
         ("classes.json", "["),
         ("classes.json", '["one", "other"]'),
     ],

@@ -20,7 +20,7 @@ from leakcache.errors import RunError, TrainingError
 from leaknet.data.training_data import TrainingData
 from leaknet.model.inference import run_split
 from leaknet.model.protoleaknet import ProtoLeakNet
-from leaknet.training.epoch import Stepper, batch_sizes, train_epoch
+from leaknet.training.epoch import Stepper, TrainingImages, batch_sizes, train_epoch
 from leaknet.training.history import EpochRecord
 from leaknet.training.run_folder import RunFolder
 from leaknet.training.train import fit, train
@@ -32,7 +32,7 @@ from tests.leaknet.tiny import (
     tiny_cache,
     tiny_config,
     tiny_data,
-    tiny_model,
+    tiny_latents,
     tiny_record,
     tiny_split,
 )
@@ -66,9 +66,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_learns_what_can_be_learnt(tmp_path: Path) -> None:
-    settings = ("train.epochs=8", "train.learning_rate=0.003", "features.timesteps=0,5")
+    settings = ("train.epochs=8", "train.learning_rate=0.003", "latents.timesteps=0,5")
     result = fit_tiny(tmp_path, *settings, data=tiny_data(count=150))
-    assert result.best.val_macro_auc > 0.95
+    assert result.best["latents"].val_macro_auc > 0.95
     assert result.epochs[-1].loss < result.epochs[0].loss / 2
 
 
@@ -114,10 +114,10 @@ def test_a_run_stopped_after_an_epoch_goes_on_to_the_same_bytes(
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("model.time_dropout=0.5", "train.entropy=0.1", "train.optimizer=adamw"),
+        ("latents.time_dropout=0.5", "train.entropy=0.1", "train.optimizer=adamw"),
         # On 1×1 maps torch 2.15's bf16 convolution can give NaN on the processor.
-        ("train.precision=bf16", "model.stem=small", "model.prototypes=0"),
-        ("train.precision=fp16", "features.noise=false", "features.timesteps=0"),
+        ("train.precision=bf16", "latents.stem=small", "head.prototypes=0"),
+        ("train.precision=fp16", "latents.noise=false", "latents.timesteps=0"),
     ],
 )
 def test_interrupts_in_the_middle_of_epochs_change_nothing(
@@ -160,7 +160,7 @@ def test_a_kill_between_the_writes_of_an_epoch_changes_nothing(whole: Path, tmp_
     for name in ("model.safetensors", "history.jsonl"):
         shutil.copy(late / name, early / name)
     with (early / "history.jsonl").open("a") as file:
-        file.write('{"epoch": 3, "lo')
+        file.write('{"branch": "latents", "epoch": 3, "lo')
     result = fit_tiny(early, *SHORT)
     assert result.resumed_after == 1
     assert weights(early) == weights(whole)
@@ -198,7 +198,7 @@ def test_a_cache_is_trained_on_as_its_folds_in_memory(tmp_path: Path) -> None:
     result = train(
         tiny_config("train.epochs=2"), cache, tmp_path / "run", device="cpu", track=silent
     )
-    assert result.best.val_macro_auc > 0.4
+    assert result.best["latents"].val_macro_auc > 0.4
     record = result.run.record()
     assert record.cache is not None
     assert record.cache.fingerprint == cache.manifest.fingerprint
@@ -207,16 +207,16 @@ def test_a_cache_is_trained_on_as_its_folds_in_memory(tmp_path: Path) -> None:
 
 def test_patience_stops_after_epochs_without_a_better_one(tmp_path: Path) -> None:
     result = fit_tiny(tmp_path, "train.epochs=60", "train.patience=2", "train.learning_rate=0.01")
-    assert len(result.epochs) == result.best.epoch + 2 < 60
+    assert len(result.epochs) == result.best["latents"].epoch + 2 < 60
     assert result.run.finished
 
 
 @pytest.mark.parametrize("count", [3, 7, 9, 17])
 def test_few_images_and_odd_rests_are_trained_on(tmp_path: Path, count: int) -> None:
     result = fit_tiny(
-        tmp_path, "train.epochs=1", "features.timesteps=5", data=tiny_data(count=count)
+        tmp_path, "train.epochs=1", "latents.timesteps=5", data=tiny_data(count=count)
     )
-    assert np.isfinite(result.best.loss)
+    assert np.isfinite(result.best["latents"].loss)
 
 
 @given(st.integers(2, 500), st.integers(2, 64))
@@ -228,12 +228,17 @@ def test_batches_cover_all_images_and_none_holds_one(count: int, size: int) -> N
 
 
 def test_an_epoch_takes_every_image_once_and_each_view_sometimes() -> None:
-    model = tiny_model()
+    branch = tiny_latents()
     seen: list[torch.Tensor] = []
-    model.features.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    branch.features.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     split = tiny_split(30, "train", views=3)
-    train_epoch(Stepper(model, CPU), split, 1, lambda done: None)
-    crops = {tuple(row): index for index, row in enumerate(split.flat.flatten(1).tolist())}
+    images = TrainingImages(
+        branch.sampler(split), split.targets(CLASSES), split.views, torch.arange(len(split))
+    )
+    train_epoch(Stepper(branch, tiny_config().train, CPU), images, 1, lambda done: None)
+    crops = {
+        tuple(row): index for index, row in enumerate(split.z0.flatten(0, 1).flatten(1).tolist())
+    }
     drawn = [crops[tuple(row)] for row in torch.cat(seen).flatten(1).tolist()]
     assert sorted(crop // 3 for crop in drawn) == list(range(30))
     assert {crop % 3 for crop in drawn} == {0, 1, 2}
@@ -245,7 +250,7 @@ def test_two_classes_are_enough(tmp_path: Path) -> None:
     result = fit(
         tiny_record("train.epochs=1", classes=CLASSES[:2]), data, tmp_path, device=CPU, track=silent
     )
-    assert 0 <= result.best.val_macro_auc <= 1
+    assert 0 <= result.best["latents"].val_macro_auc <= 1
 
 
 def broken_data(how: str) -> tuple[TrainingData, tuple[str, ...]]:
@@ -260,7 +265,7 @@ def broken_data(how: str) -> tuple[TrainingData, tuple[str, ...]]:
         return replace(data, val=tiny_split(5, "val", classes=1)), classes
     z0 = data.train.z0.clone()
     z0[7, 0, 2, 3, 4] = float("nan")
-    return replace(data, train=replace(data.train, z0=z0)), classes
+    return replace(data, train=data.train.with_column("z0", z0)), classes
 
 
 @pytest.mark.parametrize(
@@ -304,14 +309,15 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_entropy_term_is_what_the_attention_lacks_of_evenness() -> None:
-    losses, model = [], tiny_model()
-    features = model.features(torch.randn(6, *SHAPE), torch.randn(6, 3, *SHAPE))
+    losses, targets = [], torch.tensor([0, 1, 2, 0, 1, 2])
+    features = tiny_latents().features(torch.randn(6, *SHAPE), torch.randn(6, 3, *SHAPE))
     for weight in (0.0, 2.0):
-        model = tiny_model(f"train.entropy={weight}").train()
+        branch = tiny_latents().train()
         with torch.no_grad():
-            model.pool.query.mul_(1000)
-            attention = model.attribute(features).attention.numpy()
-        losses.append(float(Stepper(model, CPU).step(features, torch.tensor([0, 1, 2, 0, 1, 2]))))
+            branch.attention.query.mul_(1000)
+            attention = branch.attribute(features).attention.numpy()
+        stepper = Stepper(branch, tiny_config(f"train.entropy={weight}").train, CPU)
+        losses.append(float(stepper.step(features, targets)))
     lack = np.log(3) - entropy(attention, axis=1).mean()
     assert lack > 0.01
     assert losses[1] - losses[0] == pytest.approx(2 * lack, rel=1e-4)
@@ -319,10 +325,10 @@ def test_the_entropy_term_is_what_the_attention_lacks_of_evenness() -> None:
 
 def test_one_step_is_adams() -> None:
     """Against torch's plain optimiser, unclipped and unfused, on the same features."""
-    ours, theirs = tiny_model("train.clip=0"), tiny_model("train.clip=0")
+    ours, theirs = tiny_latents(), tiny_latents()
     features = ours.features(torch.randn(6, *SHAPE), torch.randn(6, 3, *SHAPE))
     targets = torch.tensor([0, 1, 2, 0, 1, 2])
-    Stepper(ours.train(), CPU).step(features, targets)
+    Stepper(ours.train(), tiny_config("train.clip=0").train, CPU).step(features, targets)
     reference = torch.optim.Adam(theirs.train().parameters(), lr=3e-4, weight_decay=1e-4)
     torch.nn.functional.cross_entropy(theirs.attribute(features).logits, targets).backward()
     reference.step()

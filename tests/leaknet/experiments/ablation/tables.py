@@ -18,12 +18,12 @@ reference = "four"
 
 [[row]]
 name = "linear"
-model.prototypes = 0
+head.prototypes = 0
 published = { top1 = 0.7263 }
 
 [[row]]
 name = "four"
-model.prototypes = 4
+head.prototypes = 4
 """
 
 

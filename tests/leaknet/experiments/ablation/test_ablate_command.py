@@ -15,7 +15,7 @@ from leakcache.errors import ConfigError
 from tests.leaknet.experiments.ablation.tables import HEADS
 from tests.leaknet.experiments.synthetic import closed_cache
 
-SMALL = ["model.backbone=test_resnet", "model.dimension=8", "train.batch_size=8"]
+SMALL = ["latents.backbone=test_resnet", "head.dimension=8", "train.batch_size=8"]
 
 
 @pytest.fixture(scope="module")

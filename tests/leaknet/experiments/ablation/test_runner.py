@@ -75,7 +75,7 @@ def test_figures_are_those_of_the_runs(first: AblationResult) -> None:
         assert found.seeds == pytest.approx(gaps)
         assert found.interval[0] <= found.value <= found.interval[1]
     assert four.difference == {}
-    assert linear.settings == ("model.prototypes: 4, now 0",)
+    assert linear.settings == ("head.prototypes: 4, now 0",)
 
 
 def test_nothing_is_done_twice(

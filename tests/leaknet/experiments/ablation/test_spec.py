@@ -57,8 +57,8 @@ def test_backbones_of_table_4_take_latents(row: object) -> None:
     [
         (HEAD + "model.prototype = 4", r"row 'one': model.prototype is no setting.*prototypes"),
         (HEAD + "modle.prototypes = 4", r"row 'one': modle is no setting; the nearest is model"),
-        (HEAD + "model.prototypes = true", r"model.prototypes = True must be of type int"),
-        (HEAD + "model.prototypes = -1", r"row 'one': model.prototypes = -1 is out of range"),
+        (HEAD + "head.prototypes = true", r"head.prototypes = True must be of type int"),
+        (HEAD + "head.prototypes = -1", r"row 'one': head.prototypes = -1 is out of range"),
         (HEAD + "cache.vae = 'sdxl'", r"row 'one': cache.vae is no setting"),
         (HEAD + "cache = 'sdxl'", r"row 'one': cache must be a table"),
         (HEAD + "cache.precision = 'fp8'", r"cache.precision = 'fp8' is out of range"),

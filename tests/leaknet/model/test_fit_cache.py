@@ -8,38 +8,37 @@ import numpy as np
 import pytest
 import torch
 
-from leaknet.config import FeatureConfig
-from leaknet.data.split import SplitLatents
-from leaknet.model.statistics_branch import Companion
-from leaknet.training import fit_cache as shared_fit
-from leaknet.training.fit_cache import KEPT, fit_shared
-from tests.leaknet.model.test_companion import data, with_copies
+from leaknet.data.columns import ImageColumns
+from leaknet.model import fit_cache
+from leaknet.model.fit_cache import KEPT, cached_fit
+from leaknet.model.statistics_branch import StatisticsBranch
+from tests.leaknet.model.test_statistics_branch import data, new_branch, with_copies
 from tests.leaknet.tiny import CLASSES
 
 
 @pytest.fixture(autouse=True)
 def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared_fit, "_fits", type(shared_fit._fits)())
+    monkeypatch.setattr(fit_cache, "_fits", type(fit_cache._fits)())
 
 
 def fits() -> int:
-    return len(shared_fit._fits)
+    return len(fit_cache._fits)
 
 
-def shared(split: SplitLatents, *, degraded: bool = False) -> tuple[Companion, torch.Tensor]:
-    companion = Companion(FeatureConfig(statistics=True, degraded=degraded), 8)
-    return companion, fit_shared(companion, split, CLASSES)
+def shared(split: ImageColumns, *, degraded: bool = False) -> tuple[StatisticsBranch, torch.Tensor]:
+    branch = new_branch(degraded=degraded)
+    return branch, cached_fit(branch, split, CLASSES)
 
 
-def test_a_shared_fit_is_the_fit():
+def test_a_fit_cache_is_the_fit():
     split = with_copies(data().train)
-    direct = Companion(FeatureConfig(statistics=True, degraded=True), 8)
-    expected = direct.fit(split, CLASSES)
+    direct = new_branch(degraded=True)
+    expected = direct.fit_embedding(split, CLASSES)
     for _ in range(2):
-        companion, held_out = shared(split, degraded=True)
+        branch, held_out = shared(split, degraded=True)
         torch.testing.assert_close(held_out, expected)
-        for name, value in companion.state_dict().items():
-            torch.testing.assert_close(value, direct.state_dict()[name])
+        for name, value in branch.named_buffers():
+            torch.testing.assert_close(value, direct.get_buffer(name))
     assert fits() == 1
 
 
@@ -47,20 +46,19 @@ def test_what_a_run_does_to_its_fit_is_not_shared():
     split = data().train
     first, held_out = shared(split)
     expected = held_out.clone()
-    first.frame.zero_()
+    first.directions.zero_()
     held_out.zero_()
     second, again = shared(split)
-    assert second.frame.any()
+    assert second.directions.any()
     torch.testing.assert_close(again, expected)
 
 
 def test_other_data_have_a_fit_of_their_own():
     split = with_copies(data().train)
-    assert split.statistics is not None
-    moved = split.statistics.clone()
+    moved = split["pixel_statistics"].clone()
     moved[0, 0, 0] += 1
     others = (
-        replace(split, statistics=moved),
+        split.with_column("pixel_statistics", moved),
         replace(split, labels=np.roll(split.labels, 1)),
         replace(split, groups=np.roll(split.groups, 1)),
     )

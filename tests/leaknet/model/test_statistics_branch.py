@@ -1,4 +1,4 @@
-"""The branch of pixel statistics: standardised, saved, trained beside latents, refused without."""
+"""The branch of image statistics: standardised, saved, trained alone, refused without columns."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from leakcache.statistics.activations import VIEWS as SIGHTS
 from leakcache.statistics.degraded import COPIES
 from leakcache.statistics.pixel_features import LENGTH, LENGTHS
 from leakcache.statistics.pixels import PARTS, VIEWS
-from leaknet.config import FeatureConfig, load_config
-from leaknet.data.split import SplitLatents
+from leaknet.config import HeadConfig, StatisticsConfig
+from leaknet.data.columns import ImageColumns
 from leaknet.data.training_data import TrainingData
-from leaknet.model import statistics_branch as companion_module
+from leaknet.model import statistics_branch as branch_module
 from leaknet.model.inference import embed, run_split
 from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.model.ridge import CLIP, family_weights
-from leaknet.model.statistics_branch import Companion, class_means
+from leaknet.model.statistics_branch import StatisticsBranch, class_means
 from tests.leaknet.tiny import (
     CLASSES,
     fit_tiny,
@@ -32,17 +32,25 @@ from tests.leaknet.tiny import (
     tiny_split,
 )
 
-WITH = "features.statistics=true"
-ALONE = (WITH, "features.latents=false")
+PIXELS = ("statistics.enabled=true", "statistics.activations=false")
+ORIGINALS = (*PIXELS, "statistics.degraded=false")
+ALONE = (*ORIGINALS, "latents.enabled=false")
+COPIED = (*PIXELS, "latents.enabled=false")
+SEEING = (
+    "statistics.enabled=true",
+    "statistics.activations=true",
+    "statistics.degraded=false",
+    "latents.enabled=false",
+)
 
 
-def with_statistics(split: SplitLatents, seed: int = 0) -> SplitLatents:
+def with_statistics(split: ImageColumns, seed: int = 0) -> ImageColumns:
     """Noise with a pattern of the class in it."""
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(len(split), VIEWS, LENGTH, generator=generator)
     patterns = torch.randn(len(CLASSES), LENGTH, generator=torch.Generator().manual_seed(99))
     values += 0.2 * patterns[split.targets(CLASSES), None]
-    return replace(split, statistics=(3 + values).half())
+    return split.with_column("pixel_statistics", (3 + values).half())
 
 
 def data() -> TrainingData:
@@ -50,16 +58,26 @@ def data() -> TrainingData:
     return replace(plain, train=with_statistics(plain.train, 1), val=with_statistics(plain.val, 2))
 
 
-def evidence(split: SplitLatents) -> torch.Tensor:
-    return split.evidence(slice(None), activations=False)
+def new_branch(
+    *, dimension: int = 8, activations: bool = False, degraded: bool = False
+) -> StatisticsBranch:
+    config = StatisticsConfig(enabled=True, activations=activations, degraded=degraded)
+    return StatisticsBranch(config, HeadConfig(dimension=dimension), len(CLASSES))
 
 
-def fitted(split: SplitLatents, *, degraded: bool = False) -> tuple[Companion, torch.Tensor]:
-    companion = Companion(FeatureConfig(statistics=True, degraded=degraded), 8)
-    return companion, companion.fit(split, CLASSES)
+def embedded(branch: StatisticsBranch, split: ImageColumns) -> torch.Tensor:
+    with torch.no_grad():
+        return branch.embed(split)[0]
 
 
-def copies_of(split: SplitLatents, seed: int) -> torch.Tensor:
+def fitted(
+    split: ImageColumns, *, activations: bool = False, degraded: bool = False
+) -> tuple[StatisticsBranch, torch.Tensor]:
+    branch = new_branch(activations=activations, degraded=degraded)
+    return branch, branch.fit_embedding(split, CLASSES)
+
+
+def copies_of(split: ImageColumns, seed: int) -> torch.Tensor:
     """Copies whose classes leave other patterns than pictures do, and a mark of their own."""
     generator = torch.Generator().manual_seed(seed)
     fixed = torch.Generator().manual_seed(98)
@@ -71,21 +89,21 @@ def copies_of(split: SplitLatents, seed: int) -> torch.Tensor:
     return (3 + values + 0.2 * patterns[split.targets(CLASSES), None, None] + 0.3 * mark).half()
 
 
-def views_of_copies(split: SplitLatents, seed: int) -> torch.Tensor:
+def views_of_copies(split: ImageColumns, seed: int) -> torch.Tensor:
     """Such copies as one picture: as its parts, and one reduced."""
     copies = copies_of(split, seed)
     parts = copies[:, torch.arange(PARTS) % COPIES, 0]
     return torch.cat([parts, copies[:, :1, 1]], dim=1)
 
 
-def with_copies(split: SplitLatents, seed: int = 7) -> SplitLatents:
-    return replace(split, degraded=copies_of(split, seed))
+def with_copies(split: ImageColumns, seed: int = 7) -> ImageColumns:
+    return split.with_column("degraded_pixel_statistics", copies_of(split, seed))
 
 
 def test_features_are_standardised_and_families_weigh_alike():
     split = data().train
-    companion, _ = fitted(split)
-    features = companion.map.features(evidence(split)[..., :LENGTH]).flatten(0, 1)
+    branch, _ = fitted(split)
+    features = branch.ridge.features(branch.statistics_of(split)[..., :LENGTH]).flatten(0, 1)
     standard = features / family_weights(LENGTHS)
     assert standard.abs().max() <= CLIP + 1e-6
     assert standard.mean(0).abs().max() < 0.1
@@ -97,52 +115,53 @@ def test_features_are_standardised_and_families_weigh_alike():
 
 def test_constant_values_are_left_out():
     split = data().train
-    assert split.statistics is not None
-    split.statistics[..., 7] = 2.5
-    companion, _ = fitted(split)
-    other = split.statistics.clone()
+    split["pixel_statistics"][..., 7] = 2.5
+    branch, _ = fitted(split)
+    other = split["pixel_statistics"].clone()
     other[..., 7] = -60
-    changed = replace(split, statistics=other)
-    assert torch.equal(companion(evidence(split)), companion(evidence(changed)))
+    changed = split.with_column("pixel_statistics", other)
+    assert torch.equal(embedded(branch, split), embedded(branch, changed))
 
 
 def test_embeddings_of_new_images_lie_where_those_of_held_out_ones_do():
     both = data()
-    companion, held_out = fitted(both.train)
+    branch, held_out = fitted(both.train)
     centres = class_means(held_out, both.train.targets(CLASSES))
-    distances = torch.cdist(companion(evidence(both.val)), centres)
+    distances = torch.cdist(embedded(branch, both.val), centres)
     assert (distances.argmin(1) == both.val.targets(CLASSES)).float().mean() > 0.9
 
 
-def shares_of(companion: Companion, values: torch.Tensor) -> torch.Tensor:
-    """How the classes share each picture, read back from its embedding."""
-    known = companion.without_novelty(companion(values))
-    return known @ companion.frame.T / companion.frame[0].square().sum()
+def probabilities_of(branch: StatisticsBranch, values: torch.Tensor) -> torch.Tensor:
+    """Coordinates along the directions, read back from the embedding of these statistics."""
+    with torch.no_grad():
+        known = branch.class_part(branch.embed_statistics(values))
+    return known @ branch.directions.T / branch.directions[0].square().sum()
 
 
-def test_the_embedding_holds_shares_of_the_classes_and_of_nothing_else():
+def test_the_embedding_holds_class_probabilities_and_nothing_else():
     both = data()
-    companion, _ = fitted(both.train)
-    shares = shares_of(companion, evidence(both.val))
-    classes = shares[:, : len(CLASSES)]
-    torch.testing.assert_close(classes.sum(1), torch.ones(len(shares)), atol=1e-4, rtol=0)
+    branch, _ = fitted(both.train)
+    probabilities = probabilities_of(branch, branch.statistics_of(both.val))
+    classes = probabilities[:, : len(CLASSES)]
+    torch.testing.assert_close(classes.sum(1), torch.ones(len(probabilities)), atol=1e-4, rtol=0)
     assert float(classes.min()) > 0
-    assert float(shares[:, len(CLASSES) :].abs().max()) < 1e-4
+    assert float(probabilities[:, len(CLASSES) :].abs().max()) < 1e-4
     assert (classes.argmax(1) == both.val.targets(CLASSES)).float().mean() > 0.9
 
 
 def test_a_picture_that_two_classes_claim_is_far_from_both():
     """Half of each statistic of two classes: closer to neither than their own pictures are."""
     both = data()
-    companion, held_out = fitted(both.train)
-    targets, values = both.val.targets(CLASSES), evidence(both.val)
+    branch, held_out = fitted(both.train)
+    targets, values = both.val.targets(CLASSES), branch.statistics_of(both.val)
     centres = class_means(held_out, both.train.targets(CLASSES))
     first, second = (values[targets == number] for number in (0, 1))
     count = min(len(first), len(second))
     between = (first[:count] + second[:count]) / 2
 
-    def nearest(pictures: torch.Tensor) -> float:
-        known = companion.without_novelty(companion(pictures))
+    @torch.no_grad()
+    def nearest(images: torch.Tensor) -> float:
+        known = branch.class_part(branch.embed_statistics(images))
         return float(torch.cdist(known, centres).min(dim=1).values.mean())
 
     assert nearest(between) > 1.5 * nearest(first)
@@ -150,38 +169,38 @@ def test_a_picture_that_two_classes_claim_is_far_from_both():
 
 def test_prototypes_start_where_they_are_fair_to_pictures_that_say_little():
     both = data()
-    companion, held_out = fitted(both.train)
+    branch, held_out = fitted(both.train)
     targets = both.train.targets(CLASSES)
     # One class is less certain than the others, so that its mean lies nearer to the middle.
-    middle = companion.frame[: len(CLASSES)].mean(0)
+    middle = branch.directions[: len(CLASSES)].mean(0)
     uneven = torch.where((targets == 0)[:, None], middle + 0.5 * (held_out - middle), held_out)
-    centres = companion.centres(uneven, targets)
+    centres = branch.centres(uneven, targets)
     distances = (centres - middle).norm(dim=1)
     torch.testing.assert_close(distances, distances[:1].expand(len(CLASSES)))
     flat = middle + 0.05 * (held_out - middle)
     named = torch.cdist(flat, centres).argmin(1)
-    largest = (flat @ companion.frame[: len(CLASSES)].T).argmax(1)
+    largest = (flat @ branch.directions[: len(CLASSES)].T).argmax(1)
     assert torch.equal(named, largest)
     assert not torch.equal(torch.cdist(flat, class_means(uneven, targets)).argmin(1), largest)
 
 
 def test_all_parts_of_an_image_count_alike_and_their_order_not_at_all():
     split = data().train
-    companion, _ = fitted(split)
-    parts = evidence(split)
-    found = shares_of(companion, parts)[:, : len(CLASSES)]
-    flipped = shares_of(companion, parts.flip(1))[:, : len(CLASSES)]
+    branch, _ = fitted(split)
+    parts = branch.statistics_of(split)
+    found = probabilities_of(branch, parts)[:, : len(CLASSES)]
+    flipped = probabilities_of(branch, parts.flip(1))[:, : len(CLASSES)]
     torch.testing.assert_close(flipped, found, atol=1e-3, rtol=0)
-    alone = torch.stack([shares_of(companion, parts[:, [part]]) for part in range(PARTS)])
+    alone = torch.stack([probabilities_of(branch, parts[:, [part]]) for part in range(PARTS)])
     together = alone[..., : len(CLASSES)].clamp_min(1e-9).log().mean(0).softmax(1)
     torch.testing.assert_close(together, found, atol=1e-3, rtol=0)
 
 
 def test_more_classes_than_there_is_room_for_are_refused():
     split = data().train
-    companion = Companion(FeatureConfig(statistics=True), len(CLASSES))
-    with pytest.raises(ConfigError, match=r"model\.dimension = 3 .* set it to 4 or more"):
-        companion.fit(split, CLASSES)
+    branch = new_branch(dimension=len(CLASSES))
+    with pytest.raises(ConfigError, match=r"head\.dimension = 3 .* set it to 4 or more"):
+        branch.fit_embedding(split, CLASSES)
 
 
 def test_parts_help_where_they_differ_in_what_means_nothing(monkeypatch: pytest.MonkeyPatch):
@@ -189,19 +208,19 @@ def test_parts_help_where_they_differ_in_what_means_nothing(monkeypatch: pytest.
     generator = torch.Generator().manual_seed(3)
     nuisance = torch.randn(LENGTH, generator=generator)
 
-    def shaken(split: SplitLatents) -> SplitLatents:
-        assert split.statistics is not None
+    def shaken(split: ImageColumns) -> ImageColumns:
         strength = 4 * torch.randn(len(split), VIEWS, 1, generator=generator)
-        return replace(split, statistics=(split.statistics + strength * nuisance).half())
+        pixels = split["pixel_statistics"] + strength * nuisance
+        return split.with_column("pixel_statistics", pixels.half())
 
     train = shaken(data().train)
     pattern = torch.randn(len(CLASSES), LENGTH, generator=torch.Generator().manual_seed(99))
 
     def distraction(parts: int) -> float:
-        monkeypatch.setattr(companion_module, "MOST_VIEWS", parts * len(train))
-        companion, _ = fitted(train)
-        moves = torch.stack([nuisance, pattern[0] - pattern[1]]) * companion.map.scale
-        lengths = (moves * family_weights(LENGTHS) @ companion.map.weight).norm(dim=1)
+        monkeypatch.setattr(branch_module, "MAX_VIEWS", parts * len(train))
+        branch, _ = fitted(train)
+        moves = torch.stack([nuisance, pattern[0] - pattern[1]]) * branch.ridge.features.scale
+        lengths = (moves * family_weights(LENGTHS) @ branch.ridge.weight).norm(dim=1)
         return float(lengths[0] / lengths[1])
 
     assert distraction(PARTS) < 0.5 * distraction(1)
@@ -209,13 +228,12 @@ def test_parts_help_where_they_differ_in_what_means_nothing(monkeypatch: pytest.
 
 def test_many_images_are_learnt_from_with_fewer_parts(monkeypatch: pytest.MonkeyPatch):
     split = data().train
-    assert split.statistics is not None
     _, every = fitted(split)
-    monkeypatch.setattr(companion_module, "MOST_VIEWS", 2 * len(split) + 1)
+    monkeypatch.setattr(branch_module, "MAX_VIEWS", 2 * len(split) + 1)
     _, few = fitted(split)
-    changed = split.statistics.clone()
+    changed = split["pixel_statistics"].clone()
     changed[:, 2:PARTS] = 0
-    _, expected = fitted(replace(split, statistics=changed))
+    _, expected = fitted(split.with_column("pixel_statistics", changed))
     torch.testing.assert_close(few, expected)
     assert float((few - every).abs().max()) > 1e-3
 
@@ -225,13 +243,13 @@ def test_copies_are_attributed_without_loss_on_pictures():
     train, val = with_copies(both.train), both.val
     targets = val.targets(CLASSES)
 
-    def accuracy(companion: Companion, held_out: torch.Tensor, pictures: SplitLatents) -> float:
+    def accuracy(branch: StatisticsBranch, held_out: torch.Tensor, images: ImageColumns) -> float:
         centres = class_means(held_out, train.targets(CLASSES))
-        named = (companion(evidence(pictures)) @ centres.T).argmax(1)
+        named = (embedded(branch, images) @ centres.T).argmax(1)
         return float(named.eq(targets).float().mean())
 
     robust, naive = fitted(train, degraded=True), fitted(train)
-    degraded = replace(val, statistics=views_of_copies(val, 8))
+    degraded = val.with_column("pixel_statistics", views_of_copies(val, 8))
     assert accuracy(*naive, degraded) < 0.6
     assert accuracy(*robust, degraded) > 0.9
     assert accuracy(*robust, val) > 0.9
@@ -239,8 +257,8 @@ def test_copies_are_attributed_without_loss_on_pictures():
 
 def test_held_out_embeddings_with_copies_lie_where_those_of_new_images_do():
     both = data()
-    companion, held_out = fitted(with_copies(both.train), degraded=True)
-    new = companion(evidence(both.val))
+    branch, held_out = fitted(with_copies(both.train), degraded=True)
+    new = embedded(branch, both.val)
     assert 0.5 < float(new.norm(dim=1).mean() / held_out.norm(dim=1).mean()) < 2
     centres = class_means(held_out, both.train.targets(CLASSES))
     assert torch.cdist(new, centres).argmin(1).eq(both.val.targets(CLASSES)).float().mean() > 0.9
@@ -249,62 +267,44 @@ def test_held_out_embeddings_with_copies_lie_where_those_of_new_images_do():
 def test_copies_make_a_run_that_is_saved_and_read_again(tmp_path: Path):
     both = data()
     copied = replace(both, train=with_copies(both.train))
-    settings = (*ALONE, "features.degraded=true", "train.epochs=1")
+    settings = (*COPIED, "train.epochs=1")
     result = fit_tiny(tmp_path / "run", *settings, data=copied)
     model = result.run.load_model(torch.device("cpu"))
-    assert model.companion is not None
-    assert model.companion.copies is not None
-    assert model.companion.map.weight.shape[1] == len(CLASSES)
-    assert model.companion.copies.weight.shape[1] == len(CLASSES) + 1
-    wide = Companion(model.config.features, model.config.model.dimension)
-    wide.fit(copied.train, CLASSES)
-    torch.testing.assert_close(model.companion(evidence(both.val)), wide(evidence(both.val)))
+    branch = model.statistics
+    assert branch is not None
+    assert branch.copy_ridge is not None
+    assert branch.ridge.weight.shape[1] == len(CLASSES)
+    assert branch.copy_ridge.weight.shape[1] == len(CLASSES) + 1
+    again, _ = fitted(copied.train, degraded=True)
+    torch.testing.assert_close(embedded(branch, both.val), embedded(again, both.val))
 
 
 def test_copies_that_are_not_there_are_asked_for(tmp_path: Path):
-    with pytest.raises(CacheIncomplete, match=r"degraded copies .* --with statistics"):
-        fit_tiny(tmp_path / "run", *ALONE, "features.degraded=true", data=data())
-    with pytest.raises(ConfigError, match=r"features\.degraded"):
-        tiny_config("features.degraded=true")
+    with pytest.raises(CacheIncomplete, match="lacks the column degraded_pixel_statistics"):
+        fit_tiny(tmp_path / "run", *ALONE, "statistics.degraded=true", data=data())
+    with pytest.raises(ConfigError, match=r"statistics\.degraded"):
+        tiny_config("statistics.degraded=true")
 
 
 def test_splits_keep_copies_when_they_are_cut():
     split = with_copies(data().train)
-    assert split.degraded is not None
     part = split.take(np.array([3, 1])).to(torch.device("cpu"))
-    assert part.degraded is not None
-    assert torch.equal(part.degraded, split.degraded[[3, 1]])
+    name = "degraded_pixel_statistics"
+    assert torch.equal(part[name], split[name][[3, 1]])
     assert part.labels.tolist() == split.labels[[3, 1]].tolist()
 
 
 def test_statistics_alone_are_learned_from(tmp_path: Path):
     result = fit_tiny(tmp_path / "run", *ALONE, "train.epochs=2", data=data())
-    assert result.best.val_top1 > 0.9
+    assert result.best["statistics"].val_top1 > 0.9
     model = result.run.load_model(torch.device("cpu"))
-    assert not [name for name in model.state_dict() if name.startswith(("backbone", "pool"))]
-    fitted_numbers = LENGTH * (2 + model.config.model.dimension)
+    assert not [name for name in model.state_dict() if name.startswith("latents")]
+    fitted_numbers = LENGTH * (2 + model.config.head.dimension)
     assert model.size > fitted_numbers > sum(p.numel() for p in model.parameters())
     split = with_statistics(tiny_split(24, "test", seed=5), 5)
-    moved = replace(split, z0=torch.randn_like(split.z0.float()).half())
+    moved = split.with_column("z0", torch.randn_like(split.z0.float()).half())
     assert torch.equal(run_split(model, split).logits, run_split(model, moved).logits)
     assert run_split(model, split).attention.sum(1).numpy() == pytest.approx(np.ones(24))
-
-
-def test_latents_and_statistics_are_read_together(tmp_path: Path):
-    result = fit_tiny(
-        tmp_path / "run", WITH, "train.epochs=1", "train.learning_rate=1e-2", data=data()
-    )
-    model = result.run.load_model(torch.device("cpu"))
-    split = with_statistics(tiny_split(12, "test", views=2, seed=5), 5)
-    found = embed(model, split)
-    assert split.statistics is not None
-    for change in (
-        replace(split, z0=-split.z0),
-        replace(split, statistics=6 - split.statistics),
-    ):
-        assert np.abs(embed(model, change).vectors - found.vectors).max() > 1e-5
-    one = split.take(np.array([4]))
-    np.testing.assert_allclose(embed(model, one).vectors[0], found.vectors[4], atol=1e-4)
 
 
 def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path: Path):
@@ -314,7 +314,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path: Path):
     def stop(epoch: object) -> None:
         raise Stopped
 
-    settings = (WITH, "train.epochs=2")
+    settings = (*ALONE, "train.epochs=2")
     whole = fit_tiny(tmp_path / "whole", *settings, data=data())
     with pytest.raises(Stopped):
         fit_tiny(tmp_path / "parts", *settings, data=data(), on_epoch=stop)
@@ -326,24 +326,17 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path: Path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_cache_without_statistics_is_refused_with_the_cure(tmp_path: Path):
+def test_images_without_statistics_are_refused_with_the_cure(tmp_path: Path):
     with pytest.raises(CacheIncomplete, match="leak cache build --with statistics") as caught:
-        fit_tiny(tmp_path / "run", WITH)
+        fit_tiny(tmp_path / "run", *ALONE)
     assert "\n" not in str(caught.value)
-    model = tiny_model(WITH)
-    with pytest.raises(CacheIncomplete, match="leak cache build --with statistics"):
-        embed(model, tiny_split(6, "test"))
+    with pytest.raises(CacheIncomplete, match="lacks the column pixel_statistics"):
+        embed(tiny_model(*ALONE), tiny_split(6, "test"))
 
 
-def test_a_run_must_read_something():
-    with pytest.raises(ConfigError, match="nothing else is left"):
-        tiny_config("features.latents=false")
-
-
-def test_settings_of_older_runs_read_as_before(tmp_path: Path):
-    (tmp_path / "old.toml").write_text('preset = "paper"\n[features]\ndct_size = 4\n')
-    features = load_config(tmp_path / "old.toml").features
-    assert (features.latents, features.statistics) == (True, False)
+def test_a_model_needs_a_branch():
+    with pytest.raises(ConfigError, match="needs a branch"):
+        tiny_config("latents.enabled=false")
 
 
 def test_a_class_can_be_added(tmp_path: Path):
@@ -359,14 +352,15 @@ def test_a_class_can_be_added(tmp_path: Path):
     np.testing.assert_allclose(embed(grown, split).vectors, vectors, atol=1e-6)
 
 
-def with_activations(split: SplitLatents, seed: int) -> SplitLatents:
+def with_activations(split: ImageColumns, seed: int) -> ImageColumns:
     """The only trace of the class is in the statistics of activations."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randn(len(split), VIEWS, LENGTH, generator=generator)
     seen = torch.randn(len(split), SIGHTS, SEEN, generator=generator)
     patterns = torch.randn(len(CLASSES), SEEN, generator=torch.Generator().manual_seed(97))
     seen += patterns[split.targets(CLASSES), None]
-    return replace(split, statistics=pixels.half(), activations=seen.half())
+    split = split.with_column("pixel_statistics", pixels.half())
+    return split.with_column("activation_statistics", seen.half())
 
 
 def seeing_data() -> TrainingData:
@@ -378,11 +372,10 @@ def seeing_data() -> TrainingData:
 
 def test_what_only_activations_show_is_learnt(tmp_path: Path):
     both = seeing_data()
-    settings = (*ALONE, "train.epochs=1")
-    seeing = fit_tiny(tmp_path / "a", *settings, "features.activations=true", data=both)
-    blind = fit_tiny(tmp_path / "b", *settings, data=both)
-    assert blind.best.val_top1 < 0.7
-    assert seeing.best.val_top1 > 0.9
+    seeing = fit_tiny(tmp_path / "a", *SEEING, "train.epochs=1", data=both)
+    blind = fit_tiny(tmp_path / "b", *ALONE, "train.epochs=1", data=both)
+    assert blind.best["statistics"].val_top1 < 0.7
+    assert seeing.best["statistics"].val_top1 > 0.9
     model = seeing.run.load_model(torch.device("cpu"))
     split = with_activations(tiny_split(24, "test", seed=5), 5)
     part = split.take(np.arange(3, 9))
@@ -393,7 +386,7 @@ def test_what_only_activations_show_of_copies_is_learnt():
     """Copies have the class turned round: one map cannot name both; two can."""
     both = seeing_data()
 
-    def turned(split: SplitLatents, seed: int) -> torch.Tensor:
+    def turned(split: ImageColumns, seed: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed)
         mark = torch.randn(SEEN, generator=torch.Generator().manual_seed(96))
         patterns = torch.randn(len(CLASSES), SEEN, generator=torch.Generator().manual_seed(97))
@@ -402,72 +395,65 @@ def test_what_only_activations_show_of_copies_is_learnt():
         return (values + wrong[:, None, None] + mark).half()
 
     pixels = torch.randn(len(both.train), COPIES, 2, LENGTH).half()
-    train = replace(both.train, degraded=pixels, degraded_activations=turned(both.train, 8))
-    features = FeatureConfig(statistics=True, activations=True, degraded=True)
-    companion = Companion(features, 8)
-    companion.fit(train, CLASSES)
-    assert companion.copies is not None
-    assert len(companion.copies.mean) == 2 * (LENGTH + SEEN)
+    train = both.train.with_column("degraded_pixel_statistics", pixels)
+    train = train.with_column("degraded_activation_statistics", turned(both.train, 8))
+    branch, _ = fitted(train, activations=True, degraded=True)
+    assert branch.copy_ridge is not None
+    assert len(branch.copy_ridge.features.mean) == 2 * (LENGTH + SEEN)
     copies = turned(both.val, 9)[:, 0, :1].expand(-1, SIGHTS, -1)
-    for seen in (both.val.activations, copies):
-        assert seen is not None
-        picture = replace(both.val, activations=seen)
-        shares = shares_of(companion, picture.evidence(slice(None), activations=True))
-        named = shares[:, : len(CLASSES)].argmax(1)
+    for seen in (both.val["activation_statistics"], copies):
+        images = both.val.with_column("activation_statistics", seen)
+        probabilities = probabilities_of(branch, branch.statistics_of(images))
+        named = probabilities[:, : len(CLASSES)].argmax(1)
         assert (named == both.val.targets(CLASSES)).float().mean() > 0.9
 
 
-def test_only_pixels_tell_how_unusual_a_picture_is():
+def test_only_pixels_have_novelty():
     both = seeing_data()
-    companion = Companion(FeatureConfig(statistics=True, activations=True), 8)
-    companion.fit(both.train, CLASSES)
-    assert both.val.statistics is not None
-    assert both.val.activations is not None
+    branch, _ = fitted(both.train, activations=True)
 
-    def novelty(split: SplitLatents) -> torch.Tensor:
-        embedded = companion(split.evidence(slice(None), activations=True))
-        return (embedded - companion.without_novelty(embedded)).norm(dim=1)
+    def novelty(split: ImageColumns) -> torch.Tensor:
+        found = embedded(branch, split)
+        return (found - branch.class_part(found)).norm(dim=1)
 
-    noise = torch.randn(both.val.activations.shape, generator=torch.Generator().manual_seed(4))
-    foreign = replace(both.val, activations=(both.val.activations + 9 * noise).half())
+    def shaken(name: str, strength: float, seed: int) -> ImageColumns:
+        values = both.val[name]
+        noise = torch.randn(values.shape, generator=torch.Generator().manual_seed(seed))
+        return both.val.with_column(name, (values + strength * noise).half())
+
+    foreign, strange = shaken("activation_statistics", 9, 4), shaken("pixel_statistics", 3, 5)
     torch.testing.assert_close(novelty(foreign), novelty(both.val), atol=1e-4, rtol=1e-3)
-    noise = torch.randn(both.val.statistics.shape, generator=torch.Generator().manual_seed(5))
-    strange = replace(both.val, statistics=(both.val.statistics + 3 * noise).half())
     assert float(novelty(strange).min()) > float(novelty(both.val).max())
 
 
-def test_evidence_pairs_each_part_with_itself_reduced():
-    """Pixels of a part, its activations as it is and reduced, and the whole's reduced pixels."""
+def test_each_part_is_beside_itself_resized():
+    """Pixels of a part, its activations as it is and resized, and the whole's resized pixels."""
     split = with_copies(seeing_data().train)
     seen = torch.randn(len(split), COPIES, 2, SEEN).half()
-    split = replace(split, degraded_activations=seen)
-    rows = np.array([3, 1])
-    found = split.evidence(rows, activations=True)
-    assert split.statistics is not None
-    assert split.activations is not None
-    assert split.degraded is not None
-    for number, row in enumerate(rows):
+    split = split.with_column("degraded_activation_statistics", seen)
+    branch = new_branch(activations=True, degraded=True)
+    found = branch.statistics_of(split)
+    pixels, activations = split["pixel_statistics"], split["activation_statistics"]
+    for row in (3, 1):
         for part in range(PARTS):
             expected = [
-                split.statistics[row, part],
-                split.activations[row, part],
-                split.activations[row, PARTS + part],
-                split.statistics[row, PARTS],
+                pixels[row, part],
+                activations[row, part],
+                activations[row, PARTS + part],
+                pixels[row, PARTS],
             ]
-            assert torch.equal(found[number, part], torch.cat(expected))
-    copies = split.degraded_evidence(1, activations=True)
+            assert torch.equal(found[row, part], torch.cat(expected))
+    copies = branch.degraded_statistics_of(split, 1)
     assert copies.shape[:2] == (len(split), 1)
-    expected = [split.degraded[2, 0, 0], seen[2, 0, 0], seen[2, 0, 1], split.degraded[2, 0, 1]]
+    degraded = split["degraded_pixel_statistics"]
+    expected = [degraded[2, 0, 0], seen[2, 0, 0], seen[2, 0, 1], degraded[2, 0, 1]]
     assert torch.equal(copies[2, 0], torch.cat(expected))
 
 
-def test_statistics_of_activations_that_are_not_there_are_asked_for(tmp_path: Path):
-    seeing = (*ALONE, "features.activations=true")
-    with pytest.raises(CacheIncomplete, match=r"activations .* --with statistics"):
-        fit_tiny(tmp_path / "run", *seeing, data=data())
+def test_missing_statistics_of_activations_are_refused(tmp_path: Path):
+    with pytest.raises(CacheIncomplete, match="lacks the column activation_statistics"):
+        fit_tiny(tmp_path / "run", *SEEING, data=data())
     both = seeing_data()
-    unseen = replace(both, train=replace(both.train, degraded=copies_of(both.train, 7)))
-    with pytest.raises(CacheIncomplete, match=r"copies .* --with statistics"):
-        fit_tiny(tmp_path / "other", *seeing, "features.degraded=true", data=unseen)
-    with pytest.raises(ConfigError, match=r"features\.activations"):
-        tiny_config("features.activations=true")
+    unseen = replace(both, train=with_copies(both.train))
+    with pytest.raises(CacheIncomplete, match="lacks the column degraded_activation_statistics"):
+        fit_tiny(tmp_path / "other", *SEEING, "statistics.degraded=true", data=unseen)
