@@ -36,7 +36,6 @@ from leakcache.store.build import build_cache
 from leakcache.store.cache import Cache
 from leakcache.store.derived import one_thread_each
 from leakcache.store.source_images import SourceImages
-from leaknet.config import FeatureConfig
 from leaknet.scoring.encode_files import as_split, encode_files
 from tests.tiny_data import SMALL, picture, save, tiny_model
 
@@ -150,10 +149,9 @@ def test_a_file_has_the_statistics_that_its_cache_keeps(tmp_path: Path, vae: Pat
         Encoder.load(str(vae)),
         cache.manifest.encoding,
         SourceImages.of(cache, everything).files,
-        features=FeatureConfig(statistics=True, activations=True),
+        columns=["pixel_statistics", "activation_statistics"],
     )
     split = as_split(files, "open", "?")
-    assert split.statistics is not None
-    assert split.activations is not None
-    np.testing.assert_array_equal(split.statistics.numpy(), stored_statistics(cache, everything))
-    np.testing.assert_array_equal(split.activations.numpy(), rows_of(cache))
+    pixels, activations = split["pixel_statistics"], split["activation_statistics"]
+    np.testing.assert_array_equal(pixels.numpy(), stored_statistics(cache, everything))
+    np.testing.assert_array_equal(activations.numpy(), rows_of(cache))

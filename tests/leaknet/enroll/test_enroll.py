@@ -67,7 +67,7 @@ def test_the_version_has_one_more_class_and_the_run_is_unchanged(project: Path) 
     assert model.classes == ("ada", "bob", "eve")
     for name, tensor in old.state_dict().items():
         grown = model.state_dict()[name]
-        added = name in ("head.prototypes", "head.offsets")
+        added = name in ("latents.head.prototypes", "offsets")
         assert torch.equal(grown[:2] if added else grown, tensor)
     assert result.images == {"train": 7, "val": 3}
     assert result.old.fold == "val"
@@ -160,7 +160,7 @@ def test_outputs_that_are_not_finite_are_refused(project: Path) -> None:
     run = RunFolder(project / "run")
     model = run.load_model(torch.device("cpu"))
     with torch.no_grad():
-        model.embed.bias.fill_(float("nan"))
+        model.latents.projection.bias.fill_(float("nan"))
     model.save_pretrained(run.path)
     known = Embeddings.load(run.embeddings)
     replace(known, run=run.fingerprint()).save(run.embeddings)
@@ -215,7 +215,7 @@ def test_the_offset_balances_new_and_old_classes() -> None:
     model = tiny_model("head.gate=false")
     centres = 4 * np.linalg.qr(rng.standard_normal((model.config.head.dimension, 3)))[0].T
     with torch.no_grad():  # far out on the same rays, as training leaves prototypes
-        model.head.prototypes.copy_(torch.from_numpy(3 * centres)[:, None])
+        model.latents.head.prototypes.copy_(torch.from_numpy(3 * centres)[:, None])
 
     def images(centre: np.ndarray, label: str, count: int) -> Embeddings:
         vectors = centre + 0.3 * rng.standard_normal((count, len(centre)))
@@ -235,8 +235,7 @@ def test_the_offset_balances_new_and_old_classes() -> None:
 
 
 def _logits(model: ProtoLeakNet, vectors: np.ndarray) -> np.ndarray:
-    pooled = torch.from_numpy(vectors)
-    return model.classify(pooled, torch.ones(len(pooled), 1)).logits.detach().numpy()
+    return model.classify(torch.from_numpy(vectors)).detach().numpy()
 
 
 @pytest.mark.parametrize(("images", "held"), [(3, 1), (5, 2), (10, 3), (50, 15)])

@@ -13,6 +13,7 @@ from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.experiments.attention_modes import (
     MODES,
     detect,
+    gate_of,
     gate_weights,
     halves,
     summarise_modes,
@@ -79,15 +80,14 @@ def test_modes_are_kernel_densities_of_the_gated_embeddings(
 def test_the_gate_is_that_of_the_model() -> None:
     model = tiny_model()
     vectors = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)
-    attention = torch.full((5, 3), 1 / 3)
     with torch.inference_mode():
-        expected = model.classify(torch.from_numpy(vectors), attention).gate
-    np.testing.assert_array_equal(gate_weights(model.gate, vectors), expected.numpy())
+        expected = model.latents.gate(torch.from_numpy(vectors))
+    np.testing.assert_array_equal(gate_weights(gate_of(model), vectors), expected.numpy())
 
 
 def test_a_model_without_a_gate_is_refused(known: Embeddings, same: Embeddings) -> None:
     with pytest.raises(ScoringError, match="has no gate"):
-        detect("dual", tiny_model("head.gate=false").gate, known, same)
+        detect("dual", gate_of(tiny_model("head.gate=false")), known, same)
 
 
 def test_halves_part_prompts_and_lose_no_image(known: Embeddings) -> None:

@@ -67,11 +67,12 @@ def test_only_new_open_images_are_encoded_and_they_are_counted(tmp_path: Path) -
     closed = build_cache(index, encoder, tmp_path / "c" / "closed", preprocessing=SMALL).cache
     for encoded in (5, 0):
         pool = CachePool(closed, open_roots=[tmp_path / "unknown"])
-        task = pool.task(closed, preset("paper").features)
-        assert pool.task(closed, preset("paper").features) is task
+        task = pool.task(closed, preset("paper"))
+        assert pool.task(closed, preset("paper")) is task
         assert [len(split) for split in task.unknown] == [5]
         assert pool.encoded == encoded
-    with_statistics = pool.task(closed, preset("best").features)
+    with_statistics = pool.task(closed, preset("best"))
     for split in (*with_statistics.folds, *with_statistics.unknown):
-        assert split.statistics is not None
-    assert [split.degraded is not None for split in with_statistics.folds] == [True, False, False]
+        assert "pixel_statistics" in split
+    degraded = ["degraded_pixel_statistics" in split for split in with_statistics.folds]
+    assert degraded == [True, False, False]

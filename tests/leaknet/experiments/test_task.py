@@ -9,7 +9,7 @@ from leakcache.store.cache import Cache
 from leaknet.experiments.task import ClosedSet
 from leaknet.model.run_record import training_hash
 from tests.leaknet.experiments.synthetic import closed_cache
-from tests.leaknet.tiny import moments_of
+from tests.leaknet.tiny import moments_of, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 
 @pytest.fixture(scope="module")
 def data(cache: Cache) -> ClosedSet:
-    return ClosedSet.load(cache)
+    return ClosedSet.load(cache, tiny_config())
 
 
 def test_left_out_generators_are_in_no_closed_fold(data: ClosedSet) -> None:
@@ -42,7 +42,7 @@ def test_only_test_images_of_a_left_out_generator_are_evaluated(data: ClosedSet)
 
 def test_standardisation_knows_nothing_of_left_out_generators(data: ClosedSet) -> None:
     task = data.without(("bob",))
-    found, expected = task.data.moments, moments_of(task.data.train.flat)
+    found, expected = task.data.moments, moments_of(task.data.train.z0.flatten(0, 1))
     np.testing.assert_allclose(found.latent.mean, expected.latent.mean, atol=1e-6)
     np.testing.assert_allclose(found.dct.variance, expected.dct.variance, rtol=1e-3)
     assert not np.allclose(found.latent.mean, data.whole().data.moments.latent.mean)

@@ -105,7 +105,6 @@ def test_stability_asks_the_same_of_every_variant(
 def test_a_variant_is_scored_as_a_file_of_its_pixels_under_the_noise_of_the_original(
     project: Path, parts: tuple[ProtoLeakNet, list[Detector], Calibration]
 ) -> None:
-    from leaknet.config import FeatureConfig
     from leaknet.model.inference import embed
     from leaknet.scoring.encode_files import as_split, encode_files, encoding_of
 
@@ -113,12 +112,12 @@ def test_a_variant_is_scored_as_a_file_of_its_pixels_under_the_noise_of_the_orig
     path = next((project / "images" / "ada").iterdir())
     encoding = encoding_of(model)
     encoder = load_encoder(encoding)
-    (file,) = encode_files(encoder, encoding, [path], variants_of, features=FeatureConfig())
+    (file,) = encode_files(encoder, encoding, [path], variants_of, columns=["z0"])
     split = as_split([file], "open", "?")
     assert len(split) == 9
     assert len(set(split.hashes.tolist())) == 1
     table = embed(model, split)
-    (alone,) = encode_files(encoder, encoding, [path], features=FeatureConfig())
+    (alone,) = encode_files(encoder, encoding, [path], columns=["z0"])
     np.testing.assert_allclose(
         table.vectors[0], embed(model, as_split([alone], "open", "?")).vectors[0], atol=1e-5
     )

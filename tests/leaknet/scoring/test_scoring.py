@@ -131,7 +131,8 @@ def test_preparing_a_run_does_not_look_at_the_test_fold(run: Path, cache: Cache)
     result = prepare_run(run, cache)
     stored = Embeddings.load(RunFolder(run).embeddings)
     assert set(stored.folds.tolist()) == {"train", "val"}
-    assert result.metrics["top1"] == score_run(run, cache).validation.metrics["top1"]
+    expected = score_run(run, cache).validation.metrics["top1"]
+    assert result.validation.metrics["top1"] == expected
 
 
 def test_preparing_again_loses_nothing(run: Path, cache: Cache) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from leakcache.errors import ConfigError
 from leakcache.store.cache import Cache
-from leaknet.config import FeatureConfig
+from leaknet.config import PAPER, RunConfig
 from leaknet.data.embeddings import Embeddings
 from leaknet.experiments.ablation.run import RUNS, run_ablation
 from leaknet.experiments.ablation.spec import Ablation, Row, Scoring, find_ablation
@@ -30,10 +30,10 @@ class _PoolWith(CachePool):
 
     def __init__(self, unknown: Cache, main: Cache) -> None:
         super().__init__(main)
-        self.others = open_splits([unknown], main)
+        self.others = open_splits([unknown], main, PAPER)
 
-    def task(self, cache: Cache, features: FeatureConfig) -> Task:
-        found = super().task(cache, features)
+    def task(self, cache: Cache, config: RunConfig) -> Task:
+        found = super().task(cache, config)
         return replace(found, unknown=tuple(self.others))
 
 
