@@ -20,7 +20,7 @@ from leakcache.errors import CacheStale, ScoringError
 from leakcache.store.cache import Cache
 from leaknet.calibration import Calibration
 from leaknet.config import ACTIVATIONS, PIXELS, Z0
-from leaknet.data.columns import ImageColumns, load_fold
+from leaknet.data.columns import CPU, ImageColumns, load_fold
 from leaknet.data.embeddings import Embeddings
 from leaknet.evaluation.summary import (
     Key,
