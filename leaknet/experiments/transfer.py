@@ -37,7 +37,7 @@ from leaknet.evaluation.verdicts import Columns, known_columns, rates
 from leaknet.experiments.trial import RunTrial
 from leaknet.metrics import closed_values, roc
 from leaknet.metrics.closed_set import correct
-from leaknet.scoring.run_embeddings import CLOSED_FOLDS, CPU, unknown_embeddings
+from leaknet.scoring.run_embeddings import CLOSED_FOLDS, unknown_embeddings
 
 OTHER, TEST = "", "test"
 _RECALL = "recall of "
