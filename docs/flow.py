@@ -28,10 +28,10 @@ BOXES = {
     "statistics": (560, 156, 160, 76, "statistics", ("pixels, activations,", "degraded copies")),
     "store": (790, 50, 266, 182, "store", ("columns by content hash,", "resumable, checksummed:")),
     "latent": (790, 318, 266, 92, "Latent branch", (
-        "noise, DCT map → ResNet-18", "→ temporal attention")),
+        "noise, DCT map → ResNet-18 →", "temporal attention, prototypes")),
     "closed": (790, 434, 266, 92, "Statistics branch", (
-        "closed-form regression on", "pixel and activation statistics")),
-    "embedding": (594, 376, 150, 92, "Embedding", ("gate, prototypes,", "novelty")),
+        "closed-form regression on", "statistics, novelty, prototypes")),
+    "embedding": (594, 376, 150, 92, "Embedding", ("both branches,", "weighted")),
     "detectors": (408, 376, 146, 92, "Detectors", ("KDE, Mahalanobis,", "kNN, energy, …")),
     "calibration": (222, 376, 146, 92, "Calibration", (
         "p-value, prediction", "set, likelihood ratio")),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from leakcache.errors import RunError
+from leakcache.files import json_text
 
 FILE = "enrolment.json"
 _NUMBERED = re.compile(r"(?P<stem>.+)@(?P<number>\d+)")
@@ -41,8 +42,7 @@ def write_version(folder: Path, fill: Callable[[Path], object], content: dict[st
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         fill(partial)
-        text = json.dumps(content, indent=1, ensure_ascii=False)
-        (partial / FILE).write_text(text + "\n", encoding="utf-8")
+        (partial / FILE).write_text(json_text(content) + "\n", encoding="utf-8")
         partial.rename(folder)
     except OSError as error:
         raise RunError(f"{folder} cannot be written: {error.strerror or error}") from error
