@@ -119,7 +119,7 @@ class ScoredRun:
         metrics = _read_metrics(folder)
         table = read_score_table(folder)
         embeddings = _embeddings(folder, metrics["model"], table)
-        history = tuple(RunFolder(folder).epochs(record.config.branches[0]))
+        history = tuple(RunFolder(folder).epochs())
         return cls(folder, record, _versions(folder), metrics, table, history, embeddings)
 
     @property

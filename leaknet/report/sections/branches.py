@@ -11,26 +11,30 @@ from leaknet.report.run_data import ScoredRun
 
 SLIGHT = 0.02
 """A smaller difference in weight is not worth a sentence."""
-_NAMES = {"latents": "Noisy latents alone", "statistics": "Statistics alone"}
+NAMES = {"latents": "Noisy latents", "statistics": "Statistics"}
 
 
 def branches(run: ScoredRun) -> dict[str, Any]:
     """Branches with their figures; the attention of a run that weights several noise steps."""
-    return {"alone": _alone(run), "measures": CLOSED[:3], "attention": _attention(run)}
+    found = run.metrics["branches"]
+    several = len(run.record.config.branches) > 1
+    return {
+        "alone": _alone(run, found) if several else [],
+        "held_out": found["held_out"],
+        "measures": CLOSED[:3],
+        "attention": _attention(run),
+    }
 
 
-def _alone(run: ScoredRun) -> list[tuple[str, float | None, list[Figure]]]:
-    """Each branch alone and both together, with its weight; empty for a run of one branch."""
-    found = run.metrics.get("branches") or {}
-    names = [name for name in _NAMES if name in found]
-    if len(names) < 2:
-        return []
-    weights = found.get("weights") or {}
-    rows = [(_NAMES[name], weights.get(name), found[name]) for name in names]
-    both: tuple[str, float | None, dict[str, Any]] = ("Both", None, run.closed["prototype"])
+def _alone(run: ScoredRun, found: dict[str, Any]) -> list[tuple[str, float | None, list[Figure]]]:
+    """Each branch alone with its weight, and both together, on the test images."""
+    rows: list[tuple[str, float | None, dict[str, Any]]] = [
+        (f"{NAMES[name]} alone", found["weights"][name], found[name])
+        for name in run.record.config.branches
+    ]
     return [
         (name, weight, [Figure.of(group, m.key) for m in CLOSED[:3]])
-        for name, weight, group in (*rows, both)
+        for name, weight, group in (*rows, ("Both", None, run.closed["prototype"]))
     ]
 
 

@@ -48,7 +48,7 @@ def _facts(run: ScoredRun) -> Iterator[tuple[str, str, bool]]:
             yield "Autoencoder", words, False
             yield "Autoencoder weights", autoencoder.weights_sha256, True
             yield "Encoder precision", encoding.precision, False
-        if run.record.shape is not None:
+        if run.latents and run.record.shape:
             words = f"{cut.name}, {cut.size} pixels, {cut.views} view(s) per image"
             yield "Preprocessing", words, False
             yield "Latents", f"{' × '.join(map(str, run.record.shape))}, {encoding.stored}", False

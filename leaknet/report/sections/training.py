@@ -8,23 +8,31 @@ import numpy as np
 
 from leaknet.report.html import Html
 from leaknet.report.run_data import ScoredRun
+from leaknet.report.sections.branches import NAMES
 from leaknet.report.svg import Axis, Frame
 from leaknet.training.history import EpochRecord
 
 
 def training(run: ScoredRun) -> dict[str, Any]:
-    """Loss and validation figures by epoch; `best` is None where no history was kept."""
-    history = run.history
-    if not history:
-        return {"best": None}
+    """Loss and validation figures by epoch of each branch; none where no history was kept."""
+    histories = {
+        name: [record for record in run.history if record.branch == name]
+        for name in run.record.config.branches
+    }
+    limit = run.record.config.train.epochs
+    return {"limit": limit, "branches": [_branch(n, h) for n, h in histories.items() if h]}
+
+
+def _branch(name: str, history: list[EpochRecord]) -> dict[str, Any]:
     best = ([record for record in history if record.best] or list(history))[-1]
     lowest = min(history, key=lambda record: record.val_loss)
     overfit = lowest.epoch < best.epoch and best.val_loss > 1.1 * lowest.val_loss
     loss, quality = _curves(history, best.epoch)
     return {
+        "name": name,
+        "title": NAMES[name],
         "best": best,
         "epochs": len(history),
-        "limit": run.record.config.train.epochs,
         "overfit_since": lowest.epoch if overfit else None,
         "duration": _duration(sum(record.seconds for record in history)),
         "loss": loss,
@@ -36,7 +44,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
-def _curves(history: tuple[EpochRecord, ...], kept: int) -> tuple[Html, Html]:
+def _curves(history: list[EpochRecord], kept: int) -> tuple[Html, Html]:
     epochs = [record.epoch for record in history]
     losses = {
         "c0": [record.loss for record in history],

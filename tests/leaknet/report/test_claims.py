@@ -59,16 +59,19 @@ def test_a_run_is_described_by_its_own_branches(run: Path) -> None:
 
 
 def test_both_branches_are_shown_alone_and_together(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", Recipe(unknown=()))
+    run = write_run(tmp_path / "run", Recipe(unknown=(), overrides=("statistics.enabled=true",)))
     metrics = json.loads((run / "metrics.json").read_text())
     one, two = ({**metrics["closed"], "top1": value, "interval": {}} for value in (0.25, 0.75))
     metrics["branches"] = {
         "latents": one,
         "statistics": two,
         "weights": {"latents": 0.1, "statistics": 0.9},
+        "held_out": {"gain": 0.1, "error": 0.01, "images": 7, "groups": 3},
     }
     (run / "metrics.json").write_text(json.dumps(metrics))
-    table = page_of(run).one("section", id="branches").one("div", aria_label="Each branch alone")
+    section = page_of(run).one("section", id="branches")
+    assert "held-out prompt groups (7 images)" in " ".join(section.text.split())
+    table = section.one("div", aria_label="Each branch alone")
     rows = {row[0]: row[1:] for row in table.rows()}
     assert rows["Noisy latents alone"][:2] == ["0.10", "25.0 %"]
     assert rows["Statistics alone"][:2] == ["0.90", "75.0 %"]
