@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _UNSHOWN = re.compile("[\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
+ALPHA = 0.05
+"""False-alarm rate that answers are given at unless --alpha says otherwise."""
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -139,7 +141,7 @@ def alpha_option(command: Command) -> Command:
     return click.option(
         "--alpha",
         type=float,
-        default=0.05,
+        default=ALPHA,
         show_default=True,
         callback=_rate,
         help="Rate at which images of known generators may be called unknown.",

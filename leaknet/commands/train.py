@@ -11,6 +11,7 @@ import click
 from leakcache.statistics.build import complete_statistics
 from leaknet.commands.defaults import LeakCommand, Settings, cache_folder, remember
 from leaknet.commands.options import (
+    ALPHA,
     cache_option,
     device_option,
     emit,
@@ -55,12 +56,16 @@ def train(settings: Settings, /, **options: Any) -> None:
     """
     from leakcache.device import resolve_device
     from leakcache.store.changes import open_current
+    from leaknet.calibration.split_half import calibration_limits
     from leaknet.scoring.score_run import prepare_run
     from leaknet.training.train import train as fit
 
     config = configured(options)
     folder = cache_folder(options["cache"], settings.caches)
     cache = open_current(folder / "closed")
+    val = cache.rows("val")
+    if limits := calibration_limits(cache.groups[val], cache.labels[val], ALPHA):
+        click.echo(f"warning: {limits}", err=True)
     run = Path(options["run"] or settings.runs / run_name(folder.name, config))
     device = resolve_device(options["device"])
     complete_statistics(config.columns(), [cache], str(device))

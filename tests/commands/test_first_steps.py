@@ -80,6 +80,12 @@ def test_a_command_ends_with_the_next_one(say: Any, words: tuple[str, ...]) -> N
         assert command is not None
 
 
+def test_a_calibration_that_is_too_small_is_said_before_training(say: Any) -> None:
+    said = say(*TRAIN, "--run", "runs/first")
+    assert said.stderr.startswith("warning: only ")
+    assert "no image can be called unknown at a false-alarm rate below" in said.stderr
+
+
 def test_a_new_default_run_is_announced_and_can_be_taken_back(say: Any, project: Path) -> None:
     say("runs", "use", "first")
     said = say(*TRAIN, "--seed", "1", "--run", "runs/second")

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leakcache.errors import ScoringError
-from leaknet.calibration.split_half import choosing_half, cut_in_halves
+from leaknet.calibration.conformal import conformal_p_values
+from leaknet.calibration.split_half import calibration_limits, choosing_half, cut_in_halves
 from tests.leaknet.calibration.exchangeable import CLASSES, closed
 
 
@@ -29,6 +30,20 @@ def test_the_order_of_the_images_does_not_matter_and_the_seed_does() -> None:
     shuffled = val.take(np.random.default_rng(0).permutation(len(val)))
     halves = [set(cut_in_halves(e, seed)[1].paths) for e, seed in ((val, 0), (shuffled, 0))]
     assert halves[0] == halves[1] != set(cut_in_halves(val, 1)[1].paths)
+
+
+@pytest.mark.parametrize("prompts", [1, 2, 7, 12, 13, 14, 40])
+def test_limits_are_known_before_training(prompts: int) -> None:
+    val = closed(prompts).select("val")
+    limits = calibration_limits(val.groups, val.labels, 0.05)
+    if prompts < 2:
+        assert "needs two" in limits
+        return
+    images = len(cut_in_halves(val)[1])
+    reference = np.arange(images, dtype=float)
+    possible = conformal_p_values(reference, np.array([-1.0]))[0] <= 0.05
+    assert (limits == "") == possible
+    assert possible or f"only {images} calibration images" in limits
 
 
 def test_prompts_of_single_classes_are_dealt_class_by_class() -> None:
