@@ -15,7 +15,7 @@ from leakcache.errors import RunError
 from leaknet.commands.defaults import read_settings
 from tests.tiny_data import save, tiny_model, write_pictures
 
-SMALL = ["model.backbone=test_resnet", "model.dimension=8", "train.epochs=1", "features.dct_size=4"]
+SMALL = ["latents.backbone=test_resnet", "head.dimension=8", "train.epochs=1", "latents.dct_size=4"]
 TRAIN = ["train", "--preset", "paper", *(word for item in SMALL for word in ("--set", item))]
 
 
