@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -59,12 +60,18 @@ class Encoder:
     DOWNSCALE = DOWNSCALE
 
     def __init__(
-        self, network: nn.Module, identity: AutoencoderIdentity, precision: str, device: str
+        self,
+        network: nn.Module,
+        identity: AutoencoderIdentity,
+        precision: str,
+        device: str,
+        runtime: str = "torch",
     ) -> None:
         if precision not in PRECISIONS:
             raise ConfigError(f"--precision {precision}: take one of {', '.join(PRECISIONS)}")
         self.identity = identity
         self.precision = precision
+        self.runtime = runtime
         self.device = torch.device(device)
         self._dtype = PRECISIONS[precision]
         # Casting is not undone by casting back, so the error is measured against a copy.
@@ -77,11 +84,24 @@ class Encoder:
         self._network.to(memory_format=torch.channels_last)
 
     @classmethod
-    def load(cls: type[Loaded], spec: str, precision: str = "fp32", device: str = "cpu") -> Loaded:
+    def load(
+        cls: type[Loaded],
+        spec: str,
+        precision: str = "fp32",
+        device: str = "cpu",
+        runtime: str = "torch",
+    ) -> Loaded:
         """Load the encoder that `spec` names (see `leakcache.encoder.weights.locate`).
+
+        Args:
+            spec: names the weights.
+            precision: a key of `PRECISIONS`.
+            device: where it runs.
+            runtime: "torch", or "onnx" for ONNX Runtime: tiny autoencoders, fp32, on a CPU.
 
         Raises:
             WeightsError: the weights cannot be had or do not fit their configuration.
+            ConfigError: there is no such precision, or the runtime cannot run this encoder.
         """
         weights = locate(spec)
         network = load_network(weights)
@@ -95,7 +115,18 @@ class Encoder:
             scaling_factor=network.scaling_factor,
             shift_factor=network.shift_factor,
         )
-        return cls(network.module, identity, precision, device)
+        if runtime == "torch":
+            return cls(network.module, identity, precision, device)
+        if runtime != "onnx":
+            raise ConfigError(f"--runtime {runtime}: take one of torch, onnx")
+        if precision != "fp32" or torch.device(device).type != "cpu":
+            raise ConfigError(
+                f"--runtime onnx: computes in fp32 on a CPU, not in {precision} on {device}; "
+                "take --runtime torch"
+            )
+        from leakcache.encoder.onnx_network import onnx_network
+
+        return cls(onnx_network(network), identity, precision, device, runtime)
 
     @torch.inference_mode()
     def encode(
@@ -135,8 +166,7 @@ class Encoder:
         found: list[Tensor] = []
         hooks = [
             module.register_forward_hook(lambda _, __, output: found.append(output))
-            for module in self._network.modules()
-            if isinstance(module, nn.Conv2d) and module.stride == (2, 2)
+            for module in _halvings(self._network)
         ]
         try:
             latents = self.encode_bytes(views[:, :height, :width])
@@ -152,3 +182,13 @@ class Encoder:
         reference = self._exact.encode_bytes(pixels)
         error = self.encode_bytes(pixels) - reference
         return float(error.square().mean().sqrt() / reference.square().mean().sqrt())
+
+
+def _halvings(network: nn.Module) -> Iterable[nn.Module]:
+    """Modules that give the activations: convolutions that halve the resolution."""
+    found: Iterable[nn.Module] = getattr(network, "halvings", ()) or [
+        module
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d) and module.stride == (2, 2)
+    ]
+    return found
