@@ -91,7 +91,8 @@ class EpochBench:
         assert latents is not None
         latents.features.fit(_standard((channel,)), _standard((channel, side, side)))
         self._stepper = Stepper(latents, config.train, device)
-        self._latents, self._images = latents, self._training_images()
+        self._latents = latents
+        self._images = self._training_images()
         self._sizes = batch_sizes(images, config.train.batch_size)
         self._features, self._targets = self._precompute()
 
