@@ -12,6 +12,9 @@ from leakcache.store.manifest import FILE as MANIFEST
 from leaknet.report.metric_labels import BY_KEY, Figure, Measure
 from leaknet.report.run_data import ScoredRun
 
+LIMIT = 20_000_000
+"""Size in bytes from which a JSON file is taken for something other than a table of results."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -62,9 +65,9 @@ def find_related(run: ScoredRun) -> Related:
         return Related()
     cache = Path(run.record.cache.folder)
     audits, tables = list(_audits(cache)), list[Table]()
-    places = [run.folder.resolve().parent, *run.folder.resolve().parents[1:3]]
-    files = sorted({file for place in places for file in place.glob("*/*.json")})
-    for file in files:
+    folders = run.folder.resolve().parents[:2]
+    files = {file for folder in folders for file in folder.glob("*/*.json")}
+    for file in sorted(file for file in files if file.stat().st_size < LIMIT):
         content = _read(file)
         name = f"{file.parent.name}/{file.name}"
         if "protocol" in content and _same(content["protocol"].get("cache"), cache):

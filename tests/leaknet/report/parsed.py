@@ -20,18 +20,18 @@ class Node:
         """All text within."""
         return "".join(c if isinstance(c, str) else c.text for c in self.children)
 
-    def all(self, tag: str | None = None, **wanted: str) -> Iterator[Node]:
+    def all(self, tag: str | None = None, **expected: str) -> Iterator[Node]:
         """Elements within of this tag; `class_` matches one of an element's classes."""
         for child in self.children:
             if isinstance(child, str):
                 continue
-            if tag in (None, child.tag) and child._has(wanted):
+            if tag in (None, child.tag) and child._has(expected):
                 yield child
-            yield from child.all(tag, **wanted)
+            yield from child.all(tag, **expected)
 
-    def one(self, tag: str | None = None, **wanted: str) -> Node:
+    def one(self, tag: str | None = None, **expected: str) -> Node:
         """The first such element."""
-        return next(self.all(tag, **wanted))
+        return next(self.all(tag, **expected))
 
     def rows(self) -> list[list[str]]:
         """Texts of the cells of the table body within."""
@@ -41,13 +41,13 @@ class Node:
             for row in body.all("tr")
         ]
 
-    def _has(self, wanted: dict[str, str]) -> bool:
+    def _has(self, expected: dict[str, str]) -> bool:
         classes = self.attributes.get("class", "").split()
         return all(
             value in classes
             if key == "class_"
             else self.attributes.get(key.replace("_", "-")) == value
-            for key, value in wanted.items()
+            for key, value in expected.items()
         )
 
 

@@ -47,7 +47,7 @@ def section(page: Node, key: str) -> Node:
 
 
 def shown(text: str) -> float:
-    """The first number of a cell; percentages as shares."""
+    """The first number of a cell; percentages as fractions."""
     value = float(re.findall(r"[\d.]+", text)[0])
     return value / 100 if "%" in text else value
 
@@ -188,8 +188,8 @@ def test_histograms_hold_every_image(page: Node) -> None:
         for class_ in ("known", "unknown"):
             points = path_points(drawing.one("path", class_=class_))[1:-1:2]
             base = path_points(drawing.one("path", class_=class_))[0, 1]
-            shares = (points[:, 1] - base) / scale
-            assert shares.sum() == pytest.approx(1.0, abs=0.02)
+            fractions = (points[:, 1] - base) / scale
+            assert fractions.sum() == pytest.approx(1.0, abs=0.02)
 
 
 def test_answers_are_those_of_the_calibrated_run(run: Path, page: Node) -> None:
