@@ -31,7 +31,6 @@ from typing import ClassVar
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from leakcache.errors import ConfigError
@@ -262,6 +261,9 @@ class StatisticsBranch(Branch):
         )
         scores, originality = fitted.held_out[:, :-1], fitted.held_out[:, -1:]
         scale = INVERSE_TEMPERATURE / fit_temperature(scores, targets)
+        # Importing scikit-learn costs a second, which fitted branches need not pay.
+        from sklearn.linear_model import LogisticRegression
+
         logistic = LogisticRegression(C=UNPENALISED, class_weight="balanced")
         logistic.fit(originality, original)
         slope, intercept = float(logistic.coef_[0, 0]), float(logistic.intercept_[0])
