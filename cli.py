@@ -8,10 +8,12 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from difflib import get_close_matches
 
 import click
 
 from leakcache.errors import LeakError
+from leakcache.names import visible
 from leaknet.commands.defaults import Settings, read_settings
 
 COMMANDS = {
@@ -46,6 +48,17 @@ class LazyGroup(click.Group):
         name = cmd_name.replace("-", "_")
         command: click.Command = getattr(importlib.import_module(f"leaknet.commands.{name}"), name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command of the first argument; what is misspelt names the nearest."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            near = get_close_matches(name, COMMANDS, n=1)
+            meant = f" Did you mean {near[0]!r}?" if near else ""
+            ctx.fail(f"No such command {visible(name)!r}.{meant}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
@@ -83,10 +96,10 @@ def main() -> None:
     try:
         code = leak.main(prog_name="leak", standalone_mode=False, obj=read_settings())
     except LeakError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {visible(str(error))}", err=True)
         code = 1
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
+        place = f"{visible(str(error.filename))}: " if error.filename else ""
         click.echo(
             f"error: {place}{error.strerror or error}; check that it is there and can be read "
             "and written, and that the disk has room",

@@ -16,6 +16,7 @@ from leaknet.commands.options import (
     json_option,
     next_steps,
 )
+from leaknet.commands.preflight import check_trainable
 
 if TYPE_CHECKING:
     from leaknet.experiments.ablation.run import AblationPlan
@@ -80,11 +81,13 @@ def ablate(settings: Settings, /, **options: Any) -> None:
       leak ablate table5 --seeds 3
       leak ablate table3 --also caches/faces-taesdxl-resize256 --open unknown/ --json
     """
+    folder = cache_folder(options["cache"], settings.caches)
+    check_trainable(folder)
+
     from leaknet.experiments.ablation.run import run_ablation
     from leaknet.experiments.ablation.tables import ablation_tables, summary_line, write_results
     from leaknet.experiments.tables import print_grids
 
-    folder = cache_folder(options["cache"], settings.caches)
     plan = _plan(settings, folder, options)
     result = run_ablation(plan, _pool(folder, options))
     files = write_results(result, plan.out)

@@ -61,6 +61,10 @@ def audit(
       leak audit photos/ --open unknown-generators/ --canonical --json
     """
     from leakcache.dataset.index import read_index
+
+    index = read_index(data_root(data), seed=seed)
+    unknown = [read_index(Path(root), open_set=True) for root in open_roots]
+
     from leakcache.images.decode import Preprocessing
     from leaknet.audit.audit import audit as run_audit
     from leaknet.files import write_json
@@ -68,8 +72,8 @@ def audit(
 
     side = Preprocessing(canonical=canonical, canonical_size=canonical_size).canonical_size
     result = run_audit(
-        read_index(data_root(data), seed=seed),
-        [read_index(Path(root), open_set=True) for root in open_roots],
+        index,
+        unknown,
         canonical=side if canonical else None,
     )
     file = audit_file(settings.caches, result.index.root, result.canonical)

@@ -28,6 +28,7 @@ from leaknet.commands.options import (
     next_steps,
     vae_option,
 )
+from leaknet.commands.preflight import check_roots, check_trainable
 
 if TYPE_CHECKING:
     from leakcache.store.cache import Cache
@@ -110,6 +111,10 @@ def bench(settings: Settings, /, **options: Any) -> None:
       leak bench --methods all --data data/ --epochs 1 --limit 24
       leak bench --methods resnet50,npr,ours --open unknown/ --steps 0,1,2,3 --seeds 3
     """
+    if options["data"] is None:
+        check_trainable(cache_folder(options["cache"], settings.caches))
+    check_roots(options["open_roots"])
+
     from leakcache.device import resolve_device
     from leaknet.baselines.ours import Ours
     from leaknet.config import preset

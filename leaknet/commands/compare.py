@@ -9,6 +9,7 @@ import click
 
 from leaknet.commands.defaults import LeakCommand, Settings
 from leaknet.commands.options import emit, json_option, next_steps
+from leaknet.commands.preflight import check_run
 
 
 @click.command(cls=LeakCommand)
@@ -34,6 +35,9 @@ def compare(settings: Settings, /, run_a: str, run_b: str, **options: Any) -> No
     Example:
       leak compare runs/paper-seed0 runs/best-seed0
     """
+    check_run(Path(run_a))
+    check_run(Path(run_b))
+
     from leaknet.experiments.compare_runs import compare_runs, comparison_table
     from leaknet.experiments.tables import print_grids
     from leaknet.scoring.fitted_detectors import detectors_named

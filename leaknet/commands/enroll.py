@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from leakcache.dataset.folders import find_images
 from leaknet.commands.defaults import LeakCommand, Settings, remember, run_folder
 from leaknet.commands.options import (
     cache_option,
@@ -16,6 +17,7 @@ from leaknet.commands.options import (
     next_steps,
     run_option,
 )
+from leaknet.commands.preflight import check_run
 
 if TYPE_CHECKING:
     from leaknet.enroll import Enrolment
@@ -74,6 +76,9 @@ def enroll(settings: Settings, /, **options: Any) -> None:
 
 
 def _enroll(run: Path, options: dict[str, Any], settings: Settings) -> None:
+    check_run(run)
+    find_images([options["folder"]])
+
     from leakcache.device import resolve_device
     from leaknet.enroll import enroll as enroll_run
 

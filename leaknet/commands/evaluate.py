@@ -18,6 +18,7 @@ from leaknet.commands.options import (
     json_option,
     next_steps,
 )
+from leaknet.commands.preflight import check_roots, check_trainable
 
 if TYPE_CHECKING:
     import torch
@@ -108,6 +109,10 @@ def evaluate(settings: Settings, /, **options: Any) -> None:
       leak evaluate --open unknown/ --detectors all --table2 --shuffle-labels --out eval/
       leak evaluate --transfer elsewhere/ --same-as pixart=PixArt-XL
     """
+    folder = cache_folder(options["cache"], settings.caches)
+    check_trainable(folder)
+    check_roots(options["open_roots"])
+
     from leakcache.device import resolve_device
     from leakcache.store.changes import open_current
     from leaknet.experiments.caches import open_set_caches
@@ -115,7 +120,6 @@ def evaluate(settings: Settings, /, **options: Any) -> None:
     from leaknet.experiments.protocols import evaluate as run_protocols
     from leaknet.experiments.tables import print_grids
 
-    folder = cache_folder(options["cache"], settings.caches)
     device = resolve_device(options["device"])
     plan = _plan(options, settings.runs, folder.name, device)
     closed = open_current(folder / "closed")

@@ -9,6 +9,7 @@ import click
 
 from leaknet.commands.defaults import LeakCommand, Settings, run_folder
 from leaknet.commands.options import emit, json_option, next_steps
+from leaknet.commands.preflight import check_output, check_run
 
 
 @click.command(cls=LeakCommand)
@@ -34,10 +35,14 @@ def report(settings: Settings, /, **options: Any) -> None:
       leak report
       leak report runs/paper runs/best --out compare.html
     """
-    from leaknet.report.page import write_page
-
     named = options["runs"] or [run_folder(settings.content.get("run"), settings.runs)]
     out = Path(options["out"]) if options["out"] else None
+    for run in named:
+        check_run(Path(run))
+    check_output(out)
+
+    from leaknet.report.page import write_page
+
     page = write_page([Path(run) for run in named], out)
     size = page.stat().st_size
     if options["as_json"]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from leakcache.dataset.folders import find_images
 from leaknet.commands.defaults import LeakCommand, Settings, cache_folder, run_folder
 from leaknet.commands.options import (
     alpha_option,
@@ -17,6 +18,13 @@ from leaknet.commands.options import (
     json_option,
     next_steps,
     run_option,
+)
+from leaknet.commands.preflight import (
+    check_alpha,
+    check_output,
+    check_roots,
+    check_run,
+    check_same_classes,
 )
 
 if TYPE_CHECKING:
@@ -91,6 +99,10 @@ def score(settings: Settings, /, **options: Any) -> None:
       leak score suspect.png folder/ --stability --alpha .1 --csv scores.csv
     """
     run = run_folder(options["run"], settings.runs)
+    check_run(run)
+    if options["cache"] is not None:
+        check_same_classes(run, Path(options["cache"]))
+    check_roots(options["open_roots"])
     if options["images"]:
         _score_images(run, options)
     else:
@@ -162,15 +174,18 @@ def _score_run(run: Path, options: dict[str, Any], settings: Settings) -> None:
 
 
 def _score_images(run: Path, options: dict[str, Any]) -> None:
+    found = find_images(options["images"])
+    table = Path(options["csv_file"]) if options["csv_file"] else None
+    check_output(table)
+    check_alpha(run, options["alpha"])
     from leakcache.device import resolve_device
     from leaknet.calibration import load_calibration
     from leaknet.data.embeddings import Embeddings
     from leaknet.report.terminal import print_images, write_images_csv
     from leaknet.scoring.fitted_detectors import detectors_named, load_scorers
-    from leaknet.scoring.predict import find_images, score_files
+    from leaknet.scoring.predict import score_files
     from leaknet.training.run_folder import RunFolder
 
-    found = find_images(options["images"])
     device = resolve_device(options["device"])
     files = RunFolder(run)
     model = files.load_model(device)
@@ -188,8 +203,8 @@ def _score_images(run: Path, options: dict[str, Any]) -> None:
         device=str(device),
     )
     facts = calibration.as_dict(options["alpha"])
-    if options["csv_file"]:
-        write_images_csv(results, Path(options["csv_file"]))
+    if table:
+        write_images_csv(results, table)
     if options["as_json"]:
         head = {"run": str(run), "alpha": options["alpha"], "detector": detectors[0].name}
         images = [result.as_dict() for result in results]

@@ -19,6 +19,7 @@ from leaknet.commands.options import (
     next_steps,
     run_option,
 )
+from leaknet.commands.preflight import check_trainable
 
 if TYPE_CHECKING:
     from leaknet.config import RunConfig
@@ -54,14 +55,16 @@ def train(settings: Settings, /, **options: Any) -> None:
       leak train
       leak train --preset paper --seed 1 --set head.prototypes=6
     """
+    config = configured(options)
+    folder = cache_folder(options["cache"], settings.caches)
+    check_trainable(folder)
+
     from leakcache.device import resolve_device
     from leakcache.store.changes import open_current
     from leaknet.calibration.split_half import calibration_limits
     from leaknet.scoring.score_run import prepare_run
     from leaknet.training.train import train as fit
 
-    config = configured(options)
-    folder = cache_folder(options["cache"], settings.caches)
     cache = open_current(folder / "closed")
     val = cache.rows("val")
     if limits := calibration_limits(cache.groups[val], cache.labels[val], ALPHA):

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Shaped
 
+from leakcache.dataset.folders import find_images
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import DataError
 from leakcache.store.manifest import Encoding
-from leaknet.scoring.encode_files import EncodedFile, encode_files, find_images
+from leaknet.scoring.encode_files import EncodedFile, encode_files
 
 MIN_SHOTS = 3
 """Two images for the prototypes and one for calibration."""

@@ -17,9 +17,8 @@ import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from leakcache.dataset.folders import images_below
 from leakcache.encoder.autoencoder import Encoder
-from leakcache.errors import DataError, ImageError, RunError, WeightsError
+from leakcache.errors import ImageError, RunError, WeightsError
 from leakcache.images.canonical import canonicalise
 from leakcache.images.decode import Preprocessing, decode, preprocess, to_unit_range
 from leakcache.images.loader import in_order
@@ -52,37 +51,6 @@ class EncodedFile:
     sha256: str = ""
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     reason: str = ""
-
-
-def find_images(arguments: Sequence[str]) -> list[tuple[Path, str]]:
-    """Files as named and every image below folders as named, in order, each with a reason.
-
-    The reason says why something cannot be an image (it does not exist, a folder holds none);
-    it is empty for all that is worth opening. What lies in folders beside images and is plainly
-    none of them (text, tables, hidden files) is passed over.
-
-    Raises:
-        DataError: nothing was found that is worth opening.
-    """
-    found: list[tuple[Path, str]] = []
-    for argument in arguments:
-        path = Path(argument)
-        if path.is_dir():
-            found += _below(path)
-        else:
-            found.append((path, "" if path.exists() else "no such file or folder"))
-    if all(reason for _, reason in found):
-        path, reason = found[0]
-        raise DataError(f"{path}: {reason}; name image files, or folders that hold some")
-    return found
-
-
-def _below(folder: Path) -> list[tuple[Path, str]]:
-    images, rejects = images_below(folder)
-    if not images and not rejects:
-        return [(folder, "no images in this folder")]
-    found = [(folder / image, "") for image in images]
-    return found + [(folder / reject.path, reject.reason) for reject in rejects]
 
 
 def encoding_of(model: ProtoLeakNet) -> Encoding:

@@ -19,12 +19,11 @@ from leaknet.scoring.encode_files import (
     as_split,
     encode_files,
     encoding_of,
-    find_images,
     load_encoder,
 )
 from leaknet.scoring.stability import VARIANTS, Stability, stability_of, variants_of
 
-__all__ = ["ImageScore", "conformal_p_values", "find_images", "predict", "score_files"]
+__all__ = ["ImageScore", "conformal_p_values", "predict", "score_files"]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from cli import leak
+from leakcache.dataset.folders import find_images
 from leakcache.errors import DataError, RunError, WeightsError
 from leaknet.calibration import Calibration, load_calibration
 from leaknet.data.embeddings import Embeddings
@@ -22,7 +23,7 @@ from leaknet.detectors import Detector, GlobalKDE
 from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.scoring.encode_files import load_encoder
 from leaknet.scoring.fitted_detectors import load_scorers
-from leaknet.scoring.predict import ImageScore, find_images, predict
+from leaknet.scoring.predict import ImageScore, predict
 from leaknet.scoring.stability import VARIANTS, variants_of
 from leaknet.training.run_folder import RunFolder
 from tests.leaknet.small_run import LABELS, small_run
