@@ -102,9 +102,9 @@ def bench(settings: Settings, /, **options: Any) -> None:
     method that is finished under a seed is never trained again: the same command goes on where it
     was stopped. bench.json, bench.md and bench.parquet are written after every method.
     JSON keys: classes, images, steps, seeds, epochs, limit, precision, detector, out, rows[]
-    with method, step, top1, macro_auc, open_auroc and open_oscr (all unknown images),
-    open_mean and open_worst (over unknown generators), parameters, seconds, reason,
-    published_macro_auc, behind_ours.top1, behind_ours.p, sd.*, interval.*, seeds.*.
+    with method, step, top1, top5 (more than ten classes), macro_auc, open_auroc and open_oscr
+    (all unknown images), open_mean and open_worst (over unknown generators), parameters,
+    seconds, reason, published_macro_auc, behind_ours.top1, behind_ours.p, sd.*, interval.*, seeds.*.
 
     \b
     Example:

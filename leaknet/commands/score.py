@@ -133,29 +133,9 @@ def closed_cache(run: Path, cache: str | None, caches: Path) -> Cache:
     return open_current(cache_folder(None, caches) / "closed")
 
 
-def open_caches(closed: Cache, roots: tuple[str, ...], device: str) -> list[Cache]:
-    """Caches of the unknown generators, built beside the closed one where they are missing.
-
-    None where no root is named and the data of the closed cache has no open set, which is said.
-    """
-    from leakcache.dataset.index import read_index
-    from leakcache.device import resolve_device
-    from leakcache.statistics.build import complete_alike
-    from leakcache.store.open_set import build_open_caches
-
-    data = closed.manifest.data
-    if not roots and not read_index(Path(data)).unknown:
-        note = f"{data} has no open set: closed-set figures only; name unknown generators by --open"
-        click.echo(note, err=True)
-        return []
-    where = str(resolve_device(device))
-    caches = build_open_caches(closed, [Path(root) for root in roots], where)
-    complete_alike(closed, caches, where)
-    return caches
-
-
 def _score_run(run: Path, options: dict[str, Any], settings: Settings) -> None:
     from leakcache.device import resolve_device
+    from leaknet.experiments.caches import open_set_caches
     from leaknet.report.terminal import print_scores
     from leaknet.scoring.fitted_detectors import detectors_named
     from leaknet.scoring.score_run import score_run
@@ -163,8 +143,10 @@ def _score_run(run: Path, options: dict[str, Any], settings: Settings) -> None:
     closed = closed_cache(run, options["cache"], settings.caches)
     names = _names(options) or (["kde"] if options["open_roots"] else [])
     kinds = detectors_named(names)
-    unknown = open_caches(closed, options["open_roots"], options["device"]) if kinds else []
-    device = resolve_device(options["device"])
+    device, roots, unknown = resolve_device(options["device"]), options["open_roots"], []
+    if kinds:
+        builds = open_set_caches(closed, roots, str(device), required=True)
+        unknown = [build.cache for build in builds]
     scores = score_run(run, closed, unknown, kinds, device, force=options["force"])
     if options["as_json"]:
         emit(scores.as_dict())

@@ -23,7 +23,7 @@ from leaknet.scoring.run_embeddings import open_splits
 
 
 def open_set_caches(
-    closed: Cache, roots: Sequence[str | Path], device: str = "cpu"
+    closed: Cache, roots: Sequence[str | Path], device: str = "cpu", *, required: bool = False
 ) -> list[BuildReport]:
     """Caches of the unknown generators, brought up to date, with the statistics of the closed one.
 
@@ -32,9 +32,14 @@ def open_set_caches(
         roots: folders of unknown generators; without any, the open set of the closed cache's own
             data, if it has one.
         device: where to encode.
+        required: refuse data without an open set, instead of returning an empty list.
+
+    Raises:
+        DataError: there is no open set, and one is required.
+        CacheStale: the autoencoder has other weights than when the closed cache was built.
     """
     data = Path(closed.manifest.data)
-    if not roots and not (data.exists() and read_index(data).unknown):
+    if not roots and not required and not (data.exists() and read_index(data).unknown):
         return []
     builds = open_set_builds(closed, [Path(root) for root in roots], device)
     complete_alike(closed, [build.cache for build in builds], device)

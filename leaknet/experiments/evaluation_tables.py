@@ -144,11 +144,12 @@ def _detectors(title: str, detectors: Mapping[str, OpenSummary]) -> Grid:
 def _leave_out(left: LeaveOut, reported: str) -> list[Grid]:
     folds = Grid(
         "Leave-generators-out, by training",
-        ("left out", "AUROC, all of them", "top-1 of the rest", "macro AUC of the rest"),
+        ("left out", "AUROC, all of them", "OSCR", "top-1 of the rest", "macro AUC of the rest"),
         tuple(
             (
                 " + ".join(names),
                 cell(found["auroc"]),
+                cell(found["oscr"]),
                 cell(closed.metrics["top1"]),
                 cell(closed.metrics["macro_auc"]),
             )

@@ -20,7 +20,13 @@ from leaknet.evaluation.summary import Summary
 from leaknet.scoring.predict import ImageScore
 from leaknet.scoring.score_run import RunScores
 
-_CLOSED = {"top1": "top-1", "balanced": "balanced", "macro_auc": "macro AUC", "ece": "ECE"}
+_CLOSED = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "balanced": "balanced",
+    "macro_auc": "macro AUC",
+    "ece": "ECE",
+}
 _OPEN = {
     "auroc": "AUROC",
     "eer": "EER",
@@ -50,9 +56,10 @@ def _print(line: Text) -> None:
 def _closed_table(scores: RunScores) -> Table:
     rows = {f"{name}, test": result for name, result in scores.closed.items()}
     rows["prototype, validation"] = scores.validation
-    table = _figure_table("Closed set: which known generator?", "scorer, fold", _CLOSED)
+    columns = {key: _CLOSED[key] for key in _CLOSED if key in scores.validation.metrics}
+    table = _figure_table("Closed set: which known generator?", "scorer, fold", columns)
     for name, result in rows.items():
-        table.add_row(name, *(_cell(result.metrics[key]) for key in _CLOSED))
+        table.add_row(name, *(_cell(result.metrics[key]) for key in columns))
     return table
 
 

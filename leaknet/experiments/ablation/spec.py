@@ -182,7 +182,7 @@ class CacheRequirement:
 
 
 BUILT_IN = Path(__file__).parent
-NAMES = ("table2", "table3", "table4", "table5", "noise", "dct", "stem", "schedule", "precision")
+NAMES = tuple(sorted(path.stem for path in BUILT_IN.glob("*.toml")))
 _RUN_TABLES = ("latents", "statistics", "head", "train")
 
 

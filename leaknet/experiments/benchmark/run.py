@@ -13,7 +13,7 @@ from leaknet.baselines import BASELINES
 from leaknet.baselines.base import Baseline, BaselineOptions
 from leaknet.detectors import Detector
 from leaknet.experiments.benchmark.data import BenchData
-from leaknet.experiments.benchmark.tables import OURS, PUBLISHED, BenchResult
+from leaknet.experiments.benchmark.tables import METRICS, OURS, PUBLISHED, BenchResult
 from leaknet.experiments.benchmark.trial import BaselineTrial, run_baseline
 from leaknet.experiments.plan import Plan
 from leaknet.experiments.rows import Job, Outcome, RowResult, run_jobs
@@ -124,7 +124,7 @@ def _outcome(
 ) -> Outcome:
     found = evaluated([one.at(step, d) for one, d in zip(trials, detectors, strict=True)])
     closed, opened = found.closed(), found.open()
-    figures = {key: closed.metrics[key] for key in ("top1", "macro_auc")}
+    figures = {key: one for key, one in closed.metrics.items() if key in METRICS}
     if opened is not None:
         figures |= {
             "open_auroc": opened.pooled["auroc"],
