@@ -71,10 +71,11 @@ def ablate(settings: Settings, /, **options: Any) -> None:
     whatever table it occurs: the same command goes on where it was stopped. A row that needs
     another cache, of the SDXL autoencoder for instance, takes it from --also. A row that fails
     is listed with its reason. TABLE.md, .json, .svg and .parquet are written after every row.
-    JSON keys: encoded, trained, reused, rows[] with name, top1, top5 (more than ten
-    classes), macro_auc, open_auroc, open_oscr, open_eer, open_ovl, control_auroc, untrained_auroc, sd.*, interval.*, seeds.*, published.*,
-    difference.* (from the reference row), per_class_auc.GENERATOR, settings, notes, parameters,
-    trained, training_seconds, seconds, runs, reason.
+    JSON keys: encoded, trained, reused, rows[] with name, top1, top5 (more than ten classes),
+    macro_auc, open_auroc, open_oscr, open_eer, open_ovl, control_auroc, untrained_auroc, sd.*,
+    interval.*, seeds.*, published.*, difference.* (from the reference row),
+    per_class_auc.GENERATOR, settings, notes, parameters, trained, training_seconds, seconds, runs,
+    reason.
 
     \b
     Example:

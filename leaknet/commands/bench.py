@@ -101,10 +101,10 @@ def bench(settings: Settings, /, **options: Any) -> None:
     it is. A method whose weights cannot be had has a row that says so, and the rest go on. A
     method that is finished under a seed is never trained again: the same command goes on where it
     was stopped. bench.json, bench.md and bench.parquet are written after every method.
-    JSON keys: classes, images, steps, seeds, epochs, limit, precision, detector, out, rows[]
-    with method, step, top1, top5 (more than ten classes), macro_auc, open_auroc and open_oscr
-    (all unknown images), open_mean and open_worst (over unknown generators), parameters,
-    seconds, reason, published_macro_auc, behind_ours.top1, behind_ours.p, sd.*, interval.*, seeds.*.
+    JSON keys: classes, images, steps, seeds, epochs, limit, precision, detector, out, rows[] with
+    method, step, top1, top5 (more than ten classes), macro_auc, open_auroc and open_oscr (all
+    unknown images), open_mean and open_worst (over unknown generators), parameters, seconds,
+    reason, published_macro_auc, behind_ours.top1, behind_ours.p, sd.*, interval.*, seeds.*.
 
     \b
     Example:

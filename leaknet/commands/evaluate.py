@@ -95,13 +95,13 @@ def evaluate(settings: Settings, /, **options: Any) -> None:
 
     Every figure is a mean over seeds, with its spread and a 95 % interval clustered by prompt
     group. The same command goes on where it was stopped, and trains nothing twice.
-    JSON keys: closed.top1, closed.top5 (more than ten classes), closed.balanced,
-    closed.macro_auc, closed.ece, closed.mahalanobis.*, validation.*, open.mean.auroc, open.worst.auroc, open.GENERATOR.*, leave_out.mean.auroc,
-    leave_out.worst.auroc, leave_out.GENERATOR.*, leave_out.folds, detectors.NAME.open.*,
-    detectors.NAME.leave_out.*, answers.all.*, answers.leave_out.*, transfer.OTHER.* (top1, top5,
-    macro_auc, right, wrong, unsure, unknown, coverage, set_size, auroc, detector_auroc, test.*,
-    recall.GENERATOR.*), table2.MODE.*, real.*, controls.*, seeds.N.*; `sd` and `interval` in each
-    group repeat its layout.
+    JSON keys: closed.top1, closed.top5 (more than ten classes), closed.balanced, closed.macro_auc,
+    closed.ece, closed.mahalanobis.*, validation.*, open.mean.auroc, open.worst.auroc,
+    open.GENERATOR.*, leave_out.mean.auroc, leave_out.worst.auroc, leave_out.GENERATOR.*,
+    leave_out.folds, detectors.NAME.open.*, detectors.NAME.leave_out.*, answers.all.*,
+    answers.leave_out.*, transfer.OTHER.* (top1, top5, macro_auc, right, wrong, unsure, unknown,
+    coverage, set_size, auroc, detector_auroc, test.*, recall.GENERATOR.*), table2.MODE.*, real.*,
+    controls.*, seeds.N.*; `sd` and `interval` in each group repeat its layout.
 
     \b
     Example:

@@ -36,8 +36,8 @@ PUBLISHED: dict[str, tuple[float, float, float, float]] = {
 """Macro AUC of the paper's Table 1 on WILD, ten generators, raw and at steps 1 to 3, by row."""
 
 METRICS = ("top1", "top5", "macro_auc", "open_auroc", "open_oscr", "open_mean", "open_worst")
-"""`top5`: with more than ten classes; `open_auroc`, `open_oscr`: all unknown images together; `open_mean`, `open_worst`: AUROC over
-unknown generators."""
+"""`top5`: with more than ten classes; `open_auroc`, `open_oscr`: all unknown images together;
+`open_mean`, `open_worst`: AUROC over unknown generators."""
 
 
 @dataclass(frozen=True)

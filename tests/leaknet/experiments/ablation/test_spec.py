@@ -94,7 +94,7 @@ def test_what_is_wrong_in_a_file_is_one_line(tmp_path: Path, text: str, reason: 
 
 
 def test_names_that_stand_for_nothing_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"table9 is no ablation: take one of table2"):
+    with pytest.raises(ConfigError, match=r"table9 is no ablation: take one of dct, noise"):
         find_ablation("table9")
     with pytest.raises(ConfigError, match="cannot be read as TOML"):
         find_ablation(str(tmp_path / "absent.toml"))
