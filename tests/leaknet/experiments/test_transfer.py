@@ -177,7 +177,7 @@ def test_names_come_from_pairs_and_files(tmp_path: Path) -> None:
 
 
 def test_the_command_takes_a_cache(closed: Cache, elsewhere: Cache, tmp_path: Path) -> None:
-    settings = ["model.backbone=test_resnet", "model.dimension=8", "train.epochs=1"]
+    settings = ["latents.backbone=test_resnet", "head.dimension=8", "train.epochs=1"]
     words = ["evaluate", "--cache", str(closed.path.parent), "--out", str(tmp_path / "out")]
     words += ["--preset", "paper", "--seeds", "1", "--json"]
     words += [word for setting in settings for word in ("--set", setting)]

@@ -46,7 +46,7 @@ def test_published_figures_are_the_papers() -> None:
 def test_backbones_of_table_4_take_latents(row: object) -> None:
     import torch
 
-    config = row.configured(RunConfig(), "table4").model
+    config = row.configured(RunConfig(), "table4").latents
     with torch.device("meta"):
         backbone, width = build_backbone(config, 8, (32, 32))
         assert backbone.eval()(torch.empty(2, 8, 32, 32)).shape == (2, width)
@@ -55,8 +55,8 @@ def test_backbones_of_table_4_take_latents(row: object) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (HEAD + "model.prototype = 4", r"row 'one': model.prototype is no setting.*prototypes"),
-        (HEAD + "modle.prototypes = 4", r"row 'one': modle is no setting; the nearest is model"),
+        (HEAD + "head.prototype = 4", r"row 'one': head.prototype is no setting.*prototypes"),
+        (HEAD + "haed.prototypes = 4", r"row 'one': haed is no setting; the nearest is head"),
         (HEAD + "head.prototypes = true", r"head.prototypes = True must be of type int"),
         (HEAD + "head.prototypes = -1", r"row 'one': head.prototypes = -1 is out of range"),
         (HEAD + "cache.vae = 'sdxl'", r"row 'one': cache.vae is no setting"),
@@ -73,7 +73,7 @@ def test_backbones_of_table_4_take_latents(row: object) -> None:
         (HEAD + "note = 3", r"row.note = 3 must be of type str"),
         (HEAD + HEAD, "two rows are called 'one'"),
         (HEAD + "prefer_pretrained = 1", "must be of type bool"),
-        ("[[row]]\nmodel.prototypes = 4", "a row has no name"),
+        ("[[row]]\nhead.prototypes = 4", "a row has no name"),
         ("reference = 'two'\n" + HEAD, "reference = 'two' names no row"),
         ("titel = 'x'\n" + HEAD, "titel is no setting; the nearest is title"),
         ("title = 'x'", "has no rows"),
