@@ -44,7 +44,7 @@ def print_scores(scores: RunScores) -> None:
     _print(Text(f"run {scores.run} (preset {scores.preset}, seed {scores.seed}; {counts})"))
     tables = [_closed_table(scores)] + ([_open_table(scores)] if scores.open else [])
     for table in tables:
-        Console().print(table)
+        _print_wide(table)
     flat = any("no spread" in str(text) for t in tables for c in t.columns for text in c.cells)
     _print(Text(_NOTE + ("; no spread: all resamples gave this value" if flat else ""), "dim"))
 
@@ -88,7 +88,7 @@ def _cell(figure: Summary) -> Text:
     text = Text(f"{figure.value:.3f}")
     if figure.interval:
         low, high = figure.interval
-        text.append(" (no spread)" if low == high else f" ({low:.2f}-{high:.2f})", "dim")
+        text.append("\n(no spread)" if low == high else f"\n({low:.2f}-{high:.2f})", "dim")
     return text
 
 

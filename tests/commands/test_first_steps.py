@@ -42,6 +42,17 @@ def _say(*words: str) -> Result:
     return CliRunner().invoke(leak, list(words), obj=read_settings(), catch_exceptions=False)
 
 
+def test_figures_are_printed_whole_however_narrow_the_terminal(
+    say: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    text = say("score").stdout
+    closed = json.loads(say("score", "--json").stdout)["closed"]
+    assert "…" not in text
+    for key in ("top1", "balanced", "macro_auc", "ece"):
+        assert f"{closed[key]:.3f}" in text
+
+
 def test_kde_without_an_open_set_gives_the_closed_figures(say: Any) -> None:
     said = say("score", "--kde")
     assert said.exit_code == 0
