@@ -157,6 +157,35 @@ def _table(found: DatasetIndex) -> Table:
 
 
 @data.command(cls=LeakCommand)
+@click.argument("source", metavar="FILE|FOLDER")
+@click.option("--out", metavar="DIR", required=True, help="New folder for images and metadata.csv.")
+@click.option("--label", metavar="COLUMN", help="Column that has the labels.")
+@json_option
+def unpack(source: str, out: str, label: str | None, as_json: bool) -> None:
+    """Write the images inside Parquet files or WebDataset tar shards as files.
+
+    DIR can then be given as ROOT or --data: its metadata.csv has labels, prompts and folds (of a
+    column split, or of file names such as train-00000-of-00002.parquet).
+    JSON keys: folder, images, skipped (samples without an image or a label), labels.LABEL.
+
+    \b
+    Example:
+      leak data unpack downloads/community-forensics --label model_name --out images
+      leak data index images
+    """
+    from leakcache.dataset.unpack import unpack as write
+
+    done = write(Path(source), Path(out), label=label)
+    if as_json:
+        emit({**vars(done), "folder": str(done.folder)})
+        return
+    click.echo(f"{done.images} images in {done.folder}, {done.skipped} samples skipped")
+    for name, count in done.labels.items():
+        click.echo(f"  {visible(name)}: {count}")
+    next_steps(["data", "index", out])
+
+
+@data.command(cls=LeakCommand)
 @click.argument("data", metavar="[ROOT]", required=False)
 @click.option(
     "--step",
