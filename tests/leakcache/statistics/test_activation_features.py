@@ -125,3 +125,10 @@ def test_a_view_whose_activations_are_not_finite_has_no_values_and_spoils_no_oth
     found = activation_statistics(broken)
     assert found[0].isnan().any()
     torch.testing.assert_close(found[1], expected[1])
+
+
+def test_values_stay_on_the_device_of_the_activations():
+    """On torch's meta device, which refuses to mix with tensors of the CPU."""
+    shapes = [(2, 80, 128 // scale, 96 // scale) for scale in SCALES]
+    found = activation_statistics(tuple(torch.empty(s, device="meta") for s in shapes), PARTS)
+    assert (found.device.type, found.shape) == ("meta", (2, PARTS, LENGTH))

@@ -326,3 +326,14 @@ def test_luma_is_rounded_as_by_fused_multiply_adds():
     for weight, colour in zip(weights[1:], (exact[..., 1], exact[..., 2]), strict=True):
         expected = (expected + weight * colour).astype(np.float32)
     np.testing.assert_array_equal(luma_chroma(view)[0], expected)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_values_stay_on_the_device_of_the_views(name: str):
+    """On torch's meta device, which refuses to mix with tensors of the CPU."""
+    if name in ("dct_histogram", "cooccurrence"):
+        pytest.skip("torch counts on real devices only")
+    family, length = FAMILIES[name]
+    views = torch.empty(2, 128, 96, 3, dtype=torch.uint8, device="meta")
+    found = family(Planes(views, parts=5))
+    assert (found.device.type, found.shape) == ("meta", (2, 5, length))
