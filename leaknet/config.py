@@ -308,13 +308,9 @@ feeds pixels to a network that was trained on latents; and its encoder runs anew
 epoch.
 """
 
-BEST = RunConfig(
-    preset="best",
-    latents=LatentConfig(enabled=False),
-    statistics=StatisticsConfig(enabled=True),
-)
-"""What validation prefers: statistics of native pixels, of the encoder's activations and of
-degraded copies, embedded in closed form, with the paper's gate and prototypes (docs/LOG.md)."""
+BEST = RunConfig(preset="best", statistics=StatisticsConfig(enabled=True))
+"""Both branches: the paper's, and statistics of native pixels, of the encoder's activations and of
+degraded copies. Held-out prompt groups decide their weights (`leaknet.model.fusion`)."""
 
 PRESETS: Mapping[str, RunConfig] = MappingProxyType(
     {"paper": PAPER, "authors": AUTHORS, "best": BEST}

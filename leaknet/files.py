@@ -2,10 +2,15 @@
 
 Tensors go to safetensors, never to a pickle. All metadata lies under one key, because the
 format does not fix the order of several, and equal content must give equal bytes.
+
+checksums.json beside the files of a run holds the SHA-256 of each. The checksum of a new file is
+added before the file is renamed, and the one before it stays, so that a kill at any moment leaves
+files that agree with their checksums.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +26,16 @@ from leakcache.errors import RunError
 from leakcache.files import json_text
 
 _KEY = "leaknet"
+CHECKSUMS = "checksums.json"
+CHECKED = (
+    "config.toml",
+    "classes.json",
+    "model.safetensors",
+    "scorers.safetensors",
+    "calibration.safetensors",
+    "embeddings.h5",
+)
+"""Files of a run folder that have a checksum."""
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -33,10 +48,55 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     try:
         write(partial)
         flush(partial)
+        if path.name in CHECKED:
+            _add_checksum(path, _sha256(partial))
         partial.replace(path)
         flush(path.parent)
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path} cannot be written: {error}") from error
+
+
+def verify(path: Path) -> None:
+    """Refuse a file of a run that has changed since it was written.
+
+    Raises:
+        RunError: its checksum, or checksums.json, does not agree.
+    """
+    known = _checksums(path.parent).get(path.name)
+    if known and path.is_file() and _sha256(path) not in known:
+        raise RunError(
+            f"{path} is damaged or was changed: its SHA-256 is not that of {CHECKSUMS}; restore "
+            "it, or train again"
+        )
+
+
+def _add_checksum(path: Path, digest: str) -> None:
+    found = _checksums(path.parent)
+    found[path.name] = list(dict.fromkeys([*found.get(path.name, [])[-1:], digest]))
+    text = json_text(dict(sorted(found.items())))
+    write_text(path.parent / CHECKSUMS, text)
+
+
+def _checksums(folder: Path) -> dict[str, list[str]]:
+    path = folder / CHECKSUMS
+    if not path.is_file():
+        return {}
+    try:
+        found: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8"))
+        return {name: list(digests) for name, digests in found.items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise RunError(f"{path} is damaged: restore it, or train again") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_text(path: Path) -> str:
+    """Text of a file that `write_text` wrote; raises as `verify`, and OSError."""
+    verify(path)
+    return path.read_text(encoding="utf-8")
 
 
 def partial_of(path: Path) -> Path:
@@ -79,6 +139,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         RunError: the file is missing, damaged or another program's.
     """
+    verify(path)
     with _opened(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}, _metadata(file)  # noqa: SIM118
 

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from leakcache.dataset.records import FOLDS
 from leakcache.errors import RunError, ScoringError
+from leaknet.files import replace_file, verify
 
 FORMAT = "leaknet-embeddings-2"
 _NUMBERS = ("vectors", "logits", "attention")
@@ -90,9 +91,11 @@ class Embeddings:
         return replace(self, logits=self.branches[name])
 
     def save(self, path: Path) -> None:
-        """Write one HDF5 file; an older file of that name stays whole until the new one is."""
-        part = path.with_name(path.name + ".part")
-        with h5py.File(part, "w") as file:
+        """Write one HDF5 file, whole or not at all."""
+        replace_file(path, self._write)
+
+    def _write(self, path: Path) -> None:
+        with h5py.File(path, "w") as file:
             for name in _NUMBERS:
                 file.create_dataset(name, data=getattr(self, name))
             for name, logits in self.branches.items():
@@ -100,7 +103,6 @@ class Embeddings:
             for name in (*_STRINGS, "classes"):
                 file.create_dataset(name, data=list(getattr(self, name)), dtype=h5py.string_dtype())
             file.attrs.update(format=FORMAT, run=self.run, seed=self.seed)
-        part.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Embeddings:
@@ -109,6 +111,7 @@ class Embeddings:
         Raises RunError where the file is missing or is not such a file, and ScoringError where
         its content is not sound.
         """
+        verify(path)
         try:
             with h5py.File(path, "r") as file:
                 return _read(file, path)

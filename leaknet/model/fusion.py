@@ -32,7 +32,7 @@ class Fusion:
         weights: w_b over their sum, of calibrated scores.
         temperatures: T_b.
         gain: in mean log-likelihood of an image, over the best branch alone; before the test.
-        error: standard error of the gain over prompt groups.
+        error: standard error of the gain over prompt groups; infinite with a single one.
         images: held out.
         groups: of these images.
     """
@@ -86,8 +86,9 @@ def fit_fusion(
     ).x
     gains = _likelihoods(found, scores, targets) - alone[best]
     totals = np.array([gains[groups == group].sum() for group in np.unique(groups)])
-    error = float(totals.std(ddof=1) * np.sqrt(len(totals)) / len(gains)) if len(totals) > 1 else 0
-    kept = found if len(totals) > 1 and gains.mean() > STANDARD_ERRORS * error else start
+    spread = float(totals.std(ddof=1)) if len(totals) > 1 else np.inf
+    error = spread * float(np.sqrt(len(totals))) / len(gains)
+    kept = found if gains.mean() > STANDARD_ERRORS * error else start
     weights = dict(zip(logits, (kept / kept.sum()).tolist(), strict=True))
     return Fusion(weights, temperatures, float(gains.mean()), error, len(gains), len(totals))
 

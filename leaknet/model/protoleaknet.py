@@ -22,7 +22,7 @@ from leakcache.errors import RunError
 from leaknet.config import RunConfig
 from leaknet.data.columns import ImageColumns
 from leaknet.features.noise import epoch_seed, seeded_globally
-from leaknet.files import read_tensors, save_tensors
+from leaknet.files import CHECKSUMS, read_tensors, save_tensors
 from leaknet.model.branch import Branch, BranchOutput
 from leaknet.model.latent_branch import LatentBranch
 from leaknet.model.run_record import CLASSES, CONFIG, CacheIdentity, RunRecord
@@ -233,7 +233,7 @@ class ProtoLeakNet(
 
 def _download(repository: str, **options: Any) -> Path:
     try:
-        files = [CONFIG, CLASSES, WEIGHTS]
+        files = [CONFIG, CLASSES, WEIGHTS, CHECKSUMS]
         return Path(snapshot_download(repository, allow_patterns=files, **options))
     except (OSError, HfHubHTTPError, HFValidationError) as error:
         raise RunError(

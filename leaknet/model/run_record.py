@@ -26,11 +26,11 @@ from leakcache.images.decode import Preprocessing
 from leakcache.store.cache import Cache
 from leakcache.store.manifest import Encoding, images_hash
 from leaknet.config import RunConfig, config_from_table, config_to_table, differences
-from leaknet.files import write_text
+from leaknet.files import read_text, write_text
 
 CONFIG = "config.toml"
 CLASSES = "classes.json"
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ class RunRecord:
                 f"{folder} is no run folder, as it has no {CONFIG}: `leak train` makes one"
             )
         try:
-            table = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8"))
-            classes = tuple(json.loads((folder / CLASSES).read_text(encoding="utf-8")))
+            table = tomllib.loads(read_text(folder / CONFIG))
+            classes = tuple(json.loads(read_text(folder / CLASSES)))
             run = cls._from_table(table, classes, source=str(folder / CONFIG))
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = str(error) if isinstance(error, LeakError) else repr(error)

@@ -5,6 +5,7 @@ model.safetensors           weights of the best epoch so far
 history.jsonl               one line an epoch
 last.safetensors            state to go on from; there only until training is finished
 metrics.json, scorers.safetensors, embeddings.h5    written by scoring
+checksums.json              SHA-256 of these files; see `leaknet.files`
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 
 from leakcache.errors import RunError
 from leakcache.store.cache import Cache
-from leaknet.files import partial_of, read_metadata
+from leaknet.files import CHECKED, CHECKSUMS, partial_of, read_metadata
 from leaknet.model.fusion import Fusion
 from leaknet.model.protoleaknet import WEIGHTS, ProtoLeakNet
 from leaknet.model.run_record import CLASSES, CONFIG, RunRecord, training_hash
@@ -84,7 +85,8 @@ class RunFolder:
 
     def close(self) -> None:
         """Mark training as finished, and clear what a kill may have left."""
-        for path in (self.config, self.classes, self.weights, self.history, self.checkpoint):
+        checked = (self.path / name for name in (*CHECKED, CHECKSUMS))
+        for path in (*checked, self.history, self.checkpoint):
             partial_of(path).unlink(missing_ok=True)
         self.checkpoint.unlink(missing_ok=True)
 

@@ -46,7 +46,7 @@ def test_survives_a_round_trip(tmp_path: Path) -> None:
         np.testing.assert_array_equal(getattr(again, name), getattr(e, name))
         assert getattr(again, name).dtype == getattr(e, name).dtype
     assert (again.classes, again.run, again.seed) == (("a", "b"), "runs/one", 7)
-    assert [p.name for p in tmp_path.iterdir()] == ["embeddings.h5"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checksums.json", "embeddings.h5"]
 
 
 def test_an_empty_selection_survives_a_round_trip(tmp_path: Path) -> None:
@@ -119,5 +119,6 @@ def test_refuses_files_that_were_tampered_with(
         del file[name]
         if replacement is not None:
             file[name] = replacement
+    (tmp_path / "checksums.json").unlink()
     with pytest.raises(error, match=message):
         Embeddings.load(path)

@@ -78,12 +78,10 @@ def write_run(folder: Path, recipe: Recipe) -> Path:
 
 
 def _config(recipe: Recipe) -> RunConfig:
-    small = tiny_config(*recipe.overrides)
+    small = tiny_config("statistics.enabled=true", *recipe.overrides)
     if recipe.preset == "paper":
-        return small
-    full = preset(recipe.preset)
-    latents = replace(small.latents, enabled=full.latents.enabled)
-    return replace(full, head=small.head, latents=latents, train=small.train)
+        return tiny_config(*recipe.overrides)
+    return replace(preset(recipe.preset), head=small.head, latents=small.latents, train=small.train)
 
 
 def score_again(folder: Path, recipe: Recipe) -> None:
@@ -103,7 +101,7 @@ def score_again(folder: Path, recipe: Recipe) -> None:
 def _embeddings(recipe: Recipe, fold: str, run: str) -> Embeddings:
     """Gaussian clouds around one centre a generator; logits are minus squared distances."""
     rng = np.random.default_rng(["train", "val", "test", "open"].index(fold))
-    steps = len(tiny_config(*recipe.overrides).latents.timesteps)
+    steps = len(_config(recipe).latents.timesteps)
     centres = recipe.apart * np.random.default_rng(99).standard_normal((200, DIMENSION))
     names = recipe.unknown if fold == "open" else recipe.classes
     start = len(recipe.classes) if fold == "open" else 0

@@ -32,6 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, Path]:
 def test_a_finished_run_holds_its_files_and_no_others(trained: tuple[RunFolder, Path]) -> None:
     run, _ = trained
     assert sorted(path.name for path in run.path.iterdir()) == [
+        "checksums.json",
         "classes.json",
         "config.toml",
         "history.jsonl",
@@ -103,7 +104,7 @@ def test_records_say_what_differs() -> None:
         ("config.toml", "[record"),
         ("config.toml", "preset = 'paper'"),
         ("config.toml", "[record]\nformat = 99\nlatent_shape = [4, 8, 8]"),
-        ("config.toml", "[head]\nwidth = 3\n[record]\nformat = 2\nlatent_shape = [4, 8, 8]"),
+        ("config.toml", "[head]\nwidth = 3\n[record]\nformat = 3\nlatent_shape = [4, 8, 8]"),
         ("classes.json", "["),
         ("classes.json", '["one", "other"]'),
     ],

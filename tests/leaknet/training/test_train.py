@@ -157,7 +157,7 @@ def test_a_kill_between_the_writes_of_an_epoch_changes_nothing(whole: Path, tmp_
         fit_tiny(early, *SHORT, on_epoch=stop_after(1))
     with pytest.raises(Stop):
         fit_tiny(late, *SHORT, on_epoch=stop_after(2))
-    for name in ("model.safetensors", "history.jsonl"):
+    for name in ("model.safetensors", "checksums.json", "history.jsonl"):
         shutil.copy(late / name, early / name)
     with (early / "history.jsonl").open("a") as file:
         file.write('{"branch": "latents", "epoch": 3, "lo')
