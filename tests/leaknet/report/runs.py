@@ -112,9 +112,11 @@ def _embeddings(recipe: Recipe, fold: str, run: str) -> Embeddings:
     numbers = np.tile(np.arange(recipe.images), len(names))
     groups = [f"{fold}{n // recipe.per_prompt if recipe.per_prompt else ''}" for n in numbers]
     paths = [f"{label}/{fold}{n}.png" for label, n in zip(labels, numbers, strict=True)]
+    logits = -np.square(offsets).sum(axis=2)
     return Embeddings(
         vectors=vectors,
-        logits=-np.square(offsets).sum(axis=2),
+        logits=logits,
+        branches=dict.fromkeys(_config(recipe).branches, logits),
         attention=rng.dirichlet(np.full(steps, 20.0), size=len(labels)),
         labels=labels,
         groups=np.array(groups),
