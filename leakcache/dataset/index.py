@@ -92,6 +92,18 @@ def read_index(
     raise DataError(f"{root} does not exist: --data takes {EXPECTED}")
 
 
+def own_open_set(root: Path) -> DatasetIndex | None:
+    """The unknown classes beside the known ones of a data root; None where it has none.
+
+    A root that can only be read by a table or with a layout has none that this finds.
+    """
+    try:
+        found = read_index(root).select("open")
+    except DataError:
+        return None
+    return found if found.records else None
+
+
 @dataclass(frozen=True)
 class _Choices:
     seed: int

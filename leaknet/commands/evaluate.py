@@ -175,7 +175,14 @@ def _collections(options: dict[str, Any], closed: Cache, device: str) -> list[Co
 
 def _audit(closed: Cache, roots: tuple[str, ...]) -> dict[str, Any]:
     """The controls of the data, on the track that was encoded; nothing where the files are gone."""
-    from leakcache.dataset.index import read_index
+    from leakcache.dataset.index import (
+        DatasetIndex,
+        ImageRecord,
+        Reject,
+        own_open_set,
+        read_index,
+    )
+    from leakcache.dataset.records import canonical
     from leaknet.audit.audit import audit
 
     data = Path(closed.manifest.data)
@@ -185,4 +192,14 @@ def _audit(closed: Cache, roots: tuple[str, ...]) -> dict[str, Any]:
     prepared = closed.manifest.encoding.preprocessing
     unknown = [read_index(Path(root), open_set=True) for root in roots]
     side = prepared.canonical_size if prepared.canonical else None
-    return audit(read_index(data), unknown, canonical=side).as_dict(paths=False)
+    # The images as the cache has them, whatever options the data was read with.
+    columns = (closed.paths, closed.labels, closed.groups, closed.folds)
+    known = [ImageRecord(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
+    own = own_open_set(data)
+    index = DatasetIndex(
+        data,
+        canonical([*known, *(own.records if own else ())]),
+        tuple(Reject(path, reason) for path, reason in closed.manifest.rejects),
+        closed.manifest.layout,
+    )
+    return audit(index, unknown, canonical=side).as_dict(paths=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from leakcache.dataset.index import read_index
+from leakcache.dataset.index import own_open_set, read_index
 from leakcache.errors import CacheError
 from leakcache.statistics.build import complete_alike, complete_statistics
 from leakcache.store.build import BuildReport, build_cache
@@ -39,7 +39,7 @@ def open_set_caches(
         CacheStale: the autoencoder has other weights than when the closed cache was built.
     """
     data = Path(closed.manifest.data)
-    if not roots and not required and not (data.exists() and read_index(data).unknown):
+    if not roots and not required and own_open_set(data) is None:
         return []
     builds = open_set_builds(closed, [Path(root) for root in roots], device)
     complete_alike(closed, [build.cache for build in builds], device)
