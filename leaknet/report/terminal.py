@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from leakcache.errors import DataError
+from leakcache.names import cell, visible
 from leaknet.calibration.decision import KNOWN, UNKNOWN
 from leaknet.evaluation.open_set import OpenSummary
 from leaknet.evaluation.summary import Summary
@@ -135,12 +136,12 @@ def print_images(
     for result in results:
         if result.reason:
             cells = [Text("not scored", "red"), *[Text("")] * (len(headings) - 1)]
-            table.add_row(*cells, Text(f"{result.path}: {result.reason}"))
+            table.add_row(*cells, Text(visible(f"{result.path}: {result.reason}")))
             continue
         cells = _cells(result)
         cells += [Text(_stable(result))] if stability else []
         cells += _details(result) if verbose else []
-        table.add_row(*cells, Text(result.path))
+        table.add_row(*cells, Text(visible(result.path)))
     _print_wide(table)
     if any(not result.reason for result in results):
         _print(Text(_footnote(alpha, calibration), "dim"))
@@ -217,14 +218,19 @@ def write_images_csv(results: Sequence[ImageScore], path: Path) -> None:
     rows = [_csv_row(result) for result in results]
     longest = max(rows, key=len)
     try:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, [*longest, "reason"], restval="")
+        # Names may hold bytes that are no UTF-8.
+        with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            writer = csv.DictWriter(file, [*map(cell, longest), "reason"], restval="")
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows(_safe(row) for row in rows)
     except OSError as error:
         raise DataError(
             f"{path}: cannot be written ({error.strerror}); name another --csv"
         ) from error
+
+
+def _safe(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {cell(k): cell(v) if isinstance(v, str) else v for k, v in row.items()}
 
 
 def _csv_row(result: ImageScore) -> dict[str, Any]:
