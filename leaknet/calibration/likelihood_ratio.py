@@ -20,7 +20,6 @@ from math import isnan
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
-from scipy.optimize import minimize
 from scipy.special import expit
 
 from leakcache.errors import ScoringError
@@ -122,6 +121,9 @@ def _logistic(
         margin = np.where(side, 1, -1) * (slope * x + offset)
         pull = -weight * np.where(side, 1, -1) * expit(-margin)
         return float(weight @ np.logaddexp(0, -margin)), np.array([pull @ x, pull.sum()])
+
+    # Importing scipy.optimize costs a quarter of a second, which scoring need not pay.
+    from scipy.optimize import minimize
 
     found = minimize(
         loss, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(0, None), (None, None)]

@@ -9,7 +9,6 @@ from math import exp, log
 
 import numpy as np
 from jaxtyping import Float, Float64, Int
-from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from leakcache.errors import ScoringError
@@ -35,6 +34,9 @@ def fit_temperature(
         return negative_log_likelihood(logits, targets, exp(log_t)) - TIE * log_t
 
     # The likelihood is concave in 1/T, so that one interval holds one optimum.
+    # Importing scipy.optimize costs a quarter of a second, which scoring need not pay.
+    from scipy.optimize import minimize_scalar
+
     found = minimize_scalar(
         loss,
         bounds=(log(MIN_TEMPERATURE), log(MAX_TEMPERATURE)),

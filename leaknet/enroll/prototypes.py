@@ -10,7 +10,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from leakcache.errors import RunError
@@ -153,6 +152,9 @@ def fit_offset(
     # The loss is convex. Beyond these bounds the class takes no image, or every image.
     margins = known.max(axis=1) - new
     bounds = float(margins.min()) - 1, float(margins.max()) + 1
+    # Importing scipy.optimize costs a quarter of a second, which scoring need not pay.
+    from scipy.optimize import minimize_scalar
+
     return float(minimize_scalar(loss, bounds=bounds, method="bounded").x)
 
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
-from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 from leaknet.calibration.temperature import fit_temperature, log_probabilities
@@ -78,6 +77,9 @@ def fit_fusion(
     alone = [_likelihoods(np.array([1.0]), [score], targets) for score in scores]
     best = int(np.argmax([values.mean() for values in alone]))
     start = np.eye(len(scores))[best]
+    # Importing scipy.optimize costs a quarter of a second, which scoring need not pay.
+    from scipy.optimize import minimize
+
     found = minimize(
         lambda w: -float(_likelihoods(w, scores, targets).mean()),
         start,
