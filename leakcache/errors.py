@@ -66,3 +66,7 @@ class TrainingError(LeakError, RuntimeError):
 
 class ScoringError(LeakError, ValueError):
     """Scores cannot be computed from what was given."""
+
+
+class DecoderWarning(UserWarning):
+    """Stored images were decoded by other versions of the libraries than this process has."""

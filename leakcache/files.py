@@ -1,24 +1,108 @@
-"""Text of files: JSON of results, the same in files and for `--json`."""
+"""Files that are whole or absent, JSON without NaN, and a lock against a second writer."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 
-def json_text(value: Any) -> str:
-    """Indented JSON; tuples and arrays become lists, NaN and infinity null, paths strings."""
-    return json.dumps(_plain(value), indent=1, ensure_ascii=False, allow_nan=False)
+from leakcache.errors import CacheError
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a file beside `path`, and rename it once it is on the disk."""
+    partial = partial_of(path)
+    write(partial)
+    flush(partial)
+    partial.replace(path)
+    flush(path.parent)
+
+
+def partial_of(path: Path) -> Path:
+    """Where `replace_file` writes first; a kill may leave this file behind."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def flush(path: Path) -> None:
+    """Wait until the content of a file or folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    replace_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    write_text(path, json_text(content) + "\n")
+
+
+def json_text(content: Any) -> str:
+    """JSON text; numbers that are not finite become null, arrays lists, other objects text."""
+    return json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:
-    if hasattr(value, "tolist"):
-        value = value.tolist()
+    """The value as JSON knows it; see `json_text`."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if isinstance(value, str | int | None) else str(value)
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        return None
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def write_checked(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON together with its SHA-256, whole or not at all."""
+    write_text(path, _checked(content))
+
+
+def read_checked(path: Path) -> dict[str, Any]:
+    """Content that `write_checked` wrote.
+
+    Raises:
+        ValueError: the file differs from what was written.
+    """
+    text = path.read_text(encoding="utf-8")
+    found = json.loads(text)
+    if not isinstance(found, dict) or text != _checked(found.get("content", {})):
+        raise ValueError("its checksum does not match")
+    content: dict[str, Any] = found["content"]
+    return content
+
+
+def _checked(content: dict[str, Any]) -> str:
+    text = json_text(content)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return f'{{"sha256": "{digest}", "content":\n{text}}}\n'
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Refuse other writers of this folder while the body runs.
+
+    Raises:
+        CacheError: another process writes there, or the folder cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise CacheError(
+            f"{folder}: another process is writing here; wait for it or stop it"
+        ) from error

@@ -70,12 +70,14 @@ def _bar(description: str, total: int, unit: str) -> Iterator[Advance]:
 
 
 class _Lines:
-    """One line every few seconds and one at the end."""
+    """One line at the beginning, one every few seconds and one at the end."""
 
     def __init__(self, description: str, total: int, unit: str) -> None:
         self._description, self._total, self._unit = description, total, unit
         self._done = 0
         self._start = self._last = time.monotonic()
+        if total:
+            print(f"{description} 0/{total} {unit}", file=sys.stderr, flush=True)
 
     def __call__(self, units: int) -> None:
         self._done += units

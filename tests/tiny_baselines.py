@@ -44,5 +44,5 @@ def baseline_images(
         folds=np.array([fold] * len(files)),
         hashes=np.array(hashes),
         paths=np.array([path.name for path in files]),
-        originals=SourceImages(tuple(files), tuple(hashes), folder / "rows"),
+        originals=SourceImages(tuple(files), tuple(hashes), folder),
     )

@@ -66,11 +66,11 @@ def write_pictures(
     return root
 
 
-def array_bytes(cache: Path) -> dict[str, str]:
-    """Hash of every file of a cache's arrays, by its path below them."""
-    root = cache / "latents.zarr"
+def array_bytes(home: Path) -> dict[str, str]:
+    """Hash of every shard of the columns in a cache folder, by its path below them."""
+    root = home / "store" / "columns"
     return {
         path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(root.rglob("*"))
+        for path in sorted(root.glob("*/values.zarr/c/**/*"))
         if path.is_file()
     }

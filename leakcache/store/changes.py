@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from leakcache.dataset.index import DatasetIndex
 from leakcache.errors import CacheStale
-from leakcache.images.loader import hash_file, in_order
-from leakcache.progress import track
+from leakcache.images.loader import hash_file
 from leakcache.store import manifest
 from leakcache.store.cache import Cache
+from leakcache.store.manifest import CacheManifest
 
 NAMED = 3
 """How many paths a message names before it only counts."""
@@ -22,8 +20,8 @@ class Changes:
     """Paths, by what happened to them since the cache was built.
 
     Attributes:
-        added: in the index, not in the cache.
-        removed: in the cache, not in the index.
+        added: not in the cache before.
+        removed: not in the cache any more.
         altered: other content under the same path.
         moved: the same content, another label, group or fold.
     """
@@ -50,47 +48,37 @@ class Changes:
         return "; ".join(parts) or "nothing changed"
 
 
-def find_changes(cache: Cache | None, index: DatasetIndex) -> Changes:
-    """Compare a cache with the images on disk, reading every file that both know.
-
-    Without a cache nothing has changed: there is nothing to compare with.
-    """
-    if cache is None:
+def find_changes(then: CacheManifest | None, now: CacheManifest) -> Changes:
+    """Compare the images of two builds; nothing has changed where there was none before."""
+    if then is None:
         return Changes()
-    then = _rows(cache)
-    now = {record.path: (record.label, record.group, record.fold) for record in index.records}
-    common = [path for path in now if path in then]
-    with track("checking", len(common), "images") as advance:
-        hashes = {}
-        paths = (index.root / path for path in common)
-        for path, sha256 in zip(common, in_order(hash_file, paths), strict=True):
-            hashes[path] = sha256
-            advance(1)
+    before, after = _images(then), _images(now)
+    common = [path for path in after if path in before]
     return Changes(
-        added=tuple(path for path in now if path not in then),
-        removed=tuple(path for path in then if path not in now),
-        altered=tuple(path for path in common if hashes[path] != then[path][0]),
-        moved=tuple(path for path in common if now[path] != then[path][1:]),
+        added=tuple(path for path in after if path not in before),
+        removed=tuple(path for path in before if path not in after),
+        altered=tuple(path for path in common if after[path][0] != before[path][0]),
+        moved=tuple(path for path in common if after[path][1:] != before[path][1:]),
     )
 
 
 def open_current(path: Path) -> Cache:
-    """Open a finished cache and make sure that its images are still those that it saw.
+    """Open a finished cache and make sure that its images are still those that it was built from.
 
     Cheap enough for every command: a file is read again only where its time or its size says that
-    it may have changed. Files that are gone are no fault, as a cache stands alone.
+    it may have changed. Missing files are no fault, as a cache is complete without them.
 
     Raises:
-        CacheStale: an image has other content than its latent.
+        CacheStale: the content of an image has changed.
         CacheIncomplete: its build has not finished.
-        CacheCorrupt: its manifest or arrays are damaged.
+        CacheCorrupt: its manifest or the metadata of its columns are damaged.
     """
     cache = Cache.open(path)
     altered = _altered_since(cache, (path / manifest.FILE).stat().st_mtime_ns)
     if altered:
         raise CacheStale(
             f"{path}: since it was built, {Changes(altered=altered)}: "
-            "run `leak cache build` again; only these will be encoded"
+            "run `leak cache build` again; only these will be computed"
         )
     return cache
 
@@ -110,15 +98,6 @@ def _altered_since(cache: Cache, built: int) -> tuple[str, ...]:
     return tuple(altered)
 
 
-def index_differs(cache: Cache, index: DatasetIndex) -> bool:
-    """Whether the data's place, its layout or what it leaves out is not what the cache says."""
-    known, seen = cache.manifest, {record.path for record in index.records}
-    then = {(path, reason) for path, reason in known.rejects if path not in seen}
-    now = {(reject.path, reject.reason) for reject in index.rejects if reject.path not in seen}
-    return (known.data, known.layout, then) != (str(index.root), index.layout, now)
-
-
-def _rows(cache: Cache) -> Mapping[str, tuple[str, str, str, str]]:
-    table = cache.table()
-    columns = (table[name].tolist() for name in ("sha256", "label", "group", "fold"))
-    return dict(zip(table["path"].tolist(), zip(*columns, strict=True), strict=True))
+def _images(manifest: CacheManifest) -> dict[str, tuple[str, str, str, str]]:
+    columns = (manifest.table[name] for name in ("sha256", "label", "group", "fold"))
+    return dict(zip(manifest.table["path"], zip(*columns, strict=True), strict=True))

@@ -9,10 +9,16 @@ from typing import Any
 import h5py
 import numpy as np
 
+from leakcache.columns.spec import in_words
+from leakcache.columns.table import COLUMNS
+from leakcache.files import replace_file
 from leakcache.progress import track
-from leakcache.store.cache import Cache
+from leakcache.store.cache import DERIVED, Cache
+from leakcache.store.column_store import ColumnStore
 from leakcache.store.manifest import FILE
-from leakcache.store.zarr_shards import SHARD
+
+AT_ONCE = 256
+"""Images in memory while a column is exported."""
 
 
 def describe(cache: Cache) -> dict[str, Any]:
@@ -24,7 +30,6 @@ def describe(cache: Cache) -> dict[str, Any]:
     manifest = cache.manifest
     encoding = manifest.encoding
     autoencoder, cut = encoding.autoencoder, encoding.preprocessing
-    files = [path for path in cache.path.rglob("*") if path.is_file()]
     return {
         "images": manifest.images,
         "classes": list(manifest.classes),
@@ -38,8 +43,7 @@ def describe(cache: Cache) -> dict[str, Any]:
         + f", canonical {cut.canonical_size}" * cut.canonical,
         "precision": f"{encoding.precision}, stored as {encoding.stored}",
         "latent_shape": list(manifest.latent_shape),
-        "bytes": sum(path.stat().st_size for path in files),
-        "files": len(files),
+        "decoder": in_words(manifest.decoder),
         "fingerprint": manifest.fingerprint,
         "data": manifest.data,
         "layout": manifest.layout,
@@ -48,44 +52,59 @@ def describe(cache: Cache) -> dict[str, Any]:
     }
 
 
-# A cache as one HDF5 file, for tools that do not read zarr.
+def describe_columns(home: Path) -> dict[str, dict[str, Any]]:
+    """The columns in a cache folder: number of images, shape, type, bytes and decoder by key."""
+    store = ColumnStore(home)
+    return {
+        key: {
+            "images": store.count(key),
+            "shape": list(column.spec.shape),
+            "dtype": column.spec.dtype,
+            "bytes": column.bytes,
+            "version": column.spec.version,
+            "decoder": in_words(column.spec.decoder),
+            "fingerprint": column.spec.fingerprint,
+        }
+        for key, column in store.columns.items()
+    }
 
 
 def export_h5(cache: Cache, target: Path) -> Path:
-    """Write `z0`, `dct_low`, the table of images and the manifest to one HDF5 file.
+    """Write all columns that all images have, the table of images and the manifest to one file.
 
     The file appears whole or not at all.
 
     Args:
         cache: a finished cache.
-        target: file to write; replaced if it is there.
+        target: HDF5 file to write; replaced if it is there.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
-    with h5py.File(partial, "w") as file:
-        file.attrs["manifest"] = (cache.path / FILE).read_text(encoding="utf-8")
-        file.attrs["classes"] = list(cache.classes)
-        for name in ("paths", "labels", "groups", "folds", "hashes"):
-            file.create_dataset(
-                name, data=getattr(cache, name).astype(object), dtype=h5py.string_dtype()
-            )
-        file.create_dataset("bytes", data=cache.sizes)
-        _write_latents(cache, file)
-    partial.replace(target)
+    replace_file(target, lambda partial: _write_h5(cache, partial))
     return target
 
 
-def _write_latents(cache: Cache, file: h5py.File) -> None:
-    with track("exporting", len(cache), "images") as advance:
-        for start in range(0, len(cache), SHARD):
-            rows = np.arange(start, min(start + SHARD, len(cache)))
-            for name, values in (
-                ("z0", cache.column("z0", rows)),
-                ("dct_low", cache.column("dct_low", rows)),
-            ):
-                if name not in file:
-                    shape = (len(cache), *values.shape[1:])
-                    chunks = (min(16, len(cache)), *values.shape[1:])
-                    file.create_dataset(name, shape, values.dtype, chunks=chunks, fletcher32=True)
-                file[name][start : start + len(rows)] = values
-            advance(len(rows))
+def _write_h5(cache: Cache, target: Path) -> None:
+    names = [name for name in (*COLUMNS, DERIVED) if cache.has(name, np.arange(len(cache)))]
+    with h5py.File(target, "w") as file:
+        file.attrs["manifest"] = (cache.path / FILE).read_text(encoding="utf-8")
+        file.attrs["classes"] = list(cache.classes)
+        for name in ("paths", "labels", "groups", "folds", "hashes"):
+            text = getattr(cache, name).astype(object)
+            file.create_dataset(name, data=text, dtype=h5py.string_dtype())
+        file.create_dataset("bytes", data=cache.sizes)
+        with track("exporting", len(cache) * len(names), "values") as advance:
+            for name in names:
+                for start in range(0, len(cache), AT_ONCE):
+                    rows = np.arange(start, min(start + AT_ONCE, len(cache)))
+                    _write_rows(file, name, rows, cache.column(name, rows), len(cache))
+                    advance(len(rows))
+
+
+def _write_rows(
+    file: h5py.File, name: str, rows: np.ndarray, values: np.ndarray, images: int
+) -> None:
+    if name not in file:
+        shape = (images, *values.shape[1:])
+        chunks = (min(16, images), *values.shape[1:])
+        file.create_dataset(name, shape, values.dtype, chunks=chunks, fletcher32=True)
+    file[name][rows[0] : rows[-1] + 1] = values

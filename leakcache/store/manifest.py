@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from leakcache.columns.spec import decoder_versions
 from leakcache.encoder.autoencoder import AutoencoderIdentity, Encoder
 from leakcache.errors import CacheCorrupt, CacheIncomplete, CacheStale, WeightsError
+from leakcache.files import read_checked, write_checked
 from leakcache.images.decode import Preprocessing
 
-FORMAT = 1
+FORMAT = 2
 FILE = "manifest.json"
 
 
@@ -45,11 +47,7 @@ class Encoding:
         # The same weights under another name or from another place are the same weights.
         for name in ("name", "spec", "source"):
             del autoencoder[name]
-        preprocessing = asdict(self.preprocessing)
-        if not self.preprocessing.canonical:
-            # As it was before there was a canonical track: those caches stay what they are.
-            del preprocessing["canonical"], preprocessing["canonical_size"]
-        return _hash({**asdict(self), "autoencoder": autoencoder, "preprocessing": preprocessing})
+        return _hash({**asdict(self), "autoencoder": autoencoder})
 
     def encoder(self, device: str = "cpu") -> Encoder:
         """The encoder that these latents were made with.
@@ -72,6 +70,45 @@ class Encoding:
                 "--fresh"
             )
         return encoder
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any]) -> Encoding:
+        """Read back what `dataclasses.asdict` gave."""
+        return cls(
+            autoencoder=AutoencoderIdentity(**table["autoencoder"]),
+            preprocessing=Preprocessing(**table["preprocessing"]),
+            precision=table["precision"],
+            stored=table["stored"],
+        )
+
+    @property
+    def canonical_size(self) -> int | None:
+        """Side of the canonical form that images are brought to first; None for none."""
+        cut = self.preprocessing
+        return cut.canonical_size if cut.canonical else None
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """View, channel, height and width of one image's latents."""
+        side = self.preprocessing.size // Encoder.DOWNSCALE
+        return (self.preprocessing.views, self.autoencoder.channels, side, side)
+
+    @property
+    def options(self) -> str:
+        """Options of `leak cache build` that give this encoding, those by default left out."""
+        cut, words = self.preprocessing, []
+        if self.autoencoder.spec != "bundled":
+            words.append(f"--vae {self.autoencoder.spec}")
+        plain = {"view": "resize", "size": 256, "views": 1}
+        given = {"view": cut.name, "size": cut.size, "views": cut.views}
+        words += [f"--{name} {value}" for name, value in given.items() if value != plain[name]]
+        if cut.canonical:
+            words.append(f"--canonical --canonical-size {cut.canonical_size}")
+        if self.precision != "fp32":
+            words.append(f"--precision {self.precision}")
+        if self.stored != "float16":
+            words.append(f"--store {self.stored}")
+        return " ".join(words)
 
     def difference(self, other: Encoding) -> str:
         """In words, what differs; empty where nothing does."""
@@ -98,43 +135,69 @@ class Encoding:
 
 @dataclass(frozen=True)
 class CacheManifest:
-    """Written last, so a cache without one is incomplete.
+    """The images of one split; written last, so a cache without one is incomplete.
 
     Attributes:
-        encoding: how images became latents.
+        encoding: how images become latents.
         split: `closed`, `open` or `all`.
         data: the data root, as it was given.
         layout: how that root was understood, in one sentence.
-        images_sha256: hash over every accepted image's content, label, group and fold.
-        images: number of accepted images.
-        latent_shape: view, channel, height, width.
-        classes: closed labels in order: class k of every model is `classes[k]`.
-        unknown: labels of the open set.
+        table: columns `path, label, group, fold, sha256` and `bytes`, one entry an accepted image,
+            by fold, label and path.
         rejects: path and reason of what was left out.
         facts: how the build went (seconds, versions, measured errors); not fingerprinted.
+        decoder: versions of the libraries that decoded the images.
     """
 
     encoding: Encoding
     split: str
     data: str
     layout: str
-    images_sha256: str
-    images: int
-    latent_shape: tuple[int, int, int, int]
-    classes: tuple[str, ...]
-    unknown: tuple[str, ...]
+    table: Mapping[str, Sequence[Any]]
     rejects: tuple[tuple[str, str], ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
+    decoder: Mapping[str, str] = field(default_factory=decoder_versions)
+
+    @property
+    def images(self) -> int:
+        """Number of accepted images."""
+        return len(self.table["path"])
+
+    @cached_property
+    def images_sha256(self) -> str:
+        """Hash over the content, label, group and fold of every accepted image."""
+        columns = (self.table[name] for name in ("sha256", "label", "group", "fold"))
+        return images_hash(zip(*columns, strict=True))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Closed labels in order: class k of every model is `classes[k]`."""
+        return self._labels(lambda fold: fold != "open")
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Labels of the open set."""
+        return self._labels(lambda fold: fold == "open")
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """View, channel, height, width."""
+        return self.encoding.latent_shape
 
     @property
     def fingerprint(self) -> str:
-        """Hash of encoder weights, preprocessing, types and every image's content."""
-        return _hash([FORMAT, self.encoding.fingerprint, self.images_sha256])
+        """Hash of weights, preprocessing, types, decoder and the content of every image."""
+        parts = [FORMAT, self.encoding.fingerprint, dict(self.decoder), self.images_sha256]
+        return _hash(parts)
+
+    def _labels(self, chosen: Callable[[str], bool]) -> tuple[str, ...]:
+        pairs = zip(self.table["label"], self.table["fold"], strict=True)
+        return tuple(sorted({label for label, fold in pairs if chosen(fold)}))
 
     def write(self, folder: Path) -> None:
         """Put the manifest into `folder`, whole or not at all."""
-        content = {"format": FORMAT, "fingerprint": self.fingerprint, **asdict(self)}
-        write_json(folder / FILE, content)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_checked(folder / FILE, {"format": FORMAT, **asdict(self)})
 
     @classmethod
     def read(cls, folder: Path) -> CacheManifest:
@@ -142,7 +205,8 @@ class CacheManifest:
 
         Raises:
             CacheIncomplete: there is none.
-            CacheCorrupt: it is not one that this version wrote, or was changed by hand.
+            CacheStale: it has the format of another version.
+            CacheCorrupt: it was changed since it was written.
         """
         path = folder / FILE
         if not path.is_file():
@@ -150,33 +214,34 @@ class CacheManifest:
                 f"{folder}: no finished cache; run (or run again) "
                 f"`leak cache build --cache {folder.parent}`"
             )
+        refuse_other_format(folder)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            manifest = cls._from_content(content)
-        except (ValueError, KeyError, TypeError) as error:
-            raise CacheCorrupt(f"{path}: not a manifest of format {FORMAT} ({error})") from error
-        if content["format"] != FORMAT or content["fingerprint"] != manifest.fingerprint:
-            raise CacheCorrupt(f"{path}: changed since it was written; build with --fresh")
-        return manifest
+            return cls._from_content(read_checked(path))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CacheCorrupt(
+                f"{path}: is damaged ({error}); the same `leak cache build` writes it again "
+                "with --repair"
+            ) from error
 
     @classmethod
     def _from_content(cls, content: dict[str, Any]) -> CacheManifest:
-        encoding = content["encoding"]
-        known = {key: content[key] for key in content if key not in ("format", "fingerprint")}
-        return cls(
-            **{
-                **known,
-                "encoding": Encoding(
-                    autoencoder=AutoencoderIdentity(**encoding["autoencoder"]),
-                    preprocessing=Preprocessing(**encoding["preprocessing"]),
-                    precision=encoding["precision"],
-                    stored=encoding["stored"],
-                ),
-                "latent_shape": tuple(content["latent_shape"]),
-                "classes": tuple(content["classes"]),
-                "unknown": tuple(content["unknown"]),
-                "rejects": tuple((path, reason) for path, reason in content["rejects"]),
-            }
+        if content.pop("format") != FORMAT:
+            raise ValueError(f"not of format {FORMAT}")
+        rejects = tuple((path, reason) for path, reason in content["rejects"])
+        encoding = Encoding.from_table(content["encoding"])
+        return cls(**{**content, "encoding": encoding, "rejects": rejects})
+
+
+def refuse_other_format(folder: Path) -> None:
+    """Refuse a split's folder that another version of this program wrote.
+
+    Raises:
+        CacheStale: names the command that builds the cache again.
+    """
+    if (folder / "latents.zarr").exists() or (folder / "building").exists():
+        raise CacheStale(
+            f"{folder}: was written by an older version; build it again with "
+            f"`leak cache build --cache {folder.parent} --fresh`"
         )
 
 
@@ -186,16 +251,6 @@ def images_hash(images: Iterable[tuple[str, str, str, str]]) -> str:
     for row in images:
         digest.update(json.dumps(row).encode())
     return digest.hexdigest()
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of it."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _hash(content: Any) -> str:

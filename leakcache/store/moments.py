@@ -6,7 +6,6 @@ count, and independent of how the samples were split up to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,17 +58,6 @@ class Moments:
         return self.m2 / self.count
 
 
-def merge_all(parts: Iterable[Moments], shape: tuple[int, ...]) -> Moments:
-    """Merge any number of moments of the given shape, from left to right."""
-    total = Moments.empty(shape)
-    for part in parts:
-        total = total.merge(part)
-    return total
-
-
-# Moments of clean latents and of their low DCT coefficients, per generator and fold.
-
-
 @dataclass(frozen=True)
 class LatentMoments:
     """What closed-form standardisation needs.
@@ -102,41 +90,3 @@ class LatentMoments:
     def merge(self, other: LatentMoments) -> LatentMoments:
         """Moments of both sets of images together."""
         return LatentMoments(self.latent.merge(other.latent), self.dct.merge(other.dct))
-
-
-Cell = tuple[str, str]
-"""Label and fold."""
-
-
-@dataclass(frozen=True)
-class MomentTable:
-    """One `LatentMoments` per label and fold, as arrays.
-
-    Attributes:
-        cells: label and fold of each row.
-        arrays: by name, `{latent,dct}_{count,mean,m2}`, with one row per cell.
-    """
-
-    cells: tuple[Cell, ...]
-    arrays: Mapping[str, np.ndarray]
-
-    @classmethod
-    def of(cls, moments: Mapping[Cell, LatentMoments]) -> MomentTable:
-        """Stack the moments in the order of their cells."""
-        cells = tuple(sorted(moments))
-        arrays = {}
-        for part in ("latent", "dct"):
-            found = [getattr(moments[cell], part) for cell in cells]
-            arrays[f"{part}_count"] = np.array([m.count for m in found], np.int64)
-            arrays[f"{part}_mean"] = np.stack([m.mean for m in found])
-            arrays[f"{part}_m2"] = np.stack([m.m2 for m in found])
-        return cls(cells, arrays)
-
-    def total(self, cells: Iterable[Cell]) -> LatentMoments:
-        """Moments of all the images in these cells together."""
-        rows = [self.cells.index(cell) for cell in cells]
-        return LatentMoments(*(self._total(part, rows) for part in ("latent", "dct")))
-
-    def _total(self, part: str, rows: list[int]) -> Moments:
-        count, mean, m2 = (self.arrays[f"{part}_{name}"] for name in ("count", "mean", "m2"))
-        return merge_all((Moments(int(count[r]), mean[r], m2[r]) for r in rows), mean.shape[1:])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from leakcache.columns.pixels import Cut
+from leakcache.columns.table import COLUMNS
 from leakcache.dataset.index import DatasetIndex, read_index
 from leakcache.errors import DataError
 from leakcache.store.build import BuildReport, build_cache
@@ -17,7 +19,7 @@ def build_open_caches(closed: Cache, roots: Sequence[Path], device: str = "cpu")
 
 
 def open_set_builds(closed: Cache, roots: Sequence[Path], device: str = "cpu") -> list[BuildReport]:
-    """Build, or bring up to date, the caches of the open set beside a closed cache.
+    """Build, or bring up to date, the caches of the open set, with the columns of the closed one.
 
     Args:
         closed: decides autoencoder, preprocessing and types.
@@ -37,6 +39,7 @@ def open_set_builds(closed: Cache, roots: Sequence[Path], device: str = "cpu") -
         indices = {"open": _own_open_set(closed)}
     encoding = closed.manifest.encoding
     encoder = encoding.encoder(device)
+    columns = shared_columns(closed)
     return [
         build_cache(
             index,
@@ -45,8 +48,18 @@ def open_set_builds(closed: Cache, roots: Sequence[Path], device: str = "cpu") -
             split="open",
             preprocessing=encoding.preprocessing,
             stored=encoding.stored,
+            columns=columns,
         )
         for name, index in indices.items()
+    ]
+
+
+def shared_columns(closed: Cache) -> list[str]:
+    """Columns of a closed cache that images of other folds have too, pixels left aside."""
+    return [
+        name
+        for name, column in COLUMNS.items()
+        if not (column.training_only or isinstance(column, Cut)) and closed.has(name)
     ]
 
 

@@ -1,4 +1,4 @@
-"""The image files behind a table of content hashes, and what is kept of them beside a cache."""
+"""The image files behind a table of content hashes, and columns that methods derive from them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
+from leakcache.columns.column import on_track
+from leakcache.columns.pixels import Cut
+from leakcache.columns.spec import ColumnSpec
 from leakcache.errors import CacheStale
 from leakcache.images.canonical import canonical_bytes
 from leakcache.images.decode import decode
 from leakcache.images.loader import in_order
 from leakcache.progress import track
-from leakcache.store.array_store import Compute, Rows, RowSpec, RowStore
 from leakcache.store.cache import Cache
-from leakcache.store.views import Cut
+from leakcache.store.column_store import ColumnStore, Compute, Rows
 
 AHEAD = 16
 """Decoded images in flight at most."""
@@ -31,25 +33,25 @@ class SourceImages:
     Attributes:
         files: where each lies.
         hashes: SHA-256 of each, in hexadecimal.
-        kept: folder of the stores of what is derived from them.
+        home: cache folder whose store holds what is derived from them.
         canonical: side of the canonical form that every image is brought to first; None for
             images as they are.
     """
 
     files: tuple[Path, ...]
     hashes: tuple[str, ...]
-    kept: Path
+    home: Path
     canonical: int | None = None
 
     @classmethod
     def of(cls, cache: Cache, rows: Int[np.ndarray, "k"]) -> SourceImages:
-        """The files of some rows of a cache; what is kept lies beside its splits."""
-        root, cut = Path(cache.manifest.data), cache.manifest.encoding.preprocessing
+        """The files of some rows of a cache."""
+        root = Path(cache.manifest.data)
         return cls(
             tuple(root / path for path in cache.paths[rows].tolist()),
             tuple(cache.hashes[rows].tolist()),
-            kept_folder(cache.path.parent),
-            cut.canonical_size if cut.canonical else None,
+            cache.path.parent,
+            cache.manifest.encoding.canonical_size,
         )
 
     def __len__(self) -> int:
@@ -65,7 +67,7 @@ class SourceImages:
         """Bytes of one file, of its canonical form on the canonical track.
 
         Raises:
-            CacheStale: the file is gone, or its content has changed since it was indexed.
+            CacheStale: the file is missing, or its content has changed since it was indexed.
             ImageError: it has to be decoded for its canonical form, and cannot be.
         """
         path = self.files[row]
@@ -77,7 +79,7 @@ class SourceImages:
             raise CacheStale(f"{path}: has changed since the cache was built; build it again")
         return canonical_bytes(decode(content), self.canonical) if self.canonical else content
 
-    def picture(self, row: int) -> Image.Image:
+    def image(self, row: int) -> Image.Image:
         """One image as 8-bit RGB; raises as `data`, and ImageError."""
         content = self.data(row)
         if self.canonical is None:
@@ -86,46 +88,29 @@ class SourceImages:
             return file.convert("RGB")
 
     def cut(self, cut: Cut, rows: Int[np.ndarray, "k"]) -> UInt8[np.ndarray, "k view side side 3"]:
-        """Decode and cut the images at these positions, on threads; raises as `picture`."""
-        return np.stack(
-            list(in_order(lambda row: cut(self.picture(row)), rows.tolist(), ahead=AHEAD))
-        )
+        """Decode and cut the images at these positions, on threads; raises as `image`."""
+        views = in_order(lambda row: cut(self.image(row)), rows.tolist(), ahead=AHEAD)
+        return np.stack(list(views))
 
     def pixels(self, cut: Cut) -> Rows:
-        """Pixels of every image, (image, view, side, side, 3), from the pixel cache.
+        """Pixels of every image, (image, view, side, side, 3), from the store.
 
-        What is not in it yet is decoded once and kept there; raises as `picture` and `RowStore`.
+        What it lacks is decoded once and stored; raises as `image` and `ColumnStore`.
         """
-        return self.derived(cut.spec, lambda rows: self.cut(cut, rows))
+        return self.derived(cut.plain_spec, lambda rows: self.cut(cut, rows))
 
-    def derived(self, spec: RowSpec, compute: Compute) -> Rows:
-        """Rows of every image, kept by content hash.
+    def derived(self, spec: ColumnSpec, compute: Compute) -> Rows:
+        """Values of every image, stored by content hash.
 
         Args:
-            spec: name, shape and type of a row, and all that it depends on.
-            compute: gives the rows at some positions of this table, in order; called with a
-                shard's worth at most, for images that have no row yet.
+            spec: name, shape and type, and all that the values depend on.
+            compute: gives the values at some positions of this table, in order; called for images
+                that have none yet, a shard at most at a time.
         """
-        store = self.store(spec)
-        missing = len(store.missing(self.hashes))
+        spec = on_track(spec, self.canonical)
+        store = ColumnStore(self.home)
+        missing = len(store.missing(spec, self.hashes))
         if missing:
             with track(spec.name, missing, "images") as advance:
-                store.fill(self.hashes, compute, advance)
-        return Rows(store, self.hashes)
-
-    def spec(self, spec: RowSpec) -> RowSpec:
-        """The spec under the name, and with the settings, of the track."""
-        if self.canonical is None:
-            return spec
-        name = f"{spec.name}-canonical{self.canonical}"
-        return replace(spec, name=name, depends={**spec.depends, "canonical": self.canonical})
-
-    def store(self, spec: RowSpec) -> RowStore:
-        """The store of a spec, which the canonical track keeps apart; raises as `RowStore`."""
-        own = self.spec(spec)
-        return RowStore(self.kept / own.name, own)
-
-
-def kept_folder(cache: Path) -> Path:
-    """Where the folder of a cache's splits keeps rows derived from their images."""
-    return cache / "rows"
+                store.fill(spec, self.hashes, compute, advance)
+        return Rows(store, spec, self.hashes)

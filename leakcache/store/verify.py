@@ -1,39 +1,44 @@
-"""Is a cache what it says? Checksums of every shard, counts, and a few images encoded again."""
+"""Check stored columns: checksums of every shard, and a few images computed again."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
+from leakcache.columns.column import DecodedImage
+from leakcache.columns.compute import ColumnComputer
+from leakcache.columns.table import COLUMNS
 from leakcache.encoder.autoencoder import Encoder
-from leakcache.errors import CacheCorrupt, CacheStale
-from leakcache.images.loader import load_image
+from leakcache.errors import CacheStale
+from leakcache.images.decode import decode
 from leakcache.progress import track
 from leakcache.store.cache import Cache
+from leakcache.store.column_store import ColumnStore
 
 TOLERANCE = 0.02
-"""Largest accepted RMS difference of a re-encoded latent, over the RMS of the latent:
-above rounding to half precision and batch order, far below any change of weights or pixels."""
+"""Largest accepted RMS difference of values that are computed again, over their own RMS: above
+rounding to half precision and batch order, far below any change of weights or pixels."""
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found.
+    """What was found in a cache folder.
 
     Attributes:
         shards: number of shards read through their checksums.
-        damaged: one line for each shard that failed, and for moments that do.
-        reencoded: number of images encoded again.
+        damaged: one line for each shard that failed.
+        recomputed: number of images whose columns were computed again.
         worst: largest relative difference among them.
-        differing: one line for each image whose latent or content is another now.
+        differing: one line for each image whose values or content differ now.
     """
 
     shards: int
     damaged: tuple[str, ...]
-    reencoded: int
+    recomputed: int
     worst: float
     differing: tuple[str, ...]
 
@@ -43,53 +48,67 @@ class Verification:
         return not (self.damaged or self.differing)
 
 
-def verify(cache: Cache, encoder: Encoder | None, spot: int, seed: int = 0) -> Verification:
-    """Check a cache.
+def verify(
+    caches: Sequence[Cache], encoder: Encoder | None, spot: int, seed: int = 0
+) -> Verification:
+    """Check the columns in a cache folder.
 
     Args:
-        cache: the cache.
+        caches: the splits in it, at least one.
         encoder: of the same weights; None skips the spot check.
-        spot: how many randomly drawn images to encode again.
+        spot: how many randomly drawn images of each split to compute again.
         seed: of that draw.
 
     Raises:
         CacheStale: the encoder is not the cache's.
     """
-    damaged = []
-    with track("checking", cache.shards, "shards") as advance:
-        for shard in range(cache.shards):
-            try:
-                cache.check_shard(shard)
-            except CacheCorrupt as error:
-                damaged.append(str(error))
-            advance(1)
-    damaged += _wrong_counts(cache)
+    store = ColumnStore(caches[0].path.parent)
+    shards = len(store.shards())
+    damaged = tuple(store.damaged().values())
     if encoder is None or damaged:
-        return Verification(cache.shards, tuple(damaged), 0, 0.0, ())
-    _refuse_other(cache, encoder)
-    rows = np.random.default_rng(seed).permutation(len(cache))[:spot]
-    differences: dict[str, float] = {}
-    with track("encoding again", len(rows), "images") as advance:
-        for row in rows:
-            differences[str(cache.paths[row])] = _difference(cache, encoder, int(row))
-            advance(1)
-    differing = tuple(_words(p, d) for p, d in differences.items() if not d <= TOLERANCE)
-    finite = [d for d in differences.values() if np.isfinite(d)]
-    return Verification(cache.shards, (), len(rows), max(finite, default=0.0), differing)
+        return Verification(shards, damaged, 0, 0.0, ())
+    worst, differing, count = 0.0, list[str](), 0
+    for cache in caches:
+        _refuse_other(cache, encoder)
+        rows = np.random.default_rng(seed).permutation(len(cache))[:spot].tolist()
+        with track("computing again", len(rows), "images") as advance:
+            for row in rows:
+                difference, words = _difference(cache, encoder, row)
+                worst, count = max(worst, difference), count + 1
+                differing += words
+                advance(1)
+    return Verification(shards, (), count, worst, tuple(differing))
 
 
-def _wrong_counts(cache: Cache) -> list[str]:
+def _difference(cache: Cache, encoder: Encoder, row: int) -> tuple[float, list[str]]:
+    """Largest relative RMS difference of an image's columns; one line for each that differs."""
+    path, sha256 = Path(cache.manifest.data) / str(cache.paths[row]), str(cache.hashes[row])
     try:
-        samples = sum(cache.moments(fold).dct.count for fold in set(cache.folds.tolist()))
-    except CacheCorrupt as error:
-        return [str(error)]
-    counted = samples // cache.manifest.latent_shape[0]
-    if counted == len(cache):
-        return []
-    return [
-        f"{cache.path}: the moments count {counted} images, the table {len(cache)}; "
-        "`leak cache build --repair` takes them again"
+        data = path.read_bytes()
+    except OSError:
+        return 0.0, [f"{path}: cannot be read any more"]
+    if hashlib.sha256(data).hexdigest() != sha256:
+        return 0.0, [f"{path}: its content has changed since"]
+    encoding, place = cache.manifest.encoding, np.array([row])
+    columns = [c for name, c in COLUMNS.items() if not cache.lacking(name, place)]
+    image = DecodedImage.of(decode(data), sha256, encoding.preprocessing)
+    computer = ColumnComputer(columns, encoding, encoder)
+    values = computer([{column.name: column.views(image) for column in columns}])[0]
+    if isinstance(values, str):
+        return 0.0, [f"{path}: {values}"]
+    found = {n: _relative(again, cache.column(n, place)[0]) for n, again in values.items()}
+    words = [
+        f"{path}: its {name} differs now (relative RMS {difference:.3f})"
+        for name, difference in found.items()
+        if not difference <= TOLERANCE
     ]
+    return max(found.values(), default=0.0), words
+
+
+def _relative(again: np.ndarray, stored: np.ndarray) -> float:
+    exact = stored.astype(np.float64)
+    scale = max(float(np.mean(exact**2)), 1e-12)
+    return float(np.sqrt(np.mean((again - exact) ** 2) / scale))
 
 
 def _refuse_other(cache: Cache, encoder: Encoder) -> None:
@@ -100,24 +119,3 @@ def _refuse_other(cache: Cache, encoder: Encoder) -> None:
             f"--vae gives {theirs.name} ({theirs.weights_sha256[:8]}); "
             "name the one it was built with"
         )
-
-
-def _difference(cache: Cache, encoder: Encoder, row: int) -> float:
-    """Relative RMS difference; infinite where the image is gone, NaN where it is another."""
-    path = Path(cache.manifest.data) / str(cache.paths[row])
-    image = load_image(path, cache.manifest.encoding.preprocessing, known=())
-    if image.pixels is None:
-        return float("inf")
-    if image.sha256 != cache.hashes[row]:
-        return float("nan")
-    again = encoder.encode_bytes(torch.from_numpy(image.pixels)).cpu().numpy()
-    stored = cache.column("z0", np.array([row]))[0].astype(np.float64)
-    return float(np.sqrt(np.mean((again - stored) ** 2) / np.mean(stored**2)))
-
-
-def _words(path: str, difference: float) -> str:
-    if np.isnan(difference):
-        return f"{path}: its content has changed since"
-    if np.isinf(difference):
-        return f"{path}: cannot be read any more"
-    return f"{path}: encodes differently now (relative RMS {difference:.3f})"

@@ -14,8 +14,8 @@ import timm
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from leakcache.columns.pixels import Views
 from leakcache.images.preprocess import Preprocessing
-from leakcache.store.views import Views
 from leaknet.baselines.trained_network import PixelNetwork, Recipe
 from leaknet.baselines.weights import pretrained
 

@@ -18,10 +18,11 @@ import torch
 from jaxtyping import Float, Float32, Int, UInt8
 from torch import Tensor
 
+from leakcache.columns.pixels import Views
+from leakcache.columns.spec import ColumnSpec
 from leakcache.encoder.weights import PRESETS
 from leakcache.images.preprocess import Preprocessing
-from leakcache.store.array_store import Rows, RowSpec
-from leakcache.store.views import Views
+from leakcache.store.column_store import Rows
 from leaknet.baselines.images import BaselineImages
 from leaknet.baselines.occ_clip import TOKENIZER
 from leaknet.baselines.weights import (
@@ -126,7 +127,7 @@ class Trajectory:
         ) -> Float32[np.ndarray, "k 1 value"]:
             return self.steps(views, images.hashes[rows].tolist()).reshape(len(rows), 1, values)
 
-        spec = RowSpec("latte-trajectory", (1, values), "float16", depends)
+        spec = ColumnSpec("latte-trajectory", (1, values), "float16", depends)
         return images.extract(spec, CUT, compute, BATCH)
 
     @torch.inference_mode()

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Int, Shaped, UInt8
 
+from leakcache.columns.pixels import Cut
+from leakcache.columns.spec import ColumnSpec
 from leakcache.errors import RunError
-from leakcache.store.array_store import Compute, Rows, RowSpec
 from leakcache.store.cache import Cache
+from leakcache.store.column_store import Compute, Rows
 from leakcache.store.source_images import SourceImages
-from leakcache.store.views import Cut
 from leaknet.data.columns import ImageColumns, load_columns
 
 COLUMNS = ("labels", "groups", "folds", "hashes", "paths")
@@ -94,14 +95,14 @@ class BaselineImages:
         """uint8 pixels (image, view, side, side, 3) by position, decoded once and stored."""
         return self.originals.pixels(cut)
 
-    def derived(self, spec: RowSpec, compute: Compute) -> Rows:
+    def derived(self, spec: ColumnSpec, compute: Compute) -> Rows:
         """Rows that are computed once per image and stored by content hash, by position.
 
         `compute` is called as in `SourceImages.derived`, with positions in this table.
         """
         return self.originals.derived(spec, compute)
 
-    def extract(self, spec: RowSpec, cut: Cut, function: Extract, batch: int = 16) -> Rows:
+    def extract(self, spec: ColumnSpec, cut: Cut, function: Extract, batch: int = 16) -> Rows:
         """`derived` rows of batches of each image's first view."""
         pixels = self.pixels(cut)
 

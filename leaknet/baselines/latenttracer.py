@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Int8
 from torch import Tensor, nn
 
-from leakcache.store.array_store import Rows
+from leakcache.store.column_store import Rows
 from leaknet.baselines.augment import cropped, flipped
 from leaknet.baselines.autoencoders import Autoencoder, available_autoencoders
 from leaknet.baselines.images import BaselineImages, ConcatenatedRows

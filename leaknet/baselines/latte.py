@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 
-from leakcache.store.array_store import Rows, RowSpec
+from leakcache.columns.spec import ColumnSpec
+from leakcache.store.column_store import Rows
 from leaknet.baselines.augment import standardised
 from leaknet.baselines.base import BaselineOptions
 from leaknet.baselines.ddim_trajectory import CUT, SIDE, TIMESTEPS, Trajectory
@@ -148,7 +149,9 @@ class Latte(TrainedNetwork):
     def _visual(self, images: BaselineImages) -> Rows:
         """Features of the frozen network: pooled last stage, then the third stage's map."""
         shape = self._extract(_BLANK, np.zeros(1, int)).shape[1:]
-        spec = RowSpec("latte-features", shape, "float16", {"weights": fingerprint(self.features)})
+        spec = ColumnSpec(
+            "latte-features", shape, "float16", {"weights": fingerprint(self.features)}
+        )
         return images.extract(spec, CUT, self._extract)
 
     @torch.inference_mode()

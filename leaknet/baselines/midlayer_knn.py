@@ -16,9 +16,9 @@ from jaxtyping import Float, Float32, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from leakcache.columns.pixels import RESIZED
+from leakcache.columns.spec import ColumnSpec
 from leakcache.errors import TrainingError
-from leakcache.store.array_store import RowSpec
-from leakcache.store.views import RESIZED
 from leaknet.baselines.augment import cropped, standardised
 from leaknet.baselines.base import Baseline, BaselineOptions
 from leaknet.baselines.images import BaselineImages
@@ -99,7 +99,7 @@ class MidLayerNeighbours(Baseline):
     def vectors(self, images: BaselineImages) -> Float32[np.ndarray, "image dimension"]:
         """Unit class tokens, stored once computed."""
         depends = {"weights": fingerprint(self.network), "size": self.size, "block": self.block}
-        spec = RowSpec(self.name, (int(self.network.embed_dim),), "float32", depends)
+        spec = ColumnSpec(self.name, (int(self.network.embed_dim),), "float32", depends)
         return images.extract(spec, RESIZED, self._tokens)[:]
 
     @torch.inference_mode()

@@ -24,11 +24,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from leakcache.columns.pixels import Cut
+from leakcache.columns.spec import ColumnSpec
 from leakcache.errors import TrainingError
 from leakcache.images.resize import central, fitted
 from leakcache.progress import track
-from leakcache.store.array_store import Rows, RowSpec
-from leakcache.store.views import Cut
+from leakcache.store.column_store import Rows
 from leaknet.baselines.augment import standardised
 from leaknet.baselines.base import Baseline, BaselineOptions
 from leaknet.baselines.images import BaselineImages
@@ -133,9 +134,14 @@ class Bicubic(Cut):
     side: int
 
     @property
-    def spec(self) -> RowSpec:
+    def name(self) -> str:  # type: ignore[override]
+        """After the side."""
+        return f"pixels_bicubic{self.side}"
+
+    @property
+    def plain_spec(self) -> ColumnSpec:
         """One view."""
-        return RowSpec(f"bicubic{self.side}", (1, self.side, self.side, 3), "uint8")
+        return ColumnSpec(self.name, (1, self.side, self.side, 3), "uint8")
 
     def __call__(self, image: Image.Image) -> UInt8[np.ndarray, "view side side 3"]:
         """The view of an RGB image."""
@@ -193,7 +199,7 @@ class OccClip(Baseline):
     def vectors(self, images: BaselineImages) -> Float32[np.ndarray, "image dimension"]:
         """CLIP's unit vectors, stored once computed."""
         depends = {"weights": fingerprint(self.clip.network)}
-        spec = RowSpec("clip-image", (self.clip.dimension,), "float32", depends)
+        spec = ColumnSpec("clip-image", (self.clip.dimension,), "float32", depends)
         return images.extract(spec, self._cut, self._extract)[:]
 
     @torch.inference_mode()

@@ -6,9 +6,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import ClassVar
 
+from leakcache.columns.latents import dct_side
 from leakcache.dct import dct_low
 from leakcache.store.moments import LatentMoments
-from leakcache.store.zarr_shards import dct_side
 from leaknet.baselines.base import Baseline
 from leaknet.baselines.images import BaselineImages
 from leaknet.config import RunConfig, preset

@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 
-from leakcache.store.array_store import Rows, RowSpec
-from leakcache.store.views import CROPS
+from leakcache.columns.pixels import CROPS
+from leakcache.columns.spec import ColumnSpec
+from leakcache.store.column_store import Rows
 from leaknet.baselines.autoencoders import Autoencoder, available_autoencoders
 from leaknet.baselines.base import BaselineOptions
 from leaknet.baselines.images import BaselineImages
@@ -62,7 +63,7 @@ def stored_measurements(
 
     full = f"{name}-{autoencoder.name}-{autoencoder.sha256[:8]}"
     # The first of several crops is the central one.
-    return images.extract(RowSpec(full, shape, dtype, settings), CROPS, rows, BATCH)
+    return images.extract(ColumnSpec(full, shape, dtype, settings), CROPS, rows, BATCH)
 
 
 class ReconstructionErrors(LinearProbe):

@@ -16,7 +16,7 @@ from PIL import Image, ImageFilter
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
-from leakcache.store.views import ContrastTiles
+from leakcache.columns.pixels import ContrastTiles
 from leaknet.baselines.augment import flipped, standardised
 from leaknet.baselines.trained_network import PixelNetwork, Recipe
 

@@ -20,10 +20,10 @@ from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from leakcache.columns.pixels import RESIZED, Cut
 from leakcache.errors import TrainingError
 from leakcache.progress import Advance, track
-from leakcache.store.array_store import Rows
-from leakcache.store.views import RESIZED, Cut
+from leakcache.store.column_store import Rows
 from leaknet.baselines.augment import (
     IMAGENET_MEAN,
     IMAGENET_STD,

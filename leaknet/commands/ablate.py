@@ -13,6 +13,7 @@ from leaknet.commands.options import (
     cache_option,
     device_option,
     emit,
+    fill_option,
     json_option,
     next_steps,
 )
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Tables, figure and runs. [default: ablations-CACHE under the folder of runs]",
 )
+@fill_option
 @device_option
 @json_option
 @click.pass_obj
@@ -145,4 +147,5 @@ def _pool(folder: Path, options: dict[str, Any]) -> CachePool:
         [Cache.open(Path(other) / "closed") for other in options["also"]],
         [Path(root) for root in options["open_roots"]],
         str(resolve_device(options["device"])),
+        fill=options["fill"],
     )

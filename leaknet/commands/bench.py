@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leakcache.statistics.build import complete_statistics
 from leaknet.commands.defaults import (
     LeakCommand,
     Settings,
@@ -116,6 +115,7 @@ def bench(settings: Settings, /, **options: Any) -> None:
     check_roots(options["open_roots"])
 
     from leakcache.device import resolve_device
+    from leakcache.store.build import ensure_columns
     from leaknet.baselines.ours import Ours
     from leaknet.config import preset
     from leaknet.experiments.benchmark.data import raw_data, with_steps
@@ -131,7 +131,8 @@ def bench(settings: Settings, /, **options: Any) -> None:
     unknown = [build.cache for build in open_set_caches(closed, options["open_roots"], device)]
     for method in plan.methods:
         if issubclass(method, Ours):
-            complete_statistics(preset(method.preset).columns(), [closed, *unknown], device)
+            columns = preset(method.preset).columns()
+            ensure_columns([closed, *unknown], columns, device, fill=True)
     data = with_steps(raw_data(closed, unknown, options["limit"]), closed, unknown, steps, device)
     out = Path(options["out"] or settings.runs / _name(closed, options))
     plan = replace(plan, out=out, on_rows=partial(_keep, out))

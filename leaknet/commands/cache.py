@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leakcache.statistics.build import build_extra
 from leaknet.commands.defaults import (
     LeakCommand,
     Settings,
@@ -35,11 +34,8 @@ if TYPE_CHECKING:
     from leakcache.images.decode import Preprocessing
     from leakcache.store.build import BuildReport
     from leakcache.store.cache import Cache
-    from leakcache.store.derived import RowCheck
     from leakcache.store.verify import Verification
 
-
-# What `leak cache` prints of a build and of a cache.
 
 SHOWN = 20
 """Rejects printed one by one; `leak cache info --json` lists them all."""
@@ -52,9 +48,10 @@ def built(report: BuildReport) -> dict[str, Any]:
         "path": str(report.cache.path),
         "fingerprint": manifest.fingerprint,
         "images": manifest.images,
-        "encoded": report.encoded,
-        "reused": report.reused,
-        "resumed": report.resumed,
+        "computed": report.computed,
+        "stored": report.stored,
+        "columns": report.columns,
+        "repaired": report.repaired,
         "changes": str(report.changes),
         "relative_latent_error": manifest.facts["relative_latent_error"],
         "rejects": [{"path": path, "reason": reason} for path, reason in manifest.rejects],
@@ -65,30 +62,23 @@ def built(report: BuildReport) -> dict[str, Any]:
 def print_built(split: str, report: BuildReport) -> None:
     """What one split's build did."""
     manifest = report.cache.manifest
+    for line in report.repaired:
+        click.echo(f"repaired: {line}")
     if report.changes:
         click.echo(f"{split}: since the last build, {report.changes}")
     click.echo(
         f"{split}: {manifest.images} images in {report.cache.path} "
-        f"({report.encoded} encoded, {report.reused} reused, {report.resumed} already done, "
-        f"{report.seconds:.1f} s)"
+        f"({report.computed} computed, {report.stored} stored before, {report.seconds:.1f} s)"
     )
+    for name, count in report.columns.items():
+        if count:
+            click.echo(f"  {name:<30} {count} images computed")
     error = manifest.facts["relative_latent_error"]
     if error is not None:
         click.echo(
             f"{split}: {manifest.encoding.precision} latents differ from fp32 by {error:.2%} RMS"
         )
     print_rejects(manifest.rejects)
-
-
-def print_extras(extras: dict[str, dict[str, Any]]) -> None:
-    """What was stored beside the latents; nothing where that was not asked for."""
-    for what, splits in sorted(extras.items()):
-        for split, stores in splits.items():
-            for name, one in stores.items():
-                click.echo(
-                    f"{split}: {what} {name}: {one['cut']} images read, {one['kept']} already "
-                    f"there, {one['bytes'] / 1e6:.1f} MB in all"
-                )
 
 
 def print_rejects(rejects: tuple[tuple[str, str], ...]) -> None:
@@ -101,21 +91,13 @@ def print_rejects(rejects: tuple[tuple[str, str], ...]) -> None:
         click.echo(f"  … and {len(rejects) - SHOWN} more (`leak cache info --json` lists them)")
 
 
-def print_verified(folder: Path, results: dict[str, Verification], rows: RowCheck) -> None:
-    """What was found in each split's latents, and in the rows beside them."""
-    for name, result in results.items():
-        click.echo(
-            f"{folder / name}: {result.shards} shards read, {len(result.damaged)} damaged; "
-            f"{result.reencoded} images encoded again, largest difference {result.worst:.2%}"
-        )
-        for line in (*result.damaged, *result.differing):
-            click.echo(f"  {line}")
-    if rows.shards:
-        click.echo(
-            f"{folder / 'rows'}: {rows.shards} shards read, {len(rows.damaged)} damaged; "
-            f"{rows.recut} images cut again, {len(rows.differing)} differ"
-        )
-    for line in (*rows.damaged, *rows.differing):
+def print_verified(folder: Path, result: Verification) -> None:
+    """What was found in the columns of a cache folder."""
+    click.echo(
+        f"{folder}: {result.shards} shards read, {len(result.damaged)} damaged; "
+        f"{result.recomputed} images computed again, largest difference {result.worst:.2%}"
+    )
+    for line in (*result.damaged, *result.differing):
         click.echo(f"  {line}")
 
 
@@ -184,25 +166,37 @@ def cache() -> None:
     help="Exit with 1 when more images than this were refused.",
 )
 @click.option(
-    "--with",
-    "extras",
-    type=click.Choice(["statistics", "pixels"]),
-    multiple=True,
-    help="Also store statistics of native pixels and of the encoder's activations, those of "
-    "degraded copies of the training images too, for preset best; or canonical uint8 pixels, "
-    "resized and native crops, for `leak bench`.",
+    "--for",
+    "target",
+    default="best",
+    show_default=True,
+    metavar="PRESET|FILE.toml",
+    help="Fill the columns that paper, authors, best or a file of settings reads.",
 )
-@click.option("--fresh", is_flag=True, help="Throw away what is in the cache folder.")
-@click.option("--repair", is_flag=True, help="Check the shards and encode again what is damaged.")
+@click.option(
+    "--columns",
+    metavar="NAMES",
+    help="Fill these instead, comma-separated: z0, pixel_statistics, activation_statistics, "
+    "degraded_pixel_statistics, degraded_activation_statistics, pixels_resize256, "
+    "pixels_crop256x2.",
+)
+@click.option("--fresh", is_flag=True, help="Throw away the columns in the cache folder.")
+@click.option(
+    "--repair", is_flag=True, help="Check all checksums and compute again what is damaged."
+)
 @json_option
 @click.pass_obj
 def build(settings: Settings, /, **options: Any) -> None:
-    """Encode every image once. Run it again to resume, or after adding images.
+    """Read every image once and fill its columns. Run it again to resume or after adding images.
+
+    Only columns that an image lacks are computed, whatever data set, split or fold it is in.
+    JSON keys: cache; by split path, fingerprint, images, computed, stored, columns.NAME, repaired,
+    changes, relative_latent_error, rejects[], seconds.
 
     \b
     Example:
-      leak cache build --split closed
-      leak cache build --data photos/ --vae taesd --precision bf16 --with statistics
+      leak cache build --split all
+      leak cache build --data photos/ --vae taesd --precision bf16 --for paper
     """
     from leakcache.encoder.weights import locate
     from leakcache.images.decode import Preprocessing
@@ -222,15 +216,15 @@ def build(settings: Settings, /, **options: Any) -> None:
         options["precision"] = _fastest_precision(options)
     name = name_cache(root, options["vae"], _words(preprocessing), options["precision"])
     folder = Path(options["cache"] or settings.caches / name)
-    reports = _build_splits(index, folder, preprocessing, options)
+    columns = _columns(options)
+    click.echo(f"{root}: {len(index.records)} images, {', '.join(columns)}", err=True)
+    reports = _build_splits(index, folder, preprocessing, columns, options)
     remember(settings.caches, folder)
-    extras = {name: build_extra(name, reports, options) for name in set(options["extras"])}
     if options["as_json"]:
-        emit({"cache": str(folder), **{s: built(r) for s, r in reports.items()}, **extras})
+        emit({"cache": str(folder), **{s: built(r) for s, r in reports.items()}})
     else:
         for split, report in reports.items():
             print_built(split, report)
-        print_extras(extras)
         next_steps(["train", "--cache", str(folder)])
     refuse_too_many_rejects(list(reports.values()), options["max_rejects"])
 
@@ -250,11 +244,28 @@ def _words(preprocessing: Preprocessing) -> str:
     return words + (f"-canonical{preprocessing.canonical_size}" * preprocessing.canonical)
 
 
+def _columns(options: dict[str, Any]) -> list[str]:
+    """The columns to fill, by their names or as settings read them."""
+    from leaknet.config import PRESETS, load_config, preset
+
+    if options["columns"] is not None:
+        return [name.strip() for name in options["columns"].split(",") if name.strip()]
+    target = options["target"]
+    file = target not in PRESETS and Path(target).is_file()
+    config = load_config(Path(target)) if file else preset(target)
+    return list(config.columns())
+
+
 def _build_splits(
-    index: DatasetIndex, folder: Path, preprocessing: Preprocessing, options: dict[str, Any]
+    index: DatasetIndex,
+    folder: Path,
+    preprocessing: Preprocessing,
+    columns: list[str],
+    options: dict[str, Any],
 ) -> dict[str, BuildReport]:
     from leakcache.device import resolve_device
     from leakcache.encoder.autoencoder import Encoder
+    from leakcache.progress import track
     from leakcache.store.build import build_cache
 
     encoder = Encoder.load(
@@ -265,19 +276,24 @@ def _build_splits(
     if chosen == "all" and index.records:
         both: tuple[Split, ...] = ("closed", "open")
         splits = [split for split in both if index.select(split).records]
-    return {
-        split: build_cache(
-            index,
-            encoder,
-            folder / split,
-            split=split,
-            preprocessing=preprocessing,
-            stored=options["store"],
-            fresh=options["fresh"],
-            repair=options["repair"],
-        )
-        for split in splits
-    }
+    images = sum(len(index.select(split).records) for split in splits)
+    with track("computing", images, "images") as advance:
+        return {
+            split: build_cache(
+                index,
+                encoder,
+                folder / split,
+                split=split,
+                preprocessing=preprocessing,
+                stored=options["store"],
+                columns=columns,
+                # The splits share their columns: what one has filled is not thrown away again.
+                fresh=options["fresh"] and split == splits[0],
+                repair=options["repair"],
+                advance=advance,
+            )
+            for split in splits
+        }
 
 
 def open_caches(folder: Path) -> dict[str, Cache]:
@@ -305,15 +321,13 @@ def info(settings: Settings, cache: str | None, as_json: bool) -> None:
     Example:
       leak cache info
     """
-    from leakcache.store.derived import describe_rows
-    from leakcache.store.info import describe
+    from leakcache.store.info import describe, describe_columns
 
     folder = cache_folder(cache, settings.caches)
     facts = {name: describe(found) for name, found in open_caches(folder).items()}
-    rows = describe_rows(folder)
-    unfinished = sorted(path.parent.name for path in folder.glob("*/building"))
+    columns = describe_columns(folder)
     if as_json:
-        emit({"cache": str(folder), "unfinished": unfinished, "rows": rows, **facts})
+        emit({"cache": str(folder), "columns": columns, **facts})
         return
     for name, fact in facts.items():
         rejects = tuple((reject["path"], reject["reason"]) for reject in fact.pop("rejects"))
@@ -321,25 +335,30 @@ def info(settings: Settings, cache: str | None, as_json: bool) -> None:
         for key, value in fact.items():
             click.echo(f"  {key:<14} {value}")
         print_rejects(rejects)
-    for name, fact in rows.items():
+    for name, fact in columns.items():
         size = f"{fact['bytes'] / 1e6:.1f} MB"
-        click.echo(f"{folder / 'rows' / name}: {fact['images']} images, {fact['shape']}, {size}")
-    for name in unfinished:
-        click.echo(f"{folder / name}: a build is unfinished; the same command resumes it")
+        click.echo(f"  {name:<40} {fact['images']} images, {fact['shape']}, {size}")
     next_steps(["cache", "verify", "--cache", str(folder)], ["train", "--cache", str(folder)])
 
 
 @cache.command(cls=LeakCommand)
 @cache_option
 @click.option("--vae", default=None, help="Autoencoder for the spot check. [default: as built]")
-@click.option("--spot", default=8, show_default=True, help="Images to encode again; 0 for none.")
+@click.option(
+    "--spot",
+    default=8,
+    show_default=True,
+    help="Images of each split to compute again; 0 for none.",
+)
 @device_option
 @json_option
 @click.pass_obj
 def verify(
     settings: Settings, cache: str | None, vae: str | None, spot: int, device: str, as_json: bool
 ) -> None:
-    """Check checksums and counts, and encode a few images again.
+    """Check all checksums, and compute the columns of a few images again.
+
+    JSON keys: ok, shards, damaged[], recomputed, worst, differing[].
 
     \b
     Example:
@@ -347,27 +366,20 @@ def verify(
     """
     from leakcache.device import resolve_device
     from leakcache.encoder.autoencoder import Encoder
-    from leakcache.store.derived import check_rows
     from leakcache.store.verify import verify as check
 
     folder = cache_folder(cache, settings.caches)
-    results = {}
-    splits = open_caches(folder)
-    for name, found in splits.items():
-        encoding = found.manifest.encoding
-        spec = vae or encoding.autoencoder.spec
-        encoder = (
-            Encoder.load(spec, encoding.precision, str(resolve_device(device))) if spot else None
-        )
-        results[name] = check(found, encoder, spot)
-    rows = check_rows(folder, list(splits.values()), spot)
+    splits = list(open_caches(folder).values())
+    encoding = splits[0].manifest.encoding
+    spec, where = vae or encoding.autoencoder.spec, str(resolve_device(device))
+    encoder = Encoder.load(spec, encoding.precision, where) if spot else None
+    result = check(splits, encoder, spot)
     if as_json:
-        found_in = {name: {"ok": result.ok, **vars(result)} for name, result in results.items()}
-        emit({**found_in, "rows": {"ok": rows.ok, **vars(rows)}})
+        emit({"ok": result.ok, **vars(result)})
     else:
-        print_verified(folder, results, rows)
+        print_verified(folder, result)
         next_steps(["cache", "info", "--cache", str(folder)])
-    if not (rows.ok and all(result.ok for result in results.values())):
+    if not result.ok:
         sys.exit(1)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from leakcache.statistics.build import complete_statistics
 from leaknet.commands.defaults import LeakCommand, Settings, remember, sample_root
 from leaknet.commands.options import emit, json_option, next_steps
 
@@ -48,10 +47,10 @@ def demo(settings: Settings, /, as_json: bool) -> None:
     precision = quick_precision(device)
     encoder = Encoder.load("bundled", device=str(device), precision=precision)
     index = read_index(root)
-    closed = build_cache(index, encoder, cache / "closed", split="closed").cache
-    unknown = build_cache(index, encoder, cache / "open", split="open").cache
     config = preset("best").with_overrides([f"train.epochs={EPOCHS}"])
-    complete_statistics(config.columns(), [closed, unknown], str(device))
+    columns = config.columns()
+    closed = build_cache(index, encoder, cache / "closed", columns=columns).cache
+    unknown = build_cache(index, encoder, cache / "open", split="open", columns=columns).cache
     train(config, closed, run, device=str(device))
     prepare_run(run, closed, device)
     scores = score_run(run, closed, [unknown], [GlobalKDE], device)

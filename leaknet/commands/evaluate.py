@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leakcache.statistics.build import complete_statistics
 from leaknet.commands.defaults import LeakCommand, Settings, cache_folder
 from leaknet.commands.options import (
     alpha_option,
     cache_option,
     device_option,
     emit,
+    fill_option,
     json_option,
     next_steps,
 )
@@ -87,6 +87,7 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Runs, evaluation.json and evaluation.md. [default: under the folder of runs]",
 )
+@fill_option
 @device_option
 @json_option
 @click.pass_obj
@@ -114,6 +115,7 @@ def evaluate(settings: Settings, /, **options: Any) -> None:
     check_roots(options["open_roots"])
 
     from leakcache.device import resolve_device
+    from leakcache.store.build import ensure_columns
     from leakcache.store.changes import open_current
     from leaknet.experiments.caches import open_set_caches
     from leaknet.experiments.evaluation_tables import evaluation_tables, write_evaluation
@@ -123,7 +125,7 @@ def evaluate(settings: Settings, /, **options: Any) -> None:
     device = resolve_device(options["device"])
     plan = _plan(options, settings.runs, folder.name, device)
     closed = open_current(folder / "closed")
-    complete_statistics(plan.config.columns(), [closed], str(device))
+    ensure_columns([closed], plan.config.columns(), str(device), fill=options["fill"])
     builds = open_set_caches(closed, options["open_roots"], str(device))
     plan.out.mkdir(parents=True, exist_ok=True)
     collections = _collections(options, closed, str(device))

@@ -136,6 +136,13 @@ def canonical_option(command: Command) -> Command:
     return flag(size(command))
 
 
+def fill_option(command: Command) -> Command:
+    """`--fill`: compute columns that the cache lacks."""
+    return click.option(
+        "--fill", is_flag=True, help="Compute columns that the cache lacks, instead of refusing it."
+    )(command)
+
+
 def alpha_option(command: Command) -> Command:
     """`--alpha`: the false-alarm rate, in (0, 1)."""
     return click.option(

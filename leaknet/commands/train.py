@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leakcache.statistics.build import complete_statistics
 from leaknet.commands.defaults import LeakCommand, Settings, cache_folder, remember
 from leaknet.commands.options import (
     ALPHA,
     cache_option,
     device_option,
     emit,
+    fill_option,
     json_option,
     next_steps,
     run_option,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=int, help="Same as --set train.seed=N.")
 @click.option("--epochs", type=int, help="Same as --set train.epochs=N.")
+@fill_option
 @device_option
 @json_option
 @click.pass_obj
@@ -60,6 +61,7 @@ def train(settings: Settings, /, **options: Any) -> None:
     check_trainable(folder)
 
     from leakcache.device import resolve_device
+    from leakcache.store.build import ensure_columns
     from leakcache.store.changes import open_current
     from leaknet.calibration.split_half import calibration_limits
     from leaknet.scoring.score_run import prepare_run
@@ -71,7 +73,7 @@ def train(settings: Settings, /, **options: Any) -> None:
         click.echo(f"warning: {limits}", err=True)
     run = Path(options["run"] or settings.runs / run_name(folder.name, config))
     device = resolve_device(options["device"])
-    complete_statistics(config.columns(), [cache], str(device))
+    ensure_columns([cache], config.columns(), str(device), fill=options["fill"])
     result = fit(config, cache, run, device=str(device), on_epoch=_print_epoch)
     scores = prepare_run(run, cache, device)
     remember(settings.runs, run)

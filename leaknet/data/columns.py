@@ -72,7 +72,7 @@ class ImageColumns:
         for name in names if len(self) else ():
             if name not in self.columns:
                 raise CacheIncomplete(
-                    f"the cache lacks the column {name}: run `leak cache build --with statistics` "
+                    f"the cache lacks the column {name}: run `leak cache build --for best` "
                     "again with the options it was built with, or train with --preset paper"
                 )
 

@@ -11,11 +11,10 @@ from pathlib import Path
 
 from leakcache.dataset.index import own_open_set, read_index
 from leakcache.errors import CacheError
-from leakcache.statistics.build import complete_alike, complete_statistics
-from leakcache.store.build import BuildReport, build_cache
+from leakcache.store.build import BuildReport, build_cache, ensure_columns, fill_columns
 from leakcache.store.cache import Cache
 from leakcache.store.manifest import FILE
-from leakcache.store.open_set import open_set_builds
+from leakcache.store.open_set import open_set_builds, shared_columns
 from leaknet.config import RunConfig
 from leaknet.experiments.ablation.spec import CacheRequirement
 from leaknet.experiments.task import ClosedSet, Task
@@ -25,7 +24,7 @@ from leaknet.scoring.run_embeddings import open_splits
 def open_set_caches(
     closed: Cache, roots: Sequence[str | Path], device: str = "cpu", *, required: bool = False
 ) -> list[BuildReport]:
-    """Caches of the unknown generators, brought up to date, with the statistics of the closed one.
+    """Caches of the unknown generators, brought up to date, with the columns of the closed one.
 
     Args:
         closed: decides how images are encoded.
@@ -41,13 +40,11 @@ def open_set_caches(
     data = Path(closed.manifest.data)
     if not roots and not required and own_open_set(data) is None:
         return []
-    builds = open_set_builds(closed, [Path(root) for root in roots], device)
-    complete_alike(closed, [build.cache for build in builds], device)
-    return builds
+    return open_set_builds(closed, [Path(root) for root in roots], device)
 
 
 def collection_cache(other: Path, closed: Cache, device: str = "cpu") -> Cache:
-    """The cache of another collection, with the statistics of the closed one.
+    """The cache of another collection, with the columns of the closed one.
 
     Args:
         other: folder of a cache, or a data root, whose cache is then built beside the closed one.
@@ -70,7 +67,7 @@ def collection_cache(other: Path, closed: Cache, device: str = "cpu") -> Cache:
             preprocessing=encoding.preprocessing,
             stored=encoding.stored,
         ).cache
-    complete_alike(closed, [cache], device)
+    fill_columns(cache, shared_columns(closed), device)
     return cache
 
 
@@ -88,6 +85,8 @@ class CachePool:
         also: Sequence[Cache] = (),
         open_roots: Sequence[Path] = (),
         device: str = "cpu",
+        *,
+        fill: bool = False,
     ) -> None:
         """Collect caches; nothing is read yet.
 
@@ -95,12 +94,13 @@ class CachePool:
             main: the closed cache.
             also: closed caches of the same images, encoded otherwise.
             open_roots: folders of unknown generators; the open set of the data without any.
-            device: where images of open sets are encoded.
+            device: where images are encoded.
+            fill: compute columns that a closed cache lacks, instead of refusing it.
         """
         self.main = main
         self.encoded = 0
         self._caches = (main, *also)
-        self._roots, self._device = tuple(open_roots), device
+        self._roots, self._device, self._fill = tuple(open_roots), device, fill
         self._tasks: dict[tuple[Path, tuple[str, ...]], Task] = {}
 
     def find(self, required: CacheRequirement) -> Cache:
@@ -126,7 +126,7 @@ class CachePool:
 
         Args:
             cache: one of the pool.
-            config: of the runs; the columns that they read are completed first.
+            config: of the runs; decides which columns are read.
 
         Raises:
             CacheCorrupt: a shard's bytes do not match their checksum.
@@ -135,9 +135,9 @@ class CachePool:
         """
         key = (cache.path, config.columns())
         if key not in self._tasks:
-            complete_statistics(config.columns(), [cache], self._device)
+            ensure_columns([cache], config.columns(), self._device, fill=self._fill)
             builds = open_set_caches(cache, self._roots, self._device)
-            self.encoded += sum(build.encoded for build in builds)
+            self.encoded += sum(build.computed for build in builds)
             unknown = open_splits([build.cache for build in builds], cache, config)
             self._tasks[key] = ClosedSet.load(cache, config).whole(unknown)
         return self._tasks[key]

@@ -34,9 +34,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from leakcache.errors import ConfigError
+from leakcache.images.views import PARTS
 from leakcache.statistics.activation_features import LENGTHS as ACTIVATION_LENGTHS
 from leakcache.statistics.pixel_features import LENGTH, LENGTHS
-from leakcache.statistics.pixels import PARTS
 from leaknet.calibration.temperature import fit_temperature
 from leaknet.config import (
     ACTIVATIONS,

@@ -14,23 +14,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
 from PIL import Image
 
+from leakcache.columns.column import Column, DecodedImage
+from leakcache.columns.compute import ColumnComputer, Prepared
+from leakcache.columns.table import columns_named
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import ImageError, RunError, WeightsError
-from leakcache.images.canonical import canonicalise
-from leakcache.images.decode import Preprocessing, decode, preprocess, to_unit_range
+from leakcache.images.decode import Preprocessing, decode
 from leakcache.images.loader import in_order
 from leakcache.images.preprocess import refuse_tiny
 from leakcache.progress import track
-from leakcache.statistics.activations import activation_statistics_of, look_at
-from leakcache.statistics.pixels import statistics_of
-from leakcache.store.derived import one_thread_each
 from leakcache.store.manifest import Encoding
-from leaknet.config import ACTIVATIONS, PIXELS, Z0
 from leaknet.data.columns import ImageColumns
 from leaknet.model.protoleaknet import ProtoLeakNet
+
+AHEAD = 8
+"""Files that are decoded ahead of the encoder at most."""
 
 Changes = Callable[[Image.Image], Sequence[Image.Image]]
 
@@ -104,24 +104,22 @@ def encode_files(
     *,
     columns: Collection[str],
 ) -> list[EncodedFile]:
-    """Latents of files, in their order; what can't be used has a reason instead.
+    """Columns of files, in their order; what cannot be used has a reason instead.
 
     Args:
         encoder: the run's.
         encoding: how the run's latents were made.
         paths: image files.
-        changes: variants of each image to encode after it.
+        changes: variants of each image to compute after it.
         columns: what is computed; see `leaknet.config.RunConfig.columns`.
     """
+    wanted = columns_named(columns)
+    compute = ColumnComputer(wanted, encoding, encoder)
+    load = partial(_load, cut=encoding.preprocessing, changes=changes, columns=wanted)
     encoded = []
-    cut = encoding.preprocessing
-    load = partial(_load, preprocessing=cut, changes=changes, columns=columns)
-    with one_thread_each(), track("encoding", len(paths), "images") as advance:
-        for path, loaded in zip(paths, in_order(load, paths), strict=True):
-            if loaded.reason:
-                encoded.append(EncodedFile(path, loaded.sha256, reason=loaded.reason))
-            else:
-                encoded.append(_encoded(encoder, encoding, path, loaded, columns))
+    with track("encoding", len(paths), "images") as advance:
+        for path, loaded in zip(paths, in_order(load, paths, ahead=AHEAD), strict=True):
+            encoded.append(_encoded(compute, path, loaded))
             advance(1)
     return encoded
 
@@ -156,17 +154,15 @@ def as_split(files: Sequence[EncodedFile], fold: str, label: str) -> ImageColumn
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A file's hash; of the image and each variant views, what is judged and its statistics."""
+    """A file's hash, and the views of the image and of each variant."""
 
     sha256: str = ""
-    pixels: Sequence[UInt8[np.ndarray, "view height width 3"]] = ()
-    judged: Sequence[Image.Image] = ()
-    statistics: Float[np.ndarray, "variant _ value"] | None = None
+    variants: Sequence[Prepared] = ()
     reason: str = ""
 
 
 def _load(
-    path: Path, preprocessing: Preprocessing, changes: Changes | None, columns: Collection[str]
+    path: Path, cut: Preprocessing, changes: Changes | None, columns: Sequence[Column]
 ) -> _Loaded:
     try:
         data = path.read_bytes()
@@ -175,51 +171,22 @@ def _load(
     sha256 = hashlib.sha256(data).hexdigest()
     try:
         image = decode(data)
-        refuse_tiny(image.size, preprocessing)
+        refuse_tiny(image.size, cut)
         variants = [image, *(changes(image) if changes else ())]
+        found = [DecodedImage.of(variant, sha256, cut) for variant in variants]
+        views = [{column.name: column.views(one) for column in columns} for one in found]
     except ImageError as error:
         return _Loaded(sha256, reason=str(error))
-    views = [preprocess(variant, preprocessing) for variant in variants]
-    if PIXELS not in columns:
-        return _Loaded(sha256, views)
-    judged = [_judged(variant, preprocessing) for variant in variants]
-    statistics = np.stack([statistics_of(image) for image in judged])
-    return _Loaded(sha256, views, judged if ACTIVATIONS in columns else (), statistics)
+    return _Loaded(sha256, views)
 
 
-def _judged(image: Image.Image, cut: Preprocessing) -> Image.Image:
-    """What statistics are taken of: on the canonical track, the canonical form."""
-    return canonicalise(image, cut.canonical_size) if cut.canonical else image
-
-
-def _encoded(
-    encoder: Encoder,
-    encoding: Encoding,
-    path: Path,
-    loaded: _Loaded,
-    columns: Collection[str],
-) -> EncodedFile:
-    found: dict[str, np.ndarray] = {}
-    if Z0 in columns:
-        found[Z0] = np.stack([_encode(encoder, encoding, views) for views in loaded.pixels])
-        if not np.isfinite(found[Z0]).all():
-            reason = "the encoder gave latents that are not finite"
-            return EncodedFile(path, loaded.sha256, reason=reason)
-    try:
-        seen = [activation_statistics_of(look_at(encoder, image)) for image in loaded.judged]
-    except ImageError as error:
-        return EncodedFile(path, loaded.sha256, reason=str(error))
-    if loaded.statistics is not None:
-        found[PIXELS] = loaded.statistics
-    if seen:
-        found[ACTIVATIONS] = np.stack(seen)
-    return EncodedFile(path, loaded.sha256, found)
-
-
-def _encode(
-    encoder: Encoder, encoding: Encoding, views: UInt8[np.ndarray, "view height width 3"]
-) -> Float[np.ndarray, "view channel rows columns"]:
-    z0 = encoder.encode(torch.from_numpy(to_unit_range(views))).cpu().numpy()
-    # Rounded as in the cache, so that a file scores as its cached latent does.
-    rounded: Float[np.ndarray, "view channel rows columns"] = z0.astype(encoding.stored)
-    return rounded
+def _encoded(compute: ColumnComputer, path: Path, loaded: _Loaded) -> EncodedFile:
+    if loaded.reason:
+        return EncodedFile(path, loaded.sha256, reason=loaded.reason)
+    rows: list[dict[str, np.ndarray]] = []
+    for row in compute(loaded.variants):
+        if isinstance(row, str):
+            return EncodedFile(path, loaded.sha256, reason=row)
+        rows.append(row)
+    columns = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    return EncodedFile(path, loaded.sha256, columns)

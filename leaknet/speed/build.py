@@ -18,10 +18,11 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from leakcache.columns.compute import BATCH
 from leakcache.dataset.index import DatasetIndex, ImageRecord
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.images.decode import Preprocessing, decode, preprocess
-from leakcache.store.build import BATCH, build_cache
+from leakcache.store.build import build_cache
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def measure_build(
         encoder.encode_bytes(encoder.ready)  # a warm-up
         encoder.bare, encoder.views = 0.0, 0
         start = time.perf_counter()
-        build_cache(index, encoder, Path(scratch) / "cache")
+        build_cache(index, encoder, Path(scratch) / "cache" / "closed")
         whole = time.perf_counter() - start
     error = Encoder.load(spec, "bf16", device).relative_error(encoder.ready)
     return BuildSpeed(encoder.bare / encoder.views, (whole - encoder.bare) / images, error)

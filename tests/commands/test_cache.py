@@ -44,14 +44,24 @@ def test_build_says_what_it_did_and_the_next_one_does_nothing(build: Call, tmp_p
     folder = Path(found["cache"])
     assert folder == Path("caches") / "data-tiny-resize64"
     closed = found["closed"]
-    assert (closed["images"], closed["encoded"], closed["reused"]) == (12, 12, 0)
+    assert (closed["images"], closed["computed"], closed["stored"]) == (12, 12, 0)
+    assert closed["columns"] == {
+        "z0": 12,
+        "pixel_statistics": 12,
+        "activation_statistics": 12,
+        "degraded_pixel_statistics": 6,
+        "degraded_activation_statistics": 6,
+    }
     assert closed["relative_latent_error"] is None
     assert closed["rejects"] == []
     assert closed["fingerprint"] == Cache.open(tmp_path / closed["path"]).manifest.fingerprint
-    assert "encoding 12/12 images" in said.err
+    assert "computing 12/12 images" in said.err
+    assert "data: 15 images, z0, pixel_statistics" in said.err
     again = build()
     assert again.code == 0
-    assert "12 images in caches/data-tiny-resize64/closed (0 encoded, 0 reused" in again.out
+    assert (
+        "12 images in caches/data-tiny-resize64/closed (0 computed, 12 stored before" in again.out
+    )
 
 
 def test_closed_open_or_both(build: Call, call: Call, tmp_path: Path) -> None:
@@ -76,7 +86,7 @@ def test_added_images_are_said_and_encoded(build: Call, tmp_path: Path) -> None:
     picture(5000).save(tmp_path / "data" / "Closed_Set" / "ada" / "more.png")
     said = build()
     assert "since the last build, 1 added (Closed_Set/ada/more.png)" in said.out
-    assert "(1 encoded, 12 reused" in said.out
+    assert "(1 computed, 12 stored before" in said.out
 
 
 def test_rejects_are_listed_and_too_many_are_exit_1(
@@ -120,34 +130,56 @@ def test_info_describes_the_cache_built_last(build: Call, call: Call) -> None:
         assert words in said.out
 
 
-def test_info_of_a_build_that_was_killed(build: Call, call: Call, tmp_path: Path) -> None:
-    build()
-    folder = tmp_path / "caches" / "data-tiny-resize64"
-    (folder / "open" / "building").mkdir(parents=True)
-    assert "a build is unfinished; the same command resumes it" in call("cache", "info").out
-    assert call("cache", "info", "--json").json["unfinished"] == ["open"]
-    one_line(call("cache", "info", "--cache", tmp_path / "none"), "no finished cache")
+def test_columns_are_chosen_by_settings_or_by_name(build: Call, call: Call, tmp_path: Path) -> None:
+    found = build("--for", "paper", "--split", "all", "--json").json
+    assert (found["closed"]["columns"], found["open"]["columns"]) == ({"z0": 12}, {"z0": 3})
+    pixels = "pixels_resize256,pixels_crop256x2"
+    found = build("--columns", pixels, "--split", "all", "--json").json
+    assert found["closed"]["columns"] == {"pixels_resize256": 12, "pixels_crop256x2": 12}
+    columns = call("cache", "info", "--json").json["columns"]
+    assert {k.rsplit("-", 1)[0]: one["images"] for k, one in columns.items()} == {
+        "z0": 15,
+        "pixels_resize256": 15,
+        "pixels_crop256x2": 15,
+    }
+    (tmp_path / "mine.toml").write_text('preset = "paper"\n[features]\nstatistics = true\n')
+    assert set(build("--for", "mine.toml", "--json").json["closed"]["columns"]) == {
+        "z0",
+        "pixel_statistics",
+    }
+    one_line(build("--columns", "z1"), "no column is called 'z1'", "pixel_statistics")
+    one_line(build("--for", "bets"), "bets")
+
+
+def test_train_names_the_command_that_fills_what_it_lacks(build: Call, call: Call) -> None:
+    build("--for", "paper")
+    said = call("train", "--epochs", 1)
+    one_line(said, "lacks pixel_statistics", "--columns pixel_statistics,", "or add --fill")
+    command = said.err.split("`")[1].split()[1:]
+    assert call(*command).code == 0
+    assert "lacks" not in call("train", "--epochs", 1).err
 
 
 def test_verify_and_repair(build: Call, call: Call, tmp_path: Path) -> None:
     build()
     sound = call("cache", "verify", "--spot", 4, "--json")
     assert sound.code == 0
-    assert sound.json["closed"]["ok"]
-    assert sound.json["closed"]["reencoded"] == 4
-    (file,) = [
+    assert (sound.json["ok"], sound.json["recomputed"]) == (True, 4)
+    (file, *_) = [
         path
-        for path in (tmp_path / "caches").rglob("closed/latents.zarr/z0/c/**/0")
+        for path in (tmp_path / "caches").rglob("store/columns/z0-*/values.zarr/c/**/0")
         if path.is_file()
     ]
-    file.write_bytes(file.read_bytes()[:-1])
+    before = file.read_bytes()
+    file.write_bytes(before[:-1])
     damaged = call("cache", "verify")
     assert damaged.code == 1
     assert "1 damaged" in damaged.out
     assert "--repair" in damaged.out
-    assert call("cache", "verify", "--json").json["closed"]["ok"] is False
-    assert "12 encoded" in build("--repair").out
+    assert call("cache", "verify", "--json").json["ok"] is False
+    assert "z0                             6 images computed" in build("--repair").out
     assert call("cache", "verify").code == 0
+    assert file.read_bytes() == before
 
 
 def test_export_writes_one_file(build: Call, call: Call, tmp_path: Path) -> None:
@@ -190,7 +222,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(
     build: Call, call: Call, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    one_line(build("--cache", tmp_path / "file"), "file/closed", "cannot be written", "--cache")
+    one_line(build("--cache", tmp_path / "file"), "file", "error: ")
     build()
     one_line(call("cache", "export", "--out", "file/x.h5"), "file", "error: ")
 

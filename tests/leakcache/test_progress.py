@@ -17,7 +17,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_plain_lines_come_seldom_and_at_the_end(
+def test_plain_lines_come_at_once_seldom_and_at_the_end(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([100.0, 101.0, 111.0, 112.0, 120.0])
@@ -28,6 +28,7 @@ def test_plain_lines_come_seldom_and_at_the_end(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
+        "encoding 0/40 images",
         "encoding 20/40 images 1.8/s, 11 s left",
         "encoding 40/40 images 2.0/s, 0 s left",
     ]

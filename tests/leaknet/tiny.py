@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from leakcache.dataset.index import DatasetIndex, ImageRecord
+from leakcache.columns.table import COLUMNS
 from leakcache.dct import dct_low
 from leakcache.encoder.autoencoder import AutoencoderIdentity
 from leakcache.images.decode import Preprocessing
-from leakcache.store.build import finish
-from leakcache.store.cache import Cache, ShardArrays
-from leakcache.store.manifest import Encoding
+from leakcache.store.cache import Cache
+from leakcache.store.column_store import ColumnStore
+from leakcache.store.manifest import CacheManifest, Encoding
 from leakcache.store.moments import LatentMoments, Moments
-from leakcache.store.workspace import DoneShard
 from leaknet.config import RunConfig
 from leaknet.data.columns import ImageColumns
 from leaknet.data.training_data import TrainingData
@@ -109,18 +108,20 @@ def tiny_cache(folder: Path, *, views: int = 1, weights: str = "a" * 64, extra: 
         tiny_split(24, "test", views=views, seed=3),
         tiny_split(12, "open", views=views, seed=4),
     ]
-    records, hashes, z0 = [], [], []
+    table: dict[str, list[Any]] = {
+        name: [] for name in ("path", "label", "group", "fold", "sha256", "bytes")
+    }
+    z0 = []
     for split in splits:
         for row, path in enumerate(split.paths.tolist()):
             label = "eve" if split.folds[row] == "open" else str(split.labels[row])
-            records.append(ImageRecord(path, label, str(split.groups[row]), str(split.folds[row])))
-            hashes.append(str(split.hashes[row]))
-        z0.append(split.z0)
-    latents = torch.cat(z0)
-    folder.mkdir(parents=True, exist_ok=True)
-    arrays = ShardArrays.create(folder, len(latents), tuple(latents.shape[1:]), "float16")
-    arrays.write(0, latents.numpy(), dct_low(latents.float(), 16).half().numpy())
-    done = DoneShard(tuple(hashes), (1,) * len(hashes), ("",) * len(hashes))
+            table["path"].append(path)
+            table["label"].append(label)
+            table["group"].append(str(split.groups[row]))
+            table["fold"].append(str(split.folds[row]))
+            table["sha256"].append(str(split.hashes[row]))
+            table["bytes"].append(1)
+        z0.append(split.z0.numpy())
     encoding = Encoding(
         AutoencoderIdentity(
             name="tiny",
@@ -132,12 +133,20 @@ def tiny_cache(folder: Path, *, views: int = 1, weights: str = "a" * 64, extra: 
             scaling_factor=1.0,
             shift_factor=0.0,
         ),
-        Preprocessing("resize" if views == 1 else "crop", views=views),
+        Preprocessing("resize" if views == 1 else "crop", 8 * SHAPE[1], views),
         "fp32",
         "float16",
     )
-    index = DatasetIndex(Path("images"), tuple(records), (), "made up")
-    finish(index, "all", encoding, folder, [done], {}).write(folder)
+    return store_cache(folder, table, np.concatenate(z0), encoding, "images")
+
+
+def store_cache(
+    folder: Path, table: dict[str, list[Any]], z0: np.ndarray, encoding: Encoding, data: str
+) -> Cache:
+    """A finished cache of made-up latents, written by the code that a build uses."""
+    store, spec = ColumnStore(folder.parent), COLUMNS["z0"].spec(encoding)
+    store.fill(spec, table["sha256"], lambda rows: z0[rows], lambda done: None)
+    CacheManifest(encoding, "all", data, "made up", table, (), {}).write(folder)
     return Cache.open(folder)
 
 

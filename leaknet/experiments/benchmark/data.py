@@ -17,10 +17,10 @@ from leakcache.dataset.records import DatasetIndex, ImageRecord, canonical
 from leakcache.degrade.copies import write_copies
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheStale, ScoringError
-from leakcache.statistics.build import complete_alike
 from leakcache.store.build import build_cache
 from leakcache.store.cache import Cache
 from leakcache.store.manifest import Encoding
+from leakcache.store.open_set import shared_columns
 from leaknet.baselines.images import COLUMNS, BaselineImages
 
 
@@ -224,6 +224,6 @@ def _degraded(
         split="all",
         preprocessing=encoding.preprocessing,
         stored=encoding.stored,
+        columns=shared_columns(source),
     )
-    complete_alike(source, [built.cache], str(encoder.device))
     return BaselineImages.of(built.cache, np.arange(len(built.cache)))

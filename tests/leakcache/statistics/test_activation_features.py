@@ -11,6 +11,7 @@ from scipy.linalg import logm
 from torch import Tensor
 
 from leakcache.encoder.autoencoder import Activations, Encoder
+from leakcache.images.views import PARTS
 from leakcache.statistics.activation_features import (
     CHANNELS,
     FLOOR,
@@ -21,7 +22,6 @@ from leakcache.statistics.activation_features import (
     STEPS,
     activation_statistics,
 )
-from leakcache.statistics.pixels import PARTS
 from tests.tiny_data import kl_model, picture, save, tiny_model
 
 TOLERANCE = 1e-3

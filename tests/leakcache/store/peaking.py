@@ -39,7 +39,11 @@ def main(images: Path, weights: Path, scratch: Path, counts: list[int]) -> None:
     keep_freed_memory()
     index, encoder = read_index(images), Encoder.load(str(weights))
     peaks = [
-        peak(replace(index, records=index.records[:count]), encoder, scratch / f"first{count}")
+        peak(
+            replace(index, records=index.records[:count]),
+            encoder,
+            scratch / f"first{count}" / "all",
+        )
         for count in counts
     ]
     print(json.dumps(peaks))

@@ -26,8 +26,7 @@ def test_kills_at_any_step_lose_and_change_nothing(tiny_folder: Path, tmp_path: 
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout)
-    # Twenty builds were killed; some had much left to encode then, some little or nothing.
-    assert len(found["random"]) == 20
+    # Some builds were killed when much was left to compute, some little or nothing.
+    assert len(found["random"]) == 16
     assert min(found["random"]) < 9 < max(found["random"])
-    assert found["encoded"] == 18
-    assert found["publishing"] > 20
+    assert found["computed"] == 18

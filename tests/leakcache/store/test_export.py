@@ -15,18 +15,20 @@ from leakcache.encoder.autoencoder import Encoder
 from leakcache.store import info as export
 from leakcache.store.build import build_cache
 from leakcache.store.cache import Cache
-from leakcache.store.info import describe
+from leakcache.store.info import describe, describe_columns
 
 
 @pytest.fixture
 def cache(pictures: Path, encoder: Encoder, tmp_path: Path) -> Cache:
     (pictures / "ada" / "bad.png").write_bytes(b"")
     index = read_index(pictures)
-    return build_cache(index, encoder, tmp_path / "c", split="all", preprocessing=SMALL).cache
+    return build_cache(
+        index, encoder, tmp_path / "c" / "all", split="all", preprocessing=SMALL
+    ).cache
 
 
 def test_reads_back_equal(cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "SHARD", 5)  # several pieces
+    monkeypatch.setattr(export, "AT_ONCE", 5)  # several pieces
     target = export.export_h5(cache, tmp_path / "new" / "latents.h5")
     rows = np.arange(len(cache))
     with h5py.File(target) as file:
@@ -38,14 +40,14 @@ def test_reads_back_equal(cache: Cache, tmp_path: Path, monkeypatch: pytest.Monk
         assert file["bytes"][...].tolist() == cache.sizes.tolist()
         assert list(file.attrs["classes"]) == ["ada", "bob"]
         manifest = json.loads(file.attrs["manifest"])
-    assert manifest["fingerprint"] == cache.manifest.fingerprint
+    assert manifest["content"]["table"]["path"] == cache.paths.tolist()
     assert [path.name for path in target.parent.iterdir()] == ["latents.h5"]
 
 
 def test_a_failure_leaves_the_former_file(cache: Cache, tmp_path: Path) -> None:
     target = export.export_h5(cache, tmp_path / "latents.h5")
     before = target.read_bytes()
-    for file in (cache.path / "latents.zarr" / "dct_low" / "c").rglob("0"):
+    for file in cache.path.parent.glob("store/columns/z0-*/values.zarr/c/**/0"):
         if file.is_file():
             file.unlink()
     with pytest.raises(ValueError, match="damaged"):
@@ -64,8 +66,15 @@ def test_description_says_what_it_is(cache: Cache, pictures: Path) -> None:
     assert found["preprocessing"].startswith("resize 64, 1 view")
     assert found["precision"] == "fp32, stored as float16"
     assert found["latent_shape"] == [1, 4, 8, 8]
-    assert found["bytes"] == sum(p.stat().st_size for p in cache.path.rglob("*") if p.is_file())
+    assert "libjpeg-turbo" in found["decoder"]
     assert found["fingerprint"] == cache.manifest.fingerprint
     assert found["data"] == str(pictures)
     assert found["rejects"] == [{"path": "ada/bad.png", "reason": "the file is empty (0 bytes)"}]
     assert json.loads(json.dumps(found)) == found
+
+
+def test_columns_are_described(cache: Cache) -> None:
+    ((key, found),) = describe_columns(cache.path.parent).items()
+    assert key.startswith("z0-")
+    assert (found["images"], found["shape"], found["dtype"]) == (12, [1, 4, 8, 8], "float16")
+    assert found["bytes"] > 12 * 4 * 8 * 8 * 2

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from leakcache.store.moments import Moments, merge_all
+from leakcache.store.moments import Moments
 
 SAMPLES = hnp.arrays(
     np.float64,
@@ -29,7 +31,7 @@ def test_any_split_in_any_order_equals_numpy(samples: np.ndarray, data: st.DataO
     owner = data.draw(hnp.arrays(np.int64, len(samples), elements=st.integers(0, 5)))
     order = data.draw(st.permutations(range(6)))
     parts = (Moments.of(samples[owner == part]) for part in order)
-    assert_equal(merge_all(parts, (2, 3)), samples)
+    assert_equal(reduce(Moments.merge, parts, Moments.empty((2, 3))), samples)
 
 
 @given(first=SAMPLES, second=SAMPLES, third=SAMPLES.filter(len))
@@ -55,7 +57,7 @@ def test_no_samples_are_neutral_and_have_no_variance() -> None:
 def test_a_large_offset_does_not_cancel_the_variance() -> None:
     noise = np.random.default_rng(1).normal(size=(1000, 1))
     parts = [Moments.of(1e8 + part) for part in np.array_split(noise, 9)]
-    assert merge_all(parts, (1,)).variance == pytest.approx(noise.var(axis=0), rel=1e-6)
+    assert reduce(Moments.merge, parts).variance == pytest.approx(noise.var(axis=0), rel=1e-6)
 
 
 def test_half_precision_is_summed_exactly_enough() -> None:

@@ -10,8 +10,8 @@ from tiny_baselines import CLASSES, baseline_images
 from tiny_data import save, tiny_model
 from torch.nn import functional as F
 
+from leakcache.columns.pixels import CROPS
 from leakcache.errors import WeightsError
-from leakcache.store.views import CROPS
 from leaknet.baselines.aeroblade import FILE, KEY, Aeroblade, Lpips2, ReconstructionMSE
 from leaknet.baselines.base import BaselineOptions
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tiny_baselines import CLASSES, baseline_images
 from torch.nn import functional as F
 
-from leakcache.store.views import ContrastTiles
+from leakcache.columns.pixels import ContrastTiles
 from leaknet.baselines import BASELINES, cnn
 from leaknet.baselines.augment import standardised
 from leaknet.baselines.base import BaselineOptions

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from sklearn.neighbors import NearestNeighbors
 from tiny_baselines import CLASSES, baseline_images
 
+from leakcache.columns.pixels import RESIZED
 from leakcache.errors import TrainingError, WeightsError
-from leakcache.store.views import RESIZED
 from leaknet.baselines.augment import cropped, standardised
 from leaknet.baselines.base import BaselineOptions
 from leaknet.baselines.midlayer_knn import ClipNeighbours, DinoNeighbours, MidLayerNeighbours

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tiny_baselines import CLASSES, baseline_images
 from torch import nn
 
+from leakcache.columns.pixels import ContrastTiles
 from leakcache.errors import TrainingError
 from leakcache.store.source_images import SourceImages
-from leakcache.store.views import ContrastTiles
 from leaknet.baselines.augment import cropped, flipped, standardised
 from leaknet.baselines.base import BaselineOptions
 from leaknet.baselines.freqnet import FreqNetwork

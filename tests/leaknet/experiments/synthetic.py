@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from leakcache.dataset.index import DatasetIndex, ImageRecord
-from leakcache.dct import dct_low
+from leakcache.dataset.index import ImageRecord
 from leakcache.encoder.autoencoder import AutoencoderIdentity
 from leakcache.images.decode import Preprocessing
-from leakcache.store.build import finish
-from leakcache.store.cache import Cache, ShardArrays
+from leakcache.store.cache import Cache
 from leakcache.store.manifest import Encoding
-from leakcache.store.workspace import DoneShard
 from leaknet.data.embeddings import Embeddings
-from tests.leaknet.tiny import CLASSES, SHAPE, image_ids, patterned_latents, random_latents
+from tests.leaknet.tiny import (
+    CLASSES,
+    SHAPE,
+    image_ids,
+    patterned_latents,
+    random_latents,
+    store_cache,
+)
 
 ENCODING = Encoding(
     AutoencoderIdentity(
@@ -29,7 +34,7 @@ ENCODING = Encoding(
         scaling_factor=1.0,
         shift_factor=0.0,
     ),
-    Preprocessing(),
+    Preprocessing(size=8 * SHAPE[1]),
     "fp32",
     "float16",
 )
@@ -55,14 +60,11 @@ def write_cache(
     encoding: Encoding = ENCODING,
 ) -> Cache:
     """A finished cache, written by the code that a build uses."""
-    folder.mkdir(parents=True)
-    arrays = ShardArrays.create(folder, len(z0), (1, *SHAPE), "float16")
-    arrays.write(0, z0[:, None].half().numpy(), dct_low(z0[:, None], 16).half().numpy())
     ids = hashes or image_ids([record.path for record in records]).tolist()
-    done = DoneShard(tuple(ids), (1,) * len(z0), ("",) * len(z0))
-    index = DatasetIndex(Path(root), tuple(records), (), "made up")
-    finish(index, "all", encoding, folder, [done], {}).write(folder)
-    return Cache.open(folder)
+    rows = zip(*(astuple(record) for record in records), strict=True)
+    table = dict(zip(("path", "label", "group", "fold"), map(list, rows), strict=True))
+    table |= {"sha256": ids, "bytes": [1] * len(records)}
+    return store_cache(folder, table, z0[:, None].half().numpy(), encoding, root)
 
 
 def closed_cache(

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from leakcache.columns.statistics import COPY_COUNT as COPIES
 from leakcache.errors import CacheIncomplete, ConfigError
+from leakcache.images.views import PARTS
 from leakcache.statistics.activation_features import LENGTH as SEEN
-from leakcache.statistics.activations import VIEWS as SIGHTS
-from leakcache.statistics.degraded import COPIES
 from leakcache.statistics.pixel_features import LENGTH, LENGTHS
-from leakcache.statistics.pixels import PARTS, VIEWS
 from leaknet.config import HeadConfig, StatisticsConfig
 from leaknet.data.columns import ImageColumns
 from leaknet.data.training_data import TrainingData
@@ -32,6 +31,7 @@ from tests.leaknet.tiny import (
     tiny_split,
 )
 
+VIEWS, SIGHTS = PARTS + 1, 2 * PARTS
 PIXELS = ("statistics.enabled=true", "statistics.activations=false")
 ORIGINALS = (*PIXELS, "statistics.degraded=false")
 ALONE = (*ORIGINALS, "latents.enabled=false")
@@ -325,7 +325,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path: Path):
 
 
 def test_images_without_statistics_are_refused_with_the_cure(tmp_path: Path):
-    with pytest.raises(CacheIncomplete, match="leak cache build --with statistics") as caught:
+    with pytest.raises(CacheIncomplete, match="leak cache build --for best") as caught:
         fit_tiny(tmp_path / "run", *ALONE)
     assert "\n" not in str(caught.value)
     with pytest.raises(CacheIncomplete, match="lacks the column pixel_statistics"):

@@ -70,7 +70,7 @@ class Colours(Baseline):
         return 6
 
     def _colours(self, images: BaselineImages) -> np.ndarray:
-        pictures = [np.asarray(images.originals.picture(row)) for row in range(len(images))]
+        pictures = [np.asarray(images.originals.image(row)) for row in range(len(images))]
         return np.array([p.mean(axis=(0, 1)) for p in pictures]).reshape(-1, 3)
 
 

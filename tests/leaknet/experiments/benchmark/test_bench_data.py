@@ -113,7 +113,7 @@ def test_degraded_copies_are_those_of_the_images_images(tmp_path):
     for row in range(len(images.test)):
         source = originals[str(images.test.labels[row]), str(images.test.groups[row])]
         test = raw.steps[0].test
-        expected, _ = degrade(test.originals.picture(source), 2, 0, str(test.hashes[source]))
+        expected, _ = degrade(test.originals.image(source), 2, 0, str(test.hashes[source]))
         assert decode(images.test.data(row)).tobytes() == expected.tobytes()
     [others] = images.unknown
     assert set(others.labels.tolist()) == {"eve", "fay"}

@@ -1,54 +1,72 @@
-"""Canonical uint8 pixels of images, cut once and kept beside the latents.
+"""The columns of pixels: canonical uint8 views that compared methods read.
 
-A cut is what a method reads of a picture. `RESIZED` and `CROPS` are what
-`leak cache build --with pixels` stores; any other is stored when a method first asks for it.
+`RESIZED` and `CROPS` stand in the table of columns; any other cut is stored when a method first
+asks for it.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from jaxtyping import Float64, UInt8
 from PIL import Image
 
+from leakcache.columns.column import Column, DecodedImage, View, ViewValues, on_track
+from leakcache.columns.spec import ColumnSpec
 from leakcache.images.preprocess import Preprocessing, preprocess
 from leakcache.images.resize import fitted
-from leakcache.store.array_store import RowSpec
+from leakcache.store.manifest import Encoding
 
 
-class Cut(ABC):
-    """What is kept of a picture."""
+class Cut(Column):
+    """Views of one size that are stored as pixels."""
 
     @property
     @abstractmethod
-    def spec(self) -> RowSpec:
-        """Name, shape (view, side, side, 3) and settings of the rows."""
+    def plain_spec(self) -> ColumnSpec:
+        """Name, shape (view, side, side, 3) and settings, the canonical track left aside."""
 
     @abstractmethod
     def __call__(self, image: Image.Image) -> UInt8[np.ndarray, "view side side 3"]:
-        """The views of an RGB picture."""
+        """The views of an RGB image."""
+
+    def spec(self, encoding: Encoding) -> ColumnSpec:
+        """View, side, side, 3."""
+        return on_track(self.plain_spec, encoding.canonical_size)
+
+    def views(self, image: DecodedImage) -> tuple[View, ...]:
+        """The cut itself."""
+        return tuple(View(pixels) for pixels in self(image.image))
+
+    def values(self, views: Sequence[ViewValues]) -> np.ndarray:
+        """Its pixels."""
+        return np.stack([view.pixels for view in views])
 
 
 @dataclass(frozen=True)
 class Views(Cut):
-    """The views that latents are encoded from, as they are."""
+    """The views that a preprocessing gives, as they are."""
 
     preprocessing: Preprocessing
 
     @property
-    def spec(self) -> RowSpec:
-        """Of this preprocessing; the canonical track is not its business."""
+    def name(self) -> str:  # type: ignore[override]
+        """After the preprocessing."""
         cut = self.preprocessing
-        views = f"x{cut.views}" if cut.views > 1 else ""
+        return f"pixels_{cut.name}{cut.size}" + (f"x{cut.views}" if cut.views > 1 else "")
+
+    @property
+    def plain_spec(self) -> ColumnSpec:
+        """Of this preprocessing; the canonical track is left aside."""
+        cut = self.preprocessing
         settings = {key: asdict(cut)[key] for key in ("name", "size", "views")}
-        return RowSpec(
-            f"{cut.name}{cut.size}{views}", (cut.views, cut.size, cut.size, 3), "uint8", settings
-        )
+        return ColumnSpec(self.name, (cut.views, cut.size, cut.size, 3), "uint8", settings)
 
     def __call__(self, image: Image.Image) -> UInt8[np.ndarray, "view side side 3"]:
-        """The views of an RGB picture."""
+        """The views of an RGB image."""
         return preprocess(image, self.preprocessing)
 
 
@@ -56,35 +74,36 @@ RESIZED = Views(Preprocessing("resize", 256))
 CROPS = Views(Preprocessing("crop", 256, 2))
 
 
-# The tiles of an image with the highest contrast of neighbouring greys (SuSy's choice).
-#
-# Contrast is that of a grey-level co-occurrence matrix: the mean squared difference of the greys
-# of pixel pairs `DISTANCE` apart in a row. With 256 levels that mean needs no matrix.
-
 DISTANCE = 5
+"""Between the pixels of a pair in a row, whose mean squared difference of greys is the contrast
+(SuSy's choice: a grey-level co-occurrence matrix of 256 levels, whose contrast needs no matrix)."""
 
 
 @dataclass(frozen=True)
 class ContrastTiles(Cut):
     """The `count` tiles of `size` pixels with the highest contrast, highest first.
 
-    Tiles lie on a regular grid, as few as cover the picture, overlapping where its sides are no
-    multiples of `size`; a picture with fewer tiles repeats them in turn. Pictures
-    smaller than a tile are enlarged first.
+    Tiles lie on a regular grid, as few as cover the image, overlapping where its sides are no
+    multiples of `size`; an image with fewer tiles repeats them in turn. Images smaller than a tile
+    are enlarged first.
     """
 
     size: int = 224
     count: int = 5
 
     @property
-    def spec(self) -> RowSpec:
+    def name(self) -> str:  # type: ignore[override]
+        """After size and number."""
+        return f"pixels_contrast{self.size}x{self.count}"
+
+    @property
+    def plain_spec(self) -> ColumnSpec:
         """Of the tiles as pixels."""
         settings = {"size": self.size, "count": self.count, "distance": DISTANCE}
-        name = f"contrast{self.size}x{self.count}"
-        return RowSpec(name, (self.count, self.size, self.size, 3), "uint8", settings)
+        return ColumnSpec(self.name, (self.count, self.size, self.size, 3), "uint8", settings)
 
     def __call__(self, image: Image.Image) -> UInt8[np.ndarray, "view side side 3"]:
-        """The tiles of an RGB picture."""
+        """The tiles of an RGB image."""
         if min(image.size) < self.size:
             image = image.resize(fitted(*image.size, self.size), Image.Resampling.BILINEAR)
         pixels, grey = np.asarray(image), np.asarray(image.convert("L"))

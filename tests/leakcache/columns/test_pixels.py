@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from leakcache.store.views import ContrastTiles, contrast
+from leakcache.columns.pixels import ContrastTiles, contrast
 
 GREYS = arrays.arrays(np.uint8, st.tuples(st.integers(1, 6), st.integers(6, 14)))
 
@@ -72,4 +72,4 @@ def test_too_few_tiles_are_repeated_in_turn():
 def test_any_picture_gives_tiles_of_one_shape(width, height):
     cut = ContrastTiles(32, 5)
     image = noisy(width, height, (0, 0, width, height))
-    assert cut(image).shape == cut.spec.shape
+    assert cut(image).shape == cut.plain_spec.shape

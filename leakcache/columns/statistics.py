@@ -1,0 +1,140 @@
+"""The columns of statistics: of pixels, and of the encoder's activations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from leakcache.columns.column import (
+    CHAINS,
+    Column,
+    DecodedImage,
+    View,
+    ViewValues,
+    on_track,
+)
+from leakcache.columns.latents import encoder_settings
+from leakcache.columns.spec import ColumnSpec
+from leakcache.images.canonical import QUALITY, SIDE
+from leakcache.images.views import ENLARGED, MAX_SIDE, PARTS, REDUCED
+from leakcache.statistics import activation_features, pixel_features
+from leakcache.store.manifest import Encoding
+
+SIZES = {"native": MAX_SIDE, "reduced": REDUCED}
+COPIES = {"chains": [list(chain) for chain in CHAINS], "last": [SIDE, QUALITY]}
+"""What degraded copies depend on, beside the image."""
+COPY_COUNT = len(CHAINS) + 1
+TYPE = "float16"
+PIXEL_VERSION, ACTIVATION_VERSION = 6, 3
+"""To be raised when the code gives other values."""
+
+
+class PixelStatistics(Column):
+    """Of the native view, of its quarters, then of the reduced view."""
+
+    name = "pixel_statistics"
+
+    def spec(self, encoding: Encoding) -> ColumnSpec:
+        """View, value."""
+        shape = (PARTS + 1, pixel_features.LENGTH)
+        spec = ColumnSpec(self.name, shape, TYPE, _pixel_settings(), PIXEL_VERSION)
+        return on_track(spec, encoding.canonical_size)
+
+    def views(self, image: DecodedImage) -> tuple[View, ...]:
+        """As the values are ordered."""
+        return View(image.native, statistic_parts=PARTS), View(image.reduced, statistic_parts=1)
+
+    def values(self, views: Sequence[ViewValues]) -> np.ndarray:
+        """One row a part."""
+        found = [view.statistics for view in views if view.statistics is not None]
+        # The reduced view may be the native one, which has more parts.
+        return np.concatenate([found[0], *(rows[:1] for rows in found[1:])])
+
+
+class ActivationStatistics(Column):
+    """Of the native view and its quarters, then of the enlarged reduced view and its quarters.
+
+    Quarters take no forward pass of their own: they are corners of the whole's activations.
+    """
+
+    name = "activation_statistics"
+
+    def spec(self, encoding: Encoding) -> ColumnSpec:
+        """Part, value."""
+        shape = (2 * PARTS, activation_features.LENGTH)
+        spec = ColumnSpec(
+            self.name, shape, TYPE, _activation_settings(encoding), ACTIVATION_VERSION
+        )
+        return on_track(spec, encoding.canonical_size)
+
+    def views(self, image: DecodedImage) -> tuple[View, ...]:
+        """Two, with all their parts."""
+        return tuple(View(v, activation_parts=PARTS) for v in (image.native, image.enlarged))
+
+    def values(self, views: Sequence[ViewValues]) -> np.ndarray:
+        """One row a part."""
+        return np.concatenate([view.activations for view in views if view.activations is not None])
+
+
+class DegradedPixelStatistics(PixelStatistics):
+    """Of degraded copies of a training image: of each its native, then its reduced view."""
+
+    name = "degraded_pixel_statistics"
+    training_only = True
+
+    def spec(self, encoding: Encoding) -> ColumnSpec:
+        """Copy, view, value."""
+        shape = (COPY_COUNT, 2, pixel_features.LENGTH)
+        settings = {**_pixel_settings(), **COPIES}
+        spec = ColumnSpec(self.name, shape, TYPE, settings, PIXEL_VERSION)
+        return on_track(spec, encoding.canonical_size)
+
+    def views(self, image: DecodedImage) -> tuple[View, ...]:
+        """Two a copy."""
+        pixels = [view for copy in image.copies for view in (copy.native, copy.reduced)]
+        return tuple(View(view, statistic_parts=1) for view in pixels)
+
+    def values(self, views: Sequence[ViewValues]) -> np.ndarray:
+        """Two rows a copy."""
+        wholes = [view.statistics[0] for view in views if view.statistics is not None]
+        return np.stack(wholes).reshape(COPY_COUNT, 2, -1)
+
+
+class DegradedActivationStatistics(ActivationStatistics):
+    """Of degraded copies of a training image: of each its native, then its enlarged view."""
+
+    name = "degraded_activation_statistics"
+    training_only = True
+
+    def spec(self, encoding: Encoding) -> ColumnSpec:
+        """Copy, view, value."""
+        shape = (COPY_COUNT, 2, activation_features.LENGTH)
+        settings = {**_activation_settings(encoding), **COPIES}
+        spec = ColumnSpec(self.name, shape, TYPE, settings, ACTIVATION_VERSION)
+        return on_track(spec, encoding.canonical_size)
+
+    def views(self, image: DecodedImage) -> tuple[View, ...]:
+        """Two a copy, as wholes."""
+        pixels = [view for copy in image.copies for view in (copy.native, copy.enlarged)]
+        return tuple(View(view, activation_parts=1) for view in pixels)
+
+    def values(self, views: Sequence[ViewValues]) -> np.ndarray:
+        """Two rows a copy."""
+        wholes = [view.activations[0] for view in views if view.activations is not None]
+        return np.stack(wholes).reshape(COPY_COUNT, 2, -1)
+
+
+def _pixel_settings() -> dict[str, object]:
+    return {"families": dict(pixel_features.LENGTHS), **SIZES}
+
+
+def _activation_settings(encoding: Encoding) -> dict[str, object]:
+    settings = encoder_settings(encoding)
+    del settings["scaling"]  # of latents alone
+    return {
+        **settings,
+        "families": dict(activation_features.LENGTHS),
+        "enlarged": ENLARGED,
+        **SIZES,
+    }

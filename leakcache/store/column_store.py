@@ -1,0 +1,334 @@
+"""Columns of images found by content hash: laid out, filled, resumed, checked and repaired.
+
+DIR/store/columns/z0-1a2b3c4d/   one column: its spec and a sharded, checksummed array
+DIR/store/commits/000007.json    hashes of some images, and the shard of each column with them
+
+A group of images is written to the next shard of each of its columns; then one commit is renamed
+into place. Shards without a commit are overwritten. So of the columns that were computed together
+an image has all or none, whenever the process is killed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, Shaped
+
+from leakcache.columns.spec import ColumnSpec, decoder_versions, in_words
+from leakcache.errors import (
+    CacheCorrupt,
+    CacheError,
+    CacheIncomplete,
+    CacheStale,
+    DecoderWarning,
+    LeakError,
+)
+from leakcache.files import locked, read_checked, write_checked
+from leakcache.store.zarr_column import CURE, SPEC, ZarrColumn
+
+STORE = "store"
+
+Compute = Callable[[Int[np.ndarray, "k"]], Shaped[np.ndarray, "k *row"]]
+"""From positions among the images asked for to their values."""
+
+
+@dataclass(frozen=True)
+class Commit:
+    """Images that were stored together.
+
+    Attributes:
+        images: content hash of each row.
+        columns: shard by the key of a column.
+        refused: reason by content hash, of images that cannot be used.
+    """
+
+    images: tuple[str, ...]
+    columns: Mapping[str, int]
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
+def key_of(spec: ColumnSpec) -> str:
+    """Folder of a column: other settings give another one, another decoder does not."""
+    return f"{spec.name}-{spec.settings[:8]}"
+
+
+class ColumnStore:
+    """All columns in one cache folder, read and written by content hash.
+
+    Attributes:
+        folder: of the store.
+        columns: by key, those that are on disk.
+        refused: reason by content hash, of images that cannot be used.
+    """
+
+    def __init__(self, home: Path) -> None:
+        """Open the store in a cache folder; an empty one where there is none.
+
+        Raises:
+            CacheCorrupt: metadata of a column or a commit are damaged.
+        """
+        self.home, self.folder = home, home / STORE
+        self._commits = self.folder / "commits"
+        self.columns: dict[str, ZarrColumn] = {}
+        self._load()
+
+    def has(self, spec: ColumnSpec, sha256: str) -> bool:
+        """Whether an image has the column."""
+        return sha256 in self._rows.get(key_of(spec), {})
+
+    def missing(self, spec: ColumnSpec, hashes: Sequence[str]) -> list[int]:
+        """Positions of the images without the column, each hash once."""
+        rows = self._rows.get(key_of(spec), {})
+        first = {sha256: place for place, sha256 in reversed(list(enumerate(hashes)))}
+        return sorted(place for sha256, place in first.items() if sha256 not in rows)
+
+    def count(self, key: str) -> int:
+        """Images that have a column."""
+        return len(self._rows.get(key, {}))
+
+    def shards(self) -> list[tuple[str, int, int]]:
+        """Key, shard and number of images of everything that is committed."""
+        return [
+            (key, shard, len(commit.images))
+            for commit in self._by_number.values()
+            for key, shard in commit.columns.items()
+        ]
+
+    def read(self, spec: ColumnSpec, hashes: Sequence[str]) -> Shaped[np.ndarray, "k *row"]:
+        """Values of a column, in the order of the images.
+
+        Raises:
+            CacheIncomplete: an image lacks the column.
+            CacheCorrupt: stored bytes do not match their checksum.
+        """
+        key = key_of(spec)
+        rows = self._rows.get(key, {})
+        try:
+            stored = np.array([rows[sha256] for sha256 in hashes], np.int64)
+        except KeyError as error:
+            raise CacheIncomplete(f"{self.home}: an image lacks {spec.name} ({error})") from error
+        values = np.empty((len(stored), *spec.shape), spec.dtype)
+        shards, offsets = np.divmod(stored, spec.per_shard)
+        for shard in np.unique(shards).tolist():
+            here = np.flatnonzero(shards == shard)
+            values[here] = self.columns[key].read(shard, offsets[here])
+        return values
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Keep other writers out while the body appends.
+
+        Raises:
+            CacheStale: the images were decoded by other libraries.
+            CacheError: another process is writing here, or the disk is full.
+        """
+        try:
+            with locked(self.home):
+                self._load()
+                self._refuse_other_decoder()
+                yield
+        except LeakError:
+            raise
+        except OSError as error:
+            raise CacheError(
+                f"{self.home}: cannot be written ({error.strerror or error}); make room or choose "
+                "another --cache; what is finished is kept"
+            ) from error
+
+    def append(
+        self,
+        specs: Sequence[ColumnSpec],
+        images: Sequence[str],
+        values: Sequence[np.ndarray],
+        refused: Mapping[str, str] | None = None,
+    ) -> None:
+        """Store columns of images that have none of these; call it inside `writing`.
+
+        Args:
+            specs: the columns.
+            images: content hashes, at most the smallest `per_shard` of the columns.
+            values: of each column, one row an image.
+            refused: reason by hash, of further images that cannot be used.
+        """
+        shards = {}
+        for spec, rows in zip(specs, values, strict=True):
+            key = key_of(spec)
+            if key not in self.columns:
+                self.columns[key] = ZarrColumn.create(self._column_folder(key), spec)
+            shards[key] = self._free_shard(key)
+            self.columns[key].write(shards[key], rows)
+        number = max(self._by_number, default=-1) + 1
+        self._write(number, Commit(tuple(images), shards, dict(refused or {})))
+
+    def fill(
+        self,
+        spec: ColumnSpec,
+        hashes: Sequence[str],
+        compute: Compute,
+        advance: Callable[[int], object],
+    ) -> int:
+        """Compute and store the values of a column that are missing; returns how many.
+
+        Args:
+            spec: of the column.
+            hashes: content hashes of the images that are asked for.
+            compute: gives the values at some positions of `hashes`, `per_shard` at most at a time.
+            advance: called with the number of images done since the last call.
+        """
+        if not self.missing(spec, hashes):
+            return 0
+        with self.writing():
+            missing = np.array(self.missing(spec, hashes), np.int64)
+            for start in range(0, len(missing), spec.per_shard):
+                places = missing[start : start + spec.per_shard]
+                self.append([spec], [hashes[row] for row in places.tolist()], [compute(places)])
+                advance(len(places))
+        return len(missing)
+
+    def damaged(self) -> dict[tuple[str, int], str]:
+        """Read every committed shard through its checksums; by key and shard, what is wrong."""
+        found = {}
+        for key, shard, count in self.shards():
+            try:
+                self.columns[key].read(shard, np.arange(count))
+            except CacheCorrupt as error:
+                found[key, shard] = str(error)
+        return found
+
+    def forget(self, lost: Mapping[tuple[str, int], str]) -> None:
+        """Take shards out, so that their values are computed again; call it inside `writing`."""
+        for number, commit in list(self._by_number.items()):
+            kept = {key: n for key, n in commit.columns.items() if (key, n) not in lost}
+            if kept != commit.columns:
+                self._write(number, Commit(commit.images, kept, commit.refused))
+        self._load()
+
+    def warn_other_decoder(self) -> None:
+        """Warn where the stored images were decoded by other libraries than this process has."""
+        if theirs := self._other_decoder():
+            warnings.warn(
+                f"{self.home}: was decoded by {in_words(theirs)}, this is "
+                f"{in_words(decoder_versions())}; values of new images may differ slightly",
+                DecoderWarning,
+                stacklevel=3,
+            )
+
+    def _other_decoder(self) -> Mapping[str, str] | None:
+        decoders = (column.spec.decoder for column in self.columns.values())
+        return next((found for found in decoders if found != decoder_versions()), None)
+
+    def _refuse_other_decoder(self) -> None:
+        if theirs := self._other_decoder():
+            raise CacheStale(
+                f"{self.home}: was decoded by {in_words(theirs)}, this is "
+                f"{in_words(decoder_versions())}, which must not be mixed: install those versions "
+                "or build the cache again with --fresh"
+            )
+
+    def _free_shard(self, key: str) -> int:
+        """The first shard without a commit: after a repair the one that was lost."""
+        used = self._used.get(key, set())
+        return next(shard for shard in range(len(used) + 1) if shard not in used)
+
+    def _column_folder(self, key: str) -> Path:
+        return self.folder / "columns" / key
+
+    def _write(self, number: int, commit: Commit) -> None:
+        self._commits.mkdir(parents=True, exist_ok=True)
+        write_checked(self._commits / f"{number:06d}.json", vars(commit))
+        self._by_number[number] = commit
+        self._index(commit)
+
+    def _load(self) -> None:
+        folders = sorted(path.parent for path in self.folder.glob(f"columns/*/{SPEC}"))
+        known = self.columns
+        self.columns = {f.name: known.get(f.name) or ZarrColumn.open(f) for f in folders}
+        self._by_number: dict[int, Commit] = {}
+        self._rows: dict[str, dict[str, int]] = {}
+        self._used: dict[str, set[int]] = {}
+        self.refused: dict[str, str] = {}
+        for path in sorted(self._commits.glob("[0-9]*.json")):
+            self._by_number[int(path.stem)] = commit = _read_commit(path)
+            self._index(commit)
+
+    def _index(self, commit: Commit) -> None:
+        self.refused |= commit.refused
+        for key, shard in commit.columns.items():
+            if key not in self.columns:
+                raise CacheCorrupt(f"{self._column_folder(key)}: is missing; {CURE}")
+            first = shard * self.columns[key].spec.per_shard
+            rows = self._rows.setdefault(key, {})
+            rows |= {sha256: first + row for row, sha256 in enumerate(commit.images)}
+            self._used.setdefault(key, set()).add(shard)
+
+
+def clear(home: Path) -> None:
+    """Remove all columns of a cache folder."""
+    shutil.rmtree(home / STORE, ignore_errors=True)
+
+
+def repair_metadata(home: Path) -> list[str]:
+    """Remove what cannot be read of columns and commits; returns one line for each."""
+    found = []
+    for path in sorted((home / STORE).glob("commits/[0-9]*.json")):
+        try:
+            _read_commit(path)
+        except CacheCorrupt as error:
+            path.unlink()
+            found.append(str(error))
+    for folder in sorted((home / STORE).glob("columns/*")):
+        try:
+            ZarrColumn.open(folder)
+        except CacheCorrupt as error:
+            shutil.rmtree(folder)
+            found.append(str(error))
+    columns = {folder.name for folder in (home / STORE).glob("columns/*")}
+    for path in sorted((home / STORE).glob("commits/[0-9]*.json")):
+        commit = _read_commit(path)
+        kept = {key: shard for key, shard in commit.columns.items() if key in columns}
+        if kept != commit.columns:
+            write_checked(path, vars(Commit(commit.images, kept, commit.refused)))
+    return found
+
+
+def _read_commit(path: Path) -> Commit:
+    try:
+        content: dict[str, Any] = read_checked(path)
+        return Commit(tuple(content["images"]), content["columns"], content["refused"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CacheCorrupt(f"{path}: is damaged ({error}); {CURE}") from error
+
+
+class Rows:
+    """Some images' values of a column, indexed by position; small ones are kept in memory.
+
+    Attributes:
+        shape: number of images, then the shape of one image's values.
+    """
+
+    IN_MEMORY = 2**30
+    """Bytes up to which all values are read once and kept."""
+
+    def __init__(self, store: ColumnStore, spec: ColumnSpec, hashes: Sequence[str]) -> None:
+        self._store, self._spec, self._hashes = store, spec, list(hashes)
+        self.shape = (len(self._hashes), *spec.shape)
+        self._kept: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def __getitem__(self, rows: slice | Int[np.ndarray, "k"]) -> Shaped[np.ndarray, "k *row"]:
+        """Values at these positions, in their order; raises as `ColumnStore.read`."""
+        if self._kept is None and len(self) * self._spec.row_bytes <= self.IN_MEMORY:
+            self._kept = self._store.read(self._spec, self._hashes)
+        if self._kept is not None:
+            return self._kept[rows]
+        places = np.arange(len(self))[rows].tolist()
+        return self._store.read(self._spec, [self._hashes[place] for place in places])

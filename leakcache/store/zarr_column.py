@@ -1,0 +1,125 @@
+"""One column on disk: a Zarr v3 array, sharded and checksummed, and its spec beside it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from jaxtyping import Int, Shaped
+from zarr.codecs import Crc32cCodec
+
+from leakcache.columns.spec import ColumnSpec
+from leakcache.errors import CacheCorrupt
+from leakcache.files import flush, read_checked, write_checked
+
+SPEC = "column.json"
+ARRAY = "values.zarr"
+SHARDS = 2**20
+"""Shards that an array has room for: its metadata never change, whatever is written."""
+CURE = "`leak cache build --repair` computes what is lost again"
+
+
+class ZarrColumn:
+    """Values of images, written one whole shard at a time.
+
+    Attributes:
+        folder: of the column.
+        spec: what its values depend on.
+    """
+
+    def __init__(self, folder: Path, spec: ColumnSpec) -> None:
+        self.folder, self.spec = folder, spec
+
+    @classmethod
+    def create(cls, folder: Path, spec: ColumnSpec) -> ZarrColumn:
+        """Lay out an empty column, in place of what a killed process may have left there."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        _array(folder, spec)
+        # The spec is written last: without it there is no column.
+        metadata = (folder / ARRAY / "zarr.json").read_text(encoding="utf-8")
+        write_checked(folder / SPEC, {"spec": asdict(spec), "zarr": metadata})
+        return cls(folder, spec)
+
+    @classmethod
+    def open(cls, folder: Path) -> ZarrColumn:
+        """Open an existing column.
+
+        Raises:
+            CacheCorrupt: its metadata are damaged.
+        """
+        try:
+            content = read_checked(folder / SPEC)
+            if (folder / ARRAY / "zarr.json").read_text(encoding="utf-8") != content["zarr"]:
+                raise ValueError("zarr.json has changed")
+            return cls(folder, ColumnSpec.from_table(content["spec"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CacheCorrupt(f"{folder}: is damaged ({error}); {CURE}") from error
+
+    @cached_property
+    def _values(self) -> Any:
+        # Without empty chunks a shard of zeros would have no file, like one that is lost.
+        array = zarr.open_array(store=self.folder / ARRAY, mode="r+")
+        return array.with_config({"write_empty_chunks": True})
+
+    def write(self, shard: int, values: Shaped[np.ndarray, "k *row"]) -> None:
+        """Write the first rows of one shard, in place of what is there."""
+        # zarr reads an existing shard first, and fails on half of one.
+        shutil.rmtree(self.folder / ARRAY / "c" / str(shard), ignore_errors=True)
+        first = shard * self.spec.per_shard
+        self._values[first : first + len(values)] = values
+        flush(self._file(shard))
+
+    def read(self, shard: int, offsets: Int[np.ndarray, "k"]) -> Shaped[np.ndarray, "k *row"]:
+        """Some rows of one shard.
+
+        Raises:
+            CacheCorrupt: the shard is missing, or its bytes do not match their checksum.
+        """
+        first, file = shard * self.spec.per_shard, self._file(shard)
+        try:
+            # To zarr a missing file stands for zeros.
+            if not file.is_file() or file.stat().st_size == 0:
+                raise FileNotFoundError("its file is missing or empty")
+            # Few rows one by one: zarr's own selection is slower than the whole shard.
+            if len(offsets) == 1:
+                whole: np.ndarray = self._values[first + int(offsets[0])]
+                return whole[None]
+            whole = self._values[first : first + int(offsets.max()) + 1]
+        except (ValueError, OSError, KeyError) as error:
+            raise CacheCorrupt(
+                f"{self.folder}: shard {shard} is damaged ({error}); {CURE}"
+            ) from error
+        found: np.ndarray = whole[offsets]
+        return found
+
+    def _file(self, shard: int) -> Path:
+        key = "/".join(["c", str(shard), *"0" * len(self.spec.shape)])
+        return self.folder / ARRAY / key
+
+    @property
+    def bytes(self) -> int:
+        """Size on disk."""
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
+
+def _array(folder: Path, spec: ColumnSpec) -> None:
+    chunk: Mapping[str, Any] = {
+        "chunks": (spec.per_chunk, *spec.shape),
+        "shards": (spec.per_shard, *spec.shape),
+    }
+    zarr.create_array(
+        store=folder / ARRAY,
+        shape=(SHARDS * spec.per_shard, *spec.shape),
+        dtype=spec.dtype,
+        # Compression does not pay on latents (docs/PERFORMANCE.md); the checksum does.
+        compressors=(Crc32cCodec(),),
+        fill_value=0,
+        **chunk,
+    )
