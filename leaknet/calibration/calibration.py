@@ -136,11 +136,11 @@ def top_label_error(e: Embeddings, temperature: float) -> float:
 
 
 def _ratio_costs(one: Embeddings, other: Embeddings, temperature: float) -> dict[str, Any]:
-    """Cllr and its minimum: each half judged by ratios that were fitted to the other half."""
+    """Cllr and its minimum: each half under ratios fitted to the other half."""
     costs: dict[str, list[tuple[float, float]]] = {}
-    for fitted_on, judged in ((one, other), (other, one)):
+    for fitted_on, evaluated in ((one, other), (other, one)):
         ratios = ClassRatios.fit(fitted_on.logits / temperature, fitted_on.targets)
-        for name, cost in ratio_costs(ratios, judged, temperature).items():
+        for name, cost in ratio_costs(ratios, evaluated, temperature).items():
             costs.setdefault(name, []).append(cost)
     means = {name: np.mean(found, axis=0) for name, found in costs.items()}
     every = np.mean(list(means.values()), axis=0) if means else np.full(2, np.nan)
@@ -155,7 +155,7 @@ def _ratio_costs(one: Embeddings, other: Embeddings, temperature: float) -> dict
 def ratio_costs(
     ratios: ClassRatios, e: Embeddings, temperature: float
 ) -> dict[str, tuple[float, float]]:
-    """Cllr and minimal Cllr, in bits, of each generator that these closed images can judge."""
+    """Cllr and minimal Cllr, in bits, of each generator that these closed images contain."""
     table = ratios.log10(e.logits / temperature)
     costs = {}
     for c, name in enumerate(e.classes):

@@ -179,7 +179,7 @@ def pav_log10_ratios(
 def _require_both(own: Bool[np.ndarray, " image"]) -> None:
     if own.all() or not own.any():
         raise ScoringError(
-            "a likelihood ratio is judged on images of its generator and on others: "
+            "a likelihood ratio is evaluated on images of its generator and on others: "
             f"there are {own.sum()} and {(~own).sum()}"
         )
 
@@ -203,7 +203,7 @@ def verbal(log10_ratio: float) -> str:
     generator did.
     """
     if isnan(log10_ratio):
-        return "no validation images to judge by"
+        return "no validation images"
     for least, word in _SCALE:
         if abs(log10_ratio) >= least:
             side = "for it" if log10_ratio > 0 else "against it"

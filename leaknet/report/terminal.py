@@ -57,6 +57,10 @@ def _print(line: Text) -> None:
 def _closed_table(scores: RunScores) -> Table:
     rows = {f"{name}, test": result for name, result in scores.closed.items()}
     rows["prototype, validation"] = scores.validation
+    if len(scores.branches) > 1:
+        weights = scores.fusion["weights"]
+        for name, results in scores.branches.items():
+            rows[f"{name} alone (weight {weights[name]:.2f}), test"] = results["closed"]
     columns = {key: _CLOSED[key] for key in _CLOSED if key in scores.validation.metrics}
     table = _figure_table("Closed set: which known generator?", "scorer, fold", columns)
     for name, result in rows.items():

@@ -72,7 +72,7 @@ class ImageScore:
 
 
 @dataclass(frozen=True)
-class _Judged:
+class _Scores:
     """Scores of embedded images, one row each; the deciding detector's p-values."""
 
     probabilities: Float[np.ndarray, "image class"]
@@ -119,11 +119,11 @@ def predict(
     if not usable:
         return results
     embedded = embed(model, as_split([files[row] for row in usable], "open", "?"))
-    judged = _judge(embedded, detectors, calibration, alpha)
+    scored = _score(embedded, detectors, calibration, alpha)
     tried = 1 + (len(VARIANTS) if stability else 0)
     for place, row in enumerate(usable):
         rows = range(place * tried, (place + 1) * tried)
-        results[row] = _result(str(paths[row]), judged, rows, model.classes, alpha)
+        results[row] = _result(str(paths[row]), scored, rows, model.classes, alpha)
     return results
 
 
@@ -140,10 +140,10 @@ def score_files(
     return [ImageScore(str(p), reason) if reason else next(scores) for p, reason in found]
 
 
-def _judge(
+def _score(
     e: Embeddings, detectors: Sequence[Detector], calibration: Calibration, alpha: float
-) -> _Judged:
-    return _Judged(
+) -> _Scores:
+    return _Scores(
         np.exp(calibration.log_probabilities(e)),
         calibration.log10_ratios(e),
         calibration.prediction_sets(e, alpha),
@@ -153,40 +153,40 @@ def _judge(
 
 
 def _result(
-    path: str, judged: _Judged, rows: range, classes: tuple[str, ...], alpha: float
+    path: str, scored: _Scores, rows: range, classes: tuple[str, ...], alpha: float
 ) -> ImageScore:
     """One image, whose variants follow it in `rows`."""
-    decisions = [_decide(judged, row, classes, alpha) for row in rows]
+    decisions = [_decide(scored, row, classes, alpha) for row in rows]
     decision, stability = decisions[0], None
     if len(decisions) > 1:
         stability = stability_of([item.answer for item in decisions])
         decision = doubt(decision, stability.changed, len(stability.variants))
     row = rows[0]
-    best = int(judged.probabilities[row].argmax())
-    p_value = float(judged.p_values[row])
+    best = int(scored.probabilities[row].argmax())
+    p_value = float(scored.p_values[row])
     return ImageScore(
         path,
         verdict=decision.verdict,
         answer=decision.answer,
         explanation=decision.explanation,
         generator=classes[best],
-        probability=float(judged.probabilities[row, best]),
+        probability=float(scored.probabilities[row, best]),
         known=p_value > alpha,
         p_value=p_value,
-        prediction_set=_members(judged, row, classes),
-        verbal=verbal(float(judged.log10_ratios[row, best])),
-        log10_lr=dict(zip(classes, judged.log10_ratios[row].tolist(), strict=True)),
-        probabilities=dict(zip(classes, judged.probabilities[row].tolist(), strict=True)),
-        scores={name: float(values[row]) for name, values in judged.scores.items()},
+        prediction_set=_members(scored, row, classes),
+        verbal=verbal(float(scored.log10_ratios[row, best])),
+        log10_lr=dict(zip(classes, scored.log10_ratios[row].tolist(), strict=True)),
+        probabilities=dict(zip(classes, scored.probabilities[row].tolist(), strict=True)),
+        scores={name: float(values[row]) for name, values in scored.scores.items()},
         stability=stability,
     )
 
 
-def _decide(judged: _Judged, row: int, classes: tuple[str, ...], alpha: float) -> Decision:
-    return decide(float(judged.p_values[row]), _members(judged, row, classes), alpha)
+def _decide(scored: _Scores, row: int, classes: tuple[str, ...], alpha: float) -> Decision:
+    return decide(float(scored.p_values[row]), _members(scored, row, classes), alpha)
 
 
-def _members(judged: _Judged, row: int, classes: tuple[str, ...]) -> tuple[str, ...]:
+def _members(scored: _Scores, row: int, classes: tuple[str, ...]) -> tuple[str, ...]:
     """The prediction set, likeliest first."""
-    order = np.argsort(-judged.probabilities[row], kind="stable").tolist()
-    return tuple(classes[i] for i in order if judged.sets[row, i])
+    order = np.argsort(-scored.probabilities[row], kind="stable").tolist()
+    return tuple(classes[i] for i in order if scored.sets[row, i])

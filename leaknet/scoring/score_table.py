@@ -1,4 +1,4 @@
-"""Raw scores of every image that a run was judged on, one row each, as CSV."""
+"""Raw scores of every scored image of a run, one row each, as CSV."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ScoreTable:
 def write_score_table(
     run: Path, rows: Embeddings, scores: Mapping[str, Float[np.ndarray, " image"]]
 ) -> None:
-    """Write `scores.csv` into a run: what was said of each image, and every raw score."""
+    """Write `scores.csv` into a run: prediction and raw scores of each image."""
     best = rows.logits.argmax(axis=1)
     probability = softmax(rows.logits.astype(np.float64), axis=1).max(axis=1)
     predicted = np.array(rows.classes)[best]

@@ -150,7 +150,7 @@ def test_a_perfect_order_costs_nothing() -> None:
         (2000.0, "strong support for it"),
         (1e-5, "very strong support against it"),
         (2e6, "extremely strong support for it"),
-        (math.nan, "no validation images to judge by"),
+        (math.nan, "no validation images"),
     ],
 )
 def test_the_scale_in_words(ratio: float, words: str) -> None:
