@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from leakcache.dataset.layout import Parts, Placed, is_prompt
+from leakcache.dataset.placed import Parts, Placed, is_prompt
 from leakcache.errors import DataError
 from leakcache.names import normal_form, visible
 

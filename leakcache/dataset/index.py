@@ -16,15 +16,9 @@ from leakcache.dataset.folders import ARCHIVES, Tree, scan, step_of
 from leakcache.dataset.grouped_split import cut_folds
 from leakcache.dataset.groups import BY_STEM, CHOICES, find_groups
 from leakcache.dataset.index_file import read_table
-from leakcache.dataset.layout import (
-    EXPECTED,
-    ClassFolder,
-    Layout,
-    Placed,
-    class_folders,
-    find_layout,
-)
+from leakcache.dataset.layout import EXPECTED, find_layout
 from leakcache.dataset.metadata import Described, read_metadata
+from leakcache.dataset.placed import ClassFolder, Layout, Placed, class_folders
 from leakcache.dataset.records import (
     FOLDS,
     DatasetIndex,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from leakcache.dataset.folders import Tree
-from leakcache.dataset.layout import fold_of
+from leakcache.dataset.placed import fold_of
 from leakcache.dataset.records import FOLD_NAMES, Reject
 from leakcache.dataset.table_file import PATH, Lines, read_lines
 from leakcache.errors import DataError

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from leakcache.dataset.folders import step_of
-from leakcache.dataset.layout import ClassFolder
+from leakcache.dataset.placed import ClassFolder
 from leakcache.dataset.records import FOLD_NAMES, Reject
 from leakcache.errors import DataError
 from leakcache.names import normal_form

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from leakcache.dataset.folders import IMAGE_SUFFIXES, scan
-from leakcache.dataset.layout import fold_of
+from leakcache.dataset.placed import fold_of
 from leakcache.dataset.table_file import (
     FOLD,
     GROUP,
