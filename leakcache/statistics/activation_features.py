@@ -18,7 +18,7 @@ from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from leakcache.encoder.autoencoder import Activations
-from leakcache.statistics.log_covariance import log_triangle, triangle_length
+from leakcache.statistics.log_covariance import log_triangle, one_thread, triangle_length
 from leakcache.statistics.parts import Parts, Span, part_covariances
 from leakcache.statistics.planes import LEAST
 
@@ -46,18 +46,20 @@ def activation_statistics(
 ) -> Float32[Tensor, "batch {parts} value"]:
     """All families of the activations of views of one size, on their device.
 
+    On a CPU it takes one thread: call it on several threads for several batches.
     Values of a view whose activations are not finite, as half precision may give, are NaN.
 
     Args:
         activations: of a batch of views at each of `SCALES`.
         parts: 1 for the whole, 5 for the whole and its four corner quarters.
     """
-    families = [
-        found
-        for scale, maps in zip(SCALES, activations, strict=True)
-        for found in _families(maps, LEAST // scale, parts)
-    ]
-    return torch.cat(families, dim=2)
+    with one_thread():
+        families = [
+            found
+            for scale, maps in zip(SCALES, activations, strict=True)
+            for found in _families(maps, LEAST // scale, parts)
+        ]
+        return torch.cat(families, dim=2)
 
 
 def _families(

@@ -33,8 +33,7 @@ def log_triangle(
     least = torch.as_tensor(floor, dtype=covariance.dtype, device=covariance.device)[..., None]
     finite = covariance.isfinite().all(-1).all(-1)[..., None] & least.isfinite()
     shifted = covariance + torch.diag_embed(least.expand(*covariance.shape[:-1]))
-    with one_thread():
-        values, vectors = torch.linalg.eigh(shifted.where(finite[..., None], 0))
+    values, vectors = torch.linalg.eigh(shifted.where(finite[..., None], 0))
     logs = torch.maximum(values, least / 2).log()
     logarithm = (vectors * logs[..., None, :]) @ vectors.mT
     rows, columns = torch.triu_indices(size, size, device=covariance.device)
@@ -47,7 +46,8 @@ def log_triangle(
 def one_thread() -> Iterator[None]:
     """Limit torch on a CPU to one thread within the block, in the calling thread.
 
-    Eigendecompositions of matrices as small as these are many times slower on several threads.
+    Operations as small as those of statistics are many times slower on several threads, above all
+    eigendecompositions.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -16,6 +16,7 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from leakcache.statistics import block_dct, cooccurrence, patch_covariance, residuals
+from leakcache.statistics.log_covariance import one_thread
 from leakcache.statistics.planes import LEAST, Planes
 
 Family = Callable[[Planes], Float32[Tensor, "batch part length"]]
@@ -62,6 +63,8 @@ def pixel_statistics(
 ) -> Float32[Tensor, "batch {parts} value"]:
     """All families of views of one size, one after another, on the views' device.
 
+    On a CPU it takes one thread: call it on several threads for several batches.
+
     Args:
         views: RGB.
         parts: 1 for the whole; 5 for the whole and its four corner quarters, whose sides are
@@ -73,5 +76,6 @@ def pixel_statistics(
     if min(views.shape[1:3]) < LEAST:
         height, width = views.shape[1:3]
         raise ValueError(f"a view of {width}×{height} is too small: give {LEAST}")
-    planes = Planes(views, parts)
-    return torch.cat([family(planes) for family, _ in FAMILIES.values()], dim=2)
+    with one_thread():
+        planes = Planes(views, parts)
+        return torch.cat([family(planes) for family, _ in FAMILIES.values()], dim=2)
