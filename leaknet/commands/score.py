@@ -145,8 +145,14 @@ def _score_run(run: Path, options: dict[str, Any], settings: Settings) -> None:
     kinds = detectors_named(names)
     device, roots, unknown = resolve_device(options["device"]), options["open_roots"], []
     if kinds:
-        builds = open_set_caches(closed, roots, str(device), required=True)
-        unknown = [build.cache for build in builds]
+        unknown = [build.cache for build in open_set_caches(closed, roots, str(device))]
+        if not unknown:
+            click.echo(
+                f"{closed.manifest.data} has no open set: closed-set figures only; name unknown "
+                "generators by --open",
+                err=True,
+            )
+            kinds = ()
     scores = score_run(run, closed, unknown, kinds, device, force=options["force"])
     if options["as_json"]:
         emit(scores.as_dict())

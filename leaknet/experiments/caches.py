@@ -22,7 +22,7 @@ from leaknet.scoring.run_embeddings import open_splits
 
 
 def open_set_caches(
-    closed: Cache, roots: Sequence[str | Path], device: str = "cpu", *, required: bool = False
+    closed: Cache, roots: Sequence[str | Path], device: str = "cpu"
 ) -> list[BuildReport]:
     """Caches of the unknown generators, brought up to date, with the columns of the closed one.
 
@@ -31,14 +31,12 @@ def open_set_caches(
         roots: folders of unknown generators; without any, the open set of the closed cache's own
             data, if it has one.
         device: where to encode.
-        required: refuse data without an open set, instead of returning an empty list.
 
     Raises:
-        DataError: there is no open set, and one is required.
         CacheStale: the autoencoder has other weights than when the closed cache was built.
     """
     data = Path(closed.manifest.data)
-    if not roots and not required and own_open_set(data) is None:
+    if not roots and own_open_set(data) is None:
         return []
     return open_set_builds(closed, [Path(root) for root in roots], device)
 

@@ -142,7 +142,9 @@ def test_columns_are_chosen_by_settings_or_by_name(build: Call, call: Call, tmp_
         "pixels_resize256": 15,
         "pixels_crop256x2": 15,
     }
-    (tmp_path / "mine.toml").write_text('preset = "paper"\n[features]\nstatistics = true\n')
+    (tmp_path / "mine.toml").write_text(
+        'preset = "paper"\n[statistics]\nenabled = true\nactivations = false\ndegraded = false\n'
+    )
     assert set(build("--for", "mine.toml", "--json").json["closed"]["columns"]) == {
         "z0",
         "pixel_statistics",
@@ -155,8 +157,8 @@ def test_train_names_the_command_that_fills_what_it_lacks(build: Call, call: Cal
     build("--for", "paper")
     said = call("train", "--epochs", 1)
     one_line(said, "lacks pixel_statistics", "--columns pixel_statistics,", "or add --fill")
-    command = said.err.split("`")[1].split()[1:]
-    assert call(*command).code == 0
+    error = next(line for line in said.err.splitlines() if line.startswith("error:"))
+    assert call(*error.split("`")[1].split()[1:]).code == 0
     assert "lacks" not in call("train", "--epochs", 1).err
 
 
