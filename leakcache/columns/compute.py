@@ -20,7 +20,9 @@ from leakcache.statistics.pixel_features import pixel_statistics
 from leakcache.store.manifest import Encoding
 
 BATCH = 8
-"""Views of 256 × 256 pixels that are computed at once; fewer of larger ones."""
+"""Views of 256 × 256 pixels that are computed at once on a GPU, fewer of larger ones.
+
+On a CPU one at a time: batches are no faster there, and no value depends on the other images."""
 IMAGES = 8
 """Images whose columns are computed at once: bounds the memory of a build."""
 
@@ -66,7 +68,7 @@ class ColumnComputer:
             pending = [
                 (batch, executor.submit(_pixel_values, batch, parts))
                 for parts, group in _by(requests.values(), lambda view: view.statistic_parts)
-                for batch in _batches(group)
+                for batch in _batches(group, 1)
             ]
             self._encode(list(requests.values()), executor)
             for batch, future in pending:
@@ -95,8 +97,9 @@ class ColumnComputer:
         plain = [r for r in requests if r.view.latent and not r.view.activation_parts]
         groups = [(0, plain), *_by(requests, lambda view: view.activation_parts)]
         waiting: list[tuple[list[_Request], Future[list[np.ndarray]]]] = []
+        at_once = 1 if self._encoder.device.type == "cpu" else BATCH
         for parts, group in groups:
-            for batch in _batches(group):
+            for batch in _batches(group, at_once):
                 pixels = torch.from_numpy(np.stack([request.view.pixels for request in batch]))
                 if parts:
                     latents, maps = self._encoder.encode_with_activations(pixels)
@@ -130,14 +133,14 @@ def _take(batch: list[_Request], future: Future[list[np.ndarray]]) -> None:
         request.values = replace(request.values, activations=rows)
 
 
-def _batches(requests: Sequence[_Request]) -> list[list[_Request]]:
-    """Requests of one size, few enough that memory does not grow with their size."""
+def _batches(requests: Sequence[_Request], at_once: int) -> list[list[_Request]]:
+    """Requests of one size, at most `at_once` of 256 × 256 pixels, fewer of larger ones."""
     by_shape: dict[tuple[int, ...], list[_Request]] = defaultdict(list)
     for request in requests:
         by_shape[request.view.pixels.shape].append(request)
     found = []
     for (height, width, _), group in by_shape.items():
-        size = max(1, min(BATCH, BATCH * 256 * 256 // (height * width)))
+        size = max(1, min(at_once, at_once * 256 * 256 // (height * width)))
         found += [group[start : start + size] for start in range(0, len(group), size)]
     return found
 

@@ -110,6 +110,9 @@ def bench(settings: Settings, /, **options: Any) -> None:
       leak bench --methods all --data data/ --epochs 1 --limit 24
       leak bench --methods resnet50,npr,ours --open unknown/ --steps 0,1,2,3 --seeds 3
     """
+    steps = _steps(options["steps"])
+    if options["detector"] == "all":
+        raise click.BadParameter("takes one name", param_hint="--detector")
     if options["data"] is None:
         check_trainable(cache_folder(options["cache"], settings.caches))
     check_roots(options["open_roots"])
@@ -124,7 +127,6 @@ def bench(settings: Settings, /, **options: Any) -> None:
     from leaknet.experiments.caches import open_set_caches
     from leaknet.experiments.tables import print_grids
 
-    steps = _steps(options["steps"])
     plan = _plan(options)
     device = str(resolve_device(options["device"]))
     closed = _closed(settings, options, device)
@@ -164,8 +166,6 @@ def _plan(options: dict[str, Any]) -> BenchPlan:
     from leaknet.experiments.benchmark.run import BenchPlan, methods_named
     from leaknet.scoring.fitted_detectors import detectors_named
 
-    if options["detector"] == "all":
-        raise click.BadParameter("takes one name", param_hint="--detector")
     return BenchPlan(
         out=Path(),
         methods=methods_named(options["methods"]),

@@ -107,11 +107,7 @@ def test_values_are_those_of_each_image_alone(
         (values,) = compute([{column.name: column.views(one) for column in columns}])
         assert isinstance(values, dict)
         for name, value in values.items():
-            stored = cache.column(name, place)[0]
-            if stored.dtype == np.uint8:
-                np.testing.assert_array_equal(stored, value, err_msg=name)
-            else:  # a batch of another size may round otherwise
-                np.testing.assert_allclose(stored, value, rtol=2e-3, atol=2e-3, err_msg=name)
+            np.testing.assert_array_equal(cache.column(name, place)[0], value, err_msg=name)
 
 
 def test_adding_a_column_computes_that_column_alone(

@@ -64,7 +64,13 @@ def test_only_new_open_images_are_encoded_and_they_are_counted(tmp_path: Path) -
     write_pictures(tmp_path / "unknown", ("eve",), 5, first=500)
     encoder = Encoder.load(str(tmp_path / "vae"))
     index = read_index(tmp_path / "known")
-    closed = build_cache(index, encoder, tmp_path / "c" / "closed", preprocessing=SMALL).cache
+    closed = build_cache(
+        index,
+        encoder,
+        tmp_path / "c" / "closed",
+        preprocessing=SMALL,
+        columns=preset("best").columns(training=True),
+    ).cache
     for encoded in (5, 0):
         pool = CachePool(closed, open_roots=[tmp_path / "unknown"])
         task = pool.task(closed, preset("paper"))

@@ -56,4 +56,4 @@ def test_wrong_usage_is_refused(folder):
         result = CliRunner().invoke(leak, ["bench", *arguments])
         assert result.exit_code == 2, result.output
     with pytest.raises(ConfigError, match="--methods"):
-        run("--methods", "nothing")
+        run("--methods", "nothing", "--data", "images", "--vae", "vae")
