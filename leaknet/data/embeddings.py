@@ -19,8 +19,9 @@ from leakcache.dataset.records import FOLDS
 from leakcache.errors import RunError, ScoringError
 from leaknet.files import replace_file, verify
 
-FORMAT = "leaknet-embeddings-2"
+FORMAT = "leaknet-embeddings-3"
 _NUMBERS = ("vectors", "logits", "attention")
+_OPTIONAL = ("density", "evidence")
 _STRINGS = ("labels", "groups", "folds", "hashes", "paths")
 
 
@@ -31,7 +32,9 @@ class Embeddings:
     `vectors` are the pooled embeddings of the paper (Eq. 7) before the gate, `logits` the
     prototype scores of the closed classes (higher = nearer), `attention` the weight of each
     noise step (rows sum to 1), `branches` the logits of each branch of the model alone; all are
-    kept in float32. `labels` of the fold "open" may be any
+    kept in float32. `density` has the coordinates that density detectors read, which have one unit,
+    where these are not the vectors; `evidence` is the highest log-likelihood ratio of a known
+    source, where the model has one. `labels` of the fold "open" may be any
     generator; those of the other folds must be among `classes`. `run` and `seed` say which
     model made them.
 
@@ -51,20 +54,34 @@ class Embeddings:
     run: str = ""
     seed: int = 0
     branches: Mapping[str, Float[np.ndarray, "n class"]] = field(default_factory=dict)
+    density: Float[np.ndarray, "n coordinate"] | None = None
+    evidence: Float[np.ndarray, "n"] | None = None
 
     def __post_init__(self) -> None:
         for name in _NUMBERS:
             object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.float32))
+        for name in self._optional():
+            values = np.asarray(getattr(self, name), dtype=np.float32)
+            object.__setattr__(self, name, values)
         for name in _STRINGS:
             object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.str_))
         branches = {k: np.asarray(v, dtype=np.float32) for k, v in self.branches.items()}
         object.__setattr__(self, "branches", branches)
-        _check_shapes({name: getattr(self, name) for name in (*_NUMBERS, *_STRINGS)}, self.classes)
+        names = (*_NUMBERS, *_STRINGS, *self._optional())
+        _check_shapes({name: getattr(self, name) for name in names}, self.classes)
         _check_labels(self)
         _check_finite(self)
 
     def __len__(self) -> int:
         return len(self.vectors)
+
+    def _optional(self) -> list[str]:
+        return [name for name in _OPTIONAL if getattr(self, name) is not None]
+
+    @property
+    def coordinates(self) -> Float[np.ndarray, "n coordinate"]:
+        """What density detectors read: `density`, else the vectors."""
+        return self.vectors if self.density is None else self.density
 
     @property
     def targets(self) -> Int[np.ndarray, "n"]:
@@ -81,7 +98,7 @@ class Embeddings:
     def take(self, rows: Bool[np.ndarray, "n"] | Int[np.ndarray, "k"]) -> Embeddings:
         """The rows given by a mask or by numbers, in that order."""
         columns: dict[str, Any] = {
-            name: getattr(self, name)[rows] for name in (*_NUMBERS, *_STRINGS)
+            name: getattr(self, name)[rows] for name in (*_NUMBERS, *_STRINGS, *self._optional())
         }
         columns["branches"] = {name: logits[rows] for name, logits in self.branches.items()}
         return replace(self, **columns)
@@ -96,7 +113,7 @@ class Embeddings:
 
     def _write(self, path: Path) -> None:
         with h5py.File(path, "w") as file:
-            for name in _NUMBERS:
+            for name in (*_NUMBERS, *self._optional()):
                 file.create_dataset(name, data=getattr(self, name))
             for name, logits in self.branches.items():
                 file.create_dataset(f"branches/{name}", data=logits)
@@ -128,11 +145,13 @@ def _read(file: h5py.File, path: Path) -> Embeddings:
         raise RunError(f"{path} is not in the format {FORMAT}: delete it and score again")
     numbers = {name: file[name][()] for name in _NUMBERS}
     branches = {name: array[()] for name, array in file.get("branches", {}).items()}
+    optional = {name: file[name][()] for name in _OPTIONAL if name in file}
     strings = {name: file[name].asstr()[()] for name in _STRINGS}
     classes = tuple(file["classes"].asstr()[()].tolist())
-    _check_shapes(numbers | strings, classes)
+    _check_shapes(numbers | optional | strings, classes)
     return Embeddings(
         **numbers,
+        **optional,
         **strings,
         classes=classes,
         run=str(file.attrs["run"]),
@@ -145,7 +164,7 @@ def concatenate(parts: Sequence[Embeddings]) -> Embeddings:
     """Embeddings of several folds or caches, of one model, as one table."""
     columns: dict[str, Any] = {
         name: np.concatenate([getattr(part, name) for part in parts])
-        for name in (*_NUMBERS, *_STRINGS)
+        for name in (*_NUMBERS, *_STRINGS, *parts[0]._optional())
     }
     columns["branches"] = {
         name: np.concatenate([part.branches[name] for part in parts]) for name in parts[0].branches
@@ -181,8 +200,8 @@ def _check_labels(e: Embeddings) -> None:
 
 
 def _check_finite(e: Embeddings) -> None:
-    for name in _NUMBERS:
-        bad = np.flatnonzero(~np.isfinite(getattr(e, name)).all(axis=1))
+    for name in (*_NUMBERS, *e._optional()):
+        bad = np.flatnonzero(~np.isfinite(getattr(e, name).reshape(len(e), -1)).all(axis=1))
         if bad.size:
             raise ScoringError(
                 f"the {name} of {e.paths[bad[0]]} are not finite ({bad.size} images in all): "

@@ -12,6 +12,7 @@ from leaknet.detectors.mahalanobis import (
     RelativeMahalanobis,
     TiedMahalanobis,
 )
+from leaknet.detectors.source_ratio import SourceRatio
 from leaknet.detectors.vim import VirtualLogit
 
 DETECTORS: tuple[type[Detector], ...] = (
@@ -28,6 +29,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     ClassMixture,
     LikelihoodRatio,
     VirtualLogit,
+    SourceRatio,
 )
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "NearestNeighbour",
     "PrototypeDistance",
     "RelativeMahalanobis",
+    "SourceRatio",
     "TiedMahalanobis",
     "VirtualLogit",
 ]

@@ -86,7 +86,7 @@ class ClassScorer(Detector):
 
 
 class ZScored(Detector):
-    """A detector on embeddings after the global z-score of the closed training images."""
+    """A detector on coordinates after the global z-score of the closed training images."""
 
     mean_: Float64[np.ndarray, "dimension"]
     scale_: Float64[np.ndarray, "dimension"]
@@ -94,7 +94,7 @@ class ZScored(Detector):
     def fit_z_score(
         self, train: Embeddings, val: Embeddings
     ) -> tuple[Float64[np.ndarray, "train dimension"], Float64[np.ndarray, "val dimension"]]:
-        """Keep the z-score of `train`, and return the standardised vectors of both.
+        """Keep the z-score of `train`, and return the standardised coordinates of both.
 
         Raises:
             ScoringError: as `require_closed`.
@@ -102,12 +102,18 @@ class ZScored(Detector):
         require_closed(train, val)
         z = Standardiser.of(train)
         self.mean_, self.scale_ = z.mean, z.scale
-        return z(train.vectors), z(val.vectors)
+        return z(train.coordinates), z(val.coordinates)
 
-    def z(self, vectors: Float[np.ndarray, "n dimension"]) -> Float64[np.ndarray, "n dimension"]:
-        """Standardised vectors; ScoringError before `fit`."""
+    def z(self, e: Embeddings) -> Float64[np.ndarray, "n dimension"]:
+        """Standardised coordinates; ScoringError before `fit`."""
+        return self.standardise(e.coordinates)
+
+    def standardise(
+        self, coordinates: Float[np.ndarray, "n dimension"]
+    ) -> Float64[np.ndarray, "n dimension"]:
+        """The z-score of coordinates; ScoringError before `fit`."""
         self.require_fit()
-        return Standardiser(self.mean_, self.scale_)(vectors)
+        return Standardiser(self.mean_, self.scale_)(coordinates)
 
 
 LEAST_PER_CLASS = 2
@@ -146,7 +152,9 @@ def class_counts(e: Embeddings) -> Int[np.ndarray, "class"]:
 class Standardiser:
     """The global z-score: mean and scale of each dimension over all closed training images.
 
-    A dimension that (almost) does not vary keeps scale 1.
+    A dimension that (almost) does not vary keeps scale 1. Coordinates of one unit,
+    `Embeddings.density`, share the root mean square of the deviations as their scale: a deviation
+    each would enlarge those that say little.
     """
 
     mean: Float64[np.ndarray, "dimension"]
@@ -155,8 +163,10 @@ class Standardiser:
     @classmethod
     def of(cls, train: Embeddings) -> Standardiser:
         """The z-score of these training embeddings."""
-        vectors = train.vectors.astype(np.float64)
+        vectors = train.coordinates.astype(np.float64)
         spread = vectors.std(axis=0)
+        if train.density is not None:
+            spread = np.full_like(spread, np.sqrt(np.square(spread).mean()))
         return cls(vectors.mean(axis=0), np.where(spread > 1e-6 * spread.max(), spread, 1.0))
 
     def __call__(
@@ -178,7 +188,7 @@ def _require_enough(train: Embeddings) -> None:
 
 
 def _require_spread(train: Embeddings) -> None:
-    if not np.ptp(train.vectors, axis=0).any():
+    if not np.ptp(train.coordinates, axis=0).any():
         raise ScoringError(
             f"all {len(train)} training embeddings are identical: the network has collapsed, "
             "train again with a lower learning rate"

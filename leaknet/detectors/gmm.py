@@ -44,7 +44,7 @@ class ClassMixture(ZScored, ClassScorer):
 
     def class_scores(self, e: Embeddings) -> Float64[np.ndarray, "n class"]:
         """Log-density of each image under each class's mixture."""
-        x = self.z(e.vectors)
+        x = self.z(e)
         mixtures = zip(self.weights_, self.centres_, self.variances_, strict=True)
         return np.stack([_log_density(x, *mixture) for mixture in mixtures], axis=1)
 

@@ -105,13 +105,13 @@ class GlobalKDE(ZScored):
         references, held_out = self.fit_z_score(train, val)
         best = choose_bandwidth(lambda h: float(log_density(held_out, references, h).mean()))
         self.bandwidth_ = np.array(best)
-        self.references_ = train.vectors
+        self.references_ = train.coordinates
         return self
 
     def score_samples(self, e: Embeddings) -> Float64[np.ndarray, "n"]:
         """Log-density of each image."""
-        queries = self.z(e.vectors)
-        return log_density(queries, self.z(self.references_), float(self.bandwidth_))
+        queries = self.z(e)
+        return log_density(queries, self.standardise(self.references_), float(self.bandwidth_))
 
 
 class ClassKDE(ZScored, ClassScorer):
@@ -133,13 +133,13 @@ class ClassKDE(ZScored, ClassScorer):
             lambda h: sum(float(log_density(x, y, h).sum()) for x, y in pairs) / len(val)
         )
         self.bandwidth_ = np.array(best)
-        self.references_ = train.vectors
+        self.references_ = train.coordinates
         self.targets_ = train.targets
         return self
 
     def class_scores(self, e: Embeddings) -> Float64[np.ndarray, "n class"]:
         """Log-density of each image under each class."""
-        queries, references = self.z(e.vectors), self.z(self.references_)
+        queries, references = self.z(e), self.standardise(self.references_)
         classes = range(int(self.targets_.max()) + 1)
         columns = [
             log_density(queries, references[self.targets_ == c], float(self.bandwidth_))

@@ -40,7 +40,7 @@ class PrototypeDistance(ZScored, ClassScorer):
 
     def class_scores(self, e: Embeddings) -> Float64[np.ndarray, "n class"]:
         """Minus the squared distance to the nearest centre of each class."""
-        x = self.z(e.vectors)
+        x = self.z(e)
         scores = np.full((len(x), int(self.owners_.max()) + 1), -np.inf)
         for centre, owner in zip(self.centres_, self.owners_, strict=True):
             np.maximum(scores[:, owner], -squared_norms(x - centre), out=scores[:, owner])

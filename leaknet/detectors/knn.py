@@ -30,13 +30,15 @@ class NearestNeighbour(ZScored):
         """Keep the training embeddings; choose k on the closed classes, left out in turn."""
         references, queries = self.fit_z_score(train, val)
         self.k_ = np.array(choose_k(references, train.targets, queries, val.targets))
-        self.references_ = train.vectors
+        self.references_ = train.coordinates
         return self
 
     def score_samples(self, e: Embeddings) -> Float64[np.ndarray, "n"]:
         """Minus the distance to the k-th nearest."""
-        queries = self.z(e.vectors)
-        return -neighbour_distances(queries, self.z(self.references_), int(self.k_))[:, -1]
+        queries = self.z(e)
+        return -neighbour_distances(queries, self.standardise(self.references_), int(self.k_))[
+            :, -1
+        ]
 
 
 def choose_k(

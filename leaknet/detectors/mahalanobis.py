@@ -50,7 +50,7 @@ class DiagonalMahalanobis(ZScored, ClassScorer):
 
     def class_scores(self, e: Embeddings) -> Float64[np.ndarray, "n class"]:
         """Eq. 13: minus the sum over dimensions of (x - mean)² / variance, for each class."""
-        x = self.z(e.vectors)
+        x = self.z(e)
         columns = [
             -(np.square(x - centre) / variance).sum(axis=1)
             for centre, variance in zip(self.centres_, self.variances_, strict=True)
@@ -74,7 +74,7 @@ class TiedMahalanobis(ZScored, ClassScorer):
 
     def class_scores(self, e: Embeddings) -> Float64[np.ndarray, "n class"]:
         """Minus (x - mean)ᵀ Σ⁻¹ (x - mean), for each class."""
-        x = self.z(e.vectors)
+        x = self.z(e)
         columns = [-squared_norms((x - centre) @ self.whitener_) for centre in self.centres_]
         return np.stack(columns, axis=1)
 
@@ -101,7 +101,7 @@ class RelativeMahalanobis(ZScored, ClassScorer):
 
     def class_scores(self, e: Embeddings) -> Float64[np.ndarray, "n class"]:
         """Background distance minus class distance, squared, for each class."""
-        x = self.z(e.vectors)
+        x = self.z(e)
         common = squared_norms(x @ self.background_)
         columns = [
             common - squared_norms((x - centre) @ self.whitener_) for centre in self.centres_
@@ -171,6 +171,6 @@ class LikelihoodRatio(ZScored, ClassScorer):
 
     def class_scores(self, e: Embeddings) -> Float64[np.ndarray, "n class"]:
         """The ratio for each class."""
-        x = self.z(e.vectors)
+        x = self.z(e)
         ratios: Float64[np.ndarray, "n class"] = x @ self.directions_.T + self.offsets_
         return ratios

@@ -48,7 +48,7 @@ class VirtualLogit(ZScored):
 
     def score_samples(self, e: Embeddings) -> Float64[np.ndarray, "n"]:
         """Energy less alpha times the length outside the principal subspace."""
-        lengths = np.linalg.norm(self.z(e.vectors) @ self.residual_, axis=1)
+        lengths = np.linalg.norm(self.z(e) @ self.residual_, axis=1)
         energy = logsumexp(e.logits.astype(np.float64), axis=1)
         score: Float64[np.ndarray, "n"] = energy - self.alpha_ * lengths
         return score

@@ -55,6 +55,8 @@ def with_class(
     state["offsets"] = torch.cat([old["offsets"], old["offsets"].new_tensor([offset])])
     state["weights"] = old["weights"].new_tensor(list(model.weighted.values()))
     grown.load_state_dict(state)
+    for branch, part in model.split(torch.from_numpy(vectors).to(model.weights)).items():
+        grown.branches[branch].enrol(part)
     return grown.to(model.device).eval()
 
 
@@ -118,7 +120,15 @@ def reclassified(model: ProtoLeakNet, e: Embeddings) -> Embeddings:
         branches={name: logits.cpu().numpy() for name, logits in branches.items()},
         classes=model.classes,
         run="",
+        **_density(model, vectors),
     )
+
+
+def _density(model: ProtoLeakNet, vectors: torch.Tensor) -> dict[str, np.ndarray | None]:
+    found = model.density(vectors.to(model.device))
+    names = ("density", "evidence")
+    values = (None if column is None else column.cpu().numpy() for column in found)
+    return dict(zip(names, values, strict=True))
 
 
 def fit_offset(

@@ -101,7 +101,8 @@ def untrained_gate(dimension: int, seed: int) -> Gate:
 def detect(
     mode: str, gate: GateWeights | None, known: Embeddings, unknown: Embeddings
 ) -> Detection:
-    """Fit KDE to the closed training images as the mode embeds them, and score both sides."""
+    """Fit KDE to the embeddings of the closed training images under the mode; score both sides."""
+    known, unknown = (replace(e, density=None) for e in (known, unknown))
     closed = _gated(known, gate) if mode != "both_off" else known
     others = _gated(unknown, gate) if mode == "both_on" else unknown
     train, val, test = (closed.select(fold) for fold in ("train", "val", "test"))

@@ -38,7 +38,7 @@ class BranchOutput:
     logits: Float[Tensor, "batch class"]
     embedding: Float[Tensor, "batch dimension"]
     attention: Float[Tensor, "batch step"]
-    gate: Float[Tensor, "batch dimension"]
+    gate: Float[Tensor, "batch part"]
     distances: Float[Tensor, "batch class prototype"]
 
 
@@ -46,17 +46,19 @@ class Branch(nn.Module, ABC):
     """A complete classifier of images.
 
     Attributes:
-        gate: on the embedding; None without.
-        head: from the gated embedding to class scores.
+        gate: on the class part of the embedding; None without.
+        head: from the gated class part to class scores.
+        dimension: length of the class part.
     """
 
     name: ClassVar[str]
     gate: Gate | None
     head: PrototypeHead | LinearHead
+    dimension: int
 
     def add_head(self, config: HeadConfig, classes: int) -> None:
         """Create gate and head with initial weights."""
-        dimension = config.dimension
+        self.dimension = dimension = config.dimension
         self.gate = Gate(dimension) if config.gate else None
         self.head = (
             PrototypeHead(dimension, classes, config.prototypes)
@@ -73,6 +75,11 @@ class Branch(nn.Module, ABC):
     def size(self) -> int:
         """Fitted numbers."""
         return sum(values.numel() for values in self.parameters())
+
+    @property
+    def width(self) -> int:
+        """Length of the embedding."""
+        return self.dimension
 
     @abstractmethod
     def columns(self, *, training: bool) -> tuple[str, ...]:
@@ -96,9 +103,24 @@ class Branch(nn.Module, ABC):
 
     def class_part(
         self, embedding: Float[Tensor, "*batch dimension"]
-    ) -> Float[Tensor, "*batch dimension"]:
-        """The part of h̄ that gate and prototypes read."""
+    ) -> Float[Tensor, "*batch part"]:
+        """The part of h̄ that gate and prototypes read, `dimension` values."""
         return embedding
+
+    def density_part(
+        self, embedding: Float[Tensor, "image dimension"]
+    ) -> Float[Tensor, "image coordinate"] | None:
+        """Coordinates of one unit for density detectors; None for the embedding itself."""
+        return None
+
+    def evidence(
+        self, embedding: Float[Tensor, "image dimension"]
+    ) -> Float[Tensor, "image"] | None:
+        """Highest log-likelihood ratio of a known source; None for a branch without sources."""
+        return None
+
+    def enrol(self, embedding: Float[Tensor, "image dimension"]) -> None:
+        """Add what the branch knows of sources besides the prototypes of the new class."""
 
     def attribute(self, inputs: Tensor) -> BranchOutput:
         """Embed and classify the inputs of a sampler."""

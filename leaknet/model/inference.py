@@ -25,12 +25,17 @@ Advance = Callable[[int], object]
 
 @dataclass(frozen=True)
 class SplitOutput:
-    """Output of the model for images, on the CPU; `branches` has the logits of each alone."""
+    """Output of the model for images, on the CPU; `branches` has the logits of each alone.
+
+    `density` and `evidence` are those of `ProtoLeakNet.density`.
+    """
 
     vectors: Float[Tensor, "image dimension"]
     logits: Float[Tensor, "image class"]
     attention: Float[Tensor, "image step"]
     branches: dict[str, Float[Tensor, "image class"]]
+    density: Float[Tensor, "image coordinate"] | None = None
+    evidence: Float[Tensor, "image"] | None = None
 
 
 def embed(
@@ -60,6 +65,8 @@ def embed(
         logits=output.logits.numpy(),
         attention=output.attention.numpy(),
         branches={name: logits.numpy() for name, logits in output.branches.items()},
+        density=None if output.density is None else output.density.numpy(),
+        evidence=None if output.evidence is None else output.evidence.numpy(),
         labels=images.labels,
         groups=images.groups,
         folds=images.folds,
@@ -92,10 +99,10 @@ def run_split(
         if advance is not None:
             advance(len(batch))
     model.train(training)
-    vectors, logits, attention, *rest = (
-        torch.cat(column).cpu() for column in zip(*parts, strict=True)
-    )
-    return SplitOutput(vectors, logits, attention, dict(zip(model.branches, rest, strict=True)))
+    vectors, logits, attention, *rest = (torch.cat(column) for column in zip(*parts, strict=True))
+    extra = [None if values is None else values.cpu() for values in model.density(vectors)]
+    branches = {name: values.cpu() for name, values in zip(model.branches, rest, strict=True)}
+    return SplitOutput(vectors.cpu(), logits.cpu(), attention.cpu(), branches, *extra)
 
 
 @torch.inference_mode()
@@ -120,9 +127,11 @@ def _batches(images: ImageColumns, size: int) -> Iterator[ImageColumns]:
 def _empty(model: ProtoLeakNet) -> SplitOutput:
     steps = len(model.config.latents.timesteps) if model.latents else 1
     classes = torch.empty(0, len(model.classes))
+    vectors = torch.empty(0, sum(model.branches[name].width for name in model.weighted))
     return SplitOutput(
-        torch.empty(0, model.config.head.dimension * len(model.weighted)),
+        vectors,
         classes,
         torch.empty(0, steps),
         dict.fromkeys(model.branches, classes),
+        *model.density(vectors.to(model.device)),
     )

@@ -167,15 +167,32 @@ class ProtoLeakNet(
     ) -> dict[str, Float[Tensor, "batch part"]]:
         """Each weighted branch's own embedding, from one that `forward` returned."""
         weighted = self.weighted
-        parts = torch.split(embedding, self.config.head.dimension, dim=1)
+        parts = torch.split(embedding, [self.branches[name].width for name in weighted], dim=1)
         return {
             name: part / weight**0.5
             for (name, weight), part in zip(weighted.items(), parts, strict=True)
         }
 
     def gate(self, embedding: Float[Tensor, "batch dimension"]) -> Float[Tensor, "batch dimension"]:
-        """Gate weights w of embeddings that `forward` returned."""
-        return torch.cat([output.gate for output in self.heads(embedding).values()], dim=1)
+        """Gate weights w of embeddings that `forward` returned; 1 for values that no gate reads."""
+        found = []
+        for name, output in self.heads(embedding).items():
+            rest = self.branches[name].width - output.gate.shape[1]
+            found.append(torch.nn.functional.pad(output.gate, (0, rest), value=1.0))
+        return torch.cat(found, dim=1)
+
+    def density(
+        self, embedding: Float[Tensor, "batch dimension"]
+    ) -> tuple[Float[Tensor, "batch coordinate"] | None, Float[Tensor, "batch"] | None]:
+        """Coordinates for density detectors, and evidence, of embeddings that `forward` returned.
+
+        They are those of the branch with a two-covariance model, if it has a weight.
+        """
+        for name, part in self.split(embedding).items():
+            branch = self.branches[name]
+            if (evidence := branch.evidence(part)) is not None:
+                return branch.density_part(part), evidence
+        return None, None
 
     def fuse(self, logits: dict[str, Float[Tensor, "batch class"]]) -> Float[Tensor, "batch class"]:
         """Weighted sum of the logits of branches, and the offsets."""

@@ -241,5 +241,11 @@ class RidgeMap(nn.Module):
 
     def forward(self, statistics: Float[Tensor, "*batch value"]) -> Float[Tensor, "*batch output"]:
         """The outputs."""
-        found: Tensor = self.features(statistics) @ self.weight + self.bias
+        return self.apply_features(self.features(statistics))
+
+    def apply_features(
+        self, features: Float[Tensor, "*batch value"]
+    ) -> Float[Tensor, "*batch output"]:
+        """The outputs of features."""
+        found: Tensor = features @ self.weight + self.bias
         return found

@@ -1,25 +1,31 @@
 """The branch of image statistics, fitted in closed form.
 
-    statistics of the image and of its quarters → class scores of each (`leaknet.model.ridge`)
-      → their mean → softmax → class probabilities as coordinates along class directions
-    statistics of its pixels → novelty (`leaknet.model.novelty`) → a direction of its own
+    statistics of the image and of its quarters → features (`leaknet.model.ridge`), their mean
+      → coordinates of a two-covariance model (`leaknet.model.two_covariance`) → log-likelihood
+        ratios of the classes ┐
+      → ridge regression → log-likelihood ratios of its scores ┴ class scores
+    class scores → softmax → class probabilities along class directions: what the prototypes read
+    coordinates → unit length and evidence: what density detectors read
 
 With a hundred images a class a strongly shrunk linear map is far ahead of one that is trained by
 gradient descent (docs/LOG.md). Quarters are training images of their own: their differences within
-an image tell the regression which differences carry no class. Activations are read of the image as
+an image tell both fits which differences carry no class. Activations are read of the image as
 it is and of the image resized to one size.
 
-Probabilities are embedded, because an image that two classes claim is then far from both, and
-densities of distances separate unknown relatives of known generators better.
+Probabilities are embedded, because an image that two classes claim is then far from both.
 
 With degraded copies (`statistics.degraded`) there are two regressions, because a single one loses
 on original images what it gains on copies. The second is fitted to whole images and copies, as they
 are and resized; its outputs are class scores and a score of being original, whose probability
-weights the two. Novelty ignores it: a copy is novel. Novelty reads pixels only, where it works
-better than beside activations (docs/LOG.md).
+weights the two. The coordinates ignore copies, so that a copy is unlike the known images.
 
-Gate and prototypes train on the embedding that a fit without the image's prompt group gives;
-otherwise they would learn from an embedding that has seen the label.
+In the coordinates an image of an unknown generator lies near the origin, amid all classes, where
+the density of the known images is highest. At unit length images of arbitrary generators spread
+evenly over the sphere, and the density of the known is a likelihood ratio up to a constant. Images
+of other pipelines lie far out instead; what their evidence lacks is one more coordinate.
+
+Gate and prototypes train on class scores that fits without the image's prompt group give;
+otherwise they would learn from scores that have seen the label.
 """
 
 from __future__ import annotations
@@ -30,7 +36,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int, Shaped
 from torch import Tensor
 
 from leakcache.errors import ConfigError
@@ -51,8 +57,9 @@ from leaknet.data.training_data import TrainingData
 from leaknet.model.branch import Branch, Sampler
 from leaknet.model.fit_cache import cached_fit
 from leaknet.model.head import PrototypeHead
-from leaknet.model.novelty import Novelty
-from leaknet.model.ridge import RidgeMap
+from leaknet.model.ridge import RidgeMap, cross_ridge
+from leaknet.model.source_map import SourceMap
+from leaknet.model.two_covariance import TwoCovariance, fit_directions, group_folds, held_out
 
 MAX_VIEWS = 12_000
 """Views that a regression is fitted to, at most, unless there are more images: time grows with the
@@ -64,19 +71,30 @@ UNPENALISED = 1e4
 INVERSE_TEMPERATURE = 0.2
 """Of class probabilities, relative to the likeliest one: at 1 all certain images coincide."""
 
-NOVELTY_SCALE = 1.0
-"""Length of one deviation of novelty, in standard deviations of the class probabilities."""
+BACKEND_WEIGHT = 0.5
+"""Of the ratios of the ridge scores, beside those of the coordinates."""
+
+EVIDENCE_SPREAD = 2.0
+"""Spread of new images for evidence; the one that suits names accepts other pipelines."""
+
+DEFICIT_SCALE = 0.5
+"""Length, on the unit sphere, of evidence as far below the median as its 5 % quantile."""
+
+LEAST_SCALE = 1e-6
 
 
 class StatisticsBranch(Branch):
     """From statistics of pixels and activations to an embedding.
 
-    The state of the embedding is held in buffers; only gate and head have parameters.
+    The embedding is class probabilities along class directions, `head.dimension` values, and after
+    them the coordinates of the two-covariance model. All that the closed form fits is held in
+    buffers; only gate and head have parameters.
     """
 
     name: ClassVar[str] = "statistics"
     directions: Tensor
-    novelty_direction: Tensor
+    scales: Tensor
+    usual: Tensor
 
     def __init__(self, config: StatisticsConfig, head: HeadConfig, classes: int) -> None:
         """Build empty: `fit` or a state dict supplies the closed-form part."""
@@ -84,17 +102,24 @@ class StatisticsBranch(Branch):
         self.config, dimension = config, head.dimension
         seen = ACTIVATION_LENGTHS if config.activations else {}
         lengths = {**LENGTHS, **seen, **_resized(seen)}
-        self.ridge = RidgeMap(lengths)
+        self.ridge, self.backend = RidgeMap(lengths), SourceMap(classes)
+        self.sources = SourceMap(sum(lengths.values()))
         self.copy_ridge = RidgeMap({**lengths, **_resized(LENGTHS)}) if config.degraded else None
-        self.novelty = Novelty(LENGTH)
+        self.copy_backend = SourceMap(classes) if config.degraded else None
         self.register_buffer("directions", torch.zeros(dimension, dimension))
-        self.register_buffer("novelty_direction", torch.zeros(dimension))
+        self.register_buffer("scales", torch.ones(2))
+        self.register_buffer("usual", torch.tensor([0.0, math.inf]))
         self.add_head(head, classes)
 
     @property
     def size(self) -> int:
         """Fitted numbers, those of the closed form included."""
         return super().size + sum(values.numel() for values in self.buffers())
+
+    @property
+    def width(self) -> int:
+        """Length of the embedding."""
+        return len(self.directions) + len(self.sources.offset)
 
     def columns(self, *, training: bool) -> tuple[str, ...]:
         """Cache columns that the branch reads."""
@@ -109,31 +134,30 @@ class StatisticsBranch(Branch):
 
     def fit_embedding(
         self, train: ImageColumns, classes: tuple[str, ...]
-    ) -> Float[Tensor, "image dimension"]:
-        """Fit the closed form; the embedding of each image by a fit without its prompt group.
-
-        Held-out embeddings lack novelty, which gate and prototypes do not read.
+    ) -> Float[Tensor, "image part"]:
+        """Fit the closed form; the class part of each image by fits without its prompt group.
 
         Raises:
-            ConfigError: the embedding is too short for a direction per class and one of novelty.
+            ConfigError: the embedding is too short for a direction per class.
         """
         dimension = len(self.directions)
-        if len(classes) >= dimension:
+        if len(classes) > dimension:
             raise ConfigError(
                 f"head.dimension = {dimension} is too small for directions of {len(classes)} "
-                f"classes and of unknown generators: set it to {len(classes) + 1} or more"
+                f"classes: set it to {len(classes)} or more"
             )
-        scores = self._fit_ridge(train, classes)
-        if self.copy_ridge is not None:
-            copy_scores, original = self._fit_copy_ridge(self.copy_ridge, train, classes)
+        scores = self._fit_originals(train, classes)
+        if self.copy_ridge is not None and self.copy_backend is not None:
+            copy_scores, original = self._fit_copies(
+                self.copy_ridge, self.copy_backend, train, classes
+            )
             scores = copy_scores + original[:, None] * (scores - copy_scores)
-        probabilities = torch.from_numpy(scores).softmax(dim=1)
+        probabilities = scores.softmax(dim=1)
         # With w = 1/2, as an initial gate gives, and prototypes at certain images, logits are the
         # squared length of a direction times the probabilities, up to a constant.
         length = math.sqrt(1 / fit_temperature(probabilities.numpy(), _targets(train, classes)))
         directions = torch.from_numpy(length * _rotation(dimension))
         self.directions.copy_(directions)
-        self._fit_novelty(train, len(classes))
         return (probabilities @ directions[: len(classes)]).to(self.directions)
 
     def forward(
@@ -145,31 +169,54 @@ class StatisticsBranch(Branch):
     def embed(
         self, images: ImageColumns
     ) -> tuple[Float[Tensor, "image dimension"], Float[Tensor, "image 1"]]:
-        """Class probabilities and novelty of images, along their directions."""
+        """Class probabilities along their directions, and coordinates, of images."""
         return self.forward(self.embed_statistics(self.statistics_of(images).to(self.device)))
 
     def embed_statistics(
         self, statistics: Float[Tensor, "image part value"]
     ) -> Float[Tensor, "image dimension"]:
         """The embedding of what `statistics_of` returns."""
-        parts = _for_ridge(statistics)
-        scores: Tensor = self.ridge(parts).mean(dim=1)
-        if self.copy_ridge is not None:
+        features = self.ridge.features(_for_ridge(statistics)).mean(dim=1)
+        coordinates = self.sources.coordinates(features)
+        ridge_scores = self.ridge.apply_features(features)
+        classes = ridge_scores.shape[1]
+        ratios = self.sources.ratios(coordinates)[:, :classes]
+        scores = self.scales[0] * (ratios + BACKEND_WEIGHT * self.backend(ridge_scores))
+        if self.copy_ridge is not None and self.copy_backend is not None:
             outputs = self.copy_ridge(statistics[:, 0])
-            copy_scores, original = outputs[:, :-1], outputs[:, -1:].sigmoid()
-            scores = copy_scores + original * (scores - copy_scores)
-        novelty = self.novelty(self.ridge.features(parts[:, 0])[:, :LENGTH])
-        probabilities = scores.softmax(dim=1)
-        known = probabilities @ self.directions[: probabilities.shape[1]]
-        return known + torch.outer(novelty, self.novelty_direction)
+            copy_scores = self.scales[1] * self.copy_backend(outputs[:, :-1])
+            scores = copy_scores + outputs[:, -1:].sigmoid() * (scores - copy_scores)
+        return torch.cat([scores.softmax(dim=1) @ self.directions[:classes], coordinates], dim=1)
 
     def class_part(
         self, embedding: Float[Tensor, "*batch dimension"]
-    ) -> Float[Tensor, "*batch dimension"]:
-        """The embedding without novelty, which does not say which generator it is."""
-        direction = self.novelty_direction
-        square = direction.square().sum().clamp_min(torch.finfo(embedding.dtype).tiny)
-        return embedding - (embedding @ direction / square)[..., None] * direction
+    ) -> Float[Tensor, "*batch part"]:
+        """Class probabilities along their directions."""
+        return embedding[..., : len(self.directions)]
+
+    def coordinates(
+        self, embedding: Float[Tensor, "*batch dimension"]
+    ) -> Float[Tensor, "*batch coordinate"]:
+        """Coordinates of the two-covariance model."""
+        return embedding[..., len(self.directions) :]
+
+    def evidence(self, embedding: Float[Tensor, "image dimension"]) -> Float[Tensor, "image"]:
+        """Highest log-likelihood ratio of a known source."""
+        model = self.sources.model.with_spread(EVIDENCE_SPREAD)
+        return model.log_likelihood_ratios(self.coordinates(embedding)).amax(dim=1).to(embedding)
+
+    def density_part(
+        self, embedding: Float[Tensor, "image dimension"]
+    ) -> Float[Tensor, "image coordinate"]:
+        """Coordinates at unit length, and how much evidence lacks to the median of known images."""
+        unit = torch.nn.functional.normalize(self.coordinates(embedding), dim=1)
+        median, scale = self.usual
+        deficit = ((median - self.evidence(embedding)) / scale).clamp_min(0)
+        return torch.cat([unit, DEFICIT_SCALE * deficit[:, None]], dim=1)
+
+    def enrol(self, embedding: Float[Tensor, "image dimension"]) -> None:
+        """Add a source, known by images of these embeddings, to the two-covariance model."""
+        self.sources.enrol(self.coordinates(embedding))
 
     def centres(
         self, held_out: Float[Tensor, "image dimension"], targets: Int[Tensor, "image"]
@@ -214,36 +261,35 @@ class StatisticsBranch(Branch):
         activations = images[DEGRADED_ACTIVATIONS][:, :copies].unbind(dim=2)
         return torch.cat([native, *activations, resized], dim=-1)
 
-    def _fit_novelty(self, train: ImageColumns, classes: int) -> None:
-        """Fit to whole images; its direction is orthogonal to those of the classes."""
-        whole = _for_ridge(self.statistics_of(train, parts=1))[:, 0].to(self.directions.device)
-        features = self.ridge.features(whole)
-        self.novelty.fit(features[:, :LENGTH], train.groups)
-        probabilities = (features @ self.ridge.weight + self.ridge.bias).softmax(dim=1)
-        length = NOVELTY_SCALE * probabilities.std(dim=0).mean()
-        self.novelty_direction.copy_(length * self.directions[classes])
-
-    def _fit_ridge(
+    def _fit_originals(
         self, train: ImageColumns, classes: tuple[str, ...]
-    ) -> Float[np.ndarray, "image class"]:
-        """Fit to images and their parts; held-out scores."""
+    ) -> Float64[Tensor, "image class"]:
+        """Fit sources and ridge to images and their parts; held-out class scores."""
         images = len(train)
         parts = max(1, min(PARTS, MAX_VIEWS // images))
         targets = _targets(train, classes)
-        fitted = self.ridge.fit(
-            _for_ridge(self.statistics_of(train, parts)).flatten(0, 1),
-            _centred_one_hot(targets).repeat(parts, axis=0),
-            train.groups.repeat(parts),
-        )
-        held_out = fitted.held_out.reshape(images, parts, -1).mean(axis=1)
-        scale = INVERSE_TEMPERATURE / fit_temperature(held_out, targets)
-        self.ridge.set_weights(scale * fitted.weights)
-        scores: np.ndarray = scale * held_out
-        return scores
+        views = _for_ridge(self.statistics_of(train, parts)).flatten(0, 1)
+        gram, numbers = self.ridge.features.fit(views), torch.from_numpy(targets)
+        one_hot = _centred_one_hot(targets).repeat(parts, axis=0)
+        regression = cross_ridge(gram, one_hot, train.groups.repeat(parts))
+        held = held_out(gram, numbers, train.groups, parts, evidence_spread=EVIDENCE_SPREAD)
+        directions = fit_directions(gram, numbers, parts)
+        del gram
+        dual = torch.cat([regression.dual, directions.weights], dim=1)
+        weights = self.ridge.features.weights(views, dual)
+        self.ridge.set_weights(weights[:, : len(classes)].numpy())
+        model = TwoCovariance.of(directions, held.spread)
+        self.sources.set_model(weights[:, len(classes) :], directions, model)
+        self.usual.copy_(_usual(held.evidence))
+        ridge_scores = regression.held_out.reshape(images, parts, -1).mean(axis=1)
+        backend = _fit_backend(self.backend, ridge_scores, targets, train.groups)
+        scores = held.ratios + BACKEND_WEIGHT * backend
+        self.scales[0] = INVERSE_TEMPERATURE / fit_temperature(scores.numpy(), targets)
+        return float(self.scales[0]) * scores
 
-    def _fit_copy_ridge(
-        self, ridge: RidgeMap, train: ImageColumns, classes: tuple[str, ...]
-    ) -> tuple[Float[np.ndarray, "image class"], Float[np.ndarray, "image"]]:
+    def _fit_copies(
+        self, ridge: RidgeMap, backend: SourceMap, train: ImageColumns, classes: tuple[str, ...]
+    ) -> tuple[Float64[Tensor, "image class"], Float64[Tensor, "image"]]:
         """Fit to whole images and copies; held-out scores, and probabilities of being original.
 
         The probability supposes that originals and copies are equally frequent.
@@ -253,25 +299,56 @@ class StatisticsBranch(Branch):
         whole = self.statistics_of(train, parts=1)[:, 0]
         copies = self.degraded_statistics_of(train, count)
         targets = np.tile(_targets(train, classes), 1 + count)
+        groups = np.tile(train.groups, 1 + count)
         original = np.arange(images * (1 + count)) < images
         fitted = ridge.fit(
             torch.cat([whole, *copies.unbind(dim=1)]),
             np.column_stack([_centred_one_hot(targets), original - original.mean()]),
-            np.tile(train.groups, 1 + count),
+            groups,
         )
-        scores, originality = fitted.held_out[:, :-1], fitted.held_out[:, -1:]
-        scale = INVERSE_TEMPERATURE / fit_temperature(scores, targets)
+        originality = fitted.held_out[:, -1:]
+        scores = _fit_backend(backend, fitted.held_out[:, :-1], targets, groups)
+        self.scales[1] = INVERSE_TEMPERATURE / fit_temperature(scores.numpy(), targets)
         # Importing scikit-learn costs a second, which fitted branches need not pay.
         from sklearn.linear_model import LogisticRegression
 
         logistic = LogisticRegression(C=UNPENALISED, class_weight="balanced")
         logistic.fit(originality, original)
         slope, intercept = float(logistic.coef_[0, 0]), float(logistic.intercept_[0])
-        zeros = np.zeros(scores.shape[1])
-        ridge.set_weights(
-            np.append(zeros + scale, slope) * fitted.weights, np.append(zeros, intercept)
-        )
-        return scale * scores[:images], logistic.predict_proba(originality[:images])[:, 1]
+        zeros = np.zeros(len(classes))
+        ridge.set_weights(np.append(zeros + 1, slope) * fitted.weights, np.append(zeros, intercept))
+        probability = logistic.predict_proba(originality[:images])[:, 1]
+        return float(self.scales[1]) * scores[:images], torch.from_numpy(probability)
+
+
+def _fit_backend(
+    backend: SourceMap,
+    scores: Float[np.ndarray, "image class"],
+    targets: Int[np.ndarray, "image"],
+    groups: Shaped[np.ndarray, "image"],
+) -> Float64[Tensor, "image class"]:
+    """Fit to held-out ridge scores; ratios of each image by a fit without its prompt group."""
+    values, numbers, folds = (
+        torch.from_numpy(scores),
+        torch.from_numpy(targets),
+        group_folds(groups),
+    )
+    found = torch.zeros_like(values)
+    for fold in folds.unique().tolist():
+        inside = folds == fold
+        if len(numbers[~inside].unique()) > 1:
+            own = SourceMap(values.shape[1]).double()
+            own.fit_scores(values[~inside], numbers[~inside], values.shape[1])
+            found[inside] = own(values[inside])
+    backend.fit_scores(values, numbers, values.shape[1])
+    return found
+
+
+def _usual(evidence: Float64[Tensor, "image"]) -> Float64[Tensor, "2"]:
+    """Median, and how far the 5 % quantile lies below; infinity where all are equal."""
+    median, low = torch.quantile(evidence, evidence.new_tensor([0.5, 0.05]))
+    scale = median - low
+    return torch.stack([median, scale if scale > LEAST_SCALE else scale.new_tensor(math.inf)])
 
 
 def class_means(

@@ -21,9 +21,9 @@ def pca_map(run: ScoredRun) -> dict[str, Any]:
     if run.embeddings is None:
         return {"panels": [], "reason": "The run holds no embeddings.h5, so nothing can be drawn."}
     train, test = run.embeddings.select("train"), run.embeddings.select("test")
-    if min(len(train), train.vectors.shape[1]) < 2:
+    if min(len(train), train.coordinates.shape[1]) < 2:
         return {"panels": [], "reason": "Too few images or dimensions for a plane."}
-    plane = PCA(2, svd_solver="full").fit(train.vectors.astype(np.float64))
+    plane = PCA(2, svd_solver="full").fit(train.coordinates.astype(np.float64))
     unknown = run.embeddings.select("open")
     return {
         "panels": _panels(plane, test, unknown),
@@ -52,7 +52,7 @@ def _panels(plane: PCA, test: Embeddings, unknown: Embeddings) -> list[tuple[str
 
 
 def _project(plane: PCA, embeddings: Embeddings) -> np.ndarray:
-    vectors = embeddings.vectors.astype(np.float64)
+    vectors = embeddings.coordinates.astype(np.float64)
     points: np.ndarray = plane.transform(vectors) if len(vectors) else np.empty((0, 2))
     return points
 
