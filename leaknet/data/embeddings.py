@@ -201,7 +201,7 @@ def _check_labels(e: Embeddings) -> None:
 
 def _check_finite(e: Embeddings) -> None:
     for name in (*_NUMBERS, *e._optional()):
-        bad = np.flatnonzero(~np.isfinite(getattr(e, name).reshape(len(e), -1)).all(axis=1))
+        bad = np.flatnonzero(~np.isfinite(getattr(e, name).T).reshape(-1, len(e)).all(axis=0))
         if bad.size:
             raise ScoringError(
                 f"the {name} of {e.paths[bad[0]]} are not finite ({bad.size} images in all): "

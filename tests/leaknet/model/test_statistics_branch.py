@@ -67,7 +67,7 @@ def new_branch(
 
 def embedded(branch: StatisticsBranch, split: ImageColumns) -> torch.Tensor:
     with torch.no_grad():
-        return branch.embed(split)[0]
+        return branch.class_part(branch.embed(split)[0])
 
 
 def fitted(
@@ -138,6 +138,11 @@ def probabilities_of(branch: StatisticsBranch, values: torch.Tensor) -> torch.Te
     return known @ branch.directions.T / branch.directions[0].square().sum()
 
 
+def coordinates_of(branch: StatisticsBranch, values: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return branch.coordinates(branch.embed_statistics(values))
+
+
 def test_the_embedding_holds_class_probabilities_and_nothing_else():
     both = data()
     branch, _ = fitted(both.train)
@@ -191,15 +196,15 @@ def test_all_parts_of_an_image_count_alike_and_their_order_not_at_all():
     found = probabilities_of(branch, parts)[:, : len(CLASSES)]
     flipped = probabilities_of(branch, parts.flip(1))[:, : len(CLASSES)]
     torch.testing.assert_close(flipped, found, atol=1e-3, rtol=0)
-    alone = torch.stack([probabilities_of(branch, parts[:, [part]]) for part in range(PARTS)])
-    together = alone[..., : len(CLASSES)].clamp_min(1e-9).log().mean(0).softmax(1)
-    torch.testing.assert_close(together, found, atol=1e-3, rtol=0)
+    alone = torch.stack([coordinates_of(branch, parts[:, [part]]) for part in range(PARTS)])
+    together = alone.mean(0)
+    torch.testing.assert_close(together, coordinates_of(branch, parts), atol=1e-3, rtol=1e-3)
 
 
 def test_more_classes_than_there_is_room_for_are_refused():
     split = data().train
-    branch = new_branch(dimension=len(CLASSES))
-    with pytest.raises(ConfigError, match=r"head\.dimension = 3 .* set it to 4 or more"):
+    branch = new_branch(dimension=len(CLASSES) - 1)
+    with pytest.raises(ConfigError, match=r"head\.dimension = 2 .* set it to 3 or more"):
         branch.fit_embedding(split, CLASSES)
 
 
@@ -274,6 +279,7 @@ def test_copies_make_a_run_that_is_saved_and_read_again(tmp_path: Path):
     assert branch is not None
     assert branch.copy_ridge is not None
     assert branch.ridge.weight.shape[1] == len(CLASSES)
+    assert branch.sources.weight.shape[1] == len(CLASSES) - 1
     assert branch.copy_ridge.weight.shape[1] == len(CLASSES) + 1
     again, _ = fitted(copied.train, degraded=True)
     torch.testing.assert_close(embedded(branch, both.val), embedded(again, both.val))
@@ -297,7 +303,7 @@ def test_statistics_alone_are_learned_from(tmp_path: Path):
     assert result.best["statistics"].val_top1 > 0.9
     model = result.run.load_model(torch.device("cpu"))
     assert not [name for name in model.state_dict() if name.startswith("latents")]
-    fitted_numbers = LENGTH * (2 + model.config.head.dimension)
+    fitted_numbers = LENGTH * (2 + len(CLASSES) + len(CLASSES) - 1)
     assert model.size > fitted_numbers > sum(p.numel() for p in model.parameters())
     split = with_statistics(tiny_split(24, "test", seed=5), 5)
     moved = split.with_column("z0", torch.randn_like(split.z0.float()).half())
@@ -406,22 +412,59 @@ def test_what_only_activations_show_of_copies_is_learnt():
         assert (named == both.val.targets(CLASSES)).float().mean() > 0.9
 
 
-def test_only_pixels_have_novelty():
-    both = seeing_data()
-    branch, _ = fitted(both.train, activations=True)
+def density_of(branch: StatisticsBranch, split: ImageColumns) -> tuple[torch.Tensor, torch.Tensor]:
+    """What density detectors read, and the evidence."""
+    with torch.no_grad():
+        vectors = branch.embed(split)[0]
+        return branch.density_part(vectors), branch.evidence(vectors)
 
-    def novelty(split: ImageColumns) -> torch.Tensor:
-        found = embedded(branch, split)
-        return (found - branch.class_part(found)).norm(dim=1)
 
-    def shaken(name: str, strength: float, seed: int) -> ImageColumns:
-        values = both.val[name]
-        noise = torch.randn(values.shape, generator=torch.Generator().manual_seed(seed))
-        return both.val.with_column(name, (values + strength * noise).half())
+def test_known_images_lie_on_the_sphere_and_images_of_another_pipeline_off_it():
+    both = data()
+    branch, _ = fitted(both.train)
+    shifted = both.val["pixel_statistics"].float() + 3 * branch.sources.weight[:, 0].sign()
+    other = both.val.with_column("pixel_statistics", shifted.half())
+    known, evidence = density_of(branch, both.val)
+    strange, less = density_of(branch, other)
+    assert known.shape == (len(both.val), len(CLASSES))
+    for part in (known, strange):
+        torch.testing.assert_close(part[:, :-1].norm(dim=1), torch.ones(len(part)))
+    trained, _ = density_of(branch, both.train)
+    assert float(trained[:, -1].mean()) < 0.02
+    assert float(known[:, -1].median()) < 0.1
+    assert float(less.max()) < float(evidence.median())
+    assert float(strange[:, -1].min()) > float(known[:, -1].median())
 
-    foreign, strange = shaken("activation_statistics", 9, 4), shaken("pixel_statistics", 3, 5)
-    torch.testing.assert_close(novelty(foreign), novelty(both.val), atol=1e-4, rtol=1e-3)
-    assert float(novelty(strange).min()) > float(novelty(both.val).max())
+
+def test_evidence_of_held_out_images_is_that_of_new_ones():
+    both = data()
+    branch, _ = fitted(both.train)
+    _, evidence = density_of(branch, both.val)
+    median, scale = branch.usual.tolist()
+    assert abs(float(evidence.median()) - median) < 2 * scale
+
+
+def test_with_one_prompt_nothing_is_held_out_and_no_evidence_is_lacking():
+    both = data()
+    train = replace(both.train, groups=np.full(len(both.train), "one"))
+    branch, held_out = fitted(train)
+    density, evidence = density_of(branch, both.val)
+    assert torch.isfinite(held_out).all()
+    assert torch.isfinite(evidence).all()
+    assert not density[:, -1].any()
+
+
+def test_an_enrolled_source_has_evidence():
+    both = data()
+    branch, _ = fitted(both.train)
+    shifted = both.val["pixel_statistics"].float() + 3 * branch.sources.weight[:, 0].sign()
+    new = both.val.with_column("pixel_statistics", shifted.half())
+    with torch.no_grad():
+        vectors = branch.embed(new)[0]
+        before, classes = branch.evidence(vectors), branch.class_part(vectors)
+        branch.enrol(vectors[::2])
+        assert float((branch.evidence(vectors) - before)[1::2].mean()) > 0
+        torch.testing.assert_close(branch.class_part(branch.embed(new)[0]), classes)
 
 
 def test_each_part_is_beside_itself_resized():
