@@ -201,7 +201,9 @@ def _check_labels(e: Embeddings) -> None:
 
 def _check_finite(e: Embeddings) -> None:
     for name in (*_NUMBERS, *e._optional()):
-        bad = np.flatnonzero(~np.isfinite(getattr(e, name).T).reshape(-1, len(e)).all(axis=0))
+        values = getattr(e, name)
+        rows = values[:, None] if values.ndim == 1 else values
+        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
         if bad.size:
             raise ScoringError(
                 f"the {name} of {e.paths[bad[0]]} are not finite ({bad.size} images in all): "

@@ -114,21 +114,19 @@ def reclassified(model: ProtoLeakNet, e: Embeddings) -> Embeddings:
         rows.append({name: output.logits for name, output in outputs.items()})
     branches = {name: torch.cat([row[name] for row in rows]) for name in model.weighted}
     fused = model.fuse(branches)
+    density, evidence = (
+        None if column is None else column.cpu().numpy()
+        for column in model.density(vectors.to(model.device))
+    )
     return replace(
         e,
         logits=fused.cpu().numpy(),
         branches={name: logits.cpu().numpy() for name, logits in branches.items()},
         classes=model.classes,
         run="",
-        **_density(model, vectors),
+        density=density,
+        evidence=evidence,
     )
-
-
-def _density(model: ProtoLeakNet, vectors: torch.Tensor) -> dict[str, np.ndarray | None]:
-    found = model.density(vectors.to(model.device))
-    names = ("density", "evidence")
-    values = (None if column is None else column.cpu().numpy() for column in found)
-    return dict(zip(names, values, strict=True))
 
 
 def fit_offset(

@@ -160,7 +160,7 @@ def test_detectors_by_name() -> None:
     assert detectors_named(["kde", "energy"]) == (GlobalKDE, Energy)
     assert detectors_named(["energy", "kde"]) == (GlobalKDE, Energy)
     assert detectors_named(["all"])[0] is GlobalKDE
-    assert len(detectors_named(["all"])) == 13
+    assert len(detectors_named(["all"])) == 14
     with pytest.raises(ScoringError, match="--detectors nosuch: take some of"):
         detectors_named(["nosuch"])
 
