@@ -30,7 +30,7 @@ BOXES = {
     "latent": (790, 318, 266, 92, "Latent branch", (
         "noise, DCT map → ResNet-18 →", "temporal attention, prototypes")),
     "closed": (790, 434, 266, 92, "Statistics branch", (
-        "closed-form regression on", "statistics, novelty, prototypes")),
+        "closed-form class scores of", "statistics, prototypes")),
     "embedding": (594, 376, 150, 92, "Embedding", ("both branches,", "weighted")),
     "detectors": (408, 376, 146, 92, "Detectors", ("KDE, Mahalanobis,", "kNN, energy, …")),
     "calibration": (222, 376, 146, 92, "Calibration", (
