@@ -15,6 +15,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import scipy.optimize  # noqa: F401  imported by training when it is called: once for all forks
+import sklearn.metrics  # noqa: F401
+import timm  # noqa: F401
 import torch
 
 from leaknet.features.schedule import noise_levels
