@@ -1,11 +1,10 @@
 """The branch of image statistics, fitted in closed form.
 
     statistics of the image and of its quarters → features (`leaknet.model.ridge`), their mean
-      → coordinates of a two-covariance model (`leaknet.model.two_covariance`) → log-likelihood
-        ratios of the classes ┐
-      → ridge regression → log-likelihood ratios of its scores ┴ class scores
-    class scores → softmax → class probabilities along class directions: what the prototypes read
-    coordinates → unit length and evidence: what density detectors read
+      → ridge regression → class scores → softmax → class probabilities along class directions:
+        what the prototypes read
+      → coordinates of a two-covariance model (`leaknet.model.two_covariance`) → unit length and
+        evidence: what density detectors read
 
 With a hundred images a class a strongly shrunk linear map is far ahead of one that is trained by
 gradient descent (docs/LOG.md). Quarters are training images of their own: their differences within
@@ -36,7 +35,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int, Shaped
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from leakcache.errors import ConfigError
@@ -59,7 +58,7 @@ from leaknet.model.fit_cache import cached_fit
 from leaknet.model.head import PrototypeHead
 from leaknet.model.ridge import RidgeMap, cross_ridge
 from leaknet.model.source_map import SourceMap
-from leaknet.model.two_covariance import TwoCovariance, fit_directions, group_folds, held_out
+from leaknet.model.two_covariance import TwoCovariance, fit_directions, held_out
 
 MAX_VIEWS = 12_000
 """Views that a regression is fitted to, at most, unless there are more images: time grows with the
@@ -70,9 +69,6 @@ UNPENALISED = 1e4
 
 INVERSE_TEMPERATURE = 0.2
 """Of class probabilities, relative to the likeliest one: at 1 all certain images coincide."""
-
-BACKEND_WEIGHT = 0.5
-"""Of the ratios of the ridge scores, beside those of the coordinates."""
 
 EVIDENCE_SPREAD = 2.0
 """Spread of new images for evidence; the one that suits names accepts other pipelines."""
@@ -93,7 +89,6 @@ class StatisticsBranch(Branch):
 
     name: ClassVar[str] = "statistics"
     directions: Tensor
-    scales: Tensor
     usual: Tensor
 
     def __init__(self, config: StatisticsConfig, head: HeadConfig, classes: int) -> None:
@@ -102,12 +97,10 @@ class StatisticsBranch(Branch):
         self.config, dimension = config, head.dimension
         seen = ACTIVATION_LENGTHS if config.activations else {}
         lengths = {**LENGTHS, **seen, **_resized(seen)}
-        self.ridge, self.backend = RidgeMap(lengths), SourceMap(classes)
+        self.ridge = RidgeMap(lengths)
         self.sources = SourceMap(sum(lengths.values()))
         self.copy_ridge = RidgeMap({**lengths, **_resized(LENGTHS)}) if config.degraded else None
-        self.copy_backend = SourceMap(classes) if config.degraded else None
         self.register_buffer("directions", torch.zeros(dimension, dimension))
-        self.register_buffer("scales", torch.ones(2))
         self.register_buffer("usual", torch.tensor([0.0, math.inf]))
         self.add_head(head, classes)
 
@@ -147,10 +140,8 @@ class StatisticsBranch(Branch):
                 f"classes: set it to {len(classes)} or more"
             )
         scores = self._fit_originals(train, classes)
-        if self.copy_ridge is not None and self.copy_backend is not None:
-            copy_scores, original = self._fit_copies(
-                self.copy_ridge, self.copy_backend, train, classes
-            )
+        if self.copy_ridge is not None:
+            copy_scores, original = self._fit_copies(self.copy_ridge, train, classes)
             scores = copy_scores + original[:, None] * (scores - copy_scores)
         probabilities = scores.softmax(dim=1)
         # With w = 1/2, as an initial gate gives, and prototypes at certain images, logits are the
@@ -178,15 +169,13 @@ class StatisticsBranch(Branch):
         """The embedding of what `statistics_of` returns."""
         features = self.ridge.features(_for_ridge(statistics)).mean(dim=1)
         coordinates = self.sources.coordinates(features)
-        ridge_scores = self.ridge.apply_features(features)
-        classes = ridge_scores.shape[1]
-        ratios = self.sources.ratios(coordinates)[:, :classes]
-        scores = self.scales[0] * (ratios + BACKEND_WEIGHT * self.backend(ridge_scores))
-        if self.copy_ridge is not None and self.copy_backend is not None:
+        scores = self.ridge.apply_features(features)
+        if self.copy_ridge is not None:
             outputs = self.copy_ridge(statistics[:, 0])
-            copy_scores = self.scales[1] * self.copy_backend(outputs[:, :-1])
-            scores = copy_scores + outputs[:, -1:].sigmoid() * (scores - copy_scores)
-        return torch.cat([scores.softmax(dim=1) @ self.directions[:classes], coordinates], dim=1)
+            copy_scores, original = outputs[:, :-1], outputs[:, -1:].sigmoid()
+            scores = copy_scores + original * (scores - copy_scores)
+        known = scores.softmax(dim=1) @ self.directions[: scores.shape[1]]
+        return torch.cat([known, coordinates], dim=1)
 
     def class_part(
         self, embedding: Float[Tensor, "*batch dimension"]
@@ -277,18 +266,16 @@ class StatisticsBranch(Branch):
         del gram
         dual = torch.cat([regression.dual, directions.weights], dim=1)
         weights = self.ridge.features.weights(views, dual)
-        self.ridge.set_weights(weights[:, : len(classes)].numpy())
+        ridge_scores = regression.held_out.reshape(images, parts, -1).mean(axis=1)
+        scale = INVERSE_TEMPERATURE / fit_temperature(ridge_scores, targets)
+        self.ridge.set_weights(scale * weights[:, : len(classes)].numpy())
         model = TwoCovariance.of(directions, held.spread)
         self.sources.set_model(weights[:, len(classes) :], directions, model)
         self.usual.copy_(_usual(held.evidence))
-        ridge_scores = regression.held_out.reshape(images, parts, -1).mean(axis=1)
-        backend = _fit_backend(self.backend, ridge_scores, targets, train.groups)
-        scores = held.ratios + BACKEND_WEIGHT * backend
-        self.scales[0] = INVERSE_TEMPERATURE / fit_temperature(scores.numpy(), targets)
-        return float(self.scales[0]) * scores
+        return torch.from_numpy(scale * ridge_scores)
 
     def _fit_copies(
-        self, ridge: RidgeMap, backend: SourceMap, train: ImageColumns, classes: tuple[str, ...]
+        self, ridge: RidgeMap, train: ImageColumns, classes: tuple[str, ...]
     ) -> tuple[Float64[Tensor, "image class"], Float64[Tensor, "image"]]:
         """Fit to whole images and copies; held-out scores, and probabilities of being original.
 
@@ -299,16 +286,14 @@ class StatisticsBranch(Branch):
         whole = self.statistics_of(train, parts=1)[:, 0]
         copies = self.degraded_statistics_of(train, count)
         targets = np.tile(_targets(train, classes), 1 + count)
-        groups = np.tile(train.groups, 1 + count)
         original = np.arange(images * (1 + count)) < images
         fitted = ridge.fit(
             torch.cat([whole, *copies.unbind(dim=1)]),
             np.column_stack([_centred_one_hot(targets), original - original.mean()]),
-            groups,
+            np.tile(train.groups, 1 + count),
         )
-        originality = fitted.held_out[:, -1:]
-        scores = _fit_backend(backend, fitted.held_out[:, :-1], targets, groups)
-        self.scales[1] = INVERSE_TEMPERATURE / fit_temperature(scores.numpy(), targets)
+        scores, originality = fitted.held_out[:, :-1], fitted.held_out[:, -1:]
+        scale = INVERSE_TEMPERATURE / fit_temperature(scores, targets)
         # Importing scikit-learn costs a second, which fitted branches need not pay.
         from sklearn.linear_model import LogisticRegression
 
@@ -316,32 +301,11 @@ class StatisticsBranch(Branch):
         logistic.fit(originality, original)
         slope, intercept = float(logistic.coef_[0, 0]), float(logistic.intercept_[0])
         zeros = np.zeros(len(classes))
-        ridge.set_weights(np.append(zeros + 1, slope) * fitted.weights, np.append(zeros, intercept))
+        ridge.set_weights(
+            np.append(zeros + scale, slope) * fitted.weights, np.append(zeros, intercept)
+        )
         probability = logistic.predict_proba(originality[:images])[:, 1]
-        return float(self.scales[1]) * scores[:images], torch.from_numpy(probability)
-
-
-def _fit_backend(
-    backend: SourceMap,
-    scores: Float[np.ndarray, "image class"],
-    targets: Int[np.ndarray, "image"],
-    groups: Shaped[np.ndarray, "image"],
-) -> Float64[Tensor, "image class"]:
-    """Fit to held-out ridge scores; ratios of each image by a fit without its prompt group."""
-    values, numbers, folds = (
-        torch.from_numpy(scores),
-        torch.from_numpy(targets),
-        group_folds(groups),
-    )
-    found = torch.zeros_like(values)
-    for fold in range(int(folds.max()) + 1):
-        inside = folds == fold
-        if len(np.unique(targets[~inside.numpy()])) > 1:
-            own = SourceMap(values.shape[1]).double()
-            own.fit_scores(values[~inside], numbers[~inside], values.shape[1])
-            found[inside] = own(values[inside])
-    backend.fit_scores(values, numbers, values.shape[1])
-    return found
+        return torch.from_numpy(scale * scores[:images]), torch.from_numpy(probability)
 
 
 def _usual(evidence: Float64[Tensor, "image"]) -> Float64[Tensor, "2"]:

@@ -8,7 +8,7 @@ import torch
 from scipy.linalg import eigh
 from scipy.stats import multivariate_normal
 
-from leaknet.model.source_map import SourceMap, score_directions
+from leaknet.model.source_map import SourceMap
 from leaknet.model.two_covariance import (
     FOLDS,
     PART_SHARE,
@@ -210,41 +210,23 @@ def test_groups_stay_together_in_folds():
     assert torch.equal(group_folds(np.zeros(5)), torch.zeros(5).long())
 
 
-def score_rows(seed: int) -> torch.Tensor:
-    rng = np.random.default_rng(seed)
-    scores = np.eye(CLASSES)[TARGETS] + 0.3 * rng.normal(size=(len(TARGETS), CLASSES))
-    return torch.from_numpy(scores)
-
-
-def test_directions_of_scores_whiten_their_classes():
-    scores = score_rows(1)
-    found = score_directions(scores, TARGETS, CLASSES)
-    coordinates = scores @ found.weights - found.offset
-    means = torch.stack([coordinates[c == TARGETS].mean(dim=0) for c in range(CLASSES)])
-    torch.testing.assert_close(means, found.centres)
-    between = means.T @ means
-    torch.testing.assert_close(between, between.diagonal().diag(), atol=1e-8, rtol=0)
-    rest = coordinates - means[TARGETS]
-    variances = rest.square().sum(dim=0) / (len(TARGETS) - CLASSES)
-    assert 0.8 < float(variances.mean()) < 1.2
-
-
 def test_a_map_is_saved_with_shapes_of_its_own():
-    fitted = SourceMap(CLASSES).fit_scores(score_rows(1), TARGETS, CLASSES)
-    again = SourceMap(CLASSES)
+    rng = np.random.default_rng(1)
+    centres = 4 * torch.from_numpy(rng.normal(size=(CLASSES, 3)))
+    counts = torch.full((CLASSES,), float(EACH), dtype=torch.float64)
+    offset = torch.zeros(3, dtype=torch.float64)
+    directions = Directions(torch.eye(3, dtype=torch.float64), offset, centres, counts)
+    fitted = SourceMap(3)
+    fitted.set_model(directions.weights, directions, TwoCovariance.of(directions, 2.0))
+    again = SourceMap(3)
     again.load_state_dict(fitted.state_dict())
-    new = score_rows(2).float()
-    torch.testing.assert_close(again(new), fitted(new))
-    assert (fitted(new).argmax(dim=1) == TARGETS).double().mean() > 0.9
+    new = (centres[TARGETS] + torch.from_numpy(rng.normal(size=(len(TARGETS), 3)))).float()
+    ratios = again.model.log_likelihood_ratios(again.coordinates(new))
+    assert (ratios.argmax(dim=1) == TARGETS).double().mean() > 0.9
     fitted.enrol(fitted.coordinates(new[TARGETS == 0]))
-    assert fitted(new).shape == (len(new), CLASSES + 1)
-    torch.testing.assert_close(fitted(new)[:, :-1], again(new))
-
-
-def test_a_class_without_scores_has_ratio_zero():
-    kept = TARGETS != 3
-    fitted = SourceMap(CLASSES).fit_scores(score_rows(1)[kept], TARGETS[kept], CLASSES)
-    assert float(fitted(score_rows(2).float())[:, 3].abs().max()) < 1e-9
+    more = fitted.model.log_likelihood_ratios(fitted.coordinates(new))
+    assert more.shape == (len(new), CLASSES + 1)
+    torch.testing.assert_close(more[:, :-1], ratios)
 
 
 def test_variances_are_moments_without_those_of_the_means():
