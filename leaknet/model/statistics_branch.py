@@ -5,6 +5,7 @@
         what the prototypes read
       → coordinates of a two-covariance model (`leaknet.model.two_covariance`) → unit length and
         evidence: what density detectors read
+    statistics of the image's pixels → novelty (`leaknet.model.novelty`): they read it too
 
 With a hundred images a class a strongly shrunk linear map is far ahead of one that is trained by
 gradient descent (docs/LOG.md). Quarters are training images of their own: their differences within
@@ -21,7 +22,8 @@ weights the two. The coordinates ignore copies, so that a copy is unlike the kno
 In the coordinates an image of an unknown generator lies near the origin, amid all classes, where
 the density of the known images is highest. At unit length images of arbitrary generators spread
 evenly over the sphere, and the density of the known is a likelihood ratio up to a constant. Images
-of other pipelines lie far out instead; what their evidence lacks is one more coordinate.
+of other pipelines lie far out instead; what their evidence lacks is one more coordinate. Images
+that are unlike all known ones where these do not differ, as photographs are, have novelty.
 
 Gate and prototypes train on class scores that fits without the image's prompt group give;
 otherwise they would learn from scores that have seen the label.
@@ -56,6 +58,7 @@ from leaknet.data.training_data import TrainingData
 from leaknet.model.branch import Branch, Sampler
 from leaknet.model.fit_cache import cached_fit
 from leaknet.model.head import PrototypeHead
+from leaknet.model.novelty import Novelty
 from leaknet.model.ridge import RidgeMap, cross_ridge
 from leaknet.model.source_map import SourceMap
 from leaknet.model.two_covariance import TwoCovariance, fit_directions, held_out
@@ -76,6 +79,9 @@ EVIDENCE_SPREAD = 2.0
 DEFICIT_SCALE = 0.5
 """Length, on the unit sphere, of evidence as far below the median as its 5 % quantile."""
 
+NOVELTY_SCALE = 0.5
+"""Length, on the unit sphere, of one deviation of novelty."""
+
 LEAST_SCALE = 1e-6
 
 
@@ -83,8 +89,8 @@ class StatisticsBranch(Branch):
     """From statistics of pixels and activations to an embedding.
 
     The embedding is class probabilities along class directions, `head.dimension` values, and after
-    them the coordinates of the two-covariance model. All that the closed form fits is held in
-    buffers; only gate and head have parameters.
+    them the coordinates of the two-covariance model and novelty. All that the closed form fits is
+    held in buffers; only gate and head have parameters.
     """
 
     name: ClassVar[str] = "statistics"
@@ -99,6 +105,7 @@ class StatisticsBranch(Branch):
         lengths = {**LENGTHS, **seen, **_resized(seen)}
         self.ridge = RidgeMap(lengths)
         self.sources = SourceMap(sum(lengths.values()))
+        self.novelty = Novelty(LENGTH)
         self.copy_ridge = RidgeMap({**lengths, **_resized(LENGTHS)}) if config.degraded else None
         self.register_buffer("directions", torch.zeros(dimension, dimension))
         self.register_buffer("usual", torch.tensor([0.0, math.inf]))
@@ -112,7 +119,7 @@ class StatisticsBranch(Branch):
     @property
     def width(self) -> int:
         """Length of the embedding."""
-        return len(self.directions) + len(self.sources.offset)
+        return len(self.directions) + len(self.sources.offset) + 1
 
     def columns(self, *, training: bool) -> tuple[str, ...]:
         """Cache columns that the branch reads."""
@@ -167,7 +174,8 @@ class StatisticsBranch(Branch):
         self, statistics: Float[Tensor, "image part value"]
     ) -> Float[Tensor, "image dimension"]:
         """The embedding of what `statistics_of` returns."""
-        features = self.ridge.features(_for_ridge(statistics)).mean(dim=1)
+        parts = self.ridge.features(_for_ridge(statistics))
+        features, novelty = parts.mean(dim=1), self.novelty(parts[:, 0, :LENGTH])
         coordinates = self.sources.coordinates(features)
         scores = self.ridge.apply_features(features)
         if self.copy_ridge is not None:
@@ -175,7 +183,7 @@ class StatisticsBranch(Branch):
             copy_scores, original = outputs[:, :-1], outputs[:, -1:].sigmoid()
             scores = copy_scores + original * (scores - copy_scores)
         known = scores.softmax(dim=1) @ self.directions[: scores.shape[1]]
-        return torch.cat([known, coordinates], dim=1)
+        return torch.cat([known, coordinates, novelty[:, None]], dim=1)
 
     def class_part(
         self, embedding: Float[Tensor, "*batch dimension"]
@@ -187,7 +195,7 @@ class StatisticsBranch(Branch):
         self, embedding: Float[Tensor, "*batch dimension"]
     ) -> Float[Tensor, "*batch coordinate"]:
         """Coordinates of the two-covariance model."""
-        return embedding[..., len(self.directions) :]
+        return embedding[..., len(self.directions) : -1]
 
     def evidence(self, embedding: Float[Tensor, "image dimension"]) -> Float[Tensor, "image"]:
         """Highest log-likelihood ratio of a known source."""
@@ -197,11 +205,12 @@ class StatisticsBranch(Branch):
     def density_part(
         self, embedding: Float[Tensor, "image dimension"]
     ) -> Float[Tensor, "image coordinate"]:
-        """Coordinates at unit length, and how much evidence lacks to the median of known images."""
+        """Coordinates at unit length, how far evidence lies below its median, and novelty."""
         unit = torch.nn.functional.normalize(self.coordinates(embedding), dim=1)
         median, scale = self.usual
         deficit = ((median - self.evidence(embedding)) / scale).clamp_min(0)
-        return torch.cat([unit, DEFICIT_SCALE * deficit[:, None]], dim=1)
+        further = [DEFICIT_SCALE * deficit, NOVELTY_SCALE * embedding[:, -1]]
+        return torch.cat([unit, torch.stack(further, dim=1)], dim=1)
 
     def enrol(self, embedding: Float[Tensor, "image dimension"]) -> None:
         """Add a source, known by images of these embeddings, to the two-covariance model."""
@@ -272,6 +281,8 @@ class StatisticsBranch(Branch):
         model = TwoCovariance.of(directions, held.spread)
         self.sources.set_model(weights[:, len(classes) :], directions, model)
         self.usual.copy_(_usual(held.evidence))
+        whole = views.unflatten(0, (images, parts))[:, 0].to(self.directions.device)
+        self.novelty.fit(self.ridge.features(whole)[:, :LENGTH], train.groups)
         return torch.from_numpy(scale * ridge_scores)
 
     def _fit_copies(

@@ -412,6 +412,24 @@ def test_what_only_activations_show_of_copies_is_learnt():
         assert (named == both.val.targets(CLASSES)).float().mean() > 0.9
 
 
+def test_only_pixels_have_novelty():
+    both = seeing_data()
+    branch, _ = fitted(both.train, activations=True)
+
+    def novelty(split: ImageColumns) -> torch.Tensor:
+        with torch.no_grad():
+            return branch.embed(split)[0][:, -1]
+
+    def shaken(name: str, strength: float, seed: int) -> ImageColumns:
+        values = both.val[name]
+        noise = torch.randn(values.shape, generator=torch.Generator().manual_seed(seed))
+        return both.val.with_column(name, (values + strength * noise).half())
+
+    foreign, strange = shaken("activation_statistics", 9, 4), shaken("pixel_statistics", 3, 5)
+    torch.testing.assert_close(novelty(foreign), novelty(both.val), atol=1e-4, rtol=1e-3)
+    assert float(novelty(strange).min()) > float(novelty(both.val).max())
+
+
 def density_of(branch: StatisticsBranch, split: ImageColumns) -> tuple[torch.Tensor, torch.Tensor]:
     """What density detectors read, and the evidence."""
     with torch.no_grad():
@@ -426,14 +444,14 @@ def test_known_images_lie_on_the_sphere_and_images_of_another_pipeline_off_it():
     other = both.val.with_column("pixel_statistics", shifted.half())
     known, evidence = density_of(branch, both.val)
     strange, less = density_of(branch, other)
-    assert known.shape == (len(both.val), len(CLASSES))
+    assert known.shape == (len(both.val), len(CLASSES) + 1)
     for part in (known, strange):
-        torch.testing.assert_close(part[:, :-1].norm(dim=1), torch.ones(len(part)))
+        torch.testing.assert_close(part[:, :-2].norm(dim=1), torch.ones(len(part)))
     trained, _ = density_of(branch, both.train)
-    assert float(trained[:, -1].mean()) < 0.02
-    assert float(known[:, -1].median()) < 0.1
+    assert float(trained[:, -2].mean()) < 0.02
+    assert float(known[:, -2].median()) < 0.1
     assert float(less.max()) < float(evidence.median())
-    assert float(strange[:, -1].min()) > float(known[:, -1].median())
+    assert float(strange[:, -2].min()) > float(known[:, -2].median())
 
 
 def test_evidence_of_held_out_images_is_that_of_new_ones():
@@ -451,7 +469,7 @@ def test_with_one_prompt_nothing_is_held_out_and_no_evidence_is_lacking():
     density, evidence = density_of(branch, both.val)
     assert torch.isfinite(held_out).all()
     assert torch.isfinite(evidence).all()
-    assert not density[:, -1].any()
+    assert not density[:, -2:].any()
 
 
 def test_an_enrolled_source_has_evidence():

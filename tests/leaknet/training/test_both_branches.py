@@ -99,8 +99,8 @@ def test_embeddings_follow_the_weights(both: TrainResult) -> None:
     model = both.run.load_model(CPU)
     model.weights.copy_(torch.tensor([0.25, 1.0]))
     table = embed(model, with_statistics(tiny_split(12, "test", seed=5), 5))
-    # The coordinates of the two-covariance model follow, one fewer than there are classes.
-    assert table.vectors.shape[1] == 2 * model.config.head.dimension + len(model.classes) - 1
+    # Then the coordinates of the two-covariance model, one fewer than classes, and novelty.
+    assert table.vectors.shape[1] == 2 * model.config.head.dimension + len(model.classes)
     with torch.no_grad():
         again = model.classify(torch.from_numpy(table.vectors))
     np.testing.assert_allclose(again.numpy(), table.logits, atol=1e-3)
