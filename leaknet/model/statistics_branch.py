@@ -281,7 +281,7 @@ class StatisticsBranch(Branch):
         model = TwoCovariance.of(directions, held.spread)
         self.sources.set_model(weights[:, len(classes) :], directions, model)
         self.usual.copy_(_usual(held.evidence))
-        whole = views.unflatten(0, (images, parts))[:, 0].to(self.directions.device)
+        whole = views[::parts].to(self.directions.device)
         self.novelty.fit(self.ridge.features(whole)[:, :LENGTH], train.groups)
         return torch.from_numpy(scale * ridge_scores)
 
