@@ -70,6 +70,12 @@ def read_index(
     """
     root = Path(os.path.normpath(root.expanduser().absolute()))
     choices = _Choices(seed, open_set, layout, group, label)
+    given = {"seed": seed or None, "layout": layout, "group": group, "label": label}
+    reading = {name: value for name, value in given.items() if value is not None}
+    return replace(_read(root, choices), source=root, reading=reading)
+
+
+def _read(root: Path, choices: _Choices) -> DatasetIndex:
     if root.is_dir():
         return _read_folder(root, None, choices)
     if root.is_file():
@@ -84,18 +90,6 @@ def read_index(
     if step and root.parent.is_dir():
         return _read_folder(root.parent, step, choices)
     raise DataError(f"{root} does not exist: --data takes {EXPECTED}")
-
-
-def own_open_set(root: Path) -> DatasetIndex | None:
-    """The unknown classes beside the known ones of a data root; None where it has none.
-
-    A root that can only be read by a table or with a layout has none that this finds.
-    """
-    try:
-        found = read_index(root).select("open")
-    except DataError:
-        return None
-    return found if found.records else None
 
 
 @dataclass(frozen=True)

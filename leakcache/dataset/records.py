@@ -7,7 +7,7 @@ import io
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -79,7 +79,8 @@ class DatasetIndex:
     `rejects` lists images that cannot be used: unreadable folders and links, images without a
     class, names in a split that are not on disk. Other files are passed over. `layout` says in
     one sentence how the root was understood, `findings` what was noticed on the way.
-    `cut_seed` is the seed of the fold cut, None where the folds were given.
+    `cut_seed` is the seed of the fold cut, None where the folds were given. `source` is the folder
+    or table that was read, None for the root, and `reading` the options of `read_index` for it.
     """
 
     root: Path
@@ -88,6 +89,8 @@ class DatasetIndex:
     layout: str
     findings: tuple[Finding, ...] = ()
     cut_seed: int | None = None
+    source: Path | None = None
+    reading: Mapping[str, str | int] = field(default_factory=dict)
 
     @cached_property
     def classes(self) -> tuple[str, ...]:

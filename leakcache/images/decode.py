@@ -27,8 +27,18 @@ from leakcache.errors import ImageError
 from leakcache.images.mend import jpeg_endings, mend_png
 from leakcache.images.preprocess import Preprocessing, preprocess, to_unit_range
 
-__all__ = ["PIXEL_LIMIT", "Preprocessing", "decode", "opened", "preprocess", "to_unit_range"]
+__all__ = [
+    "PIXEL_LIMIT",
+    "VERSION",
+    "Preprocessing",
+    "decode",
+    "opened",
+    "preprocess",
+    "to_unit_range",
+]
 
+VERSION = 1
+"""To be raised when the code refuses other files."""
 PIXEL_LIMIT = 2**30 // 12
 """Most pixels that are decoded: 256 MiB of RGB, about 9,459 × 9,459; Pillow's own bound."""
 

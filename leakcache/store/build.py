@@ -16,11 +16,13 @@ import numpy as np
 import torch
 
 from leakcache.columns.table import columns_named
-from leakcache.dataset.index import DatasetIndex, ImageRecord, Split
+from leakcache.dataset.findings import join_equal_pixels, refuse_vanished
+from leakcache.dataset.index import DatasetIndex, Finding, ImageRecord, Split
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheCorrupt, CacheIncomplete, CacheStale, DataError, ImageError
 from leakcache.files import locked
 from leakcache.images.decode import Preprocessing
+from leakcache.names import visible
 from leakcache.progress import Advance, track
 from leakcache.store.cache import Cache
 from leakcache.store.changes import Changes, find_changes
@@ -43,6 +45,7 @@ class BuildReport:
         columns: number of images by the column that was computed of them.
         repaired: one line for each damage that was found.
         changes: what differs from the cache that was here before.
+        findings: what only the decoded pixels tell, such as images that repeat others.
         seconds: wall time.
     """
 
@@ -52,6 +55,7 @@ class BuildReport:
     columns: dict[str, int]
     repaired: tuple[str, ...]
     changes: Changes
+    findings: tuple[Finding, ...]
     seconds: float
 
 
@@ -90,7 +94,7 @@ def build_cache(
         CacheStale: the folder holds latents of other weights or another preprocessing, has the
             format of an older version, or its images were decoded by other libraries.
         CacheError: another build is running there.
-        DataError: no image is left to cache.
+        DataError: no image is left to cache, or none of a class.
     """
     start = time.monotonic()
     chosen = index.select(split)
@@ -111,8 +115,20 @@ def build_cache(
             store.forget(damaged)
         run = OnePass(store, columns_named(columns), encoding, encoder, done)
         read = run.run(files)
+        chosen, table, refused, findings = _accepted(chosen, read)
+        _fill_moved(run, chosen, files)
         facts = _facts(run, encoder, former, time.monotonic() - start)
-        manifest = _manifest(chosen, split, encoding, read, facts)
+        manifest = CacheManifest(
+            encoding,
+            split,
+            str(chosen.root),
+            chosen.layout,
+            table,
+            refused,
+            facts,
+            source=str(chosen.source or chosen.root),
+            reading=chosen.reading,
+        )
         if former is None or replace(former, facts=facts) != manifest:
             manifest.write(folder)
     return BuildReport(
@@ -122,6 +138,7 @@ def build_cache(
         columns=run.computed,
         repaired=tuple(repaired),
         changes=find_changes(former, manifest),
+        findings=findings,
         seconds=time.monotonic() - start,
     )
 
@@ -234,36 +251,47 @@ def _facts(
     }
 
 
-def _manifest(
-    index: DatasetIndex,
-    split: str,
-    encoding: Encoding,
-    read: Sequence[ReadFile],
-    facts: dict[str, Any],
-) -> CacheManifest:
-    """Decide which images are accepted.
+def _accepted(
+    index: DatasetIndex, read: Sequence[ReadFile]
+) -> tuple[DatasetIndex, dict[str, list[Any]], tuple[tuple[str, str], ...], tuple[Finding, ...]]:
+    """Decide which images are accepted, and put equal pixels into one group.
+
+    Returns:
+        The index with groups and folds as they are now; the table of the accepted images; path
+        and reason of the others; findings on equal pixels.
 
     Raises:
-        DataError: every image was refused.
+        DataError: every image was refused, or every image of a class.
     """
-    records, hashes = index.records, [file.sha256 for file in read]
+    records = index.records
     reasons = [file.reason for file in read]
-    _refuse_duplicates(records, hashes, reasons)
-    kept = [row for row, reason in enumerate(reasons) if not reason]
-    if not kept:
+    _refuse_duplicates(records, [file.sha256 for file in read], reasons)
+    files = {record.path: file for record, file in zip(records, read, strict=True)}
+    refused = {r.path: why for r, why in zip(records, reasons, strict=True) if why}
+    if len(refused) == len(records):
         raise DataError(
             f"{index.root}: none of {len(records)} images can be used "
-            f"(the first, {records[0].path}: {reasons[0]})"
+            f"(the first, {visible(records[0].path)}: {reasons[0]})"
         )
+    refuse_vanished(index.root, records, refused)
+    pixels = {p: f.pixels for p, f in files.items() if f.pixels and p not in refused}
+    index, findings = join_equal_pixels(index, pixels)
+    kept = [record for record in index.records if record.path not in refused]
     names = ("path", "label", "group", "fold")
-    table: dict[str, list[Any]] = {n: [getattr(records[r], n) for r in kept] for n in names}
-    table["sha256"] = [hashes[row] for row in kept]
-    table["bytes"] = [read[row].size for row in kept]
-    refused = [(r.path, why) for r, why in zip(records, reasons, strict=True) if why]
-    refused += [(reject.path, reject.reason) for reject in index.rejects]
-    return CacheManifest(
-        encoding, split, str(index.root), index.layout, table, tuple(refused), facts
-    )
+    table: dict[str, list[Any]] = {n: [getattr(record, n) for record in kept] for n in names}
+    table["sha256"] = [files[record.path].sha256 for record in kept]
+    table["bytes"] = [files[record.path].size for record in kept]
+    rejects = [*refused.items(), *((reject.path, reject.reason) for reject in index.rejects)]
+    return index, table, tuple(rejects), findings
+
+
+def _fill_moved(run: OnePass, index: DatasetIndex, files: Sequence[ImageFile]) -> None:
+    """Fill the columns of images that came into the training fold after their pixels were known."""
+    before = {file.path for file in files if file.training}
+    now = [index.root / record.path for record in index.records if record.fold == "train"]
+    moved = [ImageFile(path, training=True) for path in now if path not in before]
+    if moved:
+        run.run(moved)
 
 
 def _refuse_duplicates(
@@ -280,7 +308,9 @@ def _refuse_duplicates(
         if len(labels) > 1:
             for row in same:
                 other = next(records[o] for o in same if records[o].label != records[row].label)
-                reasons[row] = f"the same content is labelled {other.label} in {other.path}"
+                reasons[row] = (
+                    f"the same content is labelled {visible(other.label)} in {visible(other.path)}"
+                )
         else:
             for row in same[1:]:
-                reasons[row] = f"the same content as {first.path}"
+                reasons[row] = f"the same content as {visible(first.path)}"

@@ -121,7 +121,7 @@ class Cache:
     def command(self, columns: Iterable[str]) -> str:
         """The command that fills columns of this cache."""
         manifest = self.manifest
-        words = [f"leak cache build --data {manifest.data} --cache {self.path.parent}"]
+        words = [f"leak cache build {manifest.data_options} --cache {self.path.parent}"]
         words += [f"--split {manifest.split}"] * (manifest.split != "closed")
         words += [manifest.encoding.options] * bool(manifest.encoding.options)
         return " ".join([*words, f"--columns {','.join(columns)}"])

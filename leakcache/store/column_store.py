@@ -14,7 +14,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,15 @@ class Commit:
         images: content hash of each row.
         columns: shard by the key of a column.
         refused: reason by content hash, of images that cannot be used.
+        rules: what the reasons depend on.
+        pixels: hash of the decoded pixels by content hash.
     """
 
     images: tuple[str, ...]
     columns: Mapping[str, int]
     refused: Mapping[str, str] = field(default_factory=dict)
+    rules: str = ""
+    pixels: Mapping[str, str] = field(default_factory=dict)
 
 
 def key_of(spec: ColumnSpec) -> str:
@@ -65,7 +69,7 @@ class ColumnStore:
     Attributes:
         folder: of the store.
         columns: by key, those that are on disk.
-        refused: reason by content hash, of images that cannot be used.
+        pixels: hash of the decoded pixels by content hash.
     """
 
     def __init__(self, home: Path) -> None:
@@ -88,6 +92,10 @@ class ColumnStore:
         rows = self._rows.get(key_of(spec), {})
         first = {sha256: place for place, sha256 in reversed(list(enumerate(hashes)))}
         return sorted(place for sha256, place in first.items() if sha256 not in rows)
+
+    def refused(self, rules: str) -> Mapping[str, str]:
+        """Reason by content hash, of images that cannot be used under these rules."""
+        return self._refused.get(rules, {})
 
     def count(self, key: str) -> int:
         """Images that have a column."""
@@ -147,7 +155,7 @@ class ColumnStore:
         specs: Sequence[ColumnSpec],
         images: Sequence[str],
         values: Sequence[np.ndarray],
-        refused: Mapping[str, str] | None = None,
+        **about: Any,
     ) -> None:
         """Store columns of images that have none of these; call it inside `writing`.
 
@@ -155,7 +163,7 @@ class ColumnStore:
             specs: the columns.
             images: content hashes, at most the smallest `per_shard` of the columns.
             values: of each column, one row an image.
-            refused: reason by hash, of further images that cannot be used.
+            about: further attributes of `Commit`.
         """
         shards = {}
         for spec, rows in zip(specs, values, strict=True):
@@ -165,7 +173,7 @@ class ColumnStore:
             shards[key] = self._free_shard(key)
             self.columns[key].write(shards[key], rows)
         number = max(self._by_number, default=-1) + 1
-        self._write(number, Commit(tuple(images), shards, dict(refused or {})))
+        self._write(number, Commit(tuple(images), shards, **about))
 
     def fill(
         self,
@@ -207,7 +215,7 @@ class ColumnStore:
         for number, commit in list(self._by_number.items()):
             kept = {key: n for key, n in commit.columns.items() if (key, n) not in lost}
             if kept != commit.columns:
-                self._write(number, Commit(commit.images, kept, commit.refused))
+                self._write(number, replace(commit, columns=kept))
         self._load()
 
     def warn_other_decoder(self) -> None:
@@ -253,13 +261,15 @@ class ColumnStore:
         self._by_number: dict[int, Commit] = {}
         self._rows: dict[str, dict[str, int]] = {}
         self._used: dict[str, set[int]] = {}
-        self.refused: dict[str, str] = {}
+        self.pixels: dict[str, str] = {}
+        self._refused: dict[str, dict[str, str]] = {}
         for path in sorted(self._commits.glob("[0-9]*.json")):
             self._by_number[int(path.stem)] = commit = _read_commit(path)
             self._index(commit)
 
     def _index(self, commit: Commit) -> None:
-        self.refused |= commit.refused
+        self.pixels |= commit.pixels
+        self._refused.setdefault(commit.rules, {}).update(commit.refused)
         for key, shard in commit.columns.items():
             if key not in self.columns:
                 raise CacheCorrupt(f"{self._column_folder(key)}: is missing; {CURE}")
@@ -294,14 +304,14 @@ def repair_metadata(home: Path) -> list[str]:
         commit = _read_commit(path)
         kept = {key: shard for key, shard in commit.columns.items() if key in columns}
         if kept != commit.columns:
-            write_checked(path, vars(Commit(commit.images, kept, commit.refused)))
+            write_checked(path, vars(replace(commit, columns=kept)))
     return found
 
 
 def _read_commit(path: Path) -> Commit:
     try:
         content: dict[str, Any] = read_checked(path)
-        return Commit(tuple(content["images"]), content["columns"], content["refused"])
+        return Commit(**{**content, "images": tuple(content["images"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CacheCorrupt(f"{path}: is damaged ({error}); {CURE}") from error
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -140,13 +141,15 @@ class CacheManifest:
     Attributes:
         encoding: how images become latents.
         split: `closed`, `open` or `all`.
-        data: the data root, as it was given.
+        data: folder that paths are relative to.
         layout: how that root was understood, in one sentence.
         table: columns `path, label, group, fold, sha256` and `bytes`, one entry an accepted image,
             by fold, label and path.
         rejects: path and reason of what was left out.
         facts: how the build went (seconds, versions, measured errors); not fingerprinted.
         decoder: versions of the libraries that decoded the images.
+        source: the folder or table that the images were read from; empty for the data root.
+        reading: options that it was read with; see `leakcache.dataset.index.read_index`.
     """
 
     encoding: Encoding
@@ -157,6 +160,14 @@ class CacheManifest:
     rejects: tuple[tuple[str, str], ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
     decoder: Mapping[str, str] = field(default_factory=decoder_versions)
+    source: str = ""
+    reading: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def data_options(self) -> str:
+        """Options of `leak cache build` that read the same images again."""
+        options = {"data": self.source or self.data, **self.reading}
+        return " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in options.items())
 
     @property
     def images(self) -> int:

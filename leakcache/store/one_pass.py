@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from leakcache.columns.column import Column, DecodedImage, View
 from leakcache.columns.compute import IMAGES, ColumnComputer
+from leakcache.columns.spec import ColumnSpec, decoder_versions
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import ImageError
-from leakcache.images.decode import Preprocessing, decode
+from leakcache.images.decode import VERSION, Preprocessing, decode
 from leakcache.images.loader import in_order
 from leakcache.images.preprocess import refuse_tiny
 from leakcache.progress import Advance
@@ -48,11 +51,13 @@ class ReadFile:
         sha256: hash of its bytes; empty where they could not be read.
         size: its length in bytes.
         reason: why the image is refused; empty where it is not.
+        pixels: hash of its decoded pixels; empty where they are not known.
     """
 
     sha256: str
     size: int
     reason: str = ""
+    pixels: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ class _Unit:
     images: list[str] = field(default_factory=list)
     rows: list[dict[str, np.ndarray]] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
+    pixels: dict[str, str] = field(default_factory=dict)
 
 
 class OnePass:
@@ -96,6 +102,7 @@ class OnePass:
         self.images = 0
         self._store, self._columns, self._encoding = store, columns, encoding
         self._specs = {column.name: column.spec(encoding) for column in columns}
+        self._rules = _rules(encoding, self._specs.values())
         self._compute = ColumnComputer(columns, encoding, encoder)
         self._advance = advance
         self._claimed: set[str] = set()
@@ -111,6 +118,7 @@ class OnePass:
         """Read all files and store what their images lack; returns what was read, in order."""
         found = []
         refused: dict[str, str] = {}
+        self._claimed.clear()
         ahead = images_ahead(self._encoding.preprocessing)
         with closing(in_order(self._load, files, ahead)) as decoded:
             for image in decoded:
@@ -121,10 +129,14 @@ class OnePass:
         for unit in self._units.values():
             self._compute_waiting(unit)
             self._flush(unit)
-        if new := {k: reason for k, reason in refused.items() if k not in self._store.refused}:
-            self._store.append([], [], [], new)
-        known = self._store.refused
-        return [ReadFile(f.sha256, f.size, f.reason or known.get(f.sha256, "")) for f in found]
+        known, pixels = self._store.refused(self._rules), self._store.pixels
+        if new := {key: reason for key, reason in refused.items() if key not in known}:
+            self._store.append([], [], [], refused=new, rules=self._rules)
+            known = self._store.refused(self._rules)
+        return [
+            replace(f, reason=f.reason or known.get(f.sha256, ""), pixels=pixels.get(f.sha256, ""))
+            for f in found
+        ]
 
     def _load(self, file: ImageFile) -> _Decoded:
         try:
@@ -132,8 +144,8 @@ class OnePass:
         except OSError as error:
             return _Decoded(ReadFile("", 0, f"cannot be read ({error.strerror or error})"))
         sha256 = hashlib.sha256(data).hexdigest()
-        if sha256 in self._store.refused:
-            return _Decoded(ReadFile(sha256, len(data), self._store.refused[sha256]))
+        if reason := self._store.refused(self._rules).get(sha256):
+            return _Decoded(ReadFile(sha256, len(data), reason))
         lacking = [
             column
             for column in self._columns
@@ -149,7 +161,7 @@ class OnePass:
             views = {column.name: column.views(image) for column in lacking}
         except ImageError as error:
             return _Decoded(ReadFile(sha256, len(data), str(error)))
-        return _Decoded(ReadFile(sha256, len(data)), views)
+        return _Decoded(ReadFile(sha256, len(data), pixels=_pixels_hash(decoded)), views)
 
     def _take(self, image: _Decoded) -> None:
         sha256 = image.file.sha256
@@ -177,6 +189,7 @@ class OnePass:
                 unit.refused[image.file.sha256] = result
             else:
                 unit.images.append(image.file.sha256)
+                unit.pixels[image.file.sha256] = image.file.pixels
                 unit.rows.append(result)
         self._advance(len(unit.waiting))
         unit.waiting.clear()
@@ -186,12 +199,19 @@ class OnePass:
             columns = unit.columns if unit.images else ()
             specs = [self._specs[column.name] for column in columns]
             values = [np.stack([row[spec.name] for row in unit.rows]) for spec in specs]
-            self._store.append(specs, unit.images, values, unit.refused)
+            self._store.append(
+                specs,
+                unit.images,
+                values,
+                refused=dict(unit.refused),
+                rules=self._rules,
+                pixels=dict(unit.pixels),
+            )
             self.images += len(unit.images)
             for spec in specs:
                 self.computed[spec.name] += len(unit.images)
         unit.taken = 0
-        for kept in (unit.images, unit.rows, unit.refused):
+        for kept in (unit.images, unit.rows, unit.refused, unit.pixels):
             kept.clear()
 
 
@@ -199,3 +219,14 @@ def images_ahead(preprocessing: Preprocessing) -> int:
     """How many images to decode ahead of the encoder."""
     views = preprocessing.views * preprocessing.size**2 * 3
     return max(2, min(AHEAD, AHEAD_BYTES // views))
+
+
+def _pixels_hash(image: Image.Image) -> str:
+    return hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
+
+
+def _rules(encoding: Encoding, specs: Iterable[ColumnSpec]) -> str:
+    """Hash of all that decides whether an image is refused: it is tried again under others."""
+    columns = sorted(spec.fingerprint for spec in specs)
+    content = [VERSION, dict(decoder_versions()), encoding.fingerprint, columns]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -63,12 +63,22 @@ def shared_columns(closed: Cache) -> list[str]:
     ]
 
 
+def own_open_set(closed: Cache) -> DatasetIndex | None:
+    """The unknown classes of a closed cache's own data; None without any, or where that is gone."""
+    manifest = closed.manifest
+    try:
+        found = read_index(Path(manifest.source or manifest.data), **manifest.reading)
+    except DataError:
+        return None
+    found = found.select("open")
+    return found if found.records else None
+
+
 def _own_open_set(closed: Cache) -> DatasetIndex:
-    root = Path(closed.manifest.data)
-    index = read_index(root).select("open")
-    if not index.records:
+    index = own_open_set(closed)
+    if index is None:
         raise DataError(
-            f"{root}: has no open set; name a folder of unknown generators with --open, "
-            "or score without --kde"
+            f"{closed.manifest.source or closed.manifest.data}: has no open set; name a folder of "
+            "unknown generators with --open, or score without --kde"
         )
     return index

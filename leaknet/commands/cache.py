@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from leakcache.names import visible
 from leaknet.commands.defaults import (
     LeakCommand,
     Settings,
@@ -24,6 +25,7 @@ from leaknet.commands.options import (
     emit,
     json_option,
     next_steps,
+    print_findings,
     read_data,
     reading_options,
     vae_option,
@@ -53,6 +55,7 @@ def built(report: BuildReport) -> dict[str, Any]:
         "columns": report.columns,
         "repaired": report.repaired,
         "changes": str(report.changes),
+        "findings": [vars(finding) for finding in report.findings],
         "relative_latent_error": manifest.facts["relative_latent_error"],
         "rejects": [{"path": path, "reason": reason} for path, reason in manifest.rejects],
         "seconds": round(report.seconds, 3),
@@ -65,7 +68,7 @@ def print_built(split: str, report: BuildReport) -> None:
     for line in report.repaired:
         click.echo(f"repaired: {line}")
     if report.changes:
-        click.echo(f"{split}: since the last build, {report.changes}")
+        click.echo(f"{split}: since the last build, {visible(str(report.changes))}")
     click.echo(
         f"{split}: {manifest.images} images in {report.cache.path} "
         f"({report.computed} computed, {report.stored} stored before, {report.seconds:.1f} s)"
@@ -73,6 +76,7 @@ def print_built(split: str, report: BuildReport) -> None:
     for name, count in report.columns.items():
         if count:
             click.echo(f"  {name:<30} {count} images computed")
+    print_findings(report.findings, err=True)
     error = manifest.facts["relative_latent_error"]
     if error is not None:
         click.echo(
@@ -86,7 +90,7 @@ def print_rejects(rejects: tuple[tuple[str, str], ...]) -> None:
     if rejects:
         click.echo(f"{len(rejects)} left out:")
     for path, reason in rejects[:SHOWN]:
-        click.echo(f"  {path}: {reason}")
+        click.echo(f"  {visible(path)}: {visible(reason)}")
     if len(rejects) > SHOWN:
         click.echo(f"  … and {len(rejects) - SHOWN} more (`leak cache info --json` lists them)")
 
@@ -98,7 +102,7 @@ def print_verified(folder: Path, result: Verification) -> None:
         f"{result.recomputed} images computed again, largest difference {result.worst:.2%}"
     )
     for line in (*result.damaged, *result.differing):
-        click.echo(f"  {line}")
+        click.echo(f"  {visible(line)}")
 
 
 def refuse_too_many_rejects(reports: list[BuildReport], percent: float) -> None:
@@ -191,7 +195,7 @@ def build(settings: Settings, /, **options: Any) -> None:
 
     Only columns that an image lacks are computed, whatever data set, split or fold it is in.
     JSON keys: cache; by split path, fingerprint, images, computed, stored, columns.NAME, repaired,
-    changes, relative_latent_error, rejects[], seconds.
+    changes, findings (level, sentence), relative_latent_error, rejects[], seconds.
 
     \b
     Example:
@@ -333,7 +337,7 @@ def info(settings: Settings, cache: str | None, as_json: bool) -> None:
         rejects = tuple((reject["path"], reject["reason"]) for reject in fact.pop("rejects"))
         click.echo(f"{folder / name}")
         for key, value in fact.items():
-            click.echo(f"  {key:<14} {value}")
+            click.echo(f"  {key:<14} {visible(str(value))}")
         print_rejects(rejects)
     for name, fact in columns.items():
         size = f"{fact['bytes'] / 1e6:.1f} MB"

@@ -181,10 +181,10 @@ def _audit(closed: Cache, roots: tuple[str, ...]) -> dict[str, Any]:
         DatasetIndex,
         ImageRecord,
         Reject,
-        own_open_set,
         read_index,
     )
     from leakcache.dataset.records import canonical
+    from leakcache.store.open_set import own_open_set
     from leaknet.audit.audit import audit
 
     data = Path(closed.manifest.data)
@@ -197,7 +197,7 @@ def _audit(closed: Cache, roots: tuple[str, ...]) -> dict[str, Any]:
     # The images as the cache has them, whatever options the data was read with.
     columns = (closed.paths, closed.labels, closed.groups, closed.folds)
     known = [ImageRecord(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
-    own = own_open_set(data)
+    own = own_open_set(closed)
     index = DatasetIndex(
         data,
         canonical([*known, *(own.records if own else ())]),

@@ -14,6 +14,7 @@ from typing import Any
 from leakcache.dataset.findings import refuse_small_classes
 from leakcache.dataset.index import read_index
 from leakcache.errors import CacheCorrupt, CacheIncomplete, DataError, RunError, ScoringError
+from leakcache.files import read_checked
 from leakcache.names import visible
 
 HEADER_LIMIT = 2**24
@@ -21,11 +22,11 @@ HEADER_LIMIT = 2**24
 
 
 def check_cache(folder: Path, split: str = "closed") -> dict[str, Any]:
-    """The manifest of one split of a cache, as it stands in the file.
+    """The manifest of one split of a cache, as it stands in the file; empty in an older format.
 
     Raises:
         CacheIncomplete: there is none.
-        CacheCorrupt: it is no JSON object.
+        CacheCorrupt: it was changed since it was written.
     """
     path = folder / split / "manifest.json"
     if not path.is_file():
@@ -33,17 +34,15 @@ def check_cache(folder: Path, split: str = "closed") -> dict[str, Any]:
             f"{folder / split}: no finished cache; run (or run again) "
             f"`leak cache build --cache {folder}`"
         )
-    return _json_object(path)
-
-
-def _json_object(path: Path) -> dict[str, Any]:
+    if (path.parent / "latents.zarr").exists():  # refused, with the cure, once it is opened
+        return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return read_checked(path)
     except (ValueError, RecursionError) as error:
-        raise CacheCorrupt(f"{path}: damaged ({error}); run `leak cache build --fresh`") from error
-    if not isinstance(content, dict):
-        raise CacheCorrupt(f"{path}: damaged (no object); run `leak cache build --fresh`")
-    return content
+        raise CacheCorrupt(
+            f"{path}: is damaged ({error}); the same `leak cache build` writes it again with "
+            "--repair"
+        ) from error
 
 
 def check_trainable(folder: Path) -> None:

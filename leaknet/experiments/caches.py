@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from leakcache.dataset.index import own_open_set, read_index
+from leakcache.dataset.index import read_index
 from leakcache.errors import CacheError
 from leakcache.store.build import BuildReport, build_cache, ensure_columns, fill_columns
 from leakcache.store.cache import Cache
 from leakcache.store.manifest import FILE
-from leakcache.store.open_set import open_set_builds, shared_columns
+from leakcache.store.open_set import open_set_builds, own_open_set, shared_columns
 from leaknet.config import RunConfig
 from leaknet.experiments.ablation.spec import CacheRequirement
 from leaknet.experiments.task import ClosedSet, Task
@@ -35,8 +35,7 @@ def open_set_caches(
     Raises:
         CacheStale: the autoencoder has other weights than when the closed cache was built.
     """
-    data = Path(closed.manifest.data)
-    if not roots and own_open_set(data) is None:
+    if not roots and own_open_set(closed) is None:
         return []
     return open_set_builds(closed, [Path(root) for root in roots], device)
 
@@ -113,7 +112,7 @@ class CachePool:
             if cache.manifest.images_sha256 == manifest.images_sha256:
                 return cache
         others = f"; {fitting[0].path} holds other images" if fitting else ""
-        command = required.command(encoding, manifest.data)
+        command = required.command(encoding, manifest.data_options)
         raise CacheError(
             f"needs a cache of the same images with {required.words}{others}: "
             f"run `{command}` and add --also DIR"

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from leakcache.errors import DataError, LeakError, RunError, ScoringError
+from leakcache.files import write_checked
 from leaknet.commands.preflight import (
     check_alpha,
     check_output,
@@ -33,7 +34,7 @@ def cache(folder: Path, counts: Mapping[str, tuple[int, int, int]]) -> Path:
     ]
     table = {"label": [label for label, _ in rows], "fold": [fold for _, fold in rows]}
     (folder / "closed").mkdir(parents=True)
-    (folder / "closed" / "manifest.json").write_text(json.dumps({"table": table}))
+    write_checked(folder / "closed" / "manifest.json", {"table": table})
     return folder
 
 
@@ -149,7 +150,7 @@ def test_a_cache_of_the_same_classes_passes(tmp_path: Path) -> None:
 def test_a_damaged_manifest_is_refused_in_one_line(tmp_path: Path, damage: str) -> None:
     folder = cache(tmp_path / "bad", {"a": (5, 3, 3)})
     (folder / "closed" / "manifest.json").write_text(damage)
-    with pytest.raises(LeakError, match="--fresh"):
+    with pytest.raises(LeakError, match="is damaged .*--repair"):
         check_trainable(folder)
 
 

@@ -164,11 +164,11 @@ class CacheRequirement:
             preprocessing=replace(cut, name=self.view or cut.name, size=self.size or cut.size),
         )
 
-    def command(self, main: Encoding, data: str) -> str:
-        """What builds such a cache of the same images."""
+    def command(self, main: Encoding, data_options: str) -> str:
+        """What builds such a cache of the images that these options of the build name."""
         required = self.applied(main)
         cut = required.preprocessing
-        words = ["leak cache build", f"--data {data}"]
+        words = ["leak cache build", data_options]
         words.append(f"--vae {(self.autoencoder or (main.autoencoder.spec,))[0]}")
         words += [f"--view {cut.name}"] * (cut.name != "resize")
         words += [f"--size {cut.size}"] * (cut.size != 256) + [f"--views {cut.views}"] * (

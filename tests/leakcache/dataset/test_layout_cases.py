@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from leakcache.dataset.findings import inspect, refuse_errors
-from leakcache.dataset.index import DatasetIndex, own_open_set, read_index
+from leakcache.dataset.index import DatasetIndex, read_index
 from leakcache.errors import DataError
 
 FOLDS = {"train": 4, "val": 2, "test": 2}
@@ -463,14 +463,3 @@ def test_images_inside_a_table_are_one_line_that_says_what_to_do(tmp_path, form)
     if form != "text":
         with pytest.raises(DataError, match="leak data unpack"):
             read_index(tmp_path)
-
-
-def test_the_own_open_set_of_data_that_needs_options_is_none(tmp_path):
-    fill(tmp_path / "wild", "Closed_Set/a", 3)
-    fill(tmp_path / "wild", "Open_Set/u", 3)
-    fill(tmp_path / "asks", "train", 3)
-    opened = own_open_set(tmp_path / "wild")
-    assert opened is not None
-    assert opened.unknown == ("u",)
-    assert own_open_set(tmp_path / "asks") is None
-    assert own_open_set(tmp_path / "nowhere") is None
