@@ -150,7 +150,7 @@ def test_a_cache_of_the_same_classes_passes(tmp_path: Path) -> None:
 def test_a_damaged_manifest_is_refused_in_one_line(tmp_path: Path, damage: str) -> None:
     folder = cache(tmp_path / "bad", {"a": (5, 3, 3)})
     (folder / "closed" / "manifest.json").write_text(damage)
-    with pytest.raises(LeakError, match="is damaged .*--repair"):
+    with pytest.raises(LeakError, match=r"is damaged .*--repair"):
         check_trainable(folder)
 
 
