@@ -69,6 +69,18 @@ def refuse_tiny(size: tuple[int, int], preprocessing: Preprocessing) -> None:
         raise ImageError(f"{size[0]}x{size[1]} is too small: the shorter side needs {least} pixels")
 
 
+def texture(image: Image.Image) -> float:
+    """Mean difference of neighbouring grey values of an image, in 8-bit levels, 0..255.
+
+    Of at most 2,048 × 2,048 pixels in the middle, so that memory does not grow with the image.
+    """
+    left, top = (max(0, (side - 2048) // 2) for side in image.size)
+    box = (left, top, min(image.width, left + 2048), min(image.height, top + 2048))
+    grey = np.asarray(image.crop(box).convert("L"), np.int16)
+    steps = [np.abs(np.diff(grey, axis=axis)) for axis in (0, 1)]
+    return float(np.mean([step.mean() if step.size else 0.0 for step in steps]))
+
+
 def preprocess(
     image: Image.Image, preprocessing: Preprocessing
 ) -> UInt8[np.ndarray, "view height width 3"]:

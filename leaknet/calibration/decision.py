@@ -1,10 +1,13 @@
-"""One answer an image: known: X, unknown generator, or unsure; with its reason in words."""
+"""One answer an image, with its reason in words."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-KNOWN, UNKNOWN, UNSURE = "known", "unknown", "unsure"
+KNOWN, UNKNOWN, UNSURE, OUTSIDE = "known", "unknown", "unsure", "outside"
+MIN_TEXTURE = 0.3
+"""Mean difference of neighbouring grey values, in 8-bit levels, below which nothing is measured: a
+linear gradient over 512 pixels has 0.25, ordinary photographs and generated images 0.7 and more."""
 SHOWN = 3
 """Generators of a prediction set that an explanation names."""
 
@@ -14,7 +17,7 @@ class Decision:
     """What is answered at a stated false-alarm rate α.
 
     Attributes:
-        verdict: `known`, `unknown` or `unsure`.
+        verdict: `known`, `unknown`, `unsure` or `outside`.
         generator: the one that is named; empty unless known.
         explanation: why, in words.
     """
@@ -26,9 +29,11 @@ class Decision:
     @property
     def answer(self) -> str:
         """The verdict as a user reads it."""
-        return {KNOWN: f"known: {self.generator}", UNKNOWN: "unknown generator"}.get(
-            self.verdict, UNSURE
-        )
+        return {
+            KNOWN: f"known: {self.generator}",
+            UNKNOWN: "unknown generator",
+            OUTSIDE: "outside the calibrated range",
+        }.get(self.verdict, UNSURE)
 
 
 def decide(p_value: float, prediction_set: tuple[str, ...], alpha: float) -> Decision:
@@ -61,6 +66,22 @@ def decide(p_value: float, prediction_set: tuple[str, ...], alpha: float) -> Dec
     return Decision(UNSURE, "", reason)
 
 
+def blank(texture: float) -> Decision | None:
+    """The answer for an image without texture, whatever its scores; None for any other image.
+
+    Args:
+        texture: see `leakcache.images.preprocess.texture`.
+    """
+    if texture >= MIN_TEXTURE:
+        return None
+    return Decision(
+        OUTSIDE,
+        "",
+        f"the image is nearly blank: neighbouring pixels differ by {texture:.2g} levels on "
+        f"average, less than {MIN_TEXTURE:g}, so that there is nothing to measure",
+    )
+
+
 def _named(generators: tuple[str, ...]) -> str:
     more = ", …" if len(generators) > SHOWN else ""
     return ", ".join(generators[:SHOWN]) + more
@@ -74,7 +95,7 @@ def doubt(decision: Decision, changed: dict[str, str], tried: int) -> Decision:
         changed: the answer after each change of the image that altered it.
         tried: how many changes were tried.
     """
-    if decision.verdict == UNSURE or not changed:
+    if decision.verdict in (UNSURE, OUTSIDE) or not changed:
         return decision
     name, answer = next(iter(changed.items()))
     return replace(

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from leakcache.errors import DataError
 from leakcache.names import cell, visible
-from leaknet.calibration.decision import KNOWN, UNKNOWN
+from leaknet.calibration.decision import KNOWN, OUTSIDE, UNKNOWN
 from leaknet.evaluation.open_set import OpenSummary
 from leaknet.evaluation.summary import Summary
 from leaknet.scoring.predict import ImageScore
@@ -99,7 +99,7 @@ def _cell(figure: Summary) -> Text:
 
 # Answers for image files.
 
-_STYLES = {KNOWN: "green", UNKNOWN: "yellow"}
+_STYLES = {KNOWN: "green", UNKNOWN: "yellow", OUTSIDE: "magenta"}
 _SHOWN = 3
 _COLUMNS = (
     "path",

@@ -23,7 +23,7 @@ from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import ImageError, RunError, WeightsError
 from leakcache.images.decode import Preprocessing, decode
 from leakcache.images.loader import in_order
-from leakcache.images.preprocess import refuse_tiny
+from leakcache.images.preprocess import refuse_tiny, texture
 from leakcache.progress import track
 from leakcache.store.manifest import Encoding
 from leaknet.data.columns import ImageColumns
@@ -45,12 +45,14 @@ class EncodedFile:
         columns: by name, those asked for: a row of the image, then one of each variant that was
             asked for; empty where refused.
         reason: why it is refused; empty where it is not.
+        texture: of the image; see `leakcache.images.preprocess.texture`.
     """
 
     path: Path
     sha256: str = ""
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     reason: str = ""
+    texture: float = 0.0
 
 
 def encoding_of(model: ProtoLeakNet) -> Encoding:
@@ -154,11 +156,12 @@ def as_split(files: Sequence[EncodedFile], fold: str, label: str) -> ImageColumn
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A file's hash, and the views of the image and of each variant."""
+    """A file's hash, the views of the image and of each variant, and its texture."""
 
     sha256: str = ""
     variants: Sequence[Prepared] = ()
     reason: str = ""
+    texture: float = 0.0
 
 
 def _load(
@@ -177,7 +180,7 @@ def _load(
         views = [{column.name: column.views(one) for column in columns} for one in found]
     except ImageError as error:
         return _Loaded(sha256, reason=str(error))
-    return _Loaded(sha256, views)
+    return _Loaded(sha256, views, texture=texture(image))
 
 
 def _encoded(compute: ColumnComputer, path: Path, loaded: _Loaded) -> EncodedFile:
@@ -189,4 +192,4 @@ def _encoded(compute: ColumnComputer, path: Path, loaded: _Loaded) -> EncodedFil
             return EncodedFile(path, loaded.sha256, reason=row)
         rows.append(row)
     columns = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    return EncodedFile(path, loaded.sha256, columns)
+    return EncodedFile(path, loaded.sha256, columns, texture=loaded.texture)

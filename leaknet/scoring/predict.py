@@ -1,4 +1,4 @@
-"""Answer for image files: known: X, unknown generator or unsure, with all raw scores."""
+"""Answers for image files, with all raw scores."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from leaknet.calibration import Calibration, Decision, conformal_p_values, decide, doubt, verbal
+from leaknet.calibration.decision import blank
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Detector
 from leaknet.model.inference import embed
@@ -33,8 +34,10 @@ class ImageScore:
     Attributes:
         path: the file.
         reason: why it could not be scored; empty where it was, and all below is None where not.
-        verdict: `known`, `unknown` or `unsure`, at the false-alarm rate that was asked for.
-        answer: the same as text: `known: X`, `unknown generator` or `unsure`.
+        verdict: `known`, `unknown` or `unsure`, at the false-alarm rate that was asked for, or
+            `outside`.
+        answer: the same as text: `known: X`, `unknown generator`, `unsure` or `outside the
+            calibrated range`.
         explanation: why, in words.
         generator: the likeliest known generator, whatever the verdict.
         probability: its calibrated probability, among the known generators only.
@@ -123,7 +126,8 @@ def predict(
     tried = 1 + (len(VARIANTS) if stability else 0)
     for place, row in enumerate(usable):
         rows = range(place * tried, (place + 1) * tried)
-        results[row] = _result(str(paths[row]), scored, rows, model.classes, alpha)
+        unanswered = blank(files[row].texture)
+        results[row] = _result(str(paths[row]), scored, rows, model.classes, alpha, unanswered)
     return results
 
 
@@ -153,11 +157,16 @@ def _score(
 
 
 def _result(
-    path: str, scored: _Scores, rows: range, classes: tuple[str, ...], alpha: float
+    path: str,
+    scored: _Scores,
+    rows: range,
+    classes: tuple[str, ...],
+    alpha: float,
+    unanswered: Decision | None,
 ) -> ImageScore:
-    """One image, whose variants follow it in `rows`."""
+    """One image, whose variants follow it in `rows`; `unanswered` replaces its own answer."""
     decisions = [_decide(scored, row, classes, alpha) for row in rows]
-    decision, stability = decisions[0], None
+    decision, stability = unanswered or decisions[0], None
     if len(decisions) > 1:
         stability = stability_of([item.answer for item in decisions])
         decision = doubt(decision, stability.changed, len(stability.variants))

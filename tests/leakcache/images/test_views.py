@@ -15,7 +15,7 @@ from torchvision.transforms.functional import normalize, to_tensor
 
 from leakcache.errors import ConfigError
 from leakcache.images.decode import Preprocessing, preprocess, to_unit_range
-from leakcache.images.preprocess import GRID, crop_corners
+from leakcache.images.preprocess import GRID, crop_corners, texture
 
 
 def noise(width: int, height: int) -> Image.Image:
@@ -149,3 +149,12 @@ def test_unit_range_reaches_both_ends():
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ConfigError):
         Preprocessing(**settings)
+
+
+def test_texture_is_the_mean_step_between_neighbours():
+    ramp = np.tile(np.arange(64, dtype=np.uint8), (64, 1))
+    assert texture(Image.fromarray(ramp)) == 0.5
+    assert texture(Image.new("RGB", (9, 1))) == 0
+    checks = np.indices((64, 64)).sum(axis=0) % 2 * 255
+    assert texture(Image.fromarray(checks.astype(np.uint8))) == 255
+    assert texture(Image.fromarray(np.tile(checks.astype(np.uint8), (1, 40)))) == 255

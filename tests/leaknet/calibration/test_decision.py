@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from leaknet.calibration.decision import decide, doubt
+from leaknet.calibration.decision import MIN_TEXTURE, blank, decide, doubt
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,12 @@ def test_doubt_makes_an_answer_unsure_and_says_what_altered_it() -> None:
         assert "2 of 8 mild changes alter that (jpeg75: known: b)" in doubted.explanation
     unsure = decide(0.5, ("a", "b"), 0.05)
     assert doubt(unsure, {"flip": "known: a"}, 8) == unsure
+
+
+def test_a_blank_image_is_outside_whatever_mild_changes_say() -> None:
+    assert blank(MIN_TEXTURE) is None
+    decision = blank(0.0)
+    assert decision is not None
+    assert decision.answer == "outside the calibrated range"
+    assert "nearly blank" in decision.explanation
+    assert doubt(decision, {"flip": "known: a"}, 8) == decision

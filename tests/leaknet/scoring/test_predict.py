@@ -83,6 +83,19 @@ def test_a_file_gets_the_answer_of_its_embedding(
         assert (result.verdict == "unknown") == (not result.known)
 
 
+def test_blank_images_are_outside_the_calibrated_range(project: Path, tmp_path: Path) -> None:
+    ramp = np.tile(np.linspace(0, 255, 512).astype(np.uint8), (512, 1))
+    Image.new("RGB", (96, 80), (120, 130, 140)).save(tmp_path / "flat.png")
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    picture(5).save(tmp_path / "image.png")
+    found = {Path(one["path"]).stem: one for one in images_of(project, str(tmp_path))}
+    for name in ("flat", "ramp"):
+        assert found[name]["verdict"] == "outside"
+        assert found[name]["answer"] == "outside the calibrated range"
+        assert "nearly blank" in found[name]["explanation"]
+    assert found["image"]["verdict"] != "outside"
+
+
 def test_stability_asks_the_same_of_every_variant(
     project: Path,
     parts: tuple[ProtoLeakNet, list[Detector], Calibration],
