@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 from tiny_data import SIDE, SMALL, array_bytes, picture, save, tiny_model, write_pictures
 
+from leakcache.columns.column import View, ViewValues
+from leakcache.columns.compute import BATCH, _batches, _Request
 from leakcache.columns.spec import ColumnSpec
 from leakcache.dataset.index import FOLDS, DatasetIndex, read_index
 from leakcache.encoder.autoencoder import Encoder
@@ -278,29 +280,18 @@ class Counting(Encoder):
         return super().encode(pixels)
 
 
-@pytest.mark.parametrize(
-    ("preprocessing", "batches"),
-    [
-        (SMALL, [8, 4]),
-        (Preprocessing("crop", SIDE, views=3), [8, 8, 8, 8, 4]),
-        (Preprocessing(size=512), [2] * 6),
-        (Preprocessing(size=768), [1] * 12),
-    ],
-)
-def test_batches_shrink_with_the_size_of_views(
-    preprocessing: Preprocessing,
-    batches: list[int],
-    pictures: Path,
-    encoder: Encoder,
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(ColumnSpec, "per_shard", 16)
-    for path in pictures.glob("*/*.png"):
-        Image.open(path).resize((96, 96)).save(path)
+def test_a_cpu_encodes_one_view_at_a_time(pictures: Path, encoder: Encoder, folder: Path) -> None:
     counting = Counting(encoder._network, encoder.identity, "fp32", "cpu")
-    build(pictures, counting, folder, preprocessing=preprocessing)
-    assert counting.batches == batches
+    build(pictures, counting, folder, preprocessing=Preprocessing("crop", SIDE, views=3))
+    assert set(counting.batches) == {1}
+
+
+@pytest.mark.parametrize(("side", "expected"), [(64, [8, 4]), (256, [8, 4]), (512, [2] * 6)])
+def test_batches_of_a_gpu_shrink_with_the_size_of_views(side: int, expected: list[int]) -> None:
+    pixels = np.zeros((side, side, 3), np.uint8)
+    requests = [_Request(View(pixels), ViewValues(pixels)) for _ in range(12)]
+    assert [len(batch) for batch in _batches(requests, BATCH)] == expected
+    assert [len(batch) for batch in _batches(requests, 1)] == [1] * 12
 
 
 def test_few_large_images_are_loaded_ahead() -> None:
@@ -327,10 +318,11 @@ def test_added_images_alone_are_computed(pictures: Path, encoder: Encoder, tmp_p
     build(pictures, encoder, folder)
     write_pictures(pictures, ("ada",), count=3, first=20)
     write_pictures(pictures, ("zoe",), count=2)
+    write_pictures(pictures, ("zoe",), count=1, first=90)
     report = build(pictures, encoder, folder)
     # zoe's images are ada's first two under another name: no new content.
-    assert (report.computed, report.columns) == (3, {"z0": 3})
-    assert str(report.changes).startswith("3 added (ada/02")
+    assert (report.computed, report.columns) == (4, {"z0": 4})
+    assert str(report.changes).startswith("4 added (ada/02")
     fresh = build(pictures, encoder, scratch).cache
     assert report.cache.manifest.fingerprint == fresh.manifest.fingerprint
     rows = np.arange(len(fresh))
@@ -407,7 +399,7 @@ def test_reduced_precision_records_its_error(
 
 
 class Stopping(Encoder):
-    """An encoder that is interrupted after a number of batches."""
+    """An encoder that is interrupted after a number of views."""
 
     left = 0
 
@@ -418,16 +410,16 @@ class Stopping(Encoder):
         return super().encode(pixels)
 
 
-def interrupt(root: Path, encoder: Encoder, folder: Path, batches: int) -> None:
+def interrupt(root: Path, encoder: Encoder, folder: Path, views: int) -> None:
     stopping = Stopping(encoder._network, encoder.identity, "fp32", "cpu")
-    stopping.left = batches
+    stopping.left = views
     with pytest.raises(KeyboardInterrupt):
         build(root, stopping, folder)
 
 
 def test_an_interrupted_build_resumes(pictures: Path, encoder: Encoder, tmp_path: Path) -> None:
     folder, whole = tmp_path / "cache" / "all", tmp_path / "whole" / "all"
-    interrupt(pictures, encoder, folder, 2)
+    interrupt(pictures, encoder, folder, 8)
     with pytest.raises(CacheError, match=r"no finished cache; run \(or run again\)"):
         Cache.open(folder)
     report = build(pictures, encoder, folder)
@@ -439,9 +431,9 @@ def test_an_interrupted_build_resumes(pictures: Path, encoder: Encoder, tmp_path
 def test_builds_of_other_images_that_were_interrupted_are_reused(
     pictures: Path, encoder: Encoder, folder: Path
 ) -> None:
-    interrupt(pictures, encoder, folder, 2)
+    interrupt(pictures, encoder, folder, 8)
     write_pictures(pictures, ("cyd",), count=1, first=50)
-    interrupt(pictures, encoder, folder, 1)
+    interrupt(pictures, encoder, folder, 4)
     write_pictures(pictures, ("dan",), count=1, first=60)
     report = build(pictures, encoder, folder)
     assert report.stored == 12
@@ -451,7 +443,7 @@ def test_builds_of_other_images_that_were_interrupted_are_reused(
 def test_images_that_changed_after_an_interruption_are_computed(
     pictures: Path, encoder: Encoder, folder: Path
 ) -> None:
-    interrupt(pictures, encoder, folder, 2)
+    interrupt(pictures, encoder, folder, 8)
     picture(900).save(pictures / read_index(pictures).records[0].path)
     report = build(pictures, encoder, folder)
     assert (report.computed, report.stored) == (5, 7)
