@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from difflib import get_close_matches
 
@@ -91,6 +92,7 @@ def leak(ctx: click.Context, caches: str, runs: str) -> None:
 
 def main() -> None:
     """Run `leak`; exit 0 on success, 1 on a refusal or an interruption, 2 on wrong usage."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Threads that spin while they wait slow a shared machine down several times over.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
@@ -105,6 +107,10 @@ def main() -> None:
             "and written, and that the disk has room",
             err=True,
         )
+        code = 1
+    except (MemoryError, RecursionError) as error:
+        what = "memory" if isinstance(error, MemoryError) else "depth for what is nested"
+        click.echo(f"error: not enough {what}; close other programs or check the input", err=True)
         code = 1
     except click.ClickException as error:
         error.show()

@@ -1,10 +1,17 @@
-"""Files that are whole or absent, JSON without NaN, and a lock against a second writer."""
+"""Files that are whole or absent, JSON without NaN, and a lock against a second writer.
+
+What is read may be damaged or made to harm: only regular files up to a size are read, and what is
+nested too deep is an error like any other.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +20,45 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from leakcache.errors import CacheError
+
+TEXT_LIMIT = 2**28
+"""Most bytes of a JSON or TOML file that are read: a manifest of a million images."""
+
+
+def read_text(path: Path, limit: int = TEXT_LIMIT) -> str:
+    """Text of a regular file.
+
+    Raises:
+        ValueError: it is not UTF-8.
+        OSError: it cannot be read, is no regular file, or has more than `limit` bytes.
+    """
+    return read_bytes(path, limit).decode("utf-8")
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """Content of a regular file; raises as `read_text`."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    if found.st_size > limit:
+        raise OSError(errno.EFBIG, f"it has more than {limit:,} bytes", str(path))
+    return path.read_bytes()
+
+
+def parse_json(text: str) -> Any:
+    """The value of JSON text; raises ValueError, also where it is nested too deep."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The table of TOML text; raises ValueError, also where it is nested too deep."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -77,8 +123,8 @@ def read_checked(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file differs from what was written.
     """
-    text = path.read_text(encoding="utf-8")
-    found = json.loads(text)
+    text = read_text(path)
+    found = parse_json(text)
     if not isinstance(found, dict) or text != _checked(found.get("content", {})):
         raise ValueError("its checksum does not match")
     content: dict[str, Any] = found["content"]

@@ -23,6 +23,7 @@ from typing import Any, get_type_hints
 import tomli_w
 
 from leakcache.errors import ConfigError
+from leakcache.files import parse_toml, read_text
 
 __all__ = [
     "AUTHORS",
@@ -49,6 +50,8 @@ PLACEMENTS = ("corner", "upsampled", "lowpass", "none")
 STEMS = ("imagenet", "small")
 OPTIMIZERS = ("adam", "adamw")
 PRECISIONS = ("fp32", "bf16", "fp16")
+SEEDS = 2**63  # seeds are below this
+SEED_RANGE = "from 0 to 2^63 - 1"
 STEPS = 1000  # length of the discrete diffusion schedule
 CACHED_DCT = 16  # low frequencies whose moments a cache holds
 
@@ -120,7 +123,7 @@ class LatentConfig:
             list(steps),
             "a single step when latents.noise is false, since clean steps are all alike",
         )
-        _require(self.noise_seed >= 0, "latents.noise_seed", self.noise_seed, "0 or more")
+        _require(0 <= self.noise_seed < SEEDS, "latents.noise_seed", self.noise_seed, SEED_RANGE)
         _require(1 <= size <= CACHED_DCT, "latents.dct_size", size, f"from 1 to {CACHED_DCT}")
         _require(0 <= drop < 1, "latents.time_dropout", drop, "in [0, 1)")
 
@@ -213,7 +216,8 @@ class TrainConfig:
         )
         rate = self.learning_rate
         _require(0 < rate < math.inf, "train.learning_rate", rate, "positive and finite")
-        for name in ("seed", "weight_decay", "clip", "patience", "entropy"):
+        _require(0 <= self.seed < SEEDS, "train.seed", self.seed, SEED_RANGE)
+        for name in ("weight_decay", "clip", "patience", "entropy"):
             value = getattr(self, name)
             _require(0 <= value < math.inf, f"train.{name}", value, "0 or more, and finite")
 
@@ -335,8 +339,8 @@ def load_config(path: Path) -> RunConfig:
         ConfigError: the file is missing or is no TOML, or a key or value is not accepted.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        table = parse_toml(read_text(path))
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read as TOML: {error}") from error
     return config_from_table(table, source=str(path))
 

@@ -23,9 +23,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from leakcache.errors import RunError
-from leakcache.files import json_text
+from leakcache.files import json_text, parse_json
+from leakcache.files import read_text as read_limited
 
 _KEY = "leaknet"
+TEXT_LIMIT = 2**26
+"""Most bytes of a text file of a run that are read."""
 CHECKSUMS = "checksums.json"
 CHECKED = (
     "config.toml",
@@ -34,6 +37,10 @@ CHECKED = (
     "scorers.safetensors",
     "calibration.safetensors",
     "embeddings.h5",
+    "history.jsonl",
+    "metrics.json",
+    "last.safetensors",
+    "unknown.h5",
 )
 """Files of a run folder that have a checksum."""
 
@@ -62,12 +69,41 @@ def verify(path: Path) -> None:
     Raises:
         RunError: its checksum, or checksums.json, does not agree.
     """
+    _refuse_foreign(path)
     known = _checksums(path.parent).get(path.name)
     if known and path.is_file() and _sha256(path) not in known:
         raise RunError(
             f"{path} is damaged or was changed: its SHA-256 is not that of {CHECKSUMS}; restore "
             "it, or train again"
         )
+
+
+def was_written(path: Path) -> bool:
+    """Whether checksums.json knows of a file of a run, be it there or not."""
+    return path.name in _checksums(path.parent)
+
+
+def forget_former(folder: Path) -> None:
+    """Keep the checksums of the files of a run as they are now, no longer those before."""
+    found = _checksums(folder)
+    for name, digests in found.items():
+        if (folder / name).is_file() and (now := _sha256(folder / name)) in digests:
+            found[name] = [now]
+    if found:
+        write_json(folder / CHECKSUMS, found)
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Refuse a link out of the run folder, and what is no regular file.
+
+    A snapshot of the hub links to the files of its repository.
+    """
+    folder = path.parent.resolve()
+    home = folder.parent.parent if folder.parent.name == "snapshots" else folder
+    if path.is_symlink() and not path.resolve().is_relative_to(home):
+        raise RunError(f"{path} is a link out of its folder: put the file itself there")
+    if path.exists() and not path.is_file():
+        raise RunError(f"{path} is no regular file: restore it, or train again")
 
 
 def _add_checksum(path: Path, digest: str) -> None:
@@ -82,7 +118,8 @@ def _checksums(folder: Path) -> dict[str, list[str]]:
     if not path.is_file():
         return {}
     try:
-        found: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8"))
+        _refuse_foreign(path)
+        found: dict[str, list[str]] = parse_json(read_limited(path, TEXT_LIMIT))
         return {name: list(digests) for name, digests in found.items()}
     except (ValueError, AttributeError, TypeError) as error:
         raise RunError(f"{path} is damaged: restore it, or train again") from error
@@ -94,9 +131,9 @@ def _sha256(path: Path) -> str:
 
 
 def read_text(path: Path) -> str:
-    """Text of a file that `write_text` wrote; raises as `verify`, and OSError."""
+    """Text of a file that `write_text` wrote; raises as `verify`, ValueError and OSError."""
     verify(path)
-    return path.read_text(encoding="utf-8")
+    return read_limited(path, TEXT_LIMIT)
 
 
 def partial_of(path: Path) -> Path:
@@ -139,9 +176,13 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         RunError: the file is missing, damaged or another program's.
     """
-    verify(path)
     with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, _metadata(file)  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = _metadata(file)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.isnan().any():
+            raise RunError(f"{path} has numbers that are not finite in {name}: train again")
+    return tensors, metadata
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -151,18 +192,21 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def _metadata(file: Any) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((file.metadata() or {})[_KEY])
+    found = parse_json((file.metadata() or {})[_KEY])
+    if not isinstance(found, dict):
+        raise ValueError("its metadata are no object")
     return found
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
+    verify(path)
     try:
         with safe_open(path, framework="pt") as file:
             yield file
     except FileNotFoundError:
         raise RunError(f"{path} is missing: run `leak train` again into this folder") from None
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError, MemoryError) as error:
         raise RunError(
             f"{path} is damaged or was not written by leak ({error}): train again"
         ) from error

@@ -24,3 +24,9 @@ def shared() -> Path:
     if not (SHARED / "weights" / "taesd.safetensors").is_file():
         pytest.skip(f"{SHARED} is not on this machine")
     return SHARED
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--full", action="store_true", help="The full matrix of tests/faults, not a sample of it."
+    )

@@ -28,7 +28,8 @@ from leakcache.dataset.folders import step_of
 from leakcache.dataset.records import FOLDS, DatasetIndex, ImageRecord, Reject, canonical
 from leakcache.degrade.chain import degrade
 from leakcache.errors import DataError, ImageError
-from leakcache.images.decode import decode
+from leakcache.files import parse_json, read_bytes
+from leakcache.images.decode import FILE_LIMIT, decoded
 from leakcache.images.loader import in_order
 from leakcache.progress import track
 
@@ -77,7 +78,7 @@ def _lines(manifest: Path) -> list[str]:
 
 def _parsed(line: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError:
         return {}
     return row if isinstance(row, dict) else {}
@@ -245,7 +246,7 @@ class _Maker:
 
     def __call__(self, record: ImageRecord) -> Copy | Reject:
         try:
-            data = (self.root / record.path).read_bytes()
+            data = read_bytes(self.root / record.path, FILE_LIMIT)
         except OSError as error:
             return Reject(record.path, f"cannot be read ({error.strerror or error})")
         path, sha256 = self.places[record.path], hashlib.sha256(data).hexdigest()
@@ -253,7 +254,8 @@ class _Maker:
         if there and there.sha256 == sha256:
             return there
         try:
-            image, chain = degrade(decode(data), self.step, self.seed, sha256)
+            with decoded(data) as whole:
+                image, chain = degrade(whole, self.step, self.seed, sha256)
         except ImageError as error:
             return Reject(record.path, str(error))
         _save(image, self.folder / path)
@@ -293,7 +295,10 @@ def _save(image: Image.Image, path: Path) -> None:
 def _remove(folder: Path, paths: Iterable[str]) -> None:
     # A reader of the folder would still take them: an open set has no split to leave them out.
     for path in paths:
-        (folder / path).unlink(missing_ok=True)
+        place = folder / path
+        # The manifest may be made to harm: nothing outside of the folder is removed.
+        if place.resolve().is_relative_to(folder.resolve()):
+            place.unlink(missing_ok=True)
 
 
 def _current(

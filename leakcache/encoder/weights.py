@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from leakcache.errors import WeightsError
+from leakcache.files import parse_json, read_text
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 FILE_ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".json")
@@ -116,7 +116,7 @@ def _from_file(path: Path) -> Weights:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(read_text(path))
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path}: not readable as JSON ({error})") from error
     if not isinstance(config, dict):

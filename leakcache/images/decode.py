@@ -3,7 +3,8 @@
 Decoding keeps the values that the file stores: alpha is dropped without compositing (the
 colours below transparent pixels are evidence too), ICC profiles are ignored, 16 bits become 8
 by the nearest multiple of 257, EXIF orientation is applied, an animation is its first frame.
-The content decides the format, never the file's name. Safe in threads.
+The content decides the format, never the file's name. Safe in threads: together they decode at
+most `PIXEL_LIMIT` pixels at once, so that memory does not grow with their number.
 
 What becomes of the pixels (`leakcache.images.preprocess`) may be imported from here.
 """
@@ -16,8 +17,8 @@ import struct
 import sys
 import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 from jaxtyping import UInt8
@@ -25,13 +26,17 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from leakcache.errors import ImageError
 from leakcache.images.mend import jpeg_endings, mend_png
+from leakcache.images.pixel_budget import PixelBudget
 from leakcache.images.preprocess import Preprocessing, preprocess, to_unit_range
 
 __all__ = [
+    "FILE_LIMIT",
     "PIXEL_LIMIT",
     "VERSION",
     "Preprocessing",
+    "bands",
     "decode",
+    "decoded",
     "opened",
     "preprocess",
     "to_unit_range",
@@ -41,6 +46,11 @@ VERSION = 1
 """To be raised when the code refuses other files."""
 PIXEL_LIMIT = 2**30 // 12
 """Most pixels that are decoded: 256 MiB of RGB, about 9,459 × 9,459; Pillow's own bound."""
+FILE_LIMIT = 2**31
+"""Most bytes of an image file that are read."""
+_AT_ONCE = PixelBudget(PIXEL_LIMIT)
+_BAND = 2**22
+"""Pixels of an image that are converted at a time where the conversion makes copies."""
 
 # Formats by content. Left out: those that run programs (EPS), those without a signature
 # (TGA), and containers of something else than a picture's pixels.
@@ -91,23 +101,46 @@ def decode(data: bytes, *, least: int = 0) -> Image.Image:
     none of the formats read here, for more than `PIXEL_LIMIT` pixels (found in the header,
     before any pixel is decoded) and for numbers without an agreed range.
     """
+    with decoded(data, least=least) as image:
+        return image
+
+
+@contextmanager
+def decoded(data: bytes, *, least: int = 0) -> Iterator[Image.Image]:
+    """The image as `decode` gives it, for use on this thread.
+
+    Its pixels count among those that are decoded at once until the block ends.
+    """
     data = mend_png(data)
+    with ExitStack() as room:
+        yield _mended(data, least, room)
+
+
+def _mended(data: bytes, least: int, room: ExitStack) -> Image.Image:
     try:
-        return _decoded(data, least)
+        return _decoded(data, least, room)
     except ImageError:
         endings = jpeg_endings(data)
         if endings is None:
             raise
-        first, second = (_decoded(ended, least) for ended in endings)
-        if first.tobytes() != second.tobytes():
+        first, second = (_decoded(ended, least, room) for ended in endings)
+        if not _same(first, second):
             raise
         return first
 
 
-def _decoded(data: bytes, least: int) -> Image.Image:
+def _same(first: Image.Image, second: Image.Image) -> bool:
+    return first.size == second.size and all(
+        one.tobytes() == other.tobytes()
+        for (_, one), (_, other) in zip(bands(first), bands(second), strict=True)
+    )
+
+
+def _decoded(data: bytes, least: int, room: ExitStack) -> Image.Image:
     with opened(data) as image:
         if least:
             image.draft(None, (least, least))
+        room.enter_context(_AT_ONCE.room(image.width * image.height))
         other_order = _in_other_order(image.tile)
         image.load()
         turn = _turn(image)
@@ -176,11 +209,32 @@ def _in_other_order(tiles: list[ImageFile._Tile]) -> list[ImageFile._Tile]:
 def _from_16_bit(
     image: Image.Image, data: bytes, other_order: list[ImageFile._Tile]
 ) -> Image.Image:
-    high = np.asarray(image)[..., :3]
     with Image.open(io.BytesIO(data), formats=_FORMATS) as again:
         again.tile = other_order
-        low = np.asarray(again)[..., :3]
-    return Image.fromarray(_nearest_8_bit(high, low))
+        again.load()
+
+    def nearest(high: Image.Image, top: int) -> Image.Image:
+        low = again.crop((0, top, high.width, top + high.height))
+        return Image.fromarray(_nearest_8_bit(np.asarray(high)[..., :3], np.asarray(low)[..., :3]))
+
+    return _by_bands(image, nearest)
+
+
+def bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """The image some rows at a time, each band with its first row."""
+    rows = max(1, _BAND // image.width)
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _by_bands(
+    image: Image.Image, convert: Callable[[Image.Image, int], Image.Image]
+) -> Image.Image:
+    """Convert an image some rows at a time; `convert` takes a band and its first row."""
+    whole = Image.new("RGB", image.size)
+    for top, band in bands(image):
+        whole.paste(convert(band, top), (0, top))
+    return whole
 
 
 def _nearest_8_bit(
@@ -193,12 +247,13 @@ def _nearest_8_bit(
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        # The same pixels without the file's class; convert() would copy them.
+        return image._new(image.im)
     if image.mode in ("I", "F"):
-        return _from_numbers(np.asarray(image)).convert("RGB")
+        return _by_bands(image, lambda band, _: _from_numbers(np.asarray(band)))
     if image.mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.uint16)
-        high, low = (values >> 8).astype(np.uint8), (values & 255).astype(np.uint8)
-        return Image.fromarray(_nearest_8_bit(high, low)).convert("RGB")
+        return _by_bands(image, lambda band, _: _from_16_bit_grey(np.asarray(band)))
     # Else Pillow would look for a palette entry that stands for transparency, and warn.
     image.info.pop("transparency", None)
     if image.mode in ("RGBa", "La"):
@@ -206,9 +261,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def _from_16_bit_grey(values: np.ndarray) -> Image.Image:
+    whole = values.astype(np.uint16)
+    high, low = (whole >> 8).astype(np.uint8), (whole & 255).astype(np.uint8)
+    return Image.fromarray(_nearest_8_bit(high, low)).convert("RGB")
+
+
 def _from_numbers(values: np.ndarray) -> Image.Image:
     """Greyscale from 0..65535 (integers) or 0..1 (floats), the ranges there is a custom for."""
     top = 1 if values.dtype.kind == "f" else 65535
     if not (values.min() >= 0 and values.max() <= top):
         raise ImageError(f"{values.dtype} pixels outside 0..{top}: save it with 8 or 16 bits")
-    return Image.fromarray(np.rint(values * (255 / top)).astype(np.uint8))
+    return Image.fromarray(np.rint(values * (255 / top)).astype(np.uint8)).convert("RGB")

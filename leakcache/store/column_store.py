@@ -122,8 +122,15 @@ class ColumnStore:
             stored = np.array([rows[sha256] for sha256 in hashes], np.int64)
         except KeyError as error:
             raise CacheIncomplete(f"{self.home}: an image lacks {spec.name} ({error})") from error
-        values = np.empty((len(stored), *spec.shape), spec.dtype)
         shards, offsets = np.divmod(stored, spec.per_shard)
+        for shard in set(shards.tolist()):
+            # Nothing is compressed: a file smaller than a row is damaged, or the row is made up.
+            if 0 < self.columns[key].size(shard) < spec.row_bytes:
+                raise CacheCorrupt(
+                    f"{self._column_folder(key)}: shard {shard} is damaged (it is smaller than "
+                    f"the values of an image); {CURE}"
+                )
+        values = np.empty((len(stored), *spec.shape), spec.dtype)
         for shard in np.unique(shards).tolist():
             here = np.flatnonzero(shards == shard)
             values[here] = self.columns[key].read(shard, offsets[here])

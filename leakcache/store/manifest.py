@@ -65,7 +65,7 @@ class Encoding:
                 f"the cache's autoencoder {self.autoencoder.name} is not at {spec} any more: "
                 "put it back, or build the cache again with --vae"
             ) from error
-        if encoder.identity.weights_sha256 != self.autoencoder.weights_sha256:
+        if not encoder.identity.same_as(self.autoencoder):
             raise CacheStale(
                 f"{spec}: has other weights than when the cache was built; build that again with "
                 "--fresh"

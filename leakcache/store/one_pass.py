@@ -17,7 +17,8 @@ from leakcache.columns.compute import IMAGES, ColumnComputer
 from leakcache.columns.spec import ColumnSpec, decoder_versions
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import ImageError
-from leakcache.images.decode import VERSION, Preprocessing, decode
+from leakcache.files import read_bytes
+from leakcache.images.decode import FILE_LIMIT, VERSION, Preprocessing, bands, decoded
 from leakcache.images.loader import in_order
 from leakcache.images.preprocess import refuse_tiny
 from leakcache.progress import Advance
@@ -120,8 +121,8 @@ class OnePass:
         refused: dict[str, str] = {}
         self._claimed.clear()
         ahead = images_ahead(self._encoding.preprocessing)
-        with closing(in_order(self._load, files, ahead)) as decoded:
-            for image in decoded:
+        with closing(in_order(self._load, files, ahead)) as loaded:
+            for image in loaded:
                 found.append(image.file)
                 if image.file.reason and image.file.sha256:
                     refused[image.file.sha256] = image.file.reason
@@ -140,7 +141,7 @@ class OnePass:
 
     def _load(self, file: ImageFile) -> _Decoded:
         try:
-            data = file.path.read_bytes()
+            data = read_bytes(file.path, FILE_LIMIT)
         except OSError as error:
             return _Decoded(ReadFile("", 0, f"cannot be read ({error.strerror or error})"))
         sha256 = hashlib.sha256(data).hexdigest()
@@ -155,13 +156,14 @@ class OnePass:
         if not lacking:
             return _Decoded(ReadFile(sha256, len(data)))
         try:
-            decoded = decode(data)
-            refuse_tiny(decoded.size, self._encoding.preprocessing)
-            image = DecodedImage.of(decoded, sha256, self._encoding.preprocessing)
-            views = {column.name: column.views(image) for column in lacking}
+            with decoded(data) as whole:
+                refuse_tiny(whole.size, self._encoding.preprocessing)
+                image = DecodedImage.of(whole, sha256, self._encoding.preprocessing)
+                views = {column.name: column.views(image) for column in lacking}
+                pixels = _pixels_hash(whole)
         except ImageError as error:
             return _Decoded(ReadFile(sha256, len(data), str(error)))
-        return _Decoded(ReadFile(sha256, len(data), pixels=_pixels_hash(decoded)), views)
+        return _Decoded(ReadFile(sha256, len(data), pixels=pixels), views)
 
     def _take(self, image: _Decoded) -> None:
         sha256 = image.file.sha256
@@ -222,7 +224,10 @@ def images_ahead(preprocessing: Preprocessing) -> int:
 
 
 def _pixels_hash(image: Image.Image) -> str:
-    return hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
+    digest = hashlib.sha256(repr(image.size).encode())
+    for _, band in bands(image):
+        digest.update(band.tobytes())
+    return digest.hexdigest()
 
 
 def _rules(encoding: Encoding, specs: Iterable[ColumnSpec]) -> str:

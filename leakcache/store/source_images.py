@@ -15,8 +15,9 @@ from leakcache.columns.column import on_track
 from leakcache.columns.pixels import Cut
 from leakcache.columns.spec import ColumnSpec
 from leakcache.errors import CacheStale
+from leakcache.files import read_bytes
 from leakcache.images.canonical import canonical_bytes
-from leakcache.images.decode import decode
+from leakcache.images.decode import FILE_LIMIT, decode, decoded
 from leakcache.images.loader import in_order
 from leakcache.progress import track
 from leakcache.store.cache import Cache
@@ -72,12 +73,15 @@ class SourceImages:
         """
         path = self.files[row]
         try:
-            content = path.read_bytes()
+            content = read_bytes(path, FILE_LIMIT)
         except OSError as error:
             raise CacheStale(f"{path}: cannot be read any more ({error.strerror})") from error
         if hashlib.sha256(content).hexdigest() != self.hashes[row]:
             raise CacheStale(f"{path}: has changed since the cache was built; build it again")
-        return canonical_bytes(decode(content), self.canonical) if self.canonical else content
+        if not self.canonical:
+            return content
+        with decoded(content) as image:
+            return canonical_bytes(image, self.canonical)
 
     def image(self, row: int) -> Image.Image:
         """One image as 8-bit RGB; raises as `data`, and ImageError."""
@@ -89,8 +93,14 @@ class SourceImages:
 
     def cut(self, cut: Cut, rows: Int[np.ndarray, "k"]) -> UInt8[np.ndarray, "k view side side 3"]:
         """Decode and cut the images at these positions, on threads; raises as `image`."""
-        views = in_order(lambda row: cut(self.image(row)), rows.tolist(), ahead=AHEAD)
-        return np.stack(list(views))
+
+        def views(row: int) -> UInt8[np.ndarray, "view side side 3"]:
+            if self.canonical:
+                return cut(self.image(row))
+            with decoded(self.data(row)) as image:
+                return cut(image)
+
+        return np.stack(list(in_order(views, rows.tolist(), ahead=AHEAD)))
 
     def pixels(self, cut: Cut) -> Rows:
         """Pixels of every image, (image, view, side, side, 3), from the store.

@@ -14,7 +14,8 @@ from leakcache.columns.compute import ColumnComputer
 from leakcache.columns.table import COLUMNS
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheStale
-from leakcache.images.decode import decode
+from leakcache.files import read_bytes
+from leakcache.images.decode import FILE_LIMIT, decode
 from leakcache.progress import track
 from leakcache.store.cache import Cache
 from leakcache.store.column_store import ColumnStore
@@ -84,7 +85,7 @@ def _difference(cache: Cache, encoder: Encoder, row: int) -> tuple[float, list[s
     """Largest relative RMS difference of an image's columns; one line for each that differs."""
     path, sha256 = Path(cache.manifest.data) / str(cache.paths[row]), str(cache.hashes[row])
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, FILE_LIMIT)
     except OSError:
         return 0.0, [f"{path}: cannot be read any more"]
     if hashlib.sha256(data).hexdigest() != sha256:
@@ -113,7 +114,7 @@ def _relative(again: np.ndarray, stored: np.ndarray) -> float:
 
 def _refuse_other(cache: Cache, encoder: Encoder) -> None:
     mine, theirs = cache.manifest.encoding.autoencoder, encoder.identity
-    if mine.weights_sha256 != theirs.weights_sha256:
+    if not mine.same_as(theirs):
         raise CacheStale(
             f"{cache.path}: was encoded by {mine.name} ({mine.weights_sha256[:8]}), "
             f"--vae gives {theirs.name} ({theirs.weights_sha256[:8]}); "

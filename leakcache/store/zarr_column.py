@@ -16,7 +16,7 @@ from zarr.codecs import Crc32cCodec
 
 from leakcache.columns.spec import ColumnSpec
 from leakcache.errors import CacheCorrupt
-from leakcache.files import flush, read_checked, write_checked
+from leakcache.files import flush, read_checked, read_text, write_checked
 
 SPEC = "column.json"
 ARRAY = "values.zarr"
@@ -56,7 +56,7 @@ class ZarrColumn:
         """
         try:
             content = read_checked(folder / SPEC)
-            if (folder / ARRAY / "zarr.json").read_text(encoding="utf-8") != content["zarr"]:
+            if read_text(folder / ARRAY / "zarr.json") != content["zarr"]:
                 raise ValueError("zarr.json has changed")
             return cls(folder, ColumnSpec.from_table(content["spec"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -98,6 +98,11 @@ class ZarrColumn:
             ) from error
         found: np.ndarray = whole[offsets]
         return found
+
+    def size(self, shard: int) -> int:
+        """Bytes of the file of one shard; 0 where it is missing."""
+        path = self._file(shard)
+        return path.stat().st_size if path.is_file() else 0
 
     def _file(self, shard: int) -> Path:
         key = "/".join(["c", str(shard), *"0" * len(self.spec.shape)])

@@ -14,8 +14,9 @@ from PIL import Image
 
 from leakcache.dataset.index import DatasetIndex, ImageRecord, Reject
 from leakcache.errors import ImageError
+from leakcache.files import read_bytes
 from leakcache.images.canonical import canonical_bytes
-from leakcache.images.decode import decode
+from leakcache.images.decode import FILE_LIMIT, decoded
 from leakcache.images.loader import in_order
 from leakcache.progress import track
 from leaknet.audit.duplicates import perceptual_hash
@@ -124,17 +125,18 @@ def observe(data: bytes, side: int | None = None) -> Observation:
     sha256 = hashlib.sha256(data).hexdigest()
     native: tuple[int, int] | None = None
     if side is not None:
-        whole = decode(data)
-        native, data = whole.size, canonical_bytes(whole, side)
-    facts, image = read_facts(data), decode(data, least=_MIN_SIDE)
+        with decoded(data) as whole:
+            native, data = whole.size, canonical_bytes(whole, side)
+    facts = read_facts(data)
     native = native or (facts.width, facts.height)
-    return Observation(sha256, native, facts, thumbnail(image), perceptual_hash(image))
+    with decoded(data, least=_MIN_SIDE) as image:
+        return Observation(sha256, native, facts, thumbnail(image), perceptual_hash(image))
 
 
 def _try_observe(path: Path, side: int | None) -> Observation | str:
     """The observation, or the reason why the file cannot be read."""
     try:
-        return observe(path.read_bytes(), side)
+        return observe(read_bytes(path, FILE_LIMIT), side)
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     except ImageError as error:

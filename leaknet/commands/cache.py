@@ -18,6 +18,7 @@ from leaknet.commands.defaults import (
     remember,
 )
 from leaknet.commands.options import (
+    SEED,
     cache_option,
     canonical_option,
     data_option,
@@ -160,7 +161,9 @@ def cache() -> None:
     show_default=True,
     help="Type of the stored latents.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of the fold cut where none is given.")
+@click.option(
+    "--seed", type=SEED, default=0, show_default=True, help="Of the fold cut where none is given."
+)
 @device_option
 @click.option(
     "--max-rejects",

@@ -11,6 +11,7 @@ import click
 from leakcache.names import visible
 from leaknet.commands.defaults import LeakCommand, Settings, data_root
 from leaknet.commands.options import (
+    SEED,
     emit,
     json_option,
     next_steps,
@@ -40,7 +41,9 @@ def data() -> None:
 @click.argument("data", metavar="[ROOT]", required=False)
 @click.option("--open", "open_set", is_flag=True, help="Read every class as an unknown generator.")
 @reading_options
-@click.option("--seed", default=0, show_default=True, help="Of the fold cut where none is given.")
+@click.option(
+    "--seed", type=SEED, default=0, show_default=True, help="Of the fold cut where none is given."
+)
 @click.option(
     "--out", metavar="FILE", help="Where to write the index. [default: CACHES/ROOT-HASH.index.csv]"
 )
@@ -204,6 +207,7 @@ def unpack(source: str, out: str, label: str | None, as_json: bool) -> None:
 @click.option("--open", "open_set", is_flag=True, help="Read every class as an unknown generator.")
 @click.option(
     "--seed",
+    type=SEED,
     default=0,
     show_default=True,
     help="Of the operations, and of the fold cut where none is given.",
@@ -270,7 +274,9 @@ def _copied(report: CopyReport) -> dict[str, object]:
 @data.command(cls=LeakCommand)
 @click.argument("folder", required=False)
 @click.option("--download", "fetch", is_flag=True, help="Fetch it through kagglehub first.")
-@click.option("--seed", default=0, show_default=True, help="Of the fold cut where none is given.")
+@click.option(
+    "--seed", type=SEED, default=0, show_default=True, help="Of the fold cut where none is given."
+)
 @json_option
 def wild(folder: str | None, fetch: bool, seed: int, as_json: bool) -> None:
     """Say how to get WILD, or check FOLDER against what should be in it.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import click
 
 from leakcache.errors import CacheError, ConfigError, DataError, RunError
+from leakcache.files import parse_toml, read_text
 from leakcache.memory import keep_freed_memory
 
 FILE = Path("leak.toml")
@@ -128,7 +128,7 @@ def read_settings() -> Settings:
     if not FILE.is_file():
         return Settings({})
     try:
-        content = tomllib.loads(FILE.read_text(encoding="utf-8"))
+        content = parse_toml(read_text(FILE))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{FILE}: not readable as TOML ({error})") from error
     for key, value in content.items():

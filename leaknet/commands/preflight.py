@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tomllib
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from leakcache.dataset.findings import refuse_small_classes
 from leakcache.dataset.index import read_index
 from leakcache.errors import CacheCorrupt, CacheIncomplete, DataError, RunError, ScoringError
-from leakcache.files import read_checked
+from leakcache.files import parse_toml, read_checked, read_text
 from leakcache.names import visible
 
 HEADER_LIMIT = 2**24
@@ -38,7 +37,7 @@ def check_cache(folder: Path, split: str = "closed") -> dict[str, Any]:
         return {}
     try:
         return read_checked(path)
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise CacheCorrupt(
             f"{path}: is damaged ({error}); the same `leak cache build` writes it again with "
             "--repair"
@@ -75,8 +74,8 @@ def check_run(run: Path) -> dict[str, Any]:
     if not (run / "model.safetensors").is_file():
         raise RunError(f"{run} has no model.safetensors: run `leak train --run {run}` to the end")
     try:
-        return tomllib.loads(config.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        return parse_toml(read_text(config))
+    except (OSError, ValueError) as error:
         raise RunError(f"{config}: damaged ({error}); train again") from error
 
 

@@ -11,6 +11,7 @@ import click
 from leaknet.commands.defaults import LeakCommand, Settings, cache_folder, remember
 from leaknet.commands.options import (
     ALPHA,
+    SEED,
     cache_option,
     device_option,
     emit,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override, e.g. train.epochs=20."
 )
-@click.option("--seed", type=int, help="Same as --set train.seed=N.")
+@click.option("--seed", type=SEED, help="Same as --set train.seed=N.")
 @click.option("--epochs", type=int, help="Same as --set train.epochs=N.")
 @fill_option
 @device_option

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from leakcache.dataset.records import FOLDS
-from leakcache.errors import RunError, ScoringError
+from leakcache.errors import LeakError, RunError, ScoringError
 from leaknet.files import replace_file, verify
 
 FORMAT = "leaknet-embeddings-3"
@@ -134,7 +134,9 @@ class Embeddings:
                 return _read(file, path)
         except FileNotFoundError as error:
             raise RunError(f"{path} does not exist: run `leak train` to make it") from error
-        except (OSError, KeyError) as error:
+        except (OSError, KeyError, TypeError, ValueError, RuntimeError, MemoryError) as error:
+            if isinstance(error, LeakError):
+                raise
             raise RunError(
                 f"{path} is damaged or not a file of embeddings: delete it and score again"
             ) from error
@@ -143,11 +145,13 @@ class Embeddings:
 def _read(file: h5py.File, path: Path) -> Embeddings:
     if file.attrs.get("format") != FORMAT:
         raise RunError(f"{path} is not in the format {FORMAT}: delete it and score again")
-    numbers = {name: file[name][()] for name in _NUMBERS}
-    branches = {name: array[()] for name, array in file.get("branches", {}).items()}
-    optional = {name: file[name][()] for name in _OPTIONAL if name in file}
-    strings = {name: file[name].asstr()[()] for name in _STRINGS}
-    classes = tuple(file["classes"].asstr()[()].tolist())
+    size = path.stat().st_size
+    _refuse_links(file, path)
+    numbers = {name: _values(file[name], size) for name in _NUMBERS}
+    branches = {name: _values(file[f"branches/{name}"], size) for name in file.get("branches", {})}
+    optional = {name: _values(file[name], size) for name in _OPTIONAL if name in file}
+    strings = {name: _values(file[name], size).astype(str) for name in _STRINGS}
+    classes = tuple(_values(file["classes"], size).astype(str).tolist())
     _check_shapes(numbers | optional | strings, classes)
     return Embeddings(
         **numbers,
@@ -158,6 +162,31 @@ def _read(file: h5py.File, path: Path) -> Embeddings:
         seed=int(file.attrs["seed"]),
         branches=branches,
     )
+
+
+def _refuse_links(group: h5py.Group, path: Path) -> None:
+    """Refuse links to other files, and arrays whose values lie in other files."""
+    for name in group:
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise RunError(f"{path} has a link in place of {name}: delete it and score again")
+        item = group[name]
+        if isinstance(item, h5py.Group):
+            _refuse_links(item, path)
+        elif item.external or item.is_virtual:
+            raise RunError(f"{path} keeps {name} in another file: delete it and score again")
+
+
+def _values(array: h5py.Dataset, size: int) -> np.ndarray:
+    """All values of an array, text as `str`.
+
+    Raises:
+        ValueError: more values are declared than the file of `size` bytes has room for.
+    """
+    text = h5py.check_string_dtype(array.dtype) is not None
+    if array.size * (1 if text else array.dtype.itemsize) > size:
+        raise ValueError(f"{array.name} is larger than the file")
+    found: np.ndarray = array.asstr()[()] if text else array[()]
+    return found
 
 
 def concatenate(parts: Sequence[Embeddings]) -> Embeddings:

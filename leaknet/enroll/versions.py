@@ -6,7 +6,6 @@ the enrolled generator, its images and the run that the version was made from.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from leakcache.errors import RunError
-from leakcache.files import json_text
+from leakcache.files import json_text, parse_json, read_text
 
 FILE = "enrolment.json"
 _NUMBERED = re.compile(r"(?P<stem>.+)@(?P<number>\d+)")
@@ -75,9 +74,9 @@ def undo(run: Path) -> tuple[Path, Path]:
 def read_enrolment(folder: Path) -> dict[str, Any]:
     """Content of a version's enrolment.json; raises RunError if it cannot be read."""
     try:
-        content: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        str(content["from"])
-    except (OSError, ValueError, KeyError) as error:
+        content: dict[str, Any] = parse_json(read_text(folder / FILE))
+        folder.with_name(content["from"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{folder / FILE} cannot be read ({error!r}): delete the folder by hand"
         ) from error

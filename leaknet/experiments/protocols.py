@@ -15,12 +15,12 @@ stopped; runs lie below one output folder:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from math import ceil, gcd
 from pathlib import Path
 
 from leakcache.errors import ScoringError
+from leakcache.files import parse_json, read_text
 from leakcache.store.cache import Cache
 from leaknet.evaluation.closed_set import summarise_closed
 from leaknet.evaluation.open_set import OpenSummary, summarise_open, threshold
@@ -180,7 +180,7 @@ def _transfer(
     """Over seeds; metrics.json of each run gets its own figures."""
     for trial in trials:
         own = summarise_transfer([trial], collection, plan.alpha, force=plan.force)
-        metrics = json.loads(trial.run.metrics.read_text(encoding="utf-8"))
+        metrics = parse_json(read_text(trial.run.metrics))
         transfer = metrics.get("transfer", {}) | {collection.name: own.as_dict()}
         write_json(trial.run.metrics, metrics | {"transfer": transfer})
     return summarise_transfer(trials, collection, plan.alpha, force=plan.force)

@@ -239,6 +239,11 @@ class ProtoLeakNet(
             folder = _download(str(pretrained_model_name_or_path), **download)
         model = cls.from_record(RunRecord.read(folder))
         tensors, _ = read_tensors(folder / WEIGHTS)
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise RunError(
+                    f"{folder / WEIGHTS} has numbers that are not finite in {name}: train again"
+                )
         try:
             model.load_state_dict(tensors)
         except RuntimeError as error:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -22,6 +21,7 @@ import torch
 
 from leakcache.encoder.autoencoder import AutoencoderIdentity
 from leakcache.errors import LeakError, RunError
+from leakcache.files import parse_json, parse_toml
 from leakcache.images.decode import Preprocessing
 from leakcache.store.cache import Cache
 from leakcache.store.manifest import Encoding, images_hash
@@ -124,8 +124,8 @@ class RunRecord:
                 f"{folder} is no run folder, as it has no {CONFIG}: `leak train` makes one"
             )
         try:
-            table = tomllib.loads(read_text(folder / CONFIG))
-            classes = tuple(json.loads(read_text(folder / CLASSES)))
+            table = parse_toml(read_text(folder / CONFIG))
+            classes = tuple(parse_json(read_text(folder / CLASSES)))
             run = cls._from_table(table, classes, source=str(folder / CONFIG))
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = str(error) if isinstance(error, LeakError) else repr(error)

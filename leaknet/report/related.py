@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from leakcache.files import parse_json, read_text
 from leakcache.store.manifest import FILE as MANIFEST
 from leaknet.report.metric_labels import BY_KEY, Figure, Measure
 from leaknet.report.run_data import ScoredRun
@@ -100,7 +100,7 @@ def _audits(cache: Path) -> Iterator[dict[str, Any]]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(read_text(file))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from dataclasses import dataclass
 from functools import cached_property
 from math import floor
@@ -13,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from leakcache.errors import RunError
+from leakcache.files import parse_json, parse_toml
 from leaknet.calibration import Calibration, conformal_p_values
 from leaknet.calibration.split_half import cut_in_halves
 from leaknet.config import RunConfig
 from leaknet.data.embeddings import Embeddings, concatenate
+from leaknet.files import read_text
 from leaknet.model.run_record import CONFIG, RunRecord
 from leaknet.scoring.run_embeddings import UNKNOWN
 from leaknet.scoring.score_table import ScoreTable, read_score_table
@@ -231,7 +231,7 @@ class ScoredRun:
 def _read_metrics(folder: Path) -> dict[str, Any]:
     path = RunFolder(folder).metrics
     try:
-        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        metrics: dict[str, Any] = parse_json(read_text(path))
         scored = "closed" in metrics
         absent = [key for key in _NEEDED if key not in metrics]
     except FileNotFoundError:
@@ -272,5 +272,5 @@ def _unreadable(folder: Path, reason: str) -> RunError:
 
 
 def _versions(folder: Path) -> dict[str, str]:
-    table = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    table = parse_toml(read_text(folder / CONFIG))
     return {str(name): str(value) for name, value in table["record"].get("versions", {}).items()}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from leakcache.files import parse_json, parse_toml, read_text
 
 CONFIG = "config.toml"
 _FIGURES = {"top1": "closed", "macro_auc": "closed", "auroc": "open"}
@@ -53,9 +53,9 @@ def find_runs(parent: Path) -> list[RunSummary]:
 
 
 def _summary(folder: Path) -> RunSummary:
-    table = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    table = parse_toml(read_text(folder / CONFIG))
     metrics_file = folder / "metrics.json"
-    metrics = json.loads(metrics_file.read_text("utf-8")) if metrics_file.is_file() else {}
+    metrics = parse_json(read_text(metrics_file)) if metrics_file.is_file() else {}
     closed = metrics.get("closed") or metrics.get("validation") or {}
     groups = {"closed": closed, "open": metrics.get("open") or {}}
     cache = table["record"].get("cache")
@@ -65,7 +65,7 @@ def _summary(folder: Path) -> RunSummary:
         data=Path(cache["folder"]).parent.name if cache else "",
         preset=table["preset"],
         seed=table["train"]["seed"],
-        generators=len(json.loads((folder / "classes.json").read_text("utf-8"))),
+        generators=len(parse_json(read_text(folder / "classes.json"))),
         fold="test" if "closed" in metrics else "val" if closed else "",
         figures={k: groups[g][k] for k, g in _FIGURES.items() if groups[g].get(k) is not None},
         trained=datetime.fromtimestamp(changed).isoformat(" ", "minutes"),

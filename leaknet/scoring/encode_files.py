@@ -21,7 +21,8 @@ from leakcache.columns.compute import ColumnComputer, Prepared
 from leakcache.columns.table import columns_named
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import ImageError, RunError, WeightsError
-from leakcache.images.decode import Preprocessing, decode
+from leakcache.files import read_bytes
+from leakcache.images.decode import FILE_LIMIT, Preprocessing, decoded
 from leakcache.images.loader import in_order
 from leakcache.images.preprocess import refuse_tiny, texture
 from leakcache.progress import track
@@ -90,7 +91,7 @@ def load_encoder(encoding: Encoding, vae: str | None = None, device: str = "cpu"
             f"the run's autoencoder {encoding.autoencoder.name} is not at {spec} any more: "
             "put it back, or say where it is with --vae"
         ) from error
-    if encoder.identity.weights_sha256 != encoding.autoencoder.weights_sha256:
+    if not encoder.identity.same_as(encoding.autoencoder):
         raise RunError(
             f"{spec}: has other weights than when the run was trained; restore them, name the "
             "right ones with --vae, or build the cache and train again"
@@ -168,16 +169,16 @@ def _load(
     path: Path, cut: Preprocessing, changes: Changes | None, columns: Sequence[Column]
 ) -> _Loaded:
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, FILE_LIMIT)
     except OSError as error:
         return _Loaded(reason=f"cannot be read ({error.strerror})")
     sha256 = hashlib.sha256(data).hexdigest()
     try:
-        image = decode(data)
-        refuse_tiny(image.size, cut)
-        variants = [image, *(changes(image) if changes else ())]
-        found = [DecodedImage.of(variant, sha256, cut) for variant in variants]
-        views = [{column.name: column.views(one) for column in columns} for one in found]
+        with decoded(data) as image:
+            refuse_tiny(image.size, cut)
+            variants = [image, *(changes(image) if changes else ())]
+            found = [DecodedImage.of(variant, sha256, cut) for variant in variants]
+            views = [{column.name: column.views(one) for column in columns} for one in found]
     except ImageError as error:
         return _Loaded(sha256, reason=str(error))
     return _Loaded(sha256, views, texture=texture(image))

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from leakcache.errors import RunError
-from leaknet.files import flush, write_text
+from leakcache.files import parse_json
+from leaknet.files import read_text, was_written, write_text
 
 HISTORY = "history.jsonl"
 
@@ -46,28 +47,33 @@ class EpochRecord:
 
 def append_history(folder: Path, record: EpochRecord) -> None:
     """Add one line at the end."""
-    path = folder / HISTORY
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(record)) + "\n")
-    flush(path)
+    write_history(folder, [*read_history(folder), record])
 
 
 def read_history(folder: Path) -> list[EpochRecord]:
-    """All epochs, in order; none if there is no such file. A last line cut short is left out.
+    """All epochs, in order; none if there is no such file.
 
     Raises:
-        RunError: a line before the last is damaged.
+        RunError: a line is damaged, or the file was changed.
     """
     path = folder / HISTORY
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    if not path.is_file():
+        if was_written(path):
+            raise RunError(f"{path} is missing: restore it, or train again")
+        return []
     records = []
+    try:
+        lines = read_text(path).splitlines()
+    except (OSError, ValueError) as error:
+        if isinstance(error, RunError):
+            raise
+        raise RunError(f"{path} cannot be read ({error}): train again") from error
     for number, line in enumerate(lines, start=1):
         try:
-            content = json.loads(line)
+            content = parse_json(line)
             records.append(EpochRecord(**{**content, "attention": tuple(content["attention"])}))
         except (ValueError, TypeError, KeyError) as error:
-            if number < len(lines):
-                raise RunError(f"{path}, line {number} is damaged: train again") from error
+            raise RunError(f"{path}, line {number} is damaged: train again") from error
     return records
 
 

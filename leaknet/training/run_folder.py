@@ -19,7 +19,7 @@ import torch
 
 from leakcache.errors import RunError
 from leakcache.store.cache import Cache
-from leaknet.files import CHECKED, CHECKSUMS, partial_of, read_metadata
+from leaknet.files import CHECKED, CHECKSUMS, forget_former, partial_of, read_metadata
 from leaknet.model.fusion import Fusion
 from leaknet.model.protoleaknet import WEIGHTS, ProtoLeakNet
 from leaknet.model.run_record import CLASSES, CONFIG, RunRecord, training_hash
@@ -88,6 +88,7 @@ class RunFolder:
         checked = (self.path / name for name in (*CHECKED, CHECKSUMS))
         for path in (*checked, self.history, self.checkpoint):
             partial_of(path).unlink(missing_ok=True)
+        forget_former(self.path)
         self.checkpoint.unlink(missing_ok=True)
 
     def record(self) -> RunRecord:
@@ -105,11 +106,13 @@ class RunFolder:
         return found or Fusion.alone(names, names[0]).as_dict()
 
     def load_model(self, device: torch.device) -> ProtoLeakNet:
-        """The best model so far, in evaluation mode.
+        """The trained model, in evaluation mode.
 
         Raises:
-            RunError: the folder is no run, holds no weights yet, or its files do not fit.
+            RunError: the folder is no run, its training has not finished, or its files do not fit.
         """
+        if self.checkpoint.is_file():
+            raise RunError(f"{self.path}: its training has not finished; run `leak train` again")
         model = ProtoLeakNet.from_pretrained(self.path)
         model.to(device)
         return model

@@ -13,13 +13,13 @@ docs/ABLATIONS.md describes every key. The tables of the paper lie beside this m
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from leakcache.errors import ConfigError
+from leakcache.files import parse_toml, read_text
 from leakcache.store.manifest import Encoding
 from leaknet.config import RunConfig, refuse_unknown, with_fields
 from leaknet.detectors import Detector, GlobalKDE
@@ -256,8 +256,8 @@ def read_ablation(path: Path) -> Ablation:
         ConfigError: it cannot be read, or holds an unknown key or a value that is not accepted.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        table = parse_toml(read_text(path))
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read as TOML: {error}") from error
     source = path.name
     for key in table:

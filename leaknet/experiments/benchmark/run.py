@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from leakcache.errors import ConfigError, RunError, ScoringError
+from leakcache.files import parse_json, read_text
 from leaknet.baselines import BASELINES
 from leaknet.baselines.base import Baseline, BaselineOptions
 from leaknet.detectors import Detector
@@ -157,7 +157,7 @@ def _claim(plan: BenchPlan, data: BenchData) -> None:
         write_json(path, mine)
         return
     try:
-        theirs: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        theirs: dict[str, Any] = parse_json(read_text(path))
     except ValueError as error:
         raise RunError(f"{path}: is damaged ({error}); take another --out") from error
     changed = [name for name in mine if theirs.get(name) != mine[name]]

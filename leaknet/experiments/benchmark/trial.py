@@ -8,7 +8,6 @@ FOLDER/trial.json           parameters and seconds
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from leakcache.errors import RunError
+from leakcache.files import parse_json, read_text
 from leaknet.baselines.base import Baseline, BaselineOptions
 from leaknet.baselines.images import BaselineImages
 from leaknet.data.embeddings import Embeddings, concatenate
@@ -155,7 +155,7 @@ class _Trial:
     def _read_facts(self) -> dict[str, Any]:
         path = self.folder / FACTS
         try:
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            found: dict[str, Any] = parse_json(read_text(path))
         except FileNotFoundError:
             return {}
         except ValueError as error:

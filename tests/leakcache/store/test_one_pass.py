@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from leakcache.dataset.index import read_index
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheIncomplete, CacheStale
 from leakcache.images.decode import Preprocessing, decode
+from leakcache.images.decode import decoded as decoding
 from leakcache.store import one_pass
 from leakcache.store.build import BuildReport, build_cache, ensure_columns, fill_columns
 from leakcache.store.cache import Cache
@@ -74,12 +76,12 @@ def test_every_file_is_read_and_decoded_once_and_every_view_encoded_once(
         read[path] += path.is_relative_to(images)
         return plain(path)
 
-    def counted(data: bytes) -> Image.Image:
+    def counted(data: bytes) -> AbstractContextManager[Image.Image]:
         decoded[hashlib.sha256(data).hexdigest()] += 1
-        return decode(data)
+        return decoding(data)
 
     monkeypatch.setattr(Path, "read_bytes", read_bytes)
-    monkeypatch.setattr(one_pass, "decode", counted)
+    monkeypatch.setattr(one_pass, "decoded", counted)
     cache = build_cache(index, counting, tmp_path / "c" / "closed", columns=BEST).cache
     assert [count for count in read.values() if count] == [1] * len(cache)
     assert set(decoded.values()) == {1}

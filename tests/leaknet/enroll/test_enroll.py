@@ -15,7 +15,7 @@ import torch
 from click.testing import CliRunner
 
 from cli import leak
-from leakcache.errors import DataError, RunError, ScoringError
+from leakcache.errors import DataError, RunError
 from leakcache.store.cache import Cache
 from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.enroll import enroll, undo
@@ -164,7 +164,7 @@ def test_outputs_that_are_not_finite_are_refused(project: Path) -> None:
     model.save_pretrained(run.path)
     known = Embeddings.load(run.embeddings)
     replace(known, run=run.fingerprint()).save(run.embeddings)
-    refuse(project, ScoringError, "are not finite")
+    refuse(project, RunError, "not finite")
 
 
 def test_embeddings_of_other_weights_are_refused(project: Path) -> None:

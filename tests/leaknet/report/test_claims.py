@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from leaknet.calibration import conformal_p_values
+from leaknet.files import write_json
 from leaknet.report.page import render, write_page
 from leaknet.report.related import audit_file
 from leaknet.report.run_data import ALPHA, ScoredRun
@@ -75,7 +76,7 @@ def test_both_branches_are_shown_alone_and_together(tmp_path: Path) -> None:
         "weights": {"latents": 0.1, "statistics": 0.9},
         "held_out": {"gain": 0.1, "error": 0.01, "images": 7, "groups": 3},
     }
-    (run / "metrics.json").write_text(json.dumps(metrics))
+    write_json(run / "metrics.json", metrics)
     section = page_of(run).one("section", id="branches")
     assert "held-out prompt groups (7 images)" in " ".join(section.text.split())
     table = section.one("div", aria_label="Each branch alone")

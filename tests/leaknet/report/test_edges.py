@@ -14,7 +14,7 @@ from leakcache.errors import RunError
 from leaknet.commands.defaults import Settings
 from leaknet.commands.report import report
 from leaknet.data.embeddings import Embeddings
-from leaknet.files import write_text
+from leaknet.files import write_json, write_text
 from leaknet.report.page import write_page
 from leaknet.scoring.run_embeddings import UNKNOWN
 from tests.leaknet.report.parsed import Node, parse
@@ -125,7 +125,7 @@ def test_a_generator_absent_from_the_test_fold_gets_a_dash(tmp_path: Path) -> No
     for group in (metrics["closed"], metrics["closed"]["mahalanobis"]):
         group["per_class_auc"]["bob"] = None
         group["confusion"][1] = [0, 0, 0]
-    (run / "metrics.json").write_text(json.dumps(metrics))
+    write_json(run / "metrics.json", metrics)
     page = parse(write_page([run]).read_text(encoding="utf-8"))
     last = page.one("section", id="closed").one("table", class_="compact").rows()[-1]
     assert last[0] == "bob"
@@ -144,7 +144,7 @@ def test_a_run_that_is_only_trained_is_refused(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", Recipe(unknown=()))
     metrics = json.loads((run / "metrics.json").read_text())
     del metrics["closed"], metrics["images"], metrics["facts"]
-    (run / "metrics.json").write_text(json.dumps(metrics))
+    write_json(run / "metrics.json", metrics)
     with pytest.raises(RunError, match="has not been scored"):
         write_page([run])
 
@@ -171,7 +171,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 def test_damaged_metrics_are_refused(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", Recipe(unknown=()))
     for content, words in (("{", "cannot be read"), ('{"closed": {}}', "no run, model")):
-        (run / "metrics.json").write_text(content)
+        write_text(run / "metrics.json", content)
         with pytest.raises(RunError, match=words) as caught:
             write_page([run])
         assert "\n" not in str(caught.value)

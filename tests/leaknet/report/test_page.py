@@ -15,6 +15,7 @@ from cli import leak
 from leaknet.calibration import Calibration
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import GlobalKDE
+from leaknet.files import write_json
 from leaknet.report.page import write_page
 from leaknet.scoring.run_embeddings import UNKNOWN
 from tests.leaknet.report.parsed import Node, parse
@@ -280,6 +281,6 @@ def test_controls_are_printed_once_they_are_run(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", Recipe(unknown=()))
     content = json.loads((run / "metrics.json").read_text())
     content["controls"] = {"metadata": {"top1": 0.98, "n": 7}, "thumbnail": {"top1": None}}
-    (run / "metrics.json").write_text(json.dumps(content))
+    write_json(run / "metrics.json", content)
     rows = section(read_page(run), "reading").one("table").rows()
     assert rows == [["metadata", "0.980", "7"], ["thumbnail", "–", "–"]]

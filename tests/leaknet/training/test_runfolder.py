@@ -11,7 +11,7 @@ import torch
 
 from leakcache.errors import ConfigError, RunError
 from leaknet.config import load_config
-from leaknet.files import read_tensors, save_tensors
+from leaknet.files import forget_former, read_tensors, save_tensors
 from leaknet.model.run_record import CacheIdentity, RunRecord
 from leaknet.training.history import EpochRecord, append_history, read_history
 from leaknet.training.run_folder import RunFolder
@@ -127,13 +127,24 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
         load_config(tmp_path / "config.toml")
 
 
-def test_history_survives_a_line_cut_short(tmp_path: Path) -> None:
+def test_a_history_that_was_changed_is_refused(tmp_path: Path) -> None:
     append_history(tmp_path, EPOCH)
     append_history(tmp_path, replace(EPOCH, epoch=2, temperature=None))
     path = tmp_path / "history.jsonl"
-    path.write_bytes(path.read_bytes()[:-20])
-    assert read_history(tmp_path) == [EPOCH]
-    path.write_bytes(b"{]\n" + path.read_bytes())
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])
+    with pytest.raises(RunError, match=r"history\.jsonl is damaged or was changed"):
+        read_history(tmp_path)
+    path.write_bytes(whole)
+    forget_former(tmp_path)
+    path.write_bytes(whole.splitlines(keepends=True)[0])
+    with pytest.raises(RunError, match=r"history\.jsonl is damaged or was changed"):
+        read_history(tmp_path)
+    path.unlink()
+    with pytest.raises(RunError, match=r"history\.jsonl is missing"):
+        read_history(tmp_path)
+    (tmp_path / "checksums.json").unlink()
+    path.write_bytes(b"{]\n" + whole)
     with pytest.raises(RunError, match="line 1 is damaged"):
         read_history(tmp_path)
 
