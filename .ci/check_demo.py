@@ -13,6 +13,8 @@ for group, keys in {
         value = result[group][key]
         assert 0 <= value <= 1, f"{group}.{key} = {value}"
         print(f"{group}.{key} {value:.3f}")
+assert result["closed"]["macro_auc"] > 0.6, "closed.macro_auc is near chance"
+assert set(result["branches"]["weights"]) == {"latents", "statistics"}, "a branch is missing"
 for key in ("cache", "run", "report"):
     assert Path(result[key]).exists(), f"{key}: {result[key]} is not there"
 print(f"demo took {result['seconds']} s")

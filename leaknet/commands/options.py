@@ -172,5 +172,5 @@ def emit(result: dict[str, Any]) -> None:
 
 def next_steps(*commands: list[str]) -> None:
     """Print the commands that usually follow, as words after `leak`; not with --json."""
-    for lead, words in zip(("next:", "  or:"), commands, strict=False):
-        click.echo(f"{lead} leak {shlex.join(words)}")
+    for place, words in enumerate(commands):
+        click.echo(f"{'  or:' if place else 'next:'} leak {shlex.join(words)}")
