@@ -47,7 +47,7 @@ def encoder_settings(encoding: Encoding) -> dict[str, object]:
         "autoencoder": autoencoder.weights_sha256,
         "scaling": [autoencoder.scaling_factor, autoencoder.shift_factor],
         "precision": encoding.precision,
-        "runtime": "torch",
+        "runtime": encoding.runtime,
     }
 
 

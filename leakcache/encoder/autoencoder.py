@@ -21,6 +21,8 @@ Loaded = TypeVar("Loaded", bound="Encoder")
 Activations = tuple[Float[Tensor, "image _ _ _"], ...]
 """Outputs of an encoder's strided convolutions, finest first."""
 
+TORCH, ONNX = RUNTIMES = ("torch", "onnx")
+"""What can run an encoder."""
 PRECISIONS: dict[str, torch.dtype] = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
@@ -69,7 +71,7 @@ class Encoder:
         identity: AutoencoderIdentity,
         precision: str,
         device: str,
-        runtime: str = "torch",
+        runtime: str = TORCH,
     ) -> None:
         if precision not in PRECISIONS:
             raise ConfigError(f"--precision {precision}: take one of {', '.join(PRECISIONS)}")
@@ -93,7 +95,7 @@ class Encoder:
         spec: str,
         precision: str = "fp32",
         device: str = "cpu",
-        runtime: str = "torch",
+        runtime: str = TORCH,
     ) -> Loaded:
         """Load the encoder that `spec` names (see `leakcache.encoder.weights.locate`).
 
@@ -101,7 +103,7 @@ class Encoder:
             spec: names the weights.
             precision: a key of `PRECISIONS`.
             device: where it runs.
-            runtime: "torch", or "onnx" for ONNX Runtime: tiny autoencoders, fp32, on a CPU.
+            runtime: one of `RUNTIMES`; `ONNX` is for tiny autoencoders in fp32 on a CPU.
 
         Raises:
             WeightsError: the weights cannot be had or do not fit their configuration.
@@ -119,10 +121,10 @@ class Encoder:
             scaling_factor=network.scaling_factor,
             shift_factor=network.shift_factor,
         )
-        if runtime == "torch":
+        if runtime == TORCH:
             return cls(network.module, identity, precision, device)
-        if runtime != "onnx":
-            raise ConfigError(f"--runtime {runtime}: take one of torch, onnx")
+        if runtime != ONNX:
+            raise ConfigError(f"--runtime {runtime}: take one of {', '.join(RUNTIMES)}")
         if precision != "fp32" or torch.device(device).type != "cpu":
             raise ConfigError(
                 f"--runtime onnx: computes in fp32 on a CPU, not in {precision} on {device}; "

@@ -17,7 +17,7 @@ from leakcache.encoder.tiny import TinyEncoder
 from leakcache.encoder.weights import Weights
 from leakcache.errors import WeightsError
 
-KINDS = ("AutoencoderKL", "AutoencoderTiny")
+_, TINY = KINDS = ("AutoencoderKL", "AutoencoderTiny")
 DOWNSCALE = 8
 """How many times smaller than the image the latents are."""
 
@@ -62,7 +62,7 @@ def load_network(weights: Weights) -> EncoderNetwork:
     kind = config.get("_class_name")
     if kind not in KINDS:
         raise WeightsError(f"{weights.source}: {kind} is not one of {', '.join(KINDS)}")
-    build = _tiny_network if kind == "AutoencoderTiny" else _kl_network
+    build = _tiny_network if kind == TINY else _kl_network
     sha256 = _tensors_hash(tensors)
     try:
         with torch.device("meta"):
@@ -76,7 +76,7 @@ def load_network(weights: Weights) -> EncoderNetwork:
             f"{weights.source}: makes latents {scale} times smaller than the image; only "
             f"autoencoders that make them {DOWNSCALE} times smaller are read"
         )
-    if kind == "AutoencoderTiny":
+    if kind == TINY:
         tensors = {key.removeprefix("encoder."): value for key, value in tensors.items()}
     try:
         module.load_state_dict(tensors, assign=True)
@@ -182,7 +182,7 @@ def _tiny_config(weights: Weights, tensors: Mapping[str, Tensor]) -> dict[str, A
             blocks[-1] += 1
     width = tensors["encoder.layers.0.weight"].shape[0]
     return {
-        "_class_name": "AutoencoderTiny",
+        "_class_name": TINY,
         "encoder_block_out_channels": [width] * len(blocks),
         "num_encoder_blocks": blocks,
         "latent_channels": tensors[f"encoder.layers.{last}.weight"].shape[0],

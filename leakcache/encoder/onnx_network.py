@@ -6,6 +6,7 @@ import importlib.util
 import os
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from leakcache.encoder.networks import EncoderNetwork
+from leakcache.encoder.networks import TINY, EncoderNetwork
 from leakcache.encoder.tiny import TinyEncoder
+from leakcache.encoder.weights import Weights
 from leakcache.errors import ConfigError
 
 OUTPUTS = ("latents", "half", "quarter", "eighth")
-REQUIRED = ("onnx", "onnxruntime", "onnxscript")
+RUNTIME = ("onnxruntime",)
+EXPORTER = ("onnx", "onnxruntime", "onnxscript")
+"""What exporting an encoder needs, once; what was exported needs `RUNTIME`."""
 
 
 class OnnxNetwork(nn.Module):
@@ -57,19 +61,25 @@ def onnx_network(network: EncoderNetwork) -> OnnxNetwork:
     """
     if not isinstance(network.module, TinyEncoder):
         raise ConfigError(f"--runtime onnx: not for {network.kind}; take --runtime torch")
-    if missing := missing_packages():
+    file = cache_folder() / f"{network.sha256[:32]}.onnx"
+    if missing := missing_packages(RUNTIME if file.is_file() else EXPORTER):
         raise ConfigError(
             f'--runtime onnx: needs {", ".join(missing)}: run pip install "leaknet[onnx]"'
         )
-    file = cache_folder() / f"{network.sha256[:32]}.onnx"
     if not file.is_file():
         _export(network.module, file)
     return OnnxNetwork(file)
 
 
-def missing_packages() -> list[str]:
-    """Packages of the `onnx` extra that are not installed."""
-    return [name for name in REQUIRED if importlib.util.find_spec(name) is None]
+def can_run(weights: Weights) -> bool:
+    """Whether ONNX Runtime can run this encoder here."""
+    tiny = weights.config is None or weights.config.get("_class_name") == TINY
+    return tiny and not missing_packages(EXPORTER)
+
+
+def missing_packages(needed: Sequence[str]) -> list[str]:
+    """Those of the packages that are not installed."""
+    return [name for name in needed if importlib.util.find_spec(name) is None]
 
 
 def cache_folder() -> Path:

@@ -101,7 +101,11 @@ def build_cache(
     if not chosen.records:
         raise DataError(f"{index.root}: no images in the {split} split; see `leak data index`")
     encoding = Encoding(
-        encoder.identity, preprocessing or Preprocessing(), encoder.precision, stored
+        encoder.identity,
+        preprocessing or Preprocessing(),
+        encoder.precision,
+        stored,
+        encoder.runtime,
     )
     repaired = _prepare(folder, fresh=fresh, repair=repair)
     former = _former_manifest(folder, encoding, repair)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from leakcache.columns.spec import decoder_versions
-from leakcache.encoder.autoencoder import AutoencoderIdentity, Encoder
+from leakcache.encoder.autoencoder import TORCH, AutoencoderIdentity, Encoder
 from leakcache.errors import CacheCorrupt, CacheIncomplete, CacheStale, WeightsError
 from leakcache.files import read_checked, write_checked
 from leakcache.images.decode import Preprocessing
@@ -34,12 +34,14 @@ class Encoding:
         preprocessing: how pixels are cut and scaled.
         precision: arithmetic of the encoder, `fp32`, `bf16` or `fp16`.
         stored: type of the stored latents, `float16` or `float32`.
+        runtime: what runs the encoder, `torch` or `onnx`.
     """
 
     autoencoder: AutoencoderIdentity
     preprocessing: Preprocessing
     precision: str
     stored: str
+    runtime: str = TORCH
 
     @property
     def fingerprint(self) -> str:
@@ -59,7 +61,7 @@ class Encoding:
         """
         spec = self.autoencoder.spec
         try:
-            encoder = Encoder.load(spec, self.precision, device)
+            encoder = Encoder.load(spec, self.precision, device, self.runtime)
         except WeightsError as error:
             raise WeightsError(
                 f"the cache's autoencoder {self.autoencoder.name} is not at {spec} any more: "
@@ -80,6 +82,7 @@ class Encoding:
             preprocessing=Preprocessing(**table["preprocessing"]),
             precision=table["precision"],
             stored=table["stored"],
+            runtime=table.get("runtime", TORCH),
         )
 
     @property
@@ -107,6 +110,8 @@ class Encoding:
             words.append(f"--canonical --canonical-size {cut.canonical_size}")
         if self.precision != "fp32":
             words.append(f"--precision {self.precision}")
+        if self.runtime != TORCH:
+            words.append(f"--runtime {self.runtime}")
         if self.stored != "float16":
             words.append(f"--store {self.stored}")
         return " ".join(words)
@@ -130,6 +135,7 @@ class Encoding:
                 getattr(other.preprocessing, name),
             )
         changes += _change("precision", self.precision, other.precision)
+        changes += _change("runtime", self.runtime, other.runtime)
         changes += _change("stored type", self.stored, other.stored)
         return "; ".join(changes)
 

@@ -194,18 +194,18 @@ def _closed(settings: Settings, options: dict[str, Any], device: str) -> Cache:
     from leakcache.store.manifest import FILE, CacheManifest
 
     root, cut = data_root(options["data"]), Preprocessing()
-    spec, precision, stored = options["vae"], "fp32", "float16"
+    spec, precision, stored, runtime = options["vae"], "fp32", "float16", "torch"
     name = name_cache(root, spec, f"{cut.name}{cut.size}", precision)
     folder = Path(options["cache"] or settings.caches / name)
     if options["cache"] and (folder / "closed" / FILE).is_file():
         # The images of --data, encoded as the cache that was named has them.
         found = CacheManifest.read(folder / "closed").encoding
-        spec, precision = found.autoencoder.spec, found.precision
+        spec, precision, runtime = found.autoencoder.spec, found.precision, found.runtime
         cut, stored = found.preprocessing, found.stored
     locate(spec)
     report = build_cache(
         read_index(root),
-        Encoder.load(spec, precision, device),
+        Encoder.load(spec, precision, device, runtime),
         folder / "closed",
         preprocessing=cut,
         stored=stored,

@@ -19,10 +19,8 @@ from typing import Any
 import tomli_w
 import torch
 
-from leakcache.encoder.autoencoder import AutoencoderIdentity
 from leakcache.errors import LeakError, RunError
 from leakcache.files import parse_json, parse_toml
-from leakcache.images.decode import Preprocessing
 from leakcache.store.cache import Cache
 from leakcache.store.manifest import Encoding, images_hash
 from leaknet.config import RunConfig, config_from_table, config_to_table, differences
@@ -58,16 +56,10 @@ class CacheIdentity:
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> CacheIdentity:
         """Read back what `dataclasses.asdict` gave."""
-        encoding = table["encoding"]
         return cls(
             table["fingerprint"],
             table["training_sha256"],
-            Encoding(
-                autoencoder=AutoencoderIdentity(**encoding["autoencoder"]),
-                preprocessing=Preprocessing(**encoding["preprocessing"]),
-                precision=encoding["precision"],
-                stored=encoding["stored"],
-            ),
+            Encoding.from_table(table["encoding"]),
             table["folder"],
         )
 

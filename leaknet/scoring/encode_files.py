@@ -83,7 +83,7 @@ def load_encoder(encoding: Encoding, vae: str | None = None, device: str = "cpu"
     """
     spec = vae or encoding.autoencoder.spec
     try:
-        encoder = Encoder.load(spec, encoding.precision, device)
+        encoder = Encoder.load(spec, encoding.precision, device, encoding.runtime)
     except WeightsError as error:
         if vae is not None:
             raise
