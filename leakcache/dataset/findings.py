@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from leakcache.dataset.grouped_split import cut_folds
-from leakcache.dataset.records import DatasetIndex, Finding, ImageRecord, Split, canonical
+from leakcache.dataset.placed import shared_depth
+from leakcache.dataset.records import (
+    CUT_FOLDS,
+    DatasetIndex,
+    Finding,
+    ImageRecord,
+    Split,
+    canonical,
+)
 from leakcache.errors import DataError
 from leakcache.names import normal_form, visible
 
@@ -48,8 +57,8 @@ def _some(names: Iterable[str]) -> str:
 def _classes(index: DatasetIndex) -> list[Finding]:
     if len(index.classes) == 1:
         label = index.classes[0]
-        below = sorted(_folders_below(index, label))
-        hint = f"; if {_some(below)} are the classes, give {index.root}/{label}" if below else ""
+        folder, below = _folders_below(index)
+        hint = f"; if {_some(below)} are the classes, give {index.root}/{folder}" if below else ""
         sentence = (
             f"{index.root} has a single class, {visible(label)}: attribution needs two or more, "
             f"one folder or label a generator{hint}"
@@ -85,13 +94,12 @@ def refuse_small_classes(counts: Mapping[str, int]) -> None:
         raise DataError(f"a single class, {_some(counts)}: attribution needs two or more")
 
 
-def _folders_below(index: DatasetIndex, label: str) -> set[str]:
-    below = set()
-    for record in index.records:
-        parts = record.path.split("/")
-        if len(parts) > 2 and parts[0] == label:
-            below.add(parts[1])
-    return below if len(below) > 1 else set()
+def _folders_below(index: DatasetIndex) -> tuple[str, list[str]]:
+    """The folder in which the images part, and the folders there; none where there are no two."""
+    folders = [record.path.split("/")[:-1] for record in index.records]
+    depth = shared_depth(folders)
+    below = sorted({"".join(parts[depth : depth + 1]) for parts in folders})
+    return "/".join(folders[0][:depth]), below if len(below) > 1 else []
 
 
 def _crossing(index: DatasetIndex) -> list[Finding]:
@@ -110,7 +118,7 @@ def _folds(index: DatasetIndex) -> list[Finding]:
     if index.cut_seed is not None:
         return []
     tally = Counter(record.fold for record in index.records)
-    found = []
+    found = _folds_of_classes(index)
     for fold, use in (
         ("train", "nothing can be trained"),
         ("val", "training needs it to select the epoch and to calibrate"),
@@ -118,6 +126,27 @@ def _folds(index: DatasetIndex) -> list[Finding]:
     ):
         if not tally[fold]:
             found.append(Finding("warning", f"no image is in the fold {fold}: {use}"))
+    return found
+
+
+def _folds_of_classes(index: DatasetIndex) -> list[Finding]:
+    """Classes that given folds leave without training, validation or test images."""
+    counts = index.counts()
+    found = []
+    for fold in CUT_FOLDS:
+        lacking = [label for label in index.classes if not counts[label][fold]]
+        if not lacking or len(lacking) == len(index.classes):
+            continue
+        if fold == "train":
+            sentence = (
+                f"no image of class {_some(lacking)} is in the fold train, so it cannot be "
+                "learned: add images, or give its images the fold open to score it as an unknown "
+                "generator"
+            )
+            found.append(Finding("error", sentence))
+        else:
+            sentence = f"no image of class {_some(lacking)} is in the fold {fold}"
+            found.append(Finding("warning", sentence))
     return found
 
 
@@ -134,13 +163,19 @@ def merge_alike(records: Sequence[ImageRecord]) -> tuple[list[ImageRecord], list
     found = [
         Finding(
             "warning",
-            f"the labels {' and '.join(repr(visible(name)) for name in names)} are merged into "
-            f"{visible(kept)!r}: they differ only in case, white space, Unicode form or invisible "
+            f"the labels {' and '.join(_quoted(names))} are merged into "
+            f"'{visible(kept)}': they differ only in case, white space, Unicode form or invisible "
             "characters",
         )
         for kept, names in merged.items()
     ]
     return [replace(r, label=labels[r.label], group=groups[r.group]) for r in records], found
+
+
+def _quoted(names: Sequence[str]) -> list[str]:
+    """Names in quotes; those that look the same as others with escapes."""
+    same = len({unicodedata.normalize("NFC", name) for name in names}) < len(names)
+    return [f"'{ascii(name)[1:-1] if same else visible(name)}'" for name in names]
 
 
 def _spellings(names: Iterable[str]) -> tuple[dict[str, str], dict[str, list[str]]]:

@@ -26,12 +26,15 @@ IMAGE_SUFFIXES = frozenset(
 _DROPPINGS = frozenset(
     {
         "__macosx", "lost+found", "system volume information", "$recycle.bin", "recycler",
-        "#recycle", "#snapshot", "__pycache__"
+        "#recycle", "#snapshot", "__pycache__", "thumbs", "thumbnails"
     }
 )
 # fmt: on
 METADATA = frozenset({"metadata.csv", "metadata.jsonl", "metadata.parquet"})
-ARCHIVES = frozenset({".parquet", ".tar"})
+UNPACKED = (".parquet", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+"""Archives that `leak data unpack` writes as files."""
+ARCHIVES = (*UNPACKED, ".zip", ".7z", ".rar", ".arrow")
+TABLES = frozenset({".csv", ".tsv", ".jsonl"})
 _Pending = tuple[str, frozenset[tuple[int, int]], bool]  # folder, those above it, taken?
 _STEP = re.compile(r"step[ _-]?([123])", re.IGNORECASE)
 
@@ -50,6 +53,7 @@ class Contents:
     images: list[str] = field(default_factory=list)
     metadata: list[str] = field(default_factory=list)
     archives: list[str] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
 
 
@@ -62,7 +66,8 @@ class Tree:
         folders: all folders that were entered, but the root.
         steps: folders of post-processed copies that were not entered.
         metadata: files named as Hugging Face's ImageFolder names them.
-        archives: Parquet files and tar archives.
+        archives: Parquet files, tar, zip and other archives.
+        tables: other CSV and JSON lines files.
         rejects: what could not be read.
     """
 
@@ -71,16 +76,20 @@ class Tree:
     steps: list[str] = field(default_factory=list)
     metadata: list[str] = field(default_factory=list)
     archives: list[str] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
 
 
-def list_folder(root: Path, relative: str) -> Contents:
-    """The folder `relative` of `root` ("" is the root itself); an unreadable one is a reject."""
+def list_folder(root: Path, relative: str, *, any_name: bool = False) -> Contents:
+    """The folder `relative` of `root` ("" is the root itself); an unreadable one is a reject.
+
+    Names that are not UTF-8 are rejects, as tables cannot hold them, unless `any_name` is set.
+    """
     contents = Contents()
     prefix = f"{relative}/" if relative else ""
     try:
         for entry in _entries(root, relative):
-            _sort_in(entry, prefix, contents)
+            _sort_in(entry, prefix, contents, any_name)
     except OSError as error:
         contents.rejects.append(
             Reject(relative or ".", f"folder cannot be read: {error.strerror or error}")
@@ -93,7 +102,7 @@ def _entries(root: Path, relative: str) -> Iterator[os.DirEntry[str]]:
         yield from entries
 
 
-def _sort_in(entry: os.DirEntry[str], prefix: str, contents: Contents) -> None:
+def _sort_in(entry: os.DirEntry[str], prefix: str, contents: Contents, any_name: bool) -> None:
     """Put one entry where it belongs; what is not named like an image is passed over."""
     name = entry.name
     if name.startswith(".") or name.casefold() in _DROPPINGS:
@@ -102,7 +111,7 @@ def _sort_in(entry: os.DirEntry[str], prefix: str, contents: Contents) -> None:
     kind = _kind(entry)
     if kind == "folder" and name.startswith("@"):  # thumbnails and snapshots of storage boxes
         return
-    if not _is_utf8(name):
+    if not (any_name or _is_utf8(name)):
         if kind == "folder" or suffix in IMAGE_SUFFIXES:
             shown = visible(prefix + name)
             contents.rejects.append(Reject(shown, "the name is not valid UTF-8"))
@@ -114,8 +123,10 @@ def _sort_in(entry: os.DirEntry[str], prefix: str, contents: Contents) -> None:
         contents.rejects.append(Reject(prefix + name, kind))
     elif name.casefold() in METADATA:
         contents.metadata.append(prefix + name)
-    elif suffix in ARCHIVES:
+    elif name.lower().endswith(ARCHIVES):
         contents.archives.append(prefix + name)
+    elif suffix in TABLES:
+        contents.tables.append(prefix + name)
 
 
 def _suffix(name: str) -> str:
@@ -139,12 +150,14 @@ def _kind(entry: os.DirEntry[str]) -> str:
     return "broken link" if entry.is_symlink() else "not a regular file"
 
 
-def scan(root: Path, *, step: str | None = None, enter_steps: bool = False) -> Tree:
+def scan(
+    root: Path, *, step: str | None = None, enter_steps: bool = False, any_name: bool = False
+) -> Tree:
     """All images at any depth below `root`.
 
     Folders named step1, step2 or step3 hold post-processed copies: they are not entered, or,
     where `step` names one of them, only what lies below that one is taken. With `enter_steps`
-    they are folders like others.
+    they are folders like others. `any_name` as in `list_folder`.
     """
     tree = Tree()
     pending: list[_Pending] = [("", frozenset(), step is None)]
@@ -155,7 +168,7 @@ def scan(root: Path, *, step: str | None = None, enter_steps: bool = False) -> T
             reason = identity if isinstance(identity, str) else "link back to a folder above it"
             tree.rejects.append(Reject(here or ".", reason))
             continue
-        contents = list_folder(root, here)
+        contents = list_folder(root, here, any_name=any_name)
         if taken:
             _take(tree, here, contents)
         for folder in contents.folders:
@@ -170,7 +183,7 @@ def scan(root: Path, *, step: str | None = None, enter_steps: bool = False) -> T
 
 def images_below(root: Path) -> tuple[list[str], list[Reject]]:
     """All images below a folder, sorted, whatever its layout, and what could not be read."""
-    tree = scan(root, enter_steps=True)
+    tree = scan(root, enter_steps=True, any_name=True)
     images = [image for folder in tree.images.values() for image in folder]
     return sorted(images), tree.rejects
 
@@ -210,6 +223,7 @@ def _take(tree: Tree, folder: str, contents: Contents) -> None:
         tree.images[folder] = sorted(contents.images)
     tree.metadata += contents.metadata
     tree.archives += contents.archives
+    tree.tables += contents.tables
     tree.rejects += contents.rejects
 
 

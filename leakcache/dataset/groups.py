@@ -1,21 +1,29 @@
-"""Which images are of one prompt: by the file's stem, or by the folder that it lies in."""
+"""Which images are of one prompt: by the file's stem, its beginning, or the folder."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from leakcache.dataset.placed import Parts, Placed, is_prompt
+from leakcache.dataset.placed import Parts, Placed, is_prompt, shared_depth, stem_of
 from leakcache.errors import DataError
 from leakcache.names import normal_form, visible
 
-CHOICES = ("stem", "folder", "file")
+CHOICES = ("stem", "prefix", "folder", "file")
 BY_STEM = "images of one file stem are one prompt group, in every class"
+BY_PREFIX = (
+    "images whose file stems differ in the last number alone are one prompt group, in every class"
+)
 BY_FOLDER = "images of one folder below the class are one prompt group, in every class"
 BY_FILE = "every image is a group of its own"
+# 00003_01, a cat-seed42, ComfyUI_00001_, p00 (1): the number of a sample after the prompt.
+_SAMPLE = re.compile(
+    r"(?P<prefix>.*?\S)(?P<number>[ _.-]*\(\d+\)|[ _.-]+(?P<word>seed|sample|s|n|v)?[ _-]?\d+_?)",
+    re.IGNORECASE,
+)
 _PLAIN = re.compile(r"(samples?|images?|imgs?|pics?|pictures?|outputs?|results?|png|jpe?g)")
 _BATCH = re.compile(r"(seed|batch|part|shard|chunk|run|style|version|rank|gpu|v)s?[ _-]?\d*")
 
@@ -45,7 +53,7 @@ def find_groups(
     Args:
         root: named in errors.
         images: what the layout found.
-        given: `stem`, `folder` or `file`, instead of what the names suggest.
+        given: one of `CHOICES`, instead of what the names suggest.
         kinds: whether real and generated images lie side by side, below subject folders.
         ask: whether to refuse what can be read in two ways; the stem is the prompt otherwise.
 
@@ -58,13 +66,82 @@ def find_groups(
             f"{', '.join(CHOICES)}"
         )
     by_layout = any(image.prompt for image in images)
-    choice = given or ("folder" if by_layout or _by_folder(root, images, kinds, ask) else "stem")
-    if choice == "file":
+    if given == "file":
         return Grouping({i.path: i.path for i in images}, BY_FILE, "stem")
-    if choice == "folder":
-        keys = _folder_keys(images)
-        return Grouping(keys, BY_FOLDER, "stem")
-    return Grouping({i.path: PurePosixPath(i.path).stem for i in images}, BY_STEM, "folder")
+    if given == "folder" or (not given and (by_layout or _by_folder(root, images, kinds, ask))):
+        return Grouping(_folder_keys(images), BY_FOLDER, "stem|prefix|file")
+    stems = {i.path: stem_of(i.path) for i in images}
+    prefixes = None if given == "prefix" else frozenset() if given else _prompt_prefixes(images)
+    if prefixes is not None and not prefixes:
+        return Grouping(stems, BY_STEM, "folder|prefix|file")
+    return Grouping(
+        {path: _prompt_of(stem, prefixes) for path, stem in stems.items()},
+        BY_PREFIX,
+        "stem|folder|file",
+    )
+
+
+def find_row_groups(
+    table: Path, labels: Mapping[str, str], *, given: str | None = None
+) -> Grouping:
+    """The prompt group of every image of a table without a column of groups.
+
+    Args:
+        table: named in errors.
+        labels: by path.
+        given: one of `CHOICES`, instead of what the names suggest.
+
+    Raises:
+        DataError: the folders may be prompts or not.
+    """
+    folders: defaultdict[str, list[Parts]] = defaultdict(list)
+    for path, label in labels.items():
+        folders[label].append(tuple(path.split("/")[:-1]))
+    shared = {label: shared_depth(found) for label, found in folders.items()}
+    images = []
+    for path, label in labels.items():
+        parts = path.split("/")[:-1]
+        named = [n for n, part in enumerate(parts) if normal_form(part) == normal_form(label)]
+        start = named[-1] + 1 if named else shared[label]
+        images.append(Placed(path, label, "", "", tuple(parts[start:])))
+    return find_groups(table, images, given=given)
+
+
+def _prompt_of(stem: str, prefixes: frozenset[str] | None) -> str:
+    match = _SAMPLE.fullmatch(stem)
+    prefix = match["prefix"] if match else stem
+    return prefix if prefixes is None or prefix in prefixes else stem
+
+
+def _prompt_prefixes(images: Sequence[Placed]) -> frozenset[str]:
+    """Beginnings of stems that name prompts, of the classes with several samples a prompt."""
+    stems: defaultdict[str, list[str]] = defaultdict(list)
+    for image in images:
+        stems[image.label].append(stem_of(image.path))
+    return frozenset().union(*map(_class_prefixes, stems.values()))
+
+
+def _class_prefixes(stems: Sequence[str]) -> frozenset[str]:
+    """The prefixes of one class, empty where the last number is more than that of a sample.
+
+    It is the number of a sample where the numbers repeat from prefix to prefix, and there are
+    fewer numbers than prefixes or the prefixes look like prompts; or where a word says so.
+    """
+    numbers: defaultdict[str, set[str]] = defaultdict(set)
+    said = 0
+    for stem in stems:
+        match = _SAMPLE.fullmatch(stem)
+        numbers[match["prefix"] if match else stem].add(match["number"] if match else "")
+        said += bool(match and (match["word"] or "").casefold() in ("seed", "sample"))
+    several = {prefix: found for prefix, found in numbers.items() if len(found) > 1}
+    images = sum(map(len, several.values()))
+    if len(several) < 2 or images < 0.8 * len(stems):
+        return frozenset()
+    crossed = 2 * images >= len(several) * len(set().union(*several.values()))
+    few = max(map(len, several.values())) <= len(several)
+    prompts = sum(map(is_prompt, several)) >= 0.8 * len(several)
+    is_sample = (crossed and (few or prompts)) or said == len(stems)
+    return frozenset(several) if is_sample else frozenset()
 
 
 def _key(image: Placed) -> Parts:
@@ -77,8 +154,7 @@ def _folder_keys(images: Sequence[Placed]) -> dict[str, str]:
     """The group by folder; an image right in its class folder has its stem."""
     depth = _depth(images)
     return {
-        i.path: i.prompt or "/".join(_key(i)[:depth] or i.inner) or PurePosixPath(i.path).stem
-        for i in images
+        i.path: i.prompt or "/".join(_key(i)[:depth] or i.inner) or stem_of(i.path) for i in images
     }
 
 
@@ -100,7 +176,7 @@ def _by_folder(root: Path, images: Sequence[Placed], kinds: bool, ask: bool) -> 
     stems: defaultdict[tuple[str, str], set[Parts]] = defaultdict(set)
     for image in images:
         keys[image.label].add(_key(image))
-        stems[image.label, normal_form(PurePosixPath(image.path).stem)].add(_key(image))
+        stems[image.label, normal_form(stem_of(image.path))].add(_key(image))
     if min(map(len, keys.values())) < 2:
         return False
     names = {part for found in keys.values() for key in found for part in key}

@@ -9,16 +9,16 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from leakcache.dataset.findings import merge_alike
-from leakcache.dataset.folders import ARCHIVES, Tree, scan, step_of
+from leakcache.dataset.folders import UNPACKED, Tree, scan, step_of
 from leakcache.dataset.grouped_split import cut_folds
-from leakcache.dataset.groups import BY_STEM, CHOICES, find_groups
+from leakcache.dataset.groups import CHOICES, find_groups, find_row_groups
 from leakcache.dataset.index_file import read_table
 from leakcache.dataset.layout import EXPECTED, find_layout
 from leakcache.dataset.metadata import Described, read_metadata
-from leakcache.dataset.placed import ClassFolder, Layout, Placed, class_folders
+from leakcache.dataset.placed import ClassFolder, Layout, class_folders
 from leakcache.dataset.records import (
     FOLDS,
     DatasetIndex,
@@ -62,7 +62,8 @@ def read_index(
         open_set: whether every class is an unknown generator.
         layout: the levels of folders, as in `split/class` (`leakcache.dataset.layout`), instead
             of what their names suggest.
-        group: `stem`, `folder` or `file`, or the column of a table that holds prompt groups.
+        group: `stem`, `prefix`, `folder` or `file`, or the column of a table that holds prompt
+            groups.
         label: the column of a table that holds labels.
 
     Raises:
@@ -83,7 +84,7 @@ def _read(root: Path, choices: _Choices) -> DatasetIndex:
             unpack = f"; `leak data unpack {root} --out DIR` unpacks a tar archive"
             raise DataError(
                 f"{root} is neither a folder nor a CSV or Parquet file: --data takes {EXPECTED}"
-                + unpack * (root.suffix.lower() in ARCHIVES)
+                + unpack * root.name.lower().endswith(UNPACKED)
             )
         return _read_table(root, choices)
     step = step_of(root.name)
@@ -129,8 +130,10 @@ def _read_folder(root: Path, step: str | None, choices: _Choices) -> DatasetInde
     if described.groups and given is None:
         groups = groups | described.groups
         sentence = f"prompt groups from {described.sentence}"
-    records = [ImageRecord(i.path, i.label, groups[i.path], i.fold) for i in layout.images]
-    reading = _Reading(root, records, [], layout.rejects, layout.findings)
+    records, merged = merge_alike(
+        [ImageRecord(i.path, i.label, groups[i.path], i.fold) for i in layout.images]
+    )
+    reading = _Reading(root, records, [], layout.rejects, layout.findings + merged)
     words, findings = _folds_of_folder(reading, layout, choices)
     reading.words = [_about_layout(layout, reading.records), *words, sentence]
     reading.findings = reading.findings + findings
@@ -157,8 +160,9 @@ def _read_described(
     """The images that metadata files label."""
     every = sorted(image for images in tree.images.values() for image in images)
     unnamed = [Reject(i, "no metadata file names it") for i in every if i not in described.labels]
-    stems = {image: PurePosixPath(image).stem for image in described.labels}
-    groups = {i: described.groups.get(i) or stems[i] for i in described.labels}
+    given = choices.group if choices.group in CHOICES else None
+    grouping = find_row_groups(root, described.labels, given=given)
+    groups = grouping.groups | ({} if given else described.groups)
     folds = dict.fromkeys(described.labels, "open") if choices.open_set else described.folds
     lacking = [image for image in described.labels if image not in folds]
     if folds and lacking:
@@ -170,17 +174,18 @@ def _read_described(
         ImageRecord(image, label, groups[image], folds.get(image, ""))
         for image, label in sorted(described.labels.items())
     ]
-    grouped = [] if described.groups else [BY_STEM]
+    grouped = [] if described.groups and not given else [grouping.sentence]
+    records, merged = merge_alike(records)
     reading = _Reading(
         root,
         records,
         [f"Read from metadata: {described.sentence}"],
         tree.rejects + described.rejects + unnamed,
-        alternatives="--label COLUMN, --group COLUMN or --layout class",
+        alternatives=f"--label COLUMN, --group COLUMN|{grouping.other} or --layout class",
     )
     reading.records, words, findings = _completed(records, choices.seed, "folds as given")
     reading.words += [*words, *grouped]
-    reading.findings = findings
+    reading.findings = merged + findings
     return _index(reading, _cut_seed(words, choices))
 
 
@@ -276,23 +281,19 @@ def _read_table(path: Path, choices: _Choices) -> DatasetIndex:
     records = [ImageRecord(row.path, row.label, row.group, row.fold or "") for row in rows]
     groups = f"groups from its {table.columns.get('group')} column"
     if given in CHOICES or "group" not in table.columns:
-        images = [Placed(r.path, r.label, r.fold, "", _folders_of(r.path)) for r in records]
-        grouping = find_groups(path, images, given=given or "stem")
+        grouping = find_row_groups(path, {r.path: r.label for r in records}, given=given)
         groups = grouping.sentence
         records = [replace(record, group=grouping.groups[record.path]) for record in records]
+    records, merged = merge_alike(records)
     _refuse_both(path, records)
     how, cut = [f"folds from its {table.columns.get('fold')} column"], None
     if any(not record.fold for record in records):
         records, how = _cut(records, choices.seed)
         cut = choices.seed
     words = [f"Read as index file {path.name}", *how, groups]
-    reading = _Reading(path.parent, records, words, list(table.rejects))
-    reading.alternatives = "--label COLUMN or --group COLUMN|stem|folder"
+    reading = _Reading(path.parent, records, words, list(table.rejects), merged)
+    reading.alternatives = f"--label COLUMN or --group COLUMN|{'|'.join(CHOICES)}"
     return _index(reading, cut)
-
-
-def _folders_of(path: str) -> tuple[str, ...]:
-    return tuple(part for part in path.split("/")[:-1] if part)
 
 
 def _refuse_both(table: Path, records: Iterable[ImageRecord]) -> None:
@@ -307,20 +308,15 @@ def _refuse_both(table: Path, records: Iterable[ImageRecord]) -> None:
 
 def _cut(records: list[ImageRecord], seed: int) -> tuple[list[ImageRecord], list[str]]:
     """Give a fold to the records that have none, by group; with the words for the layout."""
-    alike, _ = merge_alike(records)
-    closed = [(record.group, record.label) for record in alike if not record.fold]
+    closed = [(record.group, record.label) for record in records if not record.fold]
     if not closed:
         return records, []
     folds = cut_folds(closed, seed)
-    cut = [
-        record if record.fold else replace(record, fold=folds[merged.group])
-        for record, merged in zip(records, alike, strict=True)
-    ]
+    cut = [r if r.fold else replace(r, fold=folds[r.group]) for r in records]
     return cut, [f"{CUT} 50/20/30 with seed {seed}"]
 
 
 def _index(reading: _Reading, cut_seed: int | None) -> DatasetIndex:
-    records, merged = merge_alike(reading.records)
     ordered = sorted(set(reading.rejects), key=lambda reject: (reject.path, reject.reason))
     layout = (
         f"{'; '.join(reading.words)}. If that is wrong, give {reading.alternatives}, or edit the "
@@ -328,9 +324,9 @@ def _index(reading: _Reading, cut_seed: int | None) -> DatasetIndex:
     )
     return DatasetIndex(
         reading.root,
-        canonical(records),
+        canonical(reading.records),
         tuple(ordered),
         layout,
-        (*reading.findings, *merged),
+        tuple(reading.findings),
         cut_seed,
     )

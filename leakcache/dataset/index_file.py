@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -97,13 +98,15 @@ def _row(table: Path, number: int, cells: dict[str, str], columns: dict[str, str
 
 
 def _located(folder: Path, path: str) -> str:
-    """The path as records hold it; white space around it and backslashes may belong to a name."""
-    for candidate in (path, path.strip(), path.strip().replace("\\", "/")):
+    """The path as records hold it; white space, backslashes and Unicode forms may be a name's."""
+    plain = path.strip().replace("\\", "/")
+    forms = (unicodedata.normalize(form, plain) for form in ("NFC", "NFD"))
+    for candidate in (path, path.strip(), plain, *forms):
         if "\0" in candidate or len(candidate) > 4096:
             raise DataError(f"{folder}: {visible(candidate[:40])!r}... cannot be a path: mend it")
         if (folder / candidate).is_file():
             return relative_to(folder, candidate, folder)
-    return relative_to(folder, path.strip().replace("\\", "/"), folder)
+    return relative_to(folder, plain, folder)
 
 
 def _unique(table: Path, rows: Iterable[Row]) -> tuple[list[Row], list[Reject]]:

@@ -16,18 +16,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from leakcache.dataset.folders import Tree, step_of
+from leakcache.dataset.folders import UNPACKED, Tree, step_of
 from leakcache.dataset.layout_guess import guess
 from leakcache.dataset.placed import (
     Layout,
     Placed,
     fold_of,
     kind_of,
+    named,
     no_class,
     parts_of,
     without_number,
 )
 from leakcache.dataset.records import Finding, Reject
+from leakcache.dataset.table_file import PATH, read_lines
 from leakcache.errors import DataError
 from leakcache.names import normal_form, visible
 
@@ -72,7 +74,10 @@ def find_layout(
             _flat(root, tree, layout, open_only, step)
     layout.rejects += tree.rejects
     layout.findings += [*_about_steps(root, tree, step), *_empty(tree, layout, step)]
+    layout.findings += _about_archives(tree)
     _refuse_both_sides(root, layout)
+    if len({image.label for image in layout.images}) == 1 and (table := _table_beside(root, tree)):
+        layout.findings.append(Finding("error", f"{root} has a single class{table}"))
     return layout
 
 
@@ -124,18 +129,55 @@ def _flat(root: Path, tree: Tree, layout: Layout, open_only: bool, step: str | N
         layout.images = [Placed(image, root.name or "open", "open", "", ()) for image in loose]
         layout.rejects = [reject for reject in layout.rejects if reject.path not in set(loose)]
     elif loose:
-        raise DataError(f"{root} holds images but no class folders: expected {EXPECTED}")
+        raise DataError(
+            f"{root} holds images but no class folders{_table_beside(root, tree)}: expected "
+            f"{EXPECTED}"
+        )
     elif tree.archives:
         raise DataError(
-            f"{root} holds no image files but {visible(tree.archives[0])}: "
-            f"`leak data unpack {root} --out DIR` writes the images of Parquet files and tar "
-            "archives as files, then give DIR"
+            f"{root} holds no image files but {visible(min(tree.archives))}: "
+            f"{_how_to_unpack(root, tree)}"
         )
     else:
         where = f"{root} has no images in class folders" + (f" below {step}" if step else "")
         seen = f" ({tree.rejects[0].path}: {tree.rejects[0].reason})" if tree.rejects else ""
         copies = f", for its copies give {root}/{_top_step(tree)}" if tree.steps else ""
+        copies += ", or --layout class if these folders are classes" if tree.steps else ""
         raise DataError(f"{where}{seen}: expected {EXPECTED}{copies}")
+
+
+def _how_to_unpack(root: Path, tree: Tree) -> str:
+    if any(name.lower().endswith(UNPACKED) for name in tree.archives):
+        return (
+            f"`leak data unpack {root} --out DIR` writes the images of Parquet files and tar "
+            "archives as files, then give DIR"
+        )
+    if any(name.lower().endswith(".arrow") for name in tree.archives):
+        return (
+            f"datasets.load_from_disk('{root}') reads it, its to_parquet writes a Parquet file, "
+            "and `leak data unpack` writes the images of that as files"
+        )
+    return "unpack it, then give the folder"
+
+
+def _about_archives(tree: Tree) -> list[Finding]:
+    """A warning about archives beside the images, which may be classes; tables may be Parquet."""
+    packed = sorted(name for name in tree.archives if not name.lower().endswith(".parquet"))
+    if not packed:
+        return []
+    return [Finding("warning", f"{named(packed)} left out: unpack what holds images of a class")]
+
+
+def _table_beside(root: Path, tree: Tree) -> str:
+    """Names a table below the root that has the columns of an index."""
+    for name in sorted(tree.tables):
+        try:
+            lines = read_lines(root / name)
+            if lines.first(PATH) and lines.label_column():
+                return f", and {root}/{visible(name)} has labels: give that"
+        except DataError:
+            continue
+    return ""
 
 
 def _top_step(tree: Tree) -> str:

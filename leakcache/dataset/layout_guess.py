@@ -15,11 +15,13 @@ from leakcache.dataset.placed import (
     Placed,
     ask,
     fold_of,
+    is_number,
     is_prompt,
     kind_of,
     named,
     no_class,
     parts_of,
+    stem_of,
     without_number,
 )
 from leakcache.names import normal_form, visible
@@ -66,9 +68,10 @@ class _Roles:
         if splits and splits != beside and (len(splits) > 1 or depth == self.skip):
             raise ask(
                 self.root,
-                f"{named(splits)} look like splits, {named(beside - splits)} beside them do not",
-                "--layout split/class or class/split once all folders of a level are of one "
-                "sort, or --layout class if they are all classes",
+                f"{named(splits)} are named like splits and {named(beside - splits)} beside them "
+                "are not",
+                "all folders of one level a name such as train, val, test, or --layout class if "
+                "they are all classes",
             )
         return bool(splits) and splits == beside
 
@@ -89,6 +92,7 @@ def guess(root: Path, tree: Tree, folders: list[Parts], skip: int = 0) -> Layout
     roles_of = _Roles(root, folders, skip)
     roles = {parts: roles_of.of(parts) for parts in folders}
     _refuse_subjects(root, roles, roles_of, skip)
+    _refuse_prompts_above(root, tree, roles, skip)
     above = _class_is_below(root, roles, skip)
     layout = Layout("class", kinds=any("kind" in found for found in roles.values()))
     patterns: Counter[str] = Counter()
@@ -179,27 +183,78 @@ def _refuse_subjects(
         plain = [skip + n for n, role in enumerate(found) if role == "plain"]
         for depth in plain[1:]:
             beside = roles_of.children[parts[:depth]]
-            real = [name for name in beside if kind_of(name) == "real"]
-            if real and len(beside) > len(real):
+            kinds = [name for name in beside if kind_of(name)]
+            if kinds and len(beside) > len(kinds):
                 raise ask(
                     root,
                     f"{named(beside)} lie below {visible(parts[plain[0]])}, and either may be "
                     "the classes",
                     "--layout */class or --layout class (with split where there are splits)",
                 )
-    heads = {
-        parts[skip + found.index("plain")]
-        for parts, found in roles.items()
-        if "kind" in found and "plain" in found
-    }
-    subjects = {name for name in heads if normal_form(name) in _SUBJECTS}
-    if len(heads) > 1 and 2 * len(subjects) > len(heads):
+    heads: defaultdict[str, set[str]] = defaultdict(set)
+    below: defaultdict[str, set[str]] = defaultdict(set)
+    for parts, found in roles.items():
+        if "kind" in found and "plain" in found:
+            split = fold_of(parts[skip + found.index("split")]) if "split" in found else ""
+            kind, first = found.index("kind"), found.index("plain")
+            name = parts[skip + first]
+            if first < kind:
+                heads[split or ""].add(name)
+            elif not is_number(name):
+                below[kind_of(parts[skip + kind]) or ""].add(name)
+    for names in heads.values():
+        subjects = {name for name in names if normal_form(name) in _SUBJECTS}
+        if len(names) > 1 and 2 * len(subjects) > len(names):
+            raise ask(
+                root,
+                f"{named(subjects)} above real and generated images look like subjects, not "
+                "generators",
+                "--layout */kind for two classes or --layout class/kind if they are generators "
+                "(with split where there are splits)",
+            )
+    shared = below["real"] & below["fake"]
+    if shared:
         raise ask(
             root,
-            f"{named(subjects)} above real and generated images look like subjects, not generators",
-            "--layout */kind for two classes or --layout class/kind if they are generators (with "
+            f"{named(shared)} lie below both real and generated images, and may be subjects or "
+            "generators",
+            "--layout kind for two classes or --layout kind/class if they are generators (with "
             "split where there are splits)",
         )
+
+
+def _refuse_prompts_above(
+    root: Path, tree: Tree, roles: Mapping[Parts, list[str]], skip: int
+) -> None:
+    """Ask where the folders that would be the classes look like prompts."""
+    heads: defaultdict[str, set[str]] = defaultdict(set)
+    deeper = False
+    for folder, images in tree.images.items():
+        parts = parts_of(folder)
+        plain = [n for n, role in enumerate(roles.get(parts, ())) if role == "plain"]
+        if not plain or "kind" in roles[parts]:
+            continue
+        deeper |= len(plain) > 1
+        inner = {parts[skip + plain[1]]} if len(plain) > 1 else set(map(stem_of, images))
+        heads[parts[skip + plain[0]]] |= inner
+    numbers = sum(map(_is_prompt_folder, heads))
+    names = set().union(*heads.values())
+    repeated = sum(map(len, heads.values())) >= 0.5 * len(heads) * len(names)
+    few = max(map(len, heads.values()), default=0) < len(heads)
+    if numbers < 0.8 * len(heads) or len(heads) < 3 or not (few and repeated) or len(names) < 2:
+        return
+    if deeper and sum(map(is_number, names)) > 0.5 * len(names):
+        return
+    raise ask(
+        root,
+        f"{named(heads)} above {named(names)} look like prompts, not classes",
+        "--layout class if they are classes"
+        + (", or --layout prompt/class" if deeper else ", or an index with path,label,group"),
+    )
+
+
+def _is_prompt_folder(name: str) -> bool:
+    return is_number(name) or len(re.split(r"[ _]+", normal_form(name))) > 3
 
 
 @dataclass(frozen=True)
@@ -220,7 +275,7 @@ def _place(folder: str, parts: Parts, roles: list[str], class_is_below: bool) ->
         plain = [n for n in plain if n > split] or plain
     word = kind_of(parts[kind]) if kind is not None else None
     head: int | None = plain[0] if plain else None
-    if kind is not None and head is not None and head > kind and is_prompt(parts[head]):
+    if kind is not None and head is not None and head > kind and is_number(parts[head]):
         head = None
     if word == "real":
         label = "real"

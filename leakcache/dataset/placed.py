@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from leakcache.dataset.folders import step_of
 from leakcache.dataset.records import FOLD_NAMES, Finding, Reject
 from leakcache.errors import DataError
 from leakcache.names import normal_form, visible
 
-_REAL = frozenset({"real", "nature", "natural", "authentic", "genuine", "pristine", "original"})
-_FAKE = frozenset({"fake", "ai", "generated", "synthetic", "aigc", "synth", "ai_generated", "gen"})
+_REAL = frozenset(
+    "real nature natural authentic genuine pristine original human photo photograph camera "
+    "non_ai nonai not_ai no_ai non_fake".split()
+)
+_FAKE = frozenset(
+    "fake ai generated synthetic aigc synth ai_generated gen machine deepfake manipulated".split()
+)
 Parts = tuple[str, ...]
 
 
@@ -81,7 +86,8 @@ def class_folders(layout: Layout) -> list[ClassFolder]:
 
 def fold_of(name: str) -> str | None:
     """The fold that a folder of this name holds: train2017, valid, Test_set, ..."""
-    plain = re.sub(r"[ _-]?(set|images?|imgs?|data|split|fold|\d{4})$", "", normal_form(name))
+    plain = re.sub(r"^\d+[ _-]+", "", normal_form(name))
+    plain = re.sub(r"[ _-]?(set|images?|imgs?|data|split|fold|\d{4})$", "", plain)
     return FOLD_NAMES.get(plain)
 
 
@@ -94,23 +100,35 @@ def kind_of(name: str) -> str | None:
 def without_number(name: str) -> str:
     """The name of a folder of a kind, such as `fake` for 1_fake or Fakes."""
     plain = re.sub(r"^\d+[ _-]+", "", normal_form(name))
-    plain = re.sub(r"[ _-]?(images?|imgs?|photos?)$", "", plain)
+    plain = re.sub(r"[ -]", "_", re.sub(r"(?<=.)[ _-]?(images?|imgs?|photos?)$", "", plain))
     return plain.removesuffix("s") if plain.removesuffix("s") in _REAL | _FAKE else plain
 
 
 def is_prompt(name: str) -> bool:
     """Whether a folder's name looks like that of a prompt: a number, a hash, a sentence."""
+    return is_number(name) or len(re.split(r"[ _-]+", normal_form(name))) > 3
+
+
+def is_number(name: str) -> bool:
+    """Whether a folder's name is the number of a prompt, or its hash."""
     plain = normal_form(name)
-    return bool(
-        re.fullmatch(r"\d+|[0-9a-f]{8,}|\d{3,}[ _-].*", plain)
-        or "prompt" in plain
-        or len(re.split(r"[ _-]+", plain)) > 3
-    )
+    return bool(re.fullmatch(r"\d+|[0-9a-f]{8,}|\d{3,}[ _-].*", plain)) or "prompt" in plain
 
 
 def parts_of(folder: str) -> Parts:
     """The components of a folder but those of steps."""
     return tuple(part for part in folder.split("/") if part and step_of(part) is None)
+
+
+def shared_depth(folders: Sequence[Sequence[str]]) -> int:
+    """How many components from the first all have in common."""
+    levels = list(zip(*folders, strict=False))
+    return next((n for n, names in enumerate(levels) if len(set(names)) > 1), len(levels))
+
+
+def stem_of(path: str) -> str:
+    """The file's name without folders and suffix."""
+    return PurePosixPath(path).stem
 
 
 def no_class(image: str, what: str) -> Reject:

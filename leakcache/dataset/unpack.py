@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from leakcache.dataset.folders import IMAGE_SUFFIXES, scan
+from leakcache.dataset.folders import IMAGE_SUFFIXES, UNPACKED, scan
 from leakcache.dataset.placed import fold_of
 from leakcache.dataset.table_file import (
     FOLD,
@@ -104,7 +104,7 @@ def _archives(source: Path) -> list[Path]:
         found = [source / name for name in sorted(scan(source).archives)]
     else:
         found = [source] if source.is_file() else []
-    found = [path for path in found if path.suffix.lower() in (".parquet", ".tar")]
+    found = [path for path in found if path.name.lower().endswith(UNPACKED)]
     if not found:
         raise DataError(f"{source} is no Parquet file or tar archive, nor a folder that holds some")
     return found
@@ -113,7 +113,7 @@ def _archives(source: Path) -> list[Path]:
 def _label_column(archives: list[Path], given: str | None) -> str:
     """The column of labels, from the columns of the first archive."""
     first = archives[0]
-    if first.suffix.lower() == ".tar":
+    if first.suffix.lower() != ".parquet":
         with closing(_samples(first)) as samples:
             rows = [sample.facts for _, sample in zip(range(256), samples, strict=False)]
     else:
@@ -148,7 +148,9 @@ def _write(out: Path, number: int, data: bytes) -> str:
 
 def _samples(archive: Path) -> Generator[Sample]:
     with _readable(archive):
-        yield from _of_tar(archive) if archive.suffix.lower() == ".tar" else _of_parquet(archive)
+        yield from (
+            _of_parquet(archive) if archive.suffix.lower() == ".parquet" else _of_tar(archive)
+        )
 
 
 @contextmanager

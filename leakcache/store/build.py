@@ -119,6 +119,7 @@ def build_cache(
             store.forget(damaged)
         run = OnePass(store, columns_named(columns), encoding, encoder, done)
         read = run.run(files)
+        computed = run.images
         chosen, table, refused, findings = _accepted(chosen, read)
         _fill_moved(run, chosen, files)
         facts = _facts(run, encoder, former, time.monotonic() - start)
@@ -137,8 +138,8 @@ def build_cache(
             manifest.write(folder)
     return BuildReport(
         cache=Cache.open(folder),
-        computed=run.images,
-        stored=len(files) - run.images - sum(bool(file.reason) for file in read),
+        computed=computed,
+        stored=len(files) - computed - sum(bool(file.reason) for file in read),
         columns=run.computed,
         repaired=tuple(repaired),
         changes=find_changes(former, manifest),

@@ -53,9 +53,9 @@ def reading_options(command: Command) -> Command:
     )
     group = click.option(
         "--group",
-        metavar="stem|folder|file|COLUMN",
-        help="What images of one prompt share: the file's stem, the folder, nothing, or a column "
-        "of the table. [default: by the names]",
+        metavar="stem|prefix|folder|file|COLUMN",
+        help="What images of one prompt share: the file's stem, the stem before its last number, "
+        "the folder, nothing, or a column of the table. [default: by the names]",
     )
     label = click.option("--label", metavar="COLUMN", help="Column of a table that has the labels.")
     return layout(group(label(command)))

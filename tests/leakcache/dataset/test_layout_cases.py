@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from leakcache.dataset.findings import inspect, refuse_errors
+from leakcache.dataset.folders import find_images
 from leakcache.dataset.index import DatasetIndex, read_index
 from leakcache.errors import DataError
 
@@ -47,6 +49,7 @@ def folds(index: DatasetIndex, label: str) -> dict[str, int]:
         ("train2017", "val2017", "test2017"),
         ("train_set", "dev", "test_set"),
         ("TRAIN", "valid", "Test images"),
+        ("01_train", "02_val", "03_test"),
     ],
 )
 @pytest.mark.parametrize("above", [True, False])
@@ -92,13 +95,19 @@ def test_a_train_folder_alone_splits_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("folders", "named"),
     [
-        (("train", "test", "alpha"), "test, train look like splits, alpha beside them do not"),
-        (("train", "beta", "alpha"), "train look like splits, alpha, beta"),
+        (
+            ("train", "test", "alpha"),
+            "test, train are named like splits and alpha beside them are not",
+        ),
+        (("train", "beta", "alpha"), "train are named like splits and alpha, beta"),
         (("train", "val", "test"), "hold images but no class folders"),
         (("a/train", "a/test", "b"), "a/test has split folders and b has none|a has split"),
         (("x/train/cat", "x/test/dog", "y/train/cat", "y/test/dog"), "either may be the classes"),
         (("train/lsun/real", "train/lsun/adm", "test/lsun/adm"), "adm, real lie below lsun"),
         (("car/0_real", "car/1_fake", "cat/0_real", "cat/1_fake"), "car, cat above real"),
+        (("train/car/0_real", "train/cat/1_fake", "test/ADM/1_fake"), "car, cat above real"),
+        (("real/cat", "real/dog", "fake/cat", "fake/dog"), "cat, dog lie below both real and"),
+        (("flux/ai", "flux/other", "sdxl/ai", "sdxl/other"), "ai, other lie below flux"),
     ],
 )
 def test_what_can_be_read_in_two_ways_is_a_question(tmp_path, folders, named):
@@ -147,10 +156,21 @@ def test_a_wrapper_above_the_splits_is_looked_through(tmp_path):
     assert read_index(tmp_path).classes == ("a", "b")
 
 
+def test_a_class_without_training_images_is_an_error_and_without_others_a_warning(tmp_path):
+    for folder in ("train/a", "train/b", "val/a", "val/b", "test/a", "test/late"):
+        fill(tmp_path, folder, 3)
+    index = read_index(tmp_path)
+    assert "no image of class late is in the fold train" in said(index, "error")
+    assert "no image of class b is in the fold test" in said(index, "warning")
+
+
 # Real and generated, side by side.
 
 
-@pytest.mark.parametrize("pair", [("nature", "ai"), ("0_real", "1_fake"), ("real", "fake")])
+@pytest.mark.parametrize(
+    "pair",
+    [("nature", "ai"), ("0_real", "1_fake"), ("real", "fake"), ("Human", "AI-generated images")],
+)
 @pytest.mark.parametrize("shape", ["{g}/{f}/{k}", "{f}/{g}/{k}", "{g}/imagenet_{g}/{f}/{k}"])
 def test_real_and_generated_below_a_generator_are_apart(tmp_path, pair, shape):
     for generator in ("ADM", "BigGAN"):
@@ -238,6 +258,59 @@ def test_a_folder_a_prompt_is_the_group(tmp_path, shape):
     assert index.crossing_groups == ()
     assert folds(index, "alpha") == {"train": 9, "val": 3, "test": 6}
     assert "one folder below the class" in index.layout
+
+
+@pytest.mark.parametrize("form", ["csv", "metadata"])
+def test_folders_of_a_table_without_groups_are_prompts_too(tmp_path, form):
+    rows = []
+    for label in ("alpha", "beta"):
+        for name in (f"{p:05}/samples/{s:04}.png" for p in range(6) for s in range(3)):
+            path = f"{label}/{name}"
+            touch(tmp_path, path)
+            rows.append(f"{path},{label}-v1\n" if form == "metadata" else f"{path},{label}\n")
+    name, column = ("metadata.csv", "file_name") if form == "metadata" else ("index.csv", "path")
+    (tmp_path / name).write_text(f"{column},label\n" + "".join(rows))
+    index = read_index(tmp_path if form == "metadata" else tmp_path / name)
+    assert {r.group for r in index.records} == {f"{p:05}" for p in range(6)}
+    assert index.crossing_groups == ()
+
+
+@pytest.mark.parametrize(
+    "name", ["{p:05}_{s:02}", "a cat {p}-seed{s}", "prompt{p} ({s})", "{p:03}.{s}", "img-{p}_s{s}"]
+)
+def test_samples_numbered_in_the_name_are_one_prompt(tmp_path, name):
+    for label in ("alpha", "beta"):
+        touch(tmp_path, *(f"{label}/{name.format(p=p, s=s)}.png" for p in range(6) for s in (0, 1)))
+    touch(tmp_path, f"gamma/{name.format(p=0, s=0)}.png")
+    index = read_index(tmp_path)
+    assert len({r.group for r in index.records}) == 6
+    assert "differ in the last number alone" in index.layout
+    assert "--group stem" in index.layout
+    assert len({r.group for r in read_index(tmp_path, group="stem").records}) == 12
+
+
+@pytest.mark.parametrize("name", ["image_{n:03}", "n0{n}144_{n}7", "cat_{n}", "{n:04}", "p{n}"])
+def test_numbers_of_prompts_are_no_samples(tmp_path, name):
+    for label in ("alpha", "beta"):
+        touch(tmp_path, *(f"{label}/{name.format(n=n)}.png" for n in range(12)))
+    index = read_index(tmp_path)
+    assert len({r.group for r in index.records}) == 12
+    assert len({r.group for r in read_index(tmp_path, group="prefix").records}) <= 12
+
+
+@pytest.mark.parametrize(
+    ("shape", "answer"), [("{p:05}/{c}", "path,label,group"), ("{p:05}/{c}/0", "prompt/class")]
+)
+def test_prompts_above_the_classes_are_a_question(tmp_path, shape, answer):
+    for prompt in range(6):
+        touch(tmp_path, *(f"{shape.format(p=prompt, c=c)}.png" for c in ("flux", "sd3", "sdxl")))
+    with pytest.raises(DataError, match=f"above flux, sd3, sdxl look like prompts.*{answer}"):
+        read_index(tmp_path)
+    assert len(read_index(tmp_path, layout="class").classes) == 6
+    if "/0" in shape:
+        index = read_index(tmp_path, layout="prompt/class")
+        assert index.classes == ("flux", "sd3", "sdxl")
+        assert len({r.group for r in index.records}) == 6
 
 
 def test_a_folder_a_style_is_no_prompt(tmp_path):
@@ -339,6 +412,8 @@ def test_labels_equal_to_the_eye_are_merged_with_a_warning(tmp_path):
     warned = said(index, "warning")
     assert "merged into 'Café'" in warned
     assert "\\u200b" in warned
+    assert "Cafe\\u0301" in warned or "Caf\\xe9" in warned
+    assert "2 known" in index.layout
 
 
 def test_prompts_equal_to_the_eye_are_one_group(tmp_path):
@@ -411,6 +486,10 @@ def test_droppings_and_companions_are_passed_over(tmp_path):
             f"__MACOSX/{label}/._0000.png",
             f"#recycle/{label}/old.png",
             f"$RECYCLE.BIN/{label}.png",
+            *(
+                f"{label}/{folder}/0000.png"
+                for folder in (".AppleDouble", "thumbnails", "@Recycle")
+            ),
         )
     index = read_index(tmp_path)
     assert Counter(record.label for record in index.records) == {"a": 4, "b": 4}
@@ -418,7 +497,54 @@ def test_droppings_and_companions_are_passed_over(tmp_path):
     assert inspect(index) == ()
 
 
+def test_archives_beside_the_classes_are_warned_of(tmp_path):
+    for label in ("a", "b"):
+        fill(tmp_path, label, 4)
+    touch(tmp_path, "c.zip", "d.tar.gz", "index.parquet")
+    assert "c.zip, d.tar.gz left out" in said(read_index(tmp_path), "warning")
+
+
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [
+        ("a.zip", "unpack it, then"),
+        ("a.tgz", "leak data unpack"),
+        ("data-00000-of-00001.arrow", "to_parquet"),
+    ],
+)
+def test_a_folder_of_archives_alone_is_refused_with_the_cure(tmp_path, name, cure):
+    touch(tmp_path, name, "state.json")
+    with pytest.raises(DataError, match=cure):
+        read_index(tmp_path)
+
+
+def test_a_name_that_is_no_utf8_is_scored_but_not_indexed(tmp_path):
+    touch(tmp_path, "a/1.png", "b/1.png")
+    os.close(os.open(os.fsencode(tmp_path) + b"/a/latin\xe9.png", os.O_CREAT))
+    found = find_images([str(tmp_path)])
+    assert len(found) == 3
+    assert all(path.exists() and not reason for path, reason in found)
+    assert [r.path for r in read_index(tmp_path).rejects] == ["a/latin\\xe9.png"]
+
+
 # Tables.
+
+
+@pytest.mark.parametrize("folder", ["", "images/"])
+def test_a_table_beside_images_without_classes_is_named(tmp_path, folder):
+    touch(tmp_path, *(f"{folder}{n}.png" for n in range(6)))
+    rows = "".join(f"{folder}{n}.png,{n % 2}\n" for n in range(6))
+    (tmp_path / "labels.csv").write_text("file,generator\n" + rows)
+    with pytest.raises(DataError, match=r"labels\.csv has labels: give that"):
+        refuse_errors(read_index(tmp_path))
+    assert read_index(tmp_path / "labels.csv").classes == ("0", "1")
+
+
+def test_a_table_finds_names_in_another_unicode_form(tmp_path):
+    touch(tmp_path, "é1.png", unicodedata.normalize("NFD", "é2.png"))
+    rows = unicodedata.normalize("NFD", "é1.png,a\n") + "é2.png,b\n"
+    (tmp_path / "t.csv").write_text("path,label\n" + rows)
+    assert read_index(tmp_path / "t.csv").classes == ("a", "b")
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])

@@ -50,6 +50,7 @@ def test_equal_pixels_are_one_group_in_one_fold(
     assert twins.sum() == 8
     assert len(set(cache.groups[twins])) == len(set(cache.folds[twins])) == 1
     assert "6 images repeat the pixels of others" in sentences(report)
+    assert report.stored == 0
     # An image that came into the training fold then has the columns of that fold.
     assert cache.has("degraded_pixel_statistics")
     again = build(read_index(pictures), encoder, tmp_path / "c", columns=TRAINING)
