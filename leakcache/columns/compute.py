@@ -44,11 +44,19 @@ class ColumnComputer:
 
     Attributes:
         relative_error: root mean square error of reduced precision over that of the latents, on
-            the first view that was encoded; None at full precision.
+            the first view that was encoded; None at full precision or where it is not measured.
     """
 
-    def __init__(self, columns: Sequence[Column], encoding: Encoding, encoder: Encoder) -> None:
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        encoding: Encoding,
+        encoder: Encoder,
+        *,
+        measure_error: bool = False,
+    ) -> None:
         self.relative_error: float | None = None
+        self._measure_error = measure_error and encoder.precision != "fp32"
         self._columns = {column.name: column for column in columns}
         self._types = {column.name: column.spec(encoding).dtype for column in columns}
         self._encoder = encoder
@@ -106,7 +114,7 @@ class ColumnComputer:
                     waiting.append((batch, executor.submit(_activation_values, maps, parts)))
                 else:
                     latents = self._encoder.encode_bytes(pixels)
-                if self.relative_error is None and self._encoder.precision != "fp32":
+                if self._measure_error and self.relative_error is None:
                     self.relative_error = self._encoder.relative_error(pixels[:1])
                 for request, latent in zip(batch, latents.cpu().numpy(), strict=True):
                     request.values = replace(request.values, latent=latent)

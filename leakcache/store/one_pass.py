@@ -104,7 +104,7 @@ class OnePass:
         self._store, self._columns, self._encoding = store, columns, encoding
         self._specs = {column.name: column.spec(encoding) for column in columns}
         self._rules = _rules(encoding, self._specs.values())
-        self._compute = ColumnComputer(columns, encoding, encoder)
+        self._compute = ColumnComputer(columns, encoding, encoder, measure_error=True)
         self._advance = advance
         self._claimed: set[str] = set()
         self._units: dict[tuple[str, ...], _Unit] = {}

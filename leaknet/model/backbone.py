@@ -8,6 +8,7 @@ from torch import nn
 
 from leakcache.errors import ConfigError, WeightsError
 from leaknet.config import LatentConfig
+from leaknet.model import resnet
 
 
 def build_backbone(
@@ -22,7 +23,12 @@ def build_backbone(
             small.
         WeightsError: pretrained weights were asked for and cannot be had.
     """
-    # Importing timm costs seconds, which models without a backbone need not pay.
+    if config.backbone == resnet.NAME and not config.pretrained:
+        plain = resnet.ResNet18(channels)
+        if config.stem == "small":
+            _shrink(plain, channels)
+        return plain, plain.num_features
+    # Importing timm costs seconds, which other models need not pay.
     import timm
     from timm.models.resnet import ResNet
 
@@ -100,6 +106,10 @@ def _shrink_stem(backbone: nn.Module, name: str, channels: int) -> None:
 
     if not isinstance(backbone, ResNet):
         raise ConfigError(f'latents.stem = "small" needs a ResNet of timm, which {name} is not')
+    _shrink(backbone, channels)
+
+
+def _shrink(backbone: Any, channels: int) -> None:
     width = backbone.bn1.num_features
     backbone.conv1 = nn.Conv2d(channels, width, kernel_size=3, padding=1, bias=False)
     nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
