@@ -290,7 +290,8 @@ def _read_table(path: Path, choices: _Choices) -> DatasetIndex:
     if any(not record.fold for record in records):
         records, how = _cut(records, choices.seed)
         cut = choices.seed
-    words = [f"Read as index file {path.name}", *how, groups]
+    labels = f"labels from its {table.columns['label']} column"
+    words = [f"Read as index file {path.name}", labels, *how, groups]
     reading = _Reading(path.parent, records, words, list(table.rejects), merged)
     reading.alternatives = f"--label COLUMN or --group COLUMN|{'|'.join(CHOICES)}"
     return _index(reading, cut)

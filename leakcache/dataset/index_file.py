@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from leakcache.dataset.records import FOLD_NAMES, Reject, relative_to
-from leakcache.dataset.table_file import PATH, Lines, read_lines
+from leakcache.dataset.table_file import PATH, Lines, read_lines, value_of
 from leakcache.errors import DataError
-from leakcache.names import from_cell, visible
+from leakcache.names import visible
 
 _KNOWN_FOLDS = {"": None, "open": "open", **FOLD_NAMES}
 
@@ -55,7 +55,10 @@ def read_table(path: Path, *, label: str | None = None, group: str | None = None
     absent = set(rows).difference(present)
     rejects += [Reject(row.path, f"named in {path.name}, not on disk") for row in absent]
     if not present:
-        raise DataError(f"{path} names {len(rows)} images and none is on disk: check its paths")
+        raise DataError(
+            f"{path} names {len(rows)} images and none is on disk, {visible(rows[0].path)} for "
+            "one: check its paths"
+        )
     return Table(tuple(present), tuple(rejects), columns)
 
 
@@ -77,7 +80,7 @@ def _columns(lines: Lines, label: str | None, group: str | None) -> dict[str, st
 
 def _row(table: Path, number: int, cells: dict[str, str], columns: dict[str, str]) -> Row:
     def value(name: str) -> str:
-        return from_cell(cells.get(columns.get(name, ""), "").strip())
+        return value_of(cells, columns.get(name))
 
     path, label = cells.get(columns["path"], ""), value("label")
     if not path.strip() or not label:

@@ -10,9 +10,9 @@ from pathlib import Path
 from leakcache.dataset.folders import Tree
 from leakcache.dataset.placed import fold_of
 from leakcache.dataset.records import FOLD_NAMES, Reject
-from leakcache.dataset.table_file import PATH, Lines, read_lines
+from leakcache.dataset.table_file import PATH, Lines, read_lines, value_of
 from leakcache.errors import DataError
-from leakcache.names import from_cell, normal_form
+from leakcache.names import normal_form
 
 _KNOWN_FOLDS = {**FOLD_NAMES, "open": "open"}
 
@@ -104,7 +104,7 @@ def _read(
             ("group", described.groups),
             ("fold", described.folds),
         ):
-            value = from_cell(row.get(columns[what] or "", "").strip())
+            value = value_of(row, columns[what])
             if what == "fold":
                 value = _KNOWN_FOLDS.get(value.casefold(), "") or _fold_above(image)
             if what == "label" and columns[what] and not value:

@@ -7,13 +7,13 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from leakcache.errors import DataError
-from leakcache.names import normal_form, visible
+from leakcache.names import from_cell, normal_form, visible
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 SEPARATORS = ",;\t|"
@@ -31,7 +31,15 @@ _TWO_KINDS = frozenset(
     {"0", "1", "true", "false", "real", "fake", "ai", "nature", "natural", "human", "generated"}
 )
 
+_MISSING = frozenset({"nan", "<na>", "null"})
+
 Line = tuple[int, dict[str, str]]
+
+
+def value_of(row: Mapping[str, str], column: str | None) -> str:
+    """The value of a column, empty where the row lacks it or a data frame wrote it as missing."""
+    value = from_cell(row.get(column, "").strip()) if column is not None else ""
+    return "" if value.casefold() in _MISSING else value
 
 
 @dataclass(frozen=True)
@@ -82,14 +90,23 @@ class Lines:
         )
 
     def fold_column(self, known: Iterable[str]) -> str | None:
-        """The column of folds, if any; one not called `fold` only where it names folds alone."""
+        """The column of folds, if any; one not called `fold` only where it names folds.
+
+        Raises DataError where only some of its values are folds.
+        """
         names = set(known)
         for name in FOLD:
             values = self.values(name) if name in self.columns else set()
-            if name in self.columns and (
-                name == "fold" or (values and {v.casefold() for v in values} <= names)
-            ):
+            others = {value for value in values if value.casefold() not in names}
+            if name == "fold" and name in self.columns:
                 return name
+            if values and not others:
+                return name
+            if len(values) > len(others):
+                raise DataError(
+                    f"{self.path}: column {name} holds folds and {visible(min(others))!r}: use "
+                    "train, val, test or open alone, or rename the column"
+                )
         return None
 
     def _given(self, what: str, name: str) -> str:
@@ -141,6 +158,7 @@ def _delimited(path: Path) -> Lines:
         text = data.decode("utf-16" if utf16 else "utf-8-sig")
         declared = re.match(r"(?i)sep=(.)\r?\n", text)  # as spreadsheets write it
         text = text[declared.end() :] if declared else text
+        text = text if "\n" in text else text.replace("\r", "\n")
         separator = declared[1] if declared else _separator(text)
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
         columns = _columns(next(reader, []))
@@ -153,6 +171,9 @@ def _delimited(path: Path) -> Lines:
                 f"{path} row {number} has {len(cells)} cells for {len(columns)} columns: put "
                 "values that hold the separator in double quotes"
             )
+    twice = [name for name in columns if name and columns.count(name) > 1]
+    if twice:
+        raise DataError(f"{path} has two columns {visible(twice[0])}: rename one")
     numbered = tuple((number, dict(zip(columns, cells, strict=False))) for number, cells in rows)
     return Lines(path, columns, numbered)
 
@@ -240,8 +261,9 @@ def image_columns(schema: Any) -> list[str]:
 
     def holds_bytes(kind: Any) -> bool:
         text = str(kind)
-        return text in ("binary", "large_binary") or bool(
-            re.search(r"bytes: (large_)?binary", text)
+        return bool(
+            re.fullmatch(r"(list<\w+: )?(large_)?binary>?", text)
+            or re.search(r"bytes: (large_)?binary", text)
         )
 
     return [field.name for field in schema if holds_bytes(field.type)]

@@ -26,6 +26,7 @@ from leakcache.dataset.table_file import (
     Lines,
     image_columns,
     parquet_reader,
+    value_of,
 )
 from leakcache.errors import DataError
 from leakcache.names import cell, normal_form, visible
@@ -62,13 +63,16 @@ class Unpacked:
     labels: dict[str, int]
 
 
-def unpack(source: Path, out: Path, *, label: str | None = None) -> Unpacked:
+def unpack(
+    source: Path, out: Path, *, label: str | None = None, image: str | None = None
+) -> Unpacked:
     """Write the images of an archive, or of all archives below a folder, as files.
 
     Args:
         source: a Parquet file, a tar archive, or a folder of those.
         out: a new or empty folder.
         label: the column of labels where the usual one is not meant.
+        image: the column of images, of Parquet files that have several.
 
     Raises:
         DataError: there is nothing to unpack, `out` is not empty, or no labels are found.
@@ -84,8 +88,8 @@ def unpack(source: Path, out: Path, *, label: str | None = None) -> Unpacked:
         writer = csv.writer(file, lineterminator="\r\n")
         writer.writerow(("file_name", "label", "group", "fold"))
         for archive in archives:
-            for sample in _samples(archive):
-                name = sample.facts.get(column, "").strip()
+            for sample in _samples(archive, image):
+                name = value_of(sample.facts, column)
                 if not sample.data or not name:
                     skipped += 1
                     continue
@@ -95,7 +99,10 @@ def unpack(source: Path, out: Path, *, label: str | None = None) -> Unpacked:
                 counts[name] = counts.get(name, 0) + 1
                 number += 1
     if not number:
-        raise DataError(f"{source} has no images with a label in column {visible(column)}")
+        raise DataError(
+            f"{source}: none of {skipped} samples has both an image and a label in column "
+            f"{visible(column)}: give another --label, or fetch it with its images"
+        )
     return Unpacked(out, number, skipped, dict(sorted(counts.items())))
 
 
@@ -114,7 +121,7 @@ def _label_column(archives: list[Path], given: str | None) -> str:
     """The column of labels, from the columns of the first archive."""
     first = archives[0]
     if first.suffix.lower() != ".parquet":
-        with closing(_samples(first)) as samples:
+        with closing(_samples(first, None)) as samples:
             rows = [sample.facts for _, sample in zip(range(256), samples, strict=False)]
     else:
         with _readable(first):
@@ -122,10 +129,15 @@ def _label_column(archives: list[Path], given: str | None) -> str:
     columns = tuple(dict.fromkeys(name for row in rows for name in row))
     lines = Lines(first, columns, tuple(enumerate(rows, start=1)))
     found = lines.label_column(given)
+    if found is None and not columns:
+        raise DataError(
+            f"{first} has no labels beside its images: if its folders are the classes, unpack it "
+            "with tar"
+        )
     if found is None:
         raise DataError(
             f"{first} has no column of labels: give --label with one of "
-            f"{', '.join(map(visible, columns)) or 'none'}"
+            f"{', '.join(map(visible, columns))}"
         )
     return found
 
@@ -146,11 +158,12 @@ def _write(out: Path, number: int, data: bytes) -> str:
     return path
 
 
-def _samples(archive: Path) -> Generator[Sample]:
+def _samples(archive: Path, image: str | None) -> Generator[Sample]:
     with _readable(archive):
-        yield from (
-            _of_parquet(archive) if archive.suffix.lower() == ".parquet" else _of_tar(archive)
-        )
+        if archive.suffix.lower() == ".parquet":
+            yield from _of_parquet(archive, image)
+        else:
+            yield from _of_tar(archive)
 
 
 @contextmanager
@@ -167,17 +180,35 @@ def _readable(archive: Path) -> Iterator[None]:
 # Parquet.
 
 
-def _of_parquet(path: Path) -> Iterator[Sample]:
+def _of_parquet(path: Path, image: str | None) -> Iterator[Sample]:
     file = parquet_reader(path).ParquetFile(path)
-    columns = image_columns(file.schema_arrow)
+    column = _image_column(path, image_columns(file.schema_arrow), image)
     names = _class_names(file.schema_arrow)
-    if not columns:
-        raise DataError(f"{path} holds no images as bytes: give it as --data if it is an index")
+    number = 0
     for batch in file.iter_batches(batch_size=_BATCH):
         for row in batch.to_pylist():
-            value = row[columns[0]]
-            data = value.get("bytes") if isinstance(value, dict) else value
-            yield Sample(data or b"", _facts(row, names))
+            facts = _facts(row, names)
+            images = row[column] if isinstance(row[column], list) else [row[column]]
+            if len(images) > 1:
+                facts.setdefault("group", f"{path.name}-{number}")
+            number += 1
+            for value in images:
+                data = value.get("bytes") if isinstance(value, dict) else value
+                yield Sample(data or b"", facts)
+
+
+def _image_column(path: Path, columns: list[str], given: str | None) -> str:
+    if not columns:
+        raise DataError(f"{path} holds no images as bytes: give it as --data if it is an index")
+    if given is None and len(columns) == 1:
+        return columns[0]
+    found = next((name for name in columns if normal_form(name) == normal_form(given or "")), None)
+    if found is None:
+        raise DataError(
+            f"{path} has images in the columns {', '.join(map(visible, columns))}: give --image "
+            "with one of them"
+        )
+    return found
 
 
 def _facts_alone(path: Path) -> list[dict[str, str]]:
@@ -193,8 +224,8 @@ def _facts(row: dict[str, Any], names: dict[str, list[str]]) -> dict[str, str]:
     facts = {}
     for key, value in row.items():
         known = names.get(key, [])
-        if isinstance(value, int) and 0 <= value < len(known):
-            facts[normal_form(key)] = known[value]
+        if known and isinstance(value, int):  # -1 stands for no label
+            facts[normal_form(key)] = known[value] if 0 <= value < len(known) else ""
         elif isinstance(value, (str, int, float)):
             facts[normal_form(key)] = str(value)
     return facts
@@ -217,36 +248,55 @@ def _class_names(schema: Any) -> dict[str, list[str]]:
 
 
 def _of_tar(path: Path) -> Iterator[Sample]:
-    key, sample = "", Sample(b"")
+    key: str | None = None
+    files: list[tuple[str, bytes]] = []
     with tarfile.open(path, "r|*") as archive:
         for member in archive:
-            if not member.isfile() or Path(member.name).name.startswith("."):
-                continue
             folder, _, name = member.name.rpartition("/")
+            if not member.isfile() or name.startswith("."):
+                continue
             stem, _, ending = name.partition(".")
             if (here := f"{folder}/{stem}") != key:
-                if key:
-                    yield sample
-                key, sample = here, Sample(b"", {"__key__": here.strip("/")})
-            _add(archive, member, f".{ending.lower()}", sample)
-    if key:
+                yield from _samples_of(files, key or "")
+                key, files = here, []
+            suffix = _suffix(ending.lower())
+            wanted = suffix in IMAGE_SUFFIXES or suffix in (".cls", ".json", ".txt")
+            file = archive.extractfile(member) if wanted and member.size <= IMAGE_LIMIT else None
+            if file is not None:
+                files.append((f".{ending.lower()}", file.read()))
+    yield from _samples_of(files, key or "")
+
+
+def _samples_of(files: list[tuple[str, bytes]], key: str) -> Iterator[Sample]:
+    """The samples in files of one name up to the first dot: one, or one an image.
+
+    Of several images, as in 22.01.png and 22.02.png, each has what stands under its longer name
+    and what stands under the key alone, which makes them one group.
+    """
+    images = [(ending, data) for ending, data in files if _suffix(ending) in IMAGE_SUFFIXES]
+    if not images and files:
+        images = [("", b"")]
+    for ending, data in images:
+        sample = Sample(data)
+        beside = {"", ending.rpartition(".")[0]} if len(images) > 1 else None
+        if len(images) > 1 and any("." not in other[1:] for other, _ in files):
+            sample.facts["group"] = key
+        for other, content in files:
+            if beside is None or other.rpartition(".")[0] in beside:
+                _add(_suffix(other), content, sample)
         yield sample
 
 
-def _add(archive: tarfile.TarFile, member: tarfile.TarInfo, ending: str, sample: Sample) -> None:
-    suffix = "." + ending.rpartition(".")[2]
-    wanted = suffix in IMAGE_SUFFIXES or suffix in (".cls", ".json", ".txt")
-    file = archive.extractfile(member) if wanted and member.size <= IMAGE_LIMIT else None
-    if file is None:
-        return
-    data = file.read()
-    if suffix in IMAGE_SUFFIXES:
-        sample.data = sample.data or data
-    elif suffix == ".cls":
+def _suffix(ending: str) -> str:
+    return "." + ending.rpartition(".")[2]
+
+
+def _add(suffix: str, data: bytes, sample: Sample) -> None:
+    if suffix == ".cls":
         sample.facts["label"] = data.decode("utf-8", errors="replace").strip()
     elif suffix == ".txt":
         sample.facts["caption"] = data.decode("utf-8", errors="replace").strip()
-    else:
+    elif suffix == ".json":
         _add_json(data, sample)
 
 

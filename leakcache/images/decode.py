@@ -179,6 +179,10 @@ def _refuse_bomb(size: tuple[int, int]) -> None:
 
 
 def _unknown(data: bytes) -> str:
+    if data.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS, not an image: fetch the file with `git lfs pull`"
+    if data[:64].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "a web page, not an image: download it again"
     for signature, name in _FOREIGN.items():
         if signature in data[:1024]:
             return f"{name} is not supported: convert it to PNG"

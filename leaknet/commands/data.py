@@ -163,8 +163,9 @@ def _table(found: DatasetIndex) -> Table:
 @click.argument("source", metavar="FILE|FOLDER")
 @click.option("--out", metavar="DIR", required=True, help="New folder for images and metadata.csv.")
 @click.option("--label", metavar="COLUMN", help="Column that has the labels.")
+@click.option("--image", metavar="COLUMN", help="Column that has the images, where several do.")
 @json_option
-def unpack(source: str, out: str, label: str | None, as_json: bool) -> None:
+def unpack(source: str, out: str, label: str | None, image: str | None, as_json: bool) -> None:
     """Write the images inside Parquet files or WebDataset tar shards as files.
 
     DIR can then be given as ROOT or --data: its metadata.csv has labels, prompts and folds (of a
@@ -178,7 +179,7 @@ def unpack(source: str, out: str, label: str | None, as_json: bool) -> None:
     """
     from leakcache.dataset.unpack import unpack as write
 
-    done = write(Path(source), Path(out), label=label)
+    done = write(Path(source), Path(out), label=label, image=image)
     if as_json:
         emit({**vars(done), "folder": str(done.folder)})
         return

@@ -540,6 +540,32 @@ def test_a_table_beside_images_without_classes_is_named(tmp_path, folder):
     assert read_index(tmp_path / "labels.csv").classes == ("0", "1")
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("path,label\n0.png,nan\n1.png,a\n", "row 2 has no label"),
+        ("path,label,label\n0.png,a,x\n1.png,b,y\n", "two columns label"),
+        ("path,label,split\n0.png,a,train\n1.png,b,holdout\n", "split holds folds and 'holdout'"),
+        ("path,label\nx/0.png,a\nx/1.png,b\n", "none is on disk, x/0.png for one"),
+    ],
+)
+def test_a_table_that_can_be_misread_is_refused(tmp_path, text, reason):
+    touch(tmp_path, "0.png", "1.png")
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(DataError, match=reason):
+        read_index(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("name", ["t.csv", "metadata.csv"])
+def test_row_numbers_of_a_data_frame_are_no_folds_or_groups(tmp_path, name):
+    touch(tmp_path, *(f"{label}{n}/{n}.png" for label in "ab" for n in range(3)))
+    rows = [f"{n},{label}{n}/{n}.png,{label}" for label in "ab" for n in range(3)]
+    (tmp_path / name).write_text("\r".join([",file_name,label", *rows]))
+    index = read_index(tmp_path if name == "metadata.csv" else tmp_path / name)
+    assert {r.group for r in index.records} == {"0", "1", "2"}
+    assert "labels from its label column" in index.layout or "label from column" in index.layout
+
+
 def test_a_table_finds_names_in_another_unicode_form(tmp_path):
     touch(tmp_path, "é1.png", unicodedata.normalize("NFD", "é2.png"))
     rows = unicodedata.normalize("NFD", "é1.png,a\n") + "é2.png,b\n"

@@ -263,6 +263,8 @@ def test_the_result_carries_no_metadata():
         (b"<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'/>", "SVG is not supported"),
         (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC is not supported"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", "not an image"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html><html><title>404</title>", "a web page"),
         (b"\xff\xd8\xff", "not an image|cannot be decoded"),
         (b"\x89PNG\r\n\x1a\n", "not an image|cannot be decoded"),
     ],
