@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from rich.console import Console
 from rich.progress import (
@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.text import Text
 
 Advance = Callable[[int], None]
+Track = Callable[[str, int, str], AbstractContextManager[Advance]]
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -52,6 +53,12 @@ def track(description: str, total: int, unit: str) -> Iterator[Advance]:
             yield advance
     else:
         yield _Lines(description, total, unit)
+
+
+@contextmanager
+def silent(description: str, total: int, unit: str) -> Iterator[Advance]:
+    """As `track`, and show nothing."""
+    yield lambda units: None
 
 
 @contextmanager

@@ -1,22 +1,56 @@
-"""Stage two: cached latents become attributions, scores and reports.
+"""Stage two: columns of a cache become attributions, scores and reports.
 
-`leaknet.ProtoLeakNet` is the model (`from_pretrained` reads a run folder); it is imported when it
-is first asked for, because the command line imports this package and should answer at once.
+    import leaknet
+
+    model = leaknet.load("runs/best")
+    answers = model.score(["a.png", "folder/"])
+
+Names are imported when they are first asked for, so that `import leaknet` takes no torch.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from leaknet.api import build_cache, load, train
+    from leaknet.classifier import LeakClassifier
+    from leaknet.data.dataset import LatentDataset
     from leaknet.model.protoleaknet import ProtoLeakNet
+    from leaknet.scoring.answers import Answer, Answers
+    from leaknet.scoring.predict import Predictor
 
-__all__ = ["ProtoLeakNet"]
+_MODULES = {
+    "Answer": "leaknet.scoring.answers",
+    "Answers": "leaknet.scoring.answers",
+    "LatentDataset": "leaknet.data.dataset",
+    "LeakClassifier": "leaknet.classifier",
+    "Predictor": "leaknet.scoring.predict",
+    "ProtoLeakNet": "leaknet.model.protoleaknet",
+    "build_cache": "leaknet.api",
+    "load": "leaknet.api",
+    "train": "leaknet.api",
+}
+
+__all__ = [
+    "Answer",
+    "Answers",
+    "LatentDataset",
+    "LeakClassifier",
+    "Predictor",
+    "ProtoLeakNet",
+    "build_cache",
+    "load",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "ProtoLeakNet":
-        from leaknet.model.protoleaknet import ProtoLeakNet
-
-        return ProtoLeakNet
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'leaknet' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -197,6 +197,15 @@ def find_images(arguments: Sequence[str]) -> list[tuple[Path, str]]:
     Raises:
         DataError: nothing was found that is worth opening.
     """
+    found = list_images(arguments)
+    if all(reason for _, reason in found):
+        path, reason = found[0]
+        raise DataError(f"{path}: {reason}; name image files, or folders that hold some")
+    return found
+
+
+def list_images(arguments: Sequence[str]) -> list[tuple[Path, str]]:
+    """As `find_images`, also where nothing is worth opening."""
     found: list[tuple[Path, str]] = []
     for argument in arguments:
         path = Path(argument)
@@ -204,9 +213,6 @@ def find_images(arguments: Sequence[str]) -> list[tuple[Path, str]]:
             found += _below(path)
         else:
             found.append((path, "" if path.exists() else "no such file or folder"))
-    if all(reason for _, reason in found):
-        path, reason = found[0]
-        raise DataError(f"{path}: {reason}; name image files, or folders that hold some")
     return found
 
 

@@ -149,6 +149,29 @@ def _decoded(data: bytes, least: int, room: ExitStack) -> Image.Image:
     return rgb.transpose(turn) if turn is not None else rgb
 
 
+def as_rgb(image: Image.Image | np.ndarray) -> Image.Image:
+    """Pixels that are decoded already as `decode` would give them, upright RGB.
+
+    Args:
+        image: of any mode, or an array: height × width (8 or 16 bits, or floats in 0..1), or
+            height × width × 3 or 4 (8 bits).
+
+    Raises:
+        ImageError: it is no such array, has too many pixels or cannot be decoded.
+    """
+    if isinstance(image, np.ndarray) and image.ndim not in (2, 3):
+        raise ImageError(f"is no image: an array of {image.ndim} axes")
+    try:
+        found = Image.fromarray(image) if isinstance(image, np.ndarray) else image.copy()
+    except (*_MALFORMED, UnidentifiedImageError) as error:
+        raise ImageError(f"is no image: {' '.join(str(error).split())}") from error
+    _refuse_bomb(found.size)
+    turn = _turn(found)
+    rgb = _to_rgb(found)
+    rgb.info.clear()
+    return rgb.transpose(turn) if turn is not None else rgb
+
+
 @contextmanager
 def opened(data: bytes) -> Iterator[ImageFile.ImageFile]:
     """The image in a file's bytes as Pillow opens it: header read, pixels not yet decoded.

@@ -36,7 +36,9 @@ class Decision:
         }.get(self.verdict, UNSURE)
 
 
-def decide(p_value: float, prediction_set: tuple[str, ...], alpha: float) -> Decision:
+def decide(
+    p_value: float, prediction_set: tuple[str, ...], alpha: float, smallest_p: float = 0.0
+) -> Decision:
     """The answer for one image.
 
     An image of a known generator is called unknown with probability α at most, and named after
@@ -46,14 +48,16 @@ def decide(p_value: float, prediction_set: tuple[str, ...], alpha: float) -> Dec
         p_value: that the image comes from a known generator.
         prediction_set: generators that can't be excluded at level α, likeliest first.
         alpha: the false-alarm rate.
+        smallest_p: 1 / (n + 1) for n calibration images.
     """
     if p_value <= alpha:
-        return Decision(
-            UNKNOWN,
-            "",
-            f"p = {p_value:.2g} ≤ {alpha:g}: its score ranks in the lowest "
-            f"{100 * p_value:.2g} % of the calibration images of known generators",
+        rank = (
+            "is lower than that of every calibration image"
+            if p_value <= smallest_p
+            else f"ranks in the lowest {100 * p_value:.2g} % of the calibration images"
         )
+        reason = f"{p_words(p_value, smallest_p)}, at most {alpha:g}: its score {rank}"
+        return Decision(UNKNOWN, "", f"{reason} of known generators")
     if len(prediction_set) == 1:
         return Decision(
             KNOWN, prediction_set[0], f"p > {alpha:g}, and all others are excluded at {alpha:g}"
@@ -64,6 +68,11 @@ def decide(p_value: float, prediction_set: tuple[str, ...], alpha: float) -> Dec
         count = len(prediction_set)
         reason = f"p > {alpha:g}, but {count} generators remain: {_named(prediction_set)}"
     return Decision(UNSURE, "", reason)
+
+
+def p_words(p_value: float, smallest_p: float) -> str:
+    """A p-value as text; at the smallest that the calibration allows, an upper bound."""
+    return f"p ≤ {smallest_p:.2g}" if p_value <= smallest_p else f"p = {p_value:.2g}"
 
 
 def blank(texture: float) -> Decision | None:

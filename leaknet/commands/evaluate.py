@@ -142,9 +142,10 @@ def evaluate(settings: Settings, /, **options: Any) -> None:
 
 
 def _plan(options: dict[str, Any], runs: Path, cache: str, device: torch.device) -> EvaluationPlan:
-    from leaknet.commands.train import configured, run_name
+    from leaknet.commands.train import configured
     from leaknet.experiments.evaluation import EvaluationPlan
     from leaknet.scoring.fitted_detectors import detectors_named
+    from leaknet.training.run_folder import run_name
 
     config = configured(options)
     names = [name.strip() for name in options["detectors"].split(",") if name.strip()]

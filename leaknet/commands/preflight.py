@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -12,12 +11,9 @@ from typing import Any
 
 from leakcache.dataset.findings import refuse_small_classes
 from leakcache.dataset.index import read_index
-from leakcache.errors import CacheCorrupt, CacheIncomplete, DataError, RunError, ScoringError
+from leakcache.errors import CacheCorrupt, CacheIncomplete, DataError, RunError
 from leakcache.files import parse_toml, read_checked, read_text
 from leakcache.names import visible
-
-HEADER_LIMIT = 2**24
-"""Most bytes of a safetensors header that are read."""
 
 
 def check_cache(folder: Path, split: str = "closed") -> dict[str, Any]:
@@ -101,39 +97,6 @@ def check_same_classes(run: Path, folder: Path) -> None:
 
 def _named(labels: Any) -> str:
     return ", ".join(visible(label) for label in sorted(labels))
-
-
-def check_alpha(run: Path, alpha: float) -> None:
-    """Refuse a significance level that the run's calibrating images cannot reach.
-
-    The least p-value of n calibrating images is 1 / (n + 1).
-
-    Raises:
-        ScoringError: no image could be called unknown at that level.
-    """
-    metadata = _safetensors_metadata(run / "calibration.safetensors")
-    facts = json.loads(metadata.get("facts", "{}")) if "facts" in metadata else {}
-    images = facts.get("images") if isinstance(facts, dict) else None
-    if not isinstance(images, int) or 1 / (images + 1) <= alpha:
-        return
-    needed = math.ceil(1 / alpha - 1 - 1e-9)
-    raise ScoringError(
-        f"{run}: with {images} calibrating images no image can be called unknown at {alpha:g}: "
-        f"{needed} are needed; train with more validation images or give --alpha "
-        f"{math.ceil(1e3 / (images + 1)) / 1e3:g} or more"
-    )
-
-
-def _safetensors_metadata(path: Path) -> dict[str, str]:
-    """The metadata in the header of a safetensors file; none where it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length)) if length <= HEADER_LIMIT else {}
-    except (OSError, ValueError, RecursionError):
-        return {}
-    found = header.get("__metadata__") if isinstance(header, dict) else None
-    return found if isinstance(found, dict) else {}
 
 
 def check_roots(roots: Iterable[str]) -> None:

@@ -20,7 +20,6 @@ from leaknet.commands.options import (
     run_option,
 )
 from leaknet.commands.preflight import (
-    check_alpha,
     check_output,
     check_roots,
     check_run,
@@ -29,8 +28,7 @@ from leaknet.commands.preflight import (
 
 if TYPE_CHECKING:
     from leakcache.store.cache import Cache
-    from leaknet.model.protoleaknet import ProtoLeakNet
-    from leaknet.scoring.predict import ImageScore
+    from leaknet.scoring.predict import Predictor
 
 
 @click.command(cls=LeakCommand)
@@ -163,54 +161,39 @@ def _score_run(run: Path, options: dict[str, Any], settings: Settings) -> None:
 
 
 def _score_images(run: Path, options: dict[str, Any]) -> None:
-    found = find_images(options["images"])
+    find_images(options["images"])
     table = Path(options["csv_file"]) if options["csv_file"] else None
     check_output(table)
-    check_alpha(run, options["alpha"])
-    from leakcache.device import resolve_device
-    from leaknet.calibration import load_calibration
-    from leaknet.data.embeddings import Embeddings
-    from leaknet.report.terminal import print_images, write_images_csv
-    from leaknet.scoring.fitted_detectors import detectors_named, load_scorers
-    from leaknet.scoring.predict import score_files
-    from leaknet.training.run_folder import RunFolder
 
-    device = resolve_device(options["device"])
-    files = RunFolder(run)
-    model = files.load_model(device)
-    known, digest = Embeddings.load(files.embeddings), files.fingerprint()
-    detectors = load_scorers(run, detectors_named(_names(options) or ["kde"]), known, digest)
-    calibration = load_calibration(run, detectors, known, digest)
-    results = score_files(
-        model,
-        found,
-        detectors,
-        calibration,
-        alpha=options["alpha"],
-        stability=options["stability"],
+    from leaknet.report.terminal import print_images
+    from leaknet.scoring.answers import write_csv
+    from leaknet.scoring.predict import Predictor
+
+    predictor = Predictor(
+        run,
+        detectors=_names(options) or ["kde"],
         vae=options["autoencoder"],
-        device=str(device),
+        device=options["device"],
     )
-    facts = calibration.as_dict(options["alpha"])
+    answers = predictor.score(
+        options["images"], alpha=options["alpha"], stability=options["stability"]
+    )
     if table:
-        write_images_csv(results, table)
+        write_csv(answers, table)
     if options["as_json"]:
-        head = {"run": str(run), "alpha": options["alpha"], "detector": detectors[0].name}
-        images = [result.as_dict() for result in results]
-        emit({**head, "calibration": facts, "images": images})
+        emit(answers.as_dict())
     else:
-        verbose = options["verbose"]
-        print_images(results, options["alpha"], facts, _words(run, model), verbose=verbose)
-        if not verbose:
-            next_steps(["score", options["images"][0], "--run", str(run), "-v"])
-    _exit_if_none(results)
-
-
-def _words(run: Path, model: ProtoLeakNet) -> str:
-    known = ", ".join(model.classes)
-    return f"{run} (preset {model.config.preset}, seed {model.config.train.seed}; known: {known})"
-
-
-def _exit_if_none(results: list[ImageScore]) -> None:
-    if all(result.reason for result in results):
+        verbose, given = options["verbose"], options["run"] is not None
+        print_images(answers, _words(predictor, given=given), verbose=verbose)
+        again = ["score", options["images"][0], "--run", str(run)]
+        more = [("-v", verbose), ("--stability", options["stability"])]
+        next_steps(*([*again, flag] for flag, taken in more if not taken), ["runs"])
+    if all(answer.reason for answer in answers):
         sys.exit(1)
+
+
+def _words(predictor: Predictor, *, given: bool) -> str:
+    config, known = predictor.model.config, ", ".join(predictor.classes)
+    default = "" if given else "the default; "
+    settings = f"preset {config.preset}, seed {config.train.seed}"
+    return f"{predictor.run} ({default}{settings}; known: {known})"

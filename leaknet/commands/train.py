@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +65,7 @@ def train(settings: Settings, /, **options: Any) -> None:
     from leakcache.store.changes import open_current
     from leaknet.calibration.split_half import calibration_limits
     from leaknet.scoring.score_run import prepare_run
+    from leaknet.training.run_folder import run_name
     from leaknet.training.train import train as fit
 
     cache = open_current(folder / "closed")
@@ -100,17 +100,6 @@ def configured(options: dict[str, Any]) -> RunConfig:
         f"train.{key}={options[key]}" for key in ("seed", "epochs") if options.get(key) is not None
     ]
     return config.with_overrides([*options["overrides"], *flags])
-
-
-def run_name(cache: str, config: RunConfig) -> str:
-    """Folder name that tells apart runs of other settings: preset, seed, and a hash if changed."""
-    from leaknet.config import dump_config, preset
-
-    name = f"{cache}-{config.preset}-seed{config.train.seed}"
-    plain = preset(config.preset).with_overrides([f"train.seed={config.train.seed}"])
-    if config == plain:
-        return name
-    return f"{name}-{hashlib.sha256(dump_config(config).encode()).hexdigest()[:6]}"
 
 
 def _print_epoch(epoch: EpochRecord) -> None:

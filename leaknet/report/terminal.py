@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -13,12 +11,11 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from leakcache.errors import DataError
-from leakcache.names import cell, visible
-from leaknet.calibration.decision import KNOWN, OUTSIDE, UNKNOWN
+from leakcache.names import visible
+from leaknet.calibration.decision import KNOWN, OUTSIDE, UNKNOWN, p_words
 from leaknet.evaluation.open_set import OpenSummary
 from leaknet.evaluation.summary import Summary
-from leaknet.scoring.predict import ImageScore
+from leaknet.scoring.answers import Answer, Answers
 from leaknet.scoring.score_run import RunScores
 
 _CLOSED = {
@@ -101,54 +98,34 @@ def _cell(figure: Summary) -> Text:
 
 _STYLES = {KNOWN: "green", UNKNOWN: "yellow", OUTSIDE: "magenta"}
 _SHOWN = 3
-_COLUMNS = (
-    "path",
-    "verdict",
-    "answer",
-    "explanation",
-    "generator",
-    "probability",
-    "known",
-    "p_value",
-    "verbal",
-)
 
 
-def print_images(
-    results: Sequence[ImageScore],
-    alpha: float,
-    calibration: Mapping[str, Any],
-    run: str,
-    *,
-    verbose: bool = False,
-) -> None:
+def print_images(answers: Answers, run: str, *, verbose: bool = False) -> None:
     """One line an image: answer, likeliest generator, prediction set; the answering run first.
 
     Args:
-        results: in the order to print.
-        alpha: the false-alarm rate that was asked for.
-        calibration: `Calibration.as_dict(alpha)`.
+        answers: in the order to print.
         run: the run that answers, in words.
         verbose: add p-value, likelihood ratio, raw scores and reason.
     """
     _print(Text(f"run {run}"))
-    stability = any(result.stability for result in results)
-    headings = ["answer", "likeliest", f"not excluded at {alpha:g}"]
+    stability = any(answer.stability for answer in answers)
+    headings = ["answer", "likeliest", f"not excluded at {answers.alpha:g}"]
     headings += ["stable"] if stability else []
-    headings += ["p", "log10 LR", "raw scores", "because"] if verbose else []
+    headings += ["conformal p", "log10 LR", "raw scores", "because"] if verbose else []
     table = Table(*headings, "image", box=None, pad_edge=False, header_style="dim")
-    for result in results:
+    for result in answers:
         if result.reason:
             cells = [Text("not scored", "red"), *[Text("")] * (len(headings) - 1)]
             table.add_row(*cells, Text(visible(f"{result.path}: {result.reason}")))
             continue
         cells = _cells(result)
         cells += [Text(_stable(result))] if stability else []
-        cells += _details(result) if verbose else []
+        cells += _details(result, answers.calibration["smallest_p"]) if verbose else []
         table.add_row(*cells, Text(visible(result.path)))
     _print_wide(table)
-    if any(not result.reason for result in results):
-        _print(Text(_footnote(alpha, calibration), "dim"))
+    if any(not answer.reason for answer in answers):
+        _print(Text(_footnote(answers.alpha, answers.calibration), "dim"))
 
 
 def _print_wide(table: Table) -> None:
@@ -163,7 +140,7 @@ def _print_wide(table: Table) -> None:
         click.echo(line.rstrip())
 
 
-def _cells(result: ImageScore) -> list[Text]:
+def _cells(result: Answer) -> list[Text]:
     members = list(result.prediction_set or ())
     more = len(members) - _SHOWN
     text = ", ".join(members[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
@@ -174,16 +151,16 @@ def _cells(result: ImageScore) -> list[Text]:
     ]
 
 
-def _stable(result: ImageScore) -> str:
+def _stable(result: Answer) -> str:
     stable = result.stability
     return f"{stable.same} of {len(stable.variants)}" if stable else ""
 
 
-def _details(result: ImageScore) -> list[Text]:
+def _details(result: Answer, smallest_p: float) -> list[Text]:
     ratio = (result.log10_lr or {}).get(result.generator or "", float("nan"))
     scores = ", ".join(f"{name} {value:.4g}" for name, value in (result.scores or {}).items())
     return [
-        Text(f"{result.p_value:.3f}"),
+        Text(p_words(result.p_value or 0.0, smallest_p).removeprefix("p ").removeprefix("= ")),
         Text(f"{ratio:+.1f} ({result.verbal})"),
         Text(scores),
         Text(result.explanation or ""),
@@ -191,58 +168,20 @@ def _details(result: ImageScore) -> list[Text]:
 
 
 def _footnote(alpha: float, calibration: Mapping[str, Any]) -> str:
-    alarms = calibration["false_alarms"]
+    alarms, smallest = calibration["false_alarms"], calibration["smallest_p"]
     low, high = alarms["given_this_calibration"]
     images, groups = calibration["images"], calibration["groups"]
     text = (
-        f"unknown: p ≤ {alpha:g}. p is the rank of the image's score among {images} calibration "
-        f"images of the known generators ({groups} prompt groups). Expected false alarms: "
-        f"{alpha:.1%} on average over such calibration sets, {low:.1%} to {high:.1%} with this "
-        f"one, up to {alarms['exchangeable_groups']:.1%} if images of one prompt are alike. "
-        "Probabilities compare the known generators only."
+        f"unknown: p ≤ {alpha:g}. p is a conformal p-value: the rank of the image's score among "
+        f"{images} calibration images of the known generators ({groups} prompt groups), at least "
+        f"1/{images + 1} = {smallest:.2g}. "
     )
-    if alpha < calibration["smallest_p"]:
+    if alpha < smallest:
+        text += f"So no image can be called unknown at {alpha:g}: add validation images. "
+    else:
         text += (
-            f" No image can be called unknown at {alpha:g}: with {images} calibration images the "
-            f"smallest possible p is {calibration['smallest_p']:.2g}."
+            f"Expected false alarms: {alpha:.1%} on average over such calibration sets, "
+            f"{low:.1%} to {high:.1%} with this one, up to {alarms['exchangeable_groups']:.1%} if "
+            "images of one prompt are alike. "
         )
-    return text
-
-
-def write_images_csv(results: Sequence[ImageScore], path: Path) -> None:
-    """Write answers as CSV, one row an image.
-
-    Columns: those of `ImageScore`; the prediction set joined by |, likeliest first; stable as
-    7/8; then one raw score per detector under its name, and per generator probability:NAME and
-    log10_lr:NAME.
-
-    Raises:
-        DataError: the file cannot be written.
-    """
-    rows = [_csv_row(result) for result in results]
-    longest = max(rows, key=len)
-    try:
-        # Names may hold bytes that are no UTF-8.
-        with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            writer = csv.DictWriter(file, [*map(cell, longest), "reason"], restval="")
-            writer.writeheader()
-            writer.writerows(_safe(row) for row in rows)
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be written ({error.strerror}); name another --csv"
-        ) from error
-
-
-def _safe(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {cell(k): cell(v) if isinstance(v, str) else v for k, v in row.items()}
-
-
-def _csv_row(result: ImageScore) -> dict[str, Any]:
-    if result.reason:
-        return {"path": result.path, "reason": result.reason}
-    row: dict[str, Any] = {name: getattr(result, name) for name in _COLUMNS}
-    row["prediction_set"] = "|".join(result.prediction_set or ())
-    row["stable"] = _stable(result).replace(" of ", "/")
-    row |= result.scores or {}
-    row |= {f"probability:{name}": value for name, value in (result.probabilities or {}).items()}
-    return row | {f"log10_lr:{name}": value for name, value in (result.log10_lr or {}).items()}
+    return text + "Probabilities compare the known generators only."

@@ -1,13 +1,14 @@
-"""Image files to embeddings, without a cache: find, decode, encode and embed them.
+"""Columns of images without a cache: of files, their bytes, Pillow images or arrays.
 
-The path is that of a cached image: same preprocessing, same rounding of the latent, and noise
-that depends on the file's content alone, so that a file scores as its cached latent does.
+The path is that of a cached image: same decoder, same preprocessing, same rounding of the latent,
+and noise that depends on the file's content alone, so that a file scores as its cached columns do.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,10 +23,10 @@ from leakcache.columns.table import columns_named
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import ImageError, RunError, WeightsError
 from leakcache.files import read_bytes
-from leakcache.images.decode import FILE_LIMIT, Preprocessing, decoded
+from leakcache.images.decode import FILE_LIMIT, Preprocessing, as_rgb, decoded
 from leakcache.images.loader import in_order
 from leakcache.images.preprocess import refuse_tiny, texture
-from leakcache.progress import track
+from leakcache.progress import Track, track
 from leakcache.store.manifest import Encoding
 from leaknet.data.columns import ImageColumns
 from leaknet.model.protoleaknet import ProtoLeakNet
@@ -34,6 +35,8 @@ AHEAD = 8
 """Files that are decoded ahead of the encoder at most."""
 
 Changes = Callable[[Image.Image], Sequence[Image.Image]]
+Source = str | Path | bytes | Image.Image | np.ndarray
+"""An image: a file, the bytes of one, pixels in Pillow, or an array of 8-bit grey or RGB."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,8 @@ class EncodedFile:
     """One file, as far as it could be read.
 
     Attributes:
-        path: the file.
-        sha256: of its bytes; empty where they could not be read.
+        path: the file, or the name of an image that is no file.
+        sha256: of the file's bytes, else of the pixels; empty where refused.
         columns: by name, those asked for: a row of the image, then one of each variant that was
             asked for; empty where refused.
         reason: why it is refused; empty where it is not.
@@ -69,21 +72,25 @@ def encoding_of(model: ProtoLeakNet) -> Encoding:
     return model.cache.encoding
 
 
-def load_encoder(encoding: Encoding, vae: str | None = None, device: str = "cpu") -> Encoder:
+def load_encoder(
+    encoding: Encoding, vae: str | Encoder | None = None, device: str = "cpu"
+) -> Encoder:
     """The autoencoder that a run was trained with.
 
     Args:
         encoding: the run's.
-        vae: where the autoencoder lies now; where the run remembers it, if None.
+        vae: where the autoencoder lies now, or one that is loaded; where the run remembers it, if
+            None.
         device: where to encode.
 
     Raises:
         WeightsError: it is not on this machine.
         RunError: it has other weights than then.
     """
-    spec = vae or encoding.autoencoder.spec
+    loaded = vae if isinstance(vae, Encoder) else None
+    spec = loaded.identity.spec if loaded else str(vae or encoding.autoencoder.spec)
     try:
-        encoder = Encoder.load(spec, encoding.precision, device, encoding.runtime)
+        encoder = loaded or Encoder.load(spec, encoding.precision, device, encoding.runtime)
     except WeightsError as error:
         if vae is not None:
             raise
@@ -102,29 +109,41 @@ def load_encoder(encoding: Encoding, vae: str | None = None, device: str = "cpu"
 def encode_files(
     encoder: Encoder,
     encoding: Encoding,
-    paths: Sequence[Path],
+    images: Sequence[Source],
     changes: Changes | None = None,
     *,
     columns: Collection[str],
+    names: Sequence[str] | None = None,
+    progress: Track = track,
 ) -> list[EncodedFile]:
-    """Columns of files, in their order; what cannot be used has a reason instead.
+    """Columns of images, in their order; what cannot be used has a reason instead.
 
     Args:
         encoder: the run's.
         encoding: how the run's latents were made.
-        paths: image files.
+        images: files, or what else `Source` allows.
         changes: variants of each image to compute after it.
         columns: what is computed; see `leaknet.config.RunConfig.columns`.
+        names: of the images; see `name_of` without.
+        progress: shows progress.
     """
     wanted = columns_named(columns)
     compute = ColumnComputer(wanted, encoding, encoder)
     load = partial(_load, cut=encoding.preprocessing, changes=changes, columns=wanted)
     encoded = []
-    with track("encoding", len(paths), "images") as advance:
-        for path, loaded in zip(paths, in_order(load, paths, ahead=AHEAD), strict=True):
-            encoded.append(_encoded(compute, path, loaded))
+    names = names or [name_of(image, row) for row, image in enumerate(images, 1)]
+    with progress("encoding", len(images), "images") as advance:
+        for name, loaded in zip(names, in_order(load, images, ahead=AHEAD), strict=True):
+            encoded.append(_encoded(compute, Path(name), loaded))
             advance(1)
     return encoded
+
+
+def name_of(image: Source, number: int) -> str:
+    """Path of a file, also of one that Pillow opened; `image NUMBER` for other images."""
+    if isinstance(image, str | Path):
+        return str(image)
+    return str(getattr(image, "filename", "") or f"image {number}")
 
 
 def as_split(files: Sequence[EncodedFile], fold: str, label: str) -> ImageColumns:
@@ -165,23 +184,35 @@ class _Loaded:
     texture: float = 0.0
 
 
+@contextmanager
+def _opened(image: Source) -> Iterator[tuple[str, Image.Image]]:
+    """SHA-256 and decoded pixels; raises ImageError."""
+    if isinstance(image, str | Path):
+        try:
+            image = read_bytes(Path(image), FILE_LIMIT)
+        except OSError as error:
+            raise ImageError(f"cannot be read ({error.strerror})") from error
+    if isinstance(image, bytes):
+        with decoded(image) as pixels:
+            yield hashlib.sha256(image).hexdigest(), pixels
+    else:
+        pixels = as_rgb(image)
+        content = f"{pixels.width}x{pixels.height} RGB\n".encode() + pixels.tobytes()
+        yield hashlib.sha256(content).hexdigest(), pixels
+
+
 def _load(
-    path: Path, cut: Preprocessing, changes: Changes | None, columns: Sequence[Column]
+    source: Source, cut: Preprocessing, changes: Changes | None, columns: Sequence[Column]
 ) -> _Loaded:
     try:
-        data = read_bytes(path, FILE_LIMIT)
-    except OSError as error:
-        return _Loaded(reason=f"cannot be read ({error.strerror})")
-    sha256 = hashlib.sha256(data).hexdigest()
-    try:
-        with decoded(data) as image:
+        with _opened(source) as (sha256, image):
             refuse_tiny(image.size, cut)
             variants = [image, *(changes(image) if changes else ())]
             found = [DecodedImage.of(variant, sha256, cut) for variant in variants]
             views = [{column.name: column.views(one) for column in columns} for one in found]
+            return _Loaded(sha256, views, texture=texture(image))
     except ImageError as error:
-        return _Loaded(sha256, reason=str(error))
-    return _Loaded(sha256, views, texture=texture(image))
+        return _Loaded(reason=str(error))
 
 
 def _encoded(compute: ColumnComputer, path: Path, loaded: _Loaded) -> EncodedFile:

@@ -1,77 +1,38 @@
-"""Answers for image files, with all raw scores."""
+"""A loaded run that answers for images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from leaknet.calibration import Calibration, Decision, conformal_p_values, decide, doubt, verbal
+from leakcache.dataset.folders import list_images
+from leakcache.device import resolve_device
+from leakcache.encoder.autoencoder import Encoder
+from leakcache.errors import ScoringError
+from leakcache.progress import Track, track
+from leakcache.store.manifest import Encoding
+from leaknet.calibration import Calibration, Decision, decide, doubt, load_calibration, verbal
 from leaknet.calibration.decision import blank
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Detector
 from leaknet.model.inference import embed
-from leaknet.model.protoleaknet import ProtoLeakNet
+from leaknet.scoring.answers import Answer, Answers
 from leaknet.scoring.encode_files import (
+    Source,
     as_split,
     encode_files,
     encoding_of,
     load_encoder,
+    name_of,
 )
-from leaknet.scoring.stability import VARIANTS, Stability, stability_of, variants_of
-
-__all__ = ["ImageScore", "conformal_p_values", "predict", "score_files"]
-
-
-@dataclass(frozen=True)
-class ImageScore:
-    """What is said of one file.
-
-    Attributes:
-        path: the file.
-        reason: why it could not be scored; empty where it was, and all below is None where not.
-        verdict: `known`, `unknown` or `unsure`, at the false-alarm rate that was asked for, or
-            `outside`.
-        answer: the same as text: `known: X`, `unknown generator`, `unsure` or `outside the
-            calibrated range`.
-        explanation: why, in words.
-        generator: the likeliest known generator, whatever the verdict.
-        probability: its calibrated probability, among the known generators only.
-        known: whether the p-value exceeds the false-alarm rate.
-        p_value: that the image comes from a known generator, by the deciding detector; small
-            means unlike anything known.
-        prediction_set: the generators that can't be excluded, likeliest first.
-        verbal: the likelihood ratio of `generator` in words.
-        log10_lr: by generator, log10 of the likelihood ratio against another known one.
-        probabilities: by generator, calibrated.
-        scores: raw score by detector, higher = more like the known; the first decides.
-        stability: answers after mild changes of the image; None where that was not asked for.
-    """
-
-    path: str
-    reason: str = ""
-    verdict: str | None = None
-    answer: str | None = None
-    explanation: str | None = None
-    generator: str | None = None
-    probability: float | None = None
-    known: bool | None = None
-    p_value: float | None = None
-    prediction_set: tuple[str, ...] | None = None
-    verbal: str | None = None
-    log10_lr: dict[str, float] | None = None
-    probabilities: dict[str, float] | None = None
-    scores: dict[str, float] | None = None
-    stability: Stability | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        stability = self.stability.as_dict() if self.stability else None
-        return asdict(self) | {"stability": stability}
+from leaknet.scoring.fitted_detectors import detectors_named, fit_all, load_scorers
+from leaknet.scoring.stability import stability_of, variants_of
+from leaknet.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -82,66 +43,173 @@ class _Scores:
     log10_ratios: Float[np.ndarray, "image class"]
     sets: Bool[np.ndarray, "image class"]
     p_values: Float[np.ndarray, " image"]
+    smallest_p: float
     scores: dict[str, Float[np.ndarray, " image"]]
 
 
-def predict(
-    model: ProtoLeakNet,
-    paths: Sequence[Path],
+class Predictor:
+    """A trained run that scores images; its autoencoder is loaded at the first image.
+
+    Attributes:
+        run: the run folder.
+        model: in evaluation mode.
+        known: embeddings of the images of known generators.
+        detectors: fitted ones; the first decides.
+        calibration: of the run.
+    """
+
+    def __init__(
+        self,
+        run: str | Path,
+        *,
+        detectors: Sequence[str | type[Detector]] = ("kde",),
+        vae: str | Encoder | None = None,
+        device: str = "auto",
+    ) -> None:
+        """Load a run.
+
+        Args:
+            run: folder of a trained run.
+            detectors: names in `leaknet.detectors`, or classes of your own, which are fitted now
+                and not kept in the run folder.
+            vae: where the run's autoencoder lies now, or the loaded autoencoder, if it is not where
+                it was in training.
+            device: "auto", or a torch device's name.
+
+        Raises:
+            RunError: the run is missing, incomplete or damaged.
+            ScoringError: no such detector, or nothing to calibrate on.
+            ConfigError: no such device.
+        """
+        own = [kind for kind in detectors if not isinstance(kind, str)]
+        named = detectors_named([kind for kind in detectors if isinstance(kind, str)])
+        where = resolve_device(device)
+        folder = RunFolder(Path(run))
+        self.run, self.model = folder.path, folder.load_model(where)
+        self.known, digest = Embeddings.load(folder.embeddings), folder.fingerprint()
+        self.detectors = load_scorers(folder.path, named, self.known, digest)
+        if own:
+            self.detectors = fit_all(own, self.known) + self.detectors
+            self.calibration = Calibration.fit(self.known, self.detectors)
+        else:
+            self.calibration = load_calibration(folder.path, self.detectors, self.known, digest)
+        self._vae, self._device = vae, str(where)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The known generators."""
+        return self.model.classes
+
+    @property
+    def encoding(self) -> Encoding:
+        """How images become latents."""
+        return encoding_of(self.model)
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The autoencoder of the run; raises WeightsError and RunError as `load_encoder`."""
+        return load_encoder(self.encoding, self._vae, self._device)
+
+    def score(
+        self,
+        images: Sequence[Source],
+        *,
+        alpha: float = 0.05,
+        stability: bool = False,
+        names: Sequence[str] | None = None,
+        progress: Track = track,
+    ) -> Answers:
+        """Score images by the same functions that scored the test fold; answers in order.
+
+        Args:
+            images: paths of files, and of folders for all images below; bytes of files; Pillow
+                images; arrays. What cannot be scored gets an answer with a reason. The noise of
+                latents depends on a file's bytes, or on the pixels of what is no file.
+            alpha: rate at which images of known generators may be called unknown, in (0, 1).
+            stability: also score the eight variants of `leaknet.scoring.stability`.
+            names: of the images, one each; then folders are not searched.
+            progress: shows progress; see `leakcache.progress`.
+
+        Raises:
+            WeightsError: the autoencoder of the run is not on this machine.
+            RunError: it is there with other weights.
+            ScoringError: alpha is no rate.
+        """
+        if not 0 < alpha < 1:
+            raise ScoringError(f"alpha {alpha}: give a rate between 0 and 1")
+        if isinstance(images, str | Path | bytes):
+            raise ScoringError("score takes a list of images: put the one image into a list")
+        found = _listed(images, names)
+        usable = [(image, name) for image, name, reason in found if not reason]
+        scored = iter(self._answers(usable, alpha, stability, progress))
+        answers = [Answer(name, why) if why else next(scored) for _, name, why in found]
+        facts = self.calibration.as_dict(alpha)
+        return Answers(tuple(answers), str(self.run), alpha, self.detectors[0].name, facts)
+
+    def _answers(
+        self,
+        images: Sequence[tuple[Source, str]],
+        alpha: float,
+        stability: bool,
+        progress: Track,
+    ) -> list[Answer]:
+        if not images:
+            return []
+        files = encode_files(
+            self.encoder,
+            self.encoding,
+            [image for image, _ in images],
+            variants_of if stability else None,
+            columns=self.model.config.columns(training=False),
+            names=[name for _, name in images],
+            progress=progress,
+        )
+        usable = [file for file in files if not file.reason]
+        scored: Iterator[Answer] = iter(())
+        if usable:
+            embedded = embed(self.model, as_split(usable, "open", "?"))
+            textures = [file.texture for file in usable]
+            scored = iter(
+                score_embeddings(embedded, self.detectors, self.calibration, alpha, textures)
+            )
+        return [Answer(str(f.path), f.reason) if f.reason else next(scored) for f in files]
+
+
+def _listed(images: Sequence[Source], names: Sequence[str] | None) -> list[tuple[Source, str, str]]:
+    """Image, name and reason of each image; folders are searched unless names are given."""
+    if names is not None:
+        return [(image, name, "") for image, name in zip(images, names, strict=True)]
+    found: list[tuple[Source, str, str]] = []
+    for number, image in enumerate(images, 1):
+        if isinstance(image, str | Path):
+            found += [(path, str(path), reason) for path, reason in list_images([str(image)])]
+        else:
+            found.append((image, name_of(image, number), ""))
+    return found
+
+
+def score_embeddings(
+    e: Embeddings,
     detectors: Sequence[Detector],
     calibration: Calibration,
-    *,
-    alpha: float = 0.05,
-    stability: bool = False,
-    vae: str | None = None,
-    device: str = "cpu",
-) -> list[ImageScore]:
-    """Score files by the same functions that scored the test fold; one result a file, in order.
+    alpha: float,
+    textures: Sequence[float],
+) -> list[Answer]:
+    """Answers for embedded images, in their order.
 
     Args:
-        model: a trained run's model.
-        paths: image files.
-        detectors: the run's; the first decides.
-        calibration: the run's.
+        e: images in the order of `textures`, each followed by as many variants.
+        detectors: of the run; the first decides.
+        calibration: of the run.
         alpha: rate at which images of known generators may be called unknown, in (0, 1).
-        stability: also score the eight variants of `leaknet.scoring.stability`.
-        vae: where the run's autoencoder lies now, if not where it was.
-        device: where to encode.
-
-    Raises:
-        WeightsError: the autoencoder of the run is not on this machine.
-        RunError: it is there with other weights.
+        textures: of each image; see `leakcache.images.preprocess.texture`.
     """
-    encoding = encoding_of(model)
-    changes = variants_of if stability else None
-    encoder = load_encoder(encoding, vae, device)
-    columns = model.config.columns(training=False)
-    files = encode_files(encoder, encoding, paths, changes, columns=columns)
-    usable = [row for row, file in enumerate(files) if not file.reason]
-    results = [ImageScore(str(file.path), file.reason) for file in files]
-    if not usable:
-        return results
-    embedded = embed(model, as_split([files[row] for row in usable], "open", "?"))
-    scored = _score(embedded, detectors, calibration, alpha)
-    tried = 1 + (len(VARIANTS) if stability else 0)
-    for place, row in enumerate(usable):
-        rows = range(place * tried, (place + 1) * tried)
-        unanswered = blank(files[row].texture)
-        results[row] = _result(str(paths[row]), scored, rows, model.classes, alpha, unanswered)
-    return results
-
-
-def score_files(
-    model: ProtoLeakNet,
-    found: Sequence[tuple[Path, str]],
-    detectors: Sequence[Detector],
-    calibration: Calibration,
-    **options: Any,
-) -> list[ImageScore]:
-    """`predict` for what `find_images` found: what can't be an image is listed with its reason."""
-    paths = [path for path, reason in found if not reason]
-    scores = iter(predict(model, paths, detectors, calibration, **options))
-    return [ImageScore(str(p), reason) if reason else next(scores) for p, reason in found]
+    scored, tried = _score(e, detectors, calibration, alpha), len(e) // len(textures)
+    found = []
+    for place, grain in enumerate(textures):
+        rows, path = range(place * tried, (place + 1) * tried), str(e.paths[place * tried])
+        found.append(_result(path, scored, rows, e.classes, alpha, blank(grain)))
+    return found
 
 
 def _score(
@@ -152,6 +220,7 @@ def _score(
         calibration.log10_ratios(e),
         calibration.prediction_sets(e, alpha),
         calibration.p_values(e, detectors[0]),
+        calibration.smallest_p,
         {detector.name: detector.score_samples(e) for detector in detectors},
     )
 
@@ -163,7 +232,7 @@ def _result(
     classes: tuple[str, ...],
     alpha: float,
     unanswered: Decision | None,
-) -> ImageScore:
+) -> Answer:
     """One image, whose variants follow it in `rows`; `unanswered` replaces its own answer."""
     decisions = [_decide(scored, row, classes, alpha) for row in rows]
     decision, stability = unanswered or decisions[0], None
@@ -173,7 +242,7 @@ def _result(
     row = rows[0]
     best = int(scored.probabilities[row].argmax())
     p_value = float(scored.p_values[row])
-    return ImageScore(
+    return Answer(
         path,
         verdict=decision.verdict,
         answer=decision.answer,
@@ -192,7 +261,8 @@ def _result(
 
 
 def _decide(scored: _Scores, row: int, classes: tuple[str, ...], alpha: float) -> Decision:
-    return decide(float(scored.p_values[row]), _members(scored, row, classes), alpha)
+    members = _members(scored, row, classes)
+    return decide(float(scored.p_values[row]), members, alpha, scored.smallest_p)
 
 
 def _members(scored: _Scores, row: int, classes: tuple[str, ...]) -> tuple[str, ...]:

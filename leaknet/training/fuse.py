@@ -8,14 +8,11 @@ are not used.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Shaped
 
-from leakcache.progress import Advance
+from leakcache.progress import Track
 from leaknet.data.training_data import TrainingData
 from leaknet.features.noise import training_generator
 from leaknet.files import read_metadata, read_tensors, save_tensors
@@ -25,8 +22,6 @@ from leaknet.model.inference import BATCH
 from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.training.epoch import Stepper, TrainingImages, train_epoch
 from leaknet.training.run_folder import RunFolder
-
-Track = Callable[[str, int, str], AbstractContextManager[Advance]]
 
 HELD_OUT = 5
 """One in so many prompt groups is held out."""

@@ -19,6 +19,7 @@ import torch
 
 from leakcache.errors import RunError
 from leakcache.store.cache import Cache
+from leaknet.config import RunConfig, dump_config, preset
 from leaknet.files import CHECKED, CHECKSUMS, forget_former, partial_of, read_metadata
 from leaknet.model.fusion import Fusion
 from leaknet.model.protoleaknet import WEIGHTS, ProtoLeakNet
@@ -158,3 +159,12 @@ def _mismatches(record: RunRecord, cache: Cache) -> list[str]:
     if len(cache.rows("train")) and training_hash(cache) != record.cache.training_sha256:
         reasons.append("the training images differ")
     return reasons
+
+
+def run_name(cache: str, config: RunConfig) -> str:
+    """Folder name that tells apart runs of other settings: preset, seed, and a hash if changed."""
+    name = f"{cache}-{config.preset}-seed{config.train.seed}"
+    plain = preset(config.preset).with_overrides([f"train.seed={config.train.seed}"])
+    if config == plain:
+        return name
+    return f"{name}-{hashlib.sha256(dump_config(config).encode()).hexdigest()[:6]}"

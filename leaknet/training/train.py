@@ -18,7 +18,7 @@ import torch
 
 from leakcache.device import resolve_device
 from leakcache.errors import RunError, TrainingError
-from leakcache.progress import Advance
+from leakcache.progress import Advance, Track
 from leakcache.progress import track as show_progress
 from leakcache.store.cache import Cache
 from leaknet.config import RunConfig
@@ -29,7 +29,7 @@ from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.model.run_record import CacheIdentity, RunRecord
 from leaknet.training.checkpoint import checkpointed, load_checkpoint, save_checkpoint
 from leaknet.training.epoch import Stepper, TrainingImages, train_epoch
-from leaknet.training.fuse import Track, fuse_branches
+from leaknet.training.fuse import fuse_branches
 from leaknet.training.history import EpochRecord, append_history, read_history, write_history
 from leaknet.training.run_folder import RunFolder
 from leaknet.training.validation import keep_if_best, validate

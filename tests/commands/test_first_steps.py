@@ -73,6 +73,7 @@ def test_kde_without_an_open_set_gives_the_closed_figures(say: Any) -> None:
         (*TRAIN, "--run", "runs/first"),
         ("score",),
         ("score", "photos/ada"),
+        ("score", "photos/ada/000.png", "-v", "--stability"),
         ("report",),
         ("runs",),
         ("runs", "use", "first"),
@@ -106,7 +107,8 @@ def test_a_new_default_run_is_announced_and_can_be_taken_back(say: Any, project:
         "default of runs: now runs/first; it was runs/second" in say("runs", "use", "first").stderr
     )
     image = str(next((project / "photos" / "ada").iterdir()))
-    assert say("score", image).stdout.startswith("run runs/first ")
+    assert say("score", image).stdout.startswith("run runs/first (the default; preset paper")
+    assert "the default" not in say("score", image, "--run", "runs/second").stdout
     with pytest.raises(RunError, match="holds no run named third; `leak runs` lists them"):
         say("runs", "use", "third")
 

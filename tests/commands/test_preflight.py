@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from leakcache.errors import DataError, LeakError, RunError, ScoringError
+from leakcache.errors import DataError, LeakError, RunError
 from leakcache.files import write_checked
 from leaknet.commands.preflight import (
-    check_alpha,
     check_output,
     check_same_classes,
     check_trainable,
@@ -38,15 +36,11 @@ def cache(folder: Path, counts: Mapping[str, tuple[int, int, int]]) -> Path:
     return folder
 
 
-def run_of(folder: Path, images: int = 14) -> Path:
+def run_of(folder: Path) -> Path:
     folder.mkdir()
     (folder / "config.toml").write_text("")
     (folder / "model.safetensors").write_bytes(b"")
     (folder / "classes.json").write_text(json.dumps(["a", "b"]))
-    metadata = {"__metadata__": {"facts": json.dumps({"images": images})}}
-    header = json.dumps(metadata).encode()
-    data = struct.pack("<Q", len(header)) + header
-    (folder / "calibration.safetensors").write_bytes(data)
     return folder
 
 
@@ -78,7 +72,6 @@ def leak(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         (["score", "x.png", "--run", "run"], "x.png: no such file"),
         (["score", "run", "--run", "run"], "run: no images in this folder"),
         (["score", "a.png", "--run", "run", "--csv", "none/x.csv"], "there is no folder"),
-        (["score", "a.png", "--run", "run"], "14 calibrating images no image can be called"),
         (
             ["score", "--run", "run", "--cache", "good"],
             "not the cache of run: it has the classes a",
@@ -120,15 +113,6 @@ def test_names_in_errors_cannot_forge_lines(tmp_path: Path) -> None:
     said = leak(tmp_path, "audit", "no\x1b[2J\nerror: all is well\u202e")
     assert "no\\x1b[2J\\nerror: all is well\\u202e does not exist" in said.stderr
     assert sum(line.startswith("error: ") for line in said.stderr.splitlines()) == 1
-
-
-def test_a_level_that_can_be_reached_passes(tmp_path: Path) -> None:
-    check_alpha(run_of(tmp_path / "enough", 19), 0.05)
-    check_alpha(run_of(tmp_path / "few", 14), 0.07)
-    check_alpha(tmp_path, 0.05)
-    message = r"14 calibrating images .* at 0.05: 19 are needed; .*--alpha 0.067"
-    with pytest.raises(ScoringError, match=message):
-        check_alpha(tmp_path / "few", 0.05)
 
 
 def test_folds_that_are_missing_are_refused(tmp_path: Path) -> None:

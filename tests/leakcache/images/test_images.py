@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from leakcache.errors import ImageError
-from leakcache.images.decode import PIXEL_LIMIT, decode
+from leakcache.images.decode import PIXEL_LIMIT, as_rgb, decode
 
 RNG = np.random.default_rng(7)
 NOISE = RNG.integers(0, 256, (24, 40, 3), dtype=np.uint8)
@@ -337,3 +337,28 @@ def test_threads_decode_the_same_as_one():
         for together in pool.map(lambda _: [pixels(data) for data in FILES], range(16)):
             for one, other in zip(alone, together, strict=True):
                 np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_pixels_in_memory_come_out_as_those_of_their_file(mode: str) -> None:
+    image = Image.effect_noise((40, 24), 90)
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257 + 3)
+    else:
+        image = image.convert("RGB").convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    image.save(file, "PNG", exif=exif)
+    with Image.open(file) as opened_image:
+        before = opened_image.tobytes()
+        found = as_rgb(opened_image)
+        assert opened_image.tobytes() == before
+    assert found.size == (24, 40)
+    assert found.tobytes() == decode(file.getvalue()).tobytes()
+
+
+@pytest.mark.parametrize("array", [np.zeros((3, 4, 2, 2)), np.zeros((3, 4, 3)), np.zeros(0, "u1")])
+def test_arrays_that_are_no_images_are_refused(array: np.ndarray) -> None:
+    with pytest.raises(ImageError, match="is no image"):
+        as_rgb(array)

@@ -10,8 +10,14 @@ from leaknet.calibration.decision import MIN_TEXTURE, blank, decide, doubt
 @pytest.mark.parametrize(
     ("p_value", "members", "answer", "words"),
     [
-        (0.05, ("a",), "unknown generator", "p = 0.05 ≤ 0.05: its score ranks in the lowest 5 %"),
-        (0.01, (), "unknown generator", "lowest 1 %"),
+        (
+            0.05,
+            ("a",),
+            "unknown generator",
+            "p = 0.05, at most 0.05: its score ranks in the lowest 5 %",
+        ),
+        (0.02, (), "unknown generator", "lowest 2 %"),
+        (0.01, (), "unknown generator", "p ≤ 0.01, at most 0.05: its score is lower than that of"),
         (0.051, ("a",), "known: a", "others are excluded at 0.05"),
         (1.0, ("a", "b"), "unsure", "2 generators remain: a, b"),
         (1.0, ("a", "b", "c", "d"), "unsure", "4 generators remain: a, b, c, …"),
@@ -19,7 +25,7 @@ from leaknet.calibration.decision import MIN_TEXTURE, blank, decide, doubt
     ],
 )
 def test_answers(p_value: float, members: tuple[str, ...], answer: str, words: str) -> None:
-    decision = decide(p_value, members, 0.05)
+    decision = decide(p_value, members, 0.05, smallest_p=0.01)
     assert decision.answer == answer
     assert words in decision.explanation
 

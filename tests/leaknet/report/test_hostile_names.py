@@ -9,21 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from leaknet.report.terminal import print_images, write_images_csv
-from leaknet.scoring.predict import ImageScore
+from leaknet.report.terminal import print_images
+from leaknet.scoring.answers import Answer, Answers, write_csv
 
 NAMES = ["=1+1.png", "cr\rx.png", "\x1b[2Jx.png", "[red]x.png", os.fsdecode(b"latin\xe9.png")]
 
 
 @pytest.fixture
-def results() -> list[ImageScore]:
-    return [ImageScore(name, reason="not an image") for name in NAMES]
+def results() -> Answers:
+    images = tuple(Answer(name, reason="not an image") for name in NAMES)
+    return Answers(images, "runs/x", 0.05, "kde", {})
 
 
-def test_every_row_reaches_the_csv_without_a_formula(
-    results: list[ImageScore], tmp_path: Path
-) -> None:
-    write_images_csv(results, tmp_path / "out.csv")
+def test_every_row_reaches_the_csv_without_a_formula(results: Answers, tmp_path: Path) -> None:
+    write_csv(results, tmp_path / "out.csv")
     text = (tmp_path / "out.csv").read_bytes().decode("utf-8")
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     assert [row["path"] for row in rows] == [
@@ -32,9 +31,9 @@ def test_every_row_reaches_the_csv_without_a_formula(
 
 
 def test_the_terminal_shows_control_characters_as_escapes(
-    results: list[ImageScore], capsys: pytest.CaptureFixture[str]
+    results: Answers, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    print_images(results, 0.05, {}, "runs/x", verbose=False)
+    print_images(results, "runs/x")
     out = capsys.readouterr().out
     for shown in ("=1+1.png", "cr\\rx.png", "\\x1b[2Jx.png", "[red]x.png", "latin\\xe9.png"):
         assert shown in out

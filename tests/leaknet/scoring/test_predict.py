@@ -5,25 +5,21 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 from PIL import Image
 
 from cli import leak
 from leakcache.dataset.folders import find_images
-from leakcache.errors import DataError, RunError, WeightsError
-from leaknet.calibration import Calibration, load_calibration
+from leakcache.errors import DataError, RunError, ScoringError, WeightsError
 from leaknet.data.embeddings import Embeddings
-from leaknet.detectors import Detector, GlobalKDE
-from leaknet.model.protoleaknet import ProtoLeakNet
-from leaknet.scoring.encode_files import load_encoder
-from leaknet.scoring.fitted_detectors import load_scorers
-from leaknet.scoring.predict import ImageScore, predict
+from leaknet.scoring.answers import Answer
+from leaknet.scoring.predict import Predictor
 from leaknet.scoring.stability import VARIANTS, variants_of
 from leaknet.training.run_folder import RunFolder
 from tests.leaknet.small_run import LABELS, small_run
@@ -39,12 +35,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def parts(project: Path) -> tuple[ProtoLeakNet, list[Detector], Calibration]:
-    run = RunFolder(project / "run")
-    known = Embeddings.load(run.embeddings)
-    detectors = load_scorers(run.path, [GlobalKDE], known, known.run)
-    calibration = load_calibration(run.path, detectors, known, known.run)
-    return run.load_model(torch.device("cpu")), detectors, calibration
+def predictor(project: Path) -> Predictor:
+    return Predictor(project / "run", device="cpu")
 
 
 def score(project: Path, *words: str) -> Any:
@@ -58,14 +50,12 @@ def images_of(project: Path, *words: str) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_file_gets_the_answer_of_its_embedding(
-    project: Path, parts: tuple[ProtoLeakNet, list[Detector], Calibration]
-) -> None:
-    model, detectors, calibration = parts
+def test_a_file_gets_the_answer_of_its_embedding(project: Path, predictor: Predictor) -> None:
+    detectors, calibration = predictor.detectors, predictor.calibration
     known = Embeddings.load(RunFolder(project / "run").embeddings)
     paths = [project / "images" / path for path in known.paths[:6].tolist()]
     rows = known.take(np.arange(6))
-    found = predict(model, paths, detectors, calibration, alpha=0.2)
+    found = predictor.score(paths, alpha=0.2)
     p_values = calibration.p_values(rows, detectors[0])
     sets = calibration.prediction_sets(rows, 0.2)
     ratios = calibration.log10_ratios(rows)
@@ -96,17 +86,12 @@ def test_blank_images_are_outside_the_calibrated_range(project: Path, tmp_path: 
     assert found["image"]["verdict"] != "outside"
 
 
-def test_stability_asks_the_same_of_every_variant(
-    project: Path,
-    parts: tuple[ProtoLeakNet, list[Detector], Calibration],
-    tmp_path: Path,
-) -> None:
-    model, detectors, calibration = parts
+def test_stability_asks_the_same_of_every_variant(predictor: Predictor, tmp_path: Path) -> None:
     path = tmp_path / "one.png"
     picture(77).save(path)
     for alpha in (0.05, 0.5, 0.9):
-        (plain,) = predict(model, [path], detectors, calibration, alpha=alpha)
-        (result,) = predict(model, [path], detectors, calibration, alpha=alpha, stability=True)
+        (plain,) = predictor.score([path], alpha=alpha)
+        (result,) = predictor.score([path], alpha=alpha, stability=True)
         assert result.stability is not None
         assert result.stability.answer == plain.answer
         assert list(result.stability.variants) == list(VARIANTS)
@@ -117,15 +102,13 @@ def test_stability_asks_the_same_of_every_variant(
 
 
 def test_a_variant_is_scored_as_a_file_of_its_pixels_under_the_noise_of_the_original(
-    project: Path, parts: tuple[ProtoLeakNet, list[Detector], Calibration]
+    project: Path, predictor: Predictor
 ) -> None:
     from leaknet.model.inference import embed
-    from leaknet.scoring.encode_files import as_split, encode_files, encoding_of
+    from leaknet.scoring.encode_files import as_split, encode_files
 
-    model, _, _ = parts
+    model, encoder, encoding = predictor.model, predictor.encoder, predictor.encoding
     path = next((project / "images" / "ada").iterdir())
-    encoding = encoding_of(model)
-    encoder = load_encoder(encoding)
     (file,) = encode_files(encoder, encoding, [path], variants_of, columns=["z0"])
     split = as_split([file], "open", "?")
     assert len(split) == 9
@@ -198,7 +181,7 @@ def test_json_and_csv_say_the_same(project: Path, tmp_path: Path) -> None:
     result = json.loads(score(project, folder, "--stability", "--csv", str(out), "--json").stdout)
     assert set(result) == {"run", "alpha", "detector", "calibration", "images"}
     assert result["calibration"]["false_alarms"]["exchangeable_images"] == 0.05
-    assert set(result["images"][0]) == set(vars(ImageScore("")))
+    assert set(result["images"][0]) == set(vars(Answer("")))
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(result["images"]) == 16
@@ -226,18 +209,79 @@ def test_an_image_is_one_line_and_the_run_is_named_first(project: Path, tmp_path
         assert "kde" not in line
     assert lines[2 + len(found)].startswith("not scored")
     assert "junk.png: " in lines[2 + len(found)]
-    assert lines[-1].startswith("next: leak score ")
+    assert [line.split()[-1] for line in lines[-2:]] == ["-v", "--stability"]
     verbose = score(project, str(folder), "--alpha", "0.3", "-v").stdout.splitlines()
     for image, line in zip(found, verbose[2:], strict=False):
-        assert f"{image['p_value']:.3f}" in line
+        assert f" {image['p_value']:.2g} " in line
         assert f"kde {image['scores']['kde']:.4g}" in line
         assert line.endswith(image["path"])
 
 
 def test_the_footnote_states_the_guarantee(project: Path) -> None:
     image = str(next((project / "images" / "bob").iterdir()))
-    text = " ".join(score(project, image).stdout.split())
-    assert "unknown: p ≤ 0.05" in text
-    assert "Expected false alarms: 5.0% on average over such calibration sets" in text
+    text = " ".join(score(project, image, "--alpha", "0.3").stdout.split())
+    assert "unknown: p ≤ 0.3. p is a conformal p-value: the rank of the image's score" in text
+    assert "Expected false alarms: 30.0% on average over such calibration sets" in text
     few = " ".join(score(project, image, "--alpha", "0.01").stdout.split())
-    assert "No image can be called unknown at 0.01" in few
+    assert "no image can be called unknown at 0.01" in few
+    assert "Expected false alarms" not in few
+
+
+def test_a_p_value_at_its_floor_is_an_upper_bound(project: Path, tmp_path: Path) -> None:
+    Image.effect_noise((96, 96), 120).convert("RGB").save(tmp_path / "noise.png")
+    said = json.loads(score(project, str(tmp_path / "noise.png"), "--json").stdout)
+    (image,), smallest = said["images"], said["calibration"]["smallest_p"]
+    assert image["p_value"] == smallest
+    line = score(project, str(tmp_path / "noise.png"), "--alpha", "0.3", "-v").stdout.splitlines()[
+        2
+    ]
+    assert line.startswith("unknown generator")
+    assert f" ≤ {smallest:.2g} " in line
+    assert "lower than that of every calibration image" in line
+
+
+def test_every_kind_of_source_is_scored_and_named(
+    project: Path, predictor: Predictor, tmp_path: Path
+) -> None:
+    path = tmp_path / "one.png"
+    picture(11, (96, 80)).save(path)
+    with Image.open(path) as image:
+        pixels = np.asarray(image)
+        found = predictor.score([path, str(path), path.read_bytes(), image, pixels])
+    names = [str(path), str(path), "image 3", str(path), "image 5"]
+    assert [one.path for one in found] == names
+    file, again, data, pillow, array = found
+    assert again == file
+    assert replace(data, path=file.path) == file
+    assert replace(array, path=pillow.path) == pillow
+    assert pillow.scores == pytest.approx(file.scores, rel=0.05)
+    assert [one.path for one in predictor.score([tmp_path])] == [str(path)]
+    refused = predictor.score([np.zeros((4, 4, 7), np.uint8), b"junk", tmp_path / "none.png"])
+    assert [one.verdict for one in refused] == [None] * 3
+    assert "is no image" in refused[0].reason
+    with pytest.raises(ScoringError, match="put the one image into a list"):
+        predictor.score(str(path))  # type: ignore[arg-type]
+    with pytest.raises(ScoringError, match="between 0 and 1"):
+        predictor.score([path], alpha=0.0)
+
+
+def test_the_autoencoder_is_loaded_once_and_only_for_an_image(project: Path) -> None:
+    fresh = Predictor(project / "run", device="cpu")
+    fresh.score([project / "none.png"])
+    assert "encoder" not in vars(fresh)
+    image = next((project / "images" / "bob").iterdir())
+    fresh.score([image])
+    encoder = fresh.encoder
+    given = Predictor(project / "run", vae=encoder, device="cpu")
+    assert given.score([image]) == fresh.score([image])
+    assert given.encoder is fresh.encoder is encoder
+
+
+def test_answers_are_a_sequence_and_a_frame(project: Path, predictor: Predictor) -> None:
+    pytest.importorskip("pandas", reason="to_frame needs pandas")
+    answers = predictor.score([project / "images" / "ada", project / "none.png"])
+    frame = answers.to_frame()
+    assert len(frame) == len(answers) == 17
+    assert frame["p_value"].tolist()[:16] == [one.p_value for one in answers[:16]]
+    assert frame["reason"].tolist()[16] == "no such file or folder"
+    assert answers.detector == "kde"
