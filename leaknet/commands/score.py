@@ -15,6 +15,7 @@ from leaknet.commands.options import (
     cache_option,
     device_option,
     emit,
+    fill_option,
     json_option,
     next_steps,
     run_option,
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     metavar="NAME|PATH|ID",
     help="Where the run's autoencoder lies now. [default: where it was in training]",
 )
+@fill_option
 @click.option("--force", is_flag=True, help="Leave out open images that are also closed ones.")
 @device_option
 @json_option
@@ -134,7 +136,9 @@ def closed_cache(run: Path, cache: str | None, caches: Path) -> Cache:
 
 def _score_run(run: Path, options: dict[str, Any], settings: Settings) -> None:
     from leakcache.device import resolve_device
+    from leakcache.store.build import ensure_columns
     from leaknet.experiments.caches import open_set_caches
+    from leaknet.model.run_record import RunRecord
     from leaknet.report.terminal import print_scores
     from leaknet.scoring.fitted_detectors import detectors_named
     from leaknet.scoring.score_run import score_run
@@ -143,6 +147,8 @@ def _score_run(run: Path, options: dict[str, Any], settings: Settings) -> None:
     names = _names(options) or (["kde"] if options["open_roots"] else [])
     kinds = detectors_named(names)
     device, roots, unknown = resolve_device(options["device"]), options["open_roots"], []
+    columns = RunRecord.read(run).config.columns(training=False)
+    ensure_columns([closed], columns, str(device), fill=options["fill"])
     if kinds:
         unknown = [build.cache for build in open_set_caches(closed, roots, str(device))]
         if not unknown:
@@ -152,6 +158,7 @@ def _score_run(run: Path, options: dict[str, Any], settings: Settings) -> None:
                 err=True,
             )
             kinds = ()
+        ensure_columns(unknown, columns, str(device), fill=options["fill"])
     scores = score_run(run, closed, unknown, kinds, device, force=options["force"])
     if options["as_json"]:
         emit(scores.as_dict())

@@ -162,6 +162,16 @@ def test_train_names_the_command_that_fills_what_it_lacks(build: Call, call: Cal
     assert "lacks" not in call("train", "--epochs", 1).err
 
 
+def test_score_fills_another_cache_when_asked(build: Call, call: Call) -> None:
+    build("--for", "paper")
+    run = call("train", "--preset", "paper", "--epochs", 1, "--json").json["run"]
+    build("--columns", "pixels_resize256", "--cache", "caches/other")
+    words = ("score", "--run", run, "--cache", "caches/other", "--kde")
+    one_line(call(*words), "lacks z0", "--columns z0", "or add --fill")
+    assert call(*words, "--fill").code == 0
+    assert call(*words).code == 0
+
+
 def test_verify_and_repair(build: Call, call: Call, tmp_path: Path) -> None:
     build()
     sound = call("cache", "verify", "--spot", 4, "--json")
