@@ -23,6 +23,7 @@ from leaknet.speed.build import (
     BuildSpeed,
     PacedEncoder,
     measure_build,
+    measure_statistics,
     ready_pixels,
     write_images,
 )
@@ -74,6 +75,13 @@ def test_speeds_are_per_image_and_of_the_limit(weights: Path) -> None:
     assert 0 < speed.bare < speed.build
     assert 0 < speed.bf16_error < 0.1
     assert BuildSpeed(bare=1.0, build=4.0, bf16_error=0.0).of_limit == 0.25
+
+
+def test_a_build_for_best_costs_more_than_its_views(weights: Path) -> None:
+    speed = measure_statistics(str(weights), images=2, side=256)
+    assert 0 < speed.bare < speed.build
+    # Of one training and one test image of 256 pixels: its view, that enlarged, and two copies.
+    assert 1.25 * 2 < 2 * speed.passes <= 1.25 * 4
 
 
 def test_a_paced_build_holds_what_any_build_holds(
