@@ -24,6 +24,8 @@ COMMANDS = {
     "cache": "Build, inspect, check and export latent caches.",
     "train": "Train the prototype model on a cache.",
     "score": "Score the test fold, an open set, or your own images.",
+    "same": "Compare images: do they have the same source, known or not?",
+    "cluster": "Group images by source: how many sources, which images belong together.",
     "evaluate": "Judge a recipe over seeds: closed, open, generators left out, controls.",
     "ablate": "Run a table of settings that differ, from one cache.",
     "bench": "Run the compared methods on the same folds: the paper's Table 1.",

@@ -66,20 +66,32 @@ class ClassRatios:
 
 
 def supported_range(
-    log10_ratios: Float[np.ndarray, " image"], own: Bool[np.ndarray, " image"]
+    log10_ratios: Float[np.ndarray, " image"],
+    own: Bool[np.ndarray, " image"],
+    independent: int | None = None,
 ) -> tuple[float, float]:
-    """Least and greatest log10 LR that so many images can support; both 0 for useless ratios."""
-    high = _support(log10_ratios[own], log10_ratios[~own])
-    low = _support(-log10_ratios[~own], -log10_ratios[own])
+    """Least and greatest log10 LR that so many images can support; both 0 for useless ratios.
+
+    Args:
+        log10_ratios: of each image.
+        own: for which the proposition holds.
+        independent: how many of the others are independent; all of them by default.
+    """
+    high = _support(log10_ratios[own], log10_ratios[~own], independent)
+    low = _support(-log10_ratios[~own], -log10_ratios[own], independent)
     return 0.0 - low, high
 
 
-def _support(own: Float[np.ndarray, "_"], other: Float[np.ndarray, "_"]) -> float:
+def _support(
+    own: Float[np.ndarray, "_"], other: Float[np.ndarray, "_"], independent: int | None
+) -> float:
     """Largest log10 prior odds at which the ratios are still worth heeding, all less included."""
     # At odds of 1 to t, "never" costs 1 image of the own side missed; heeding costs those below
     # t and t times the share of the others above it.
-    missed = (own[:, None] < _GRID).mean(axis=0)
-    misled = ((other[:, None] >= _GRID).sum(axis=0) + 1) / (len(other) + 1)
+    count = min(len(other), independent or len(other))
+    missed = np.searchsorted(np.sort(own), _GRID) / len(own)
+    above = len(other) - np.searchsorted(np.sort(other), _GRID)
+    misled = (above * count / len(other) + 1) / (count + 1)
     worth = missed + misled * 10**_GRID <= 1
     return float(_GRID[worth.argmin() - 1]) if worth[0] else 0.0
 
@@ -91,7 +103,7 @@ def _fit_class(
 ) -> tuple[float, float, float, float]:
     if own.all() or not own.any():
         return (np.nan,) * 4
-    slope, offset = _logistic(odds, own, weights)
+    slope, offset = fit_logistic(odds, own, weights)
     low, high = supported_range(offset + slope * odds, own)
     return slope, offset, low, high
 
@@ -104,7 +116,7 @@ def _even_weights(targets: Int[np.ndarray, " image"], c: int) -> Float64[np.ndar
     return np.where(targets == c, 1.0, weight)
 
 
-def _logistic(
+def fit_logistic(
     odds: Float[np.ndarray, " image"],
     own: Bool[np.ndarray, " image"],
     weights: Float[np.ndarray, " image"],

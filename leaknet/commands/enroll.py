@@ -16,6 +16,7 @@ from leaknet.commands.options import (
     json_option,
     next_steps,
     run_option,
+    run_vae_option,
 )
 from leaknet.commands.preflight import check_run
 
@@ -37,12 +38,7 @@ if TYPE_CHECKING:
     help="Evaluate: leave each generator out of training, enrol it from 5, 10 and 50 images.",
 )
 @cache_option
-@click.option(
-    "--vae",
-    "autoencoder",
-    metavar="NAME|PATH|ID",
-    help="The run's autoencoder, if it has moved. [default: its path in training]",
-)
+@run_vae_option
 @device_option
 @json_option
 @click.pass_obj

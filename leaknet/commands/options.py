@@ -122,6 +122,16 @@ def vae_option(command: Command) -> Command:
     )(command)
 
 
+def run_vae_option(command: Command) -> Command:
+    """`--vae`: where the autoencoder of a run lies."""
+    return click.option(
+        "--vae",
+        "autoencoder",
+        metavar="NAME|PATH|ID",
+        help="Where the run's autoencoder lies now. [default: where it was in training]",
+    )(command)
+
+
 def canonical_option(command: Command) -> Command:
     """`--canonical` and `--canonical-size`: the track on which only content can differ."""
     size = click.option(

@@ -19,6 +19,7 @@ from leaknet.commands.options import (
     json_option,
     next_steps,
     run_option,
+    run_vae_option,
 )
 from leaknet.commands.preflight import (
     check_output,
@@ -62,12 +63,7 @@ if TYPE_CHECKING:
     help="Also print p-value, likelihood ratio, raw scores and reason of each IMAGE.",
 )
 @click.option("--csv", "csv_file", metavar="FILE", help="Write the scores of IMAGEs as CSV.")
-@click.option(
-    "--vae",
-    "autoencoder",
-    metavar="NAME|PATH|ID",
-    help="Where the run's autoencoder lies now. [default: where it was in training]",
-)
+@run_vae_option
 @fill_option
 @click.option("--force", is_flag=True, help="Leave out open images that are also closed ones.")
 @device_option

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
+from leaknet.model.pair_calibration import PairCalibration
 from leaknet.model.two_covariance import Directions, TwoCovariance
 
-BUFFERS = ("weight", "offset", "variances", "spread", "centres", "counts")
+BUFFERS = ("weight", "offset", "variances", "spread", "centres", "counts", "pairs")
 
 
 class SourceMap(nn.Module):
@@ -22,6 +24,7 @@ class SourceMap(nn.Module):
     spread: Tensor
     centres: Tensor
     counts: Tensor
+    pairs: Tensor
 
     def __init__(self, length: int) -> None:
         """Build empty: `set_model` or a state dict supplies coordinates and classes.
@@ -45,8 +48,9 @@ class SourceMap(nn.Module):
         weight: Float[Tensor, "value coordinate"],
         directions: Directions,
         model: TwoCovariance,
+        pairs: PairCalibration | None = None,
     ) -> None:
-        """Set the map from features to coordinates and the model."""
+        """Set the map from features to coordinates, the model and its calibration on pairs."""
         values = (
             weight,
             directions.offset,
@@ -54,6 +58,7 @@ class SourceMap(nn.Module):
             torch.tensor(model.spread),
             model.centres,
             model.counts,
+            torch.zeros(0) if pairs is None else pairs.tensor(),
         )
         for name, value in zip(BUFFERS, values, strict=True):
             setattr(self, name, value.to(self.weight))
@@ -62,6 +67,17 @@ class SourceMap(nn.Module):
         """Coordinates of features."""
         found: Tensor = features @ self.weight - self.offset
         return found
+
+    @property
+    def pair_calibration(self) -> PairCalibration | None:
+        """Of `same_source`; None where too few classes or prompts were known to fit one."""
+        return PairCalibration.of(self.pairs)
+
+    def same_source(
+        self, coordinates: Float[Tensor, "image coordinate"], calibration: PairCalibration
+    ) -> Float64[np.ndarray, "image image"]:
+        """Calibrated log10 likelihood ratio that every two images have the same source."""
+        return calibration.log10(self.model.pairwise(coordinates).cpu().numpy())
 
     def enrol(self, coordinates: Float[Tensor, "image coordinate"]) -> None:
         """Add one class, known by these images."""

@@ -59,6 +59,7 @@ from leaknet.model.branch import Branch, Sampler
 from leaknet.model.fit_cache import cached_fit
 from leaknet.model.head import PrototypeHead
 from leaknet.model.novelty import Novelty
+from leaknet.model.pair_calibration import calibrate_pairs, held_out_pairs
 from leaknet.model.ridge import RidgeMap, cross_ridge
 from leaknet.model.source_map import SourceMap
 from leaknet.model.two_covariance import TwoCovariance, fit_directions, held_out
@@ -272,6 +273,9 @@ class StatisticsBranch(Branch):
         regression = cross_ridge(gram, one_hot, train.groups.repeat(parts))
         held = held_out(gram, numbers, train.groups, parts, evidence_spread=EVIDENCE_SPREAD)
         directions = fit_directions(gram, numbers, parts)
+        pairs = calibrate_pairs(
+            list(held_out_pairs(gram, numbers, train.groups, parts, held.spread))
+        )
         del gram
         dual = torch.cat([regression.dual, directions.weights], dim=1)
         weights = self.ridge.features.weights(views, dual)
@@ -279,7 +283,7 @@ class StatisticsBranch(Branch):
         scale = INVERSE_TEMPERATURE / fit_temperature(ridge_scores, targets)
         self.ridge.set_weights(scale * weights[:, : len(classes)].numpy())
         model = TwoCovariance.of(directions, held.spread)
-        self.sources.set_model(weights[:, len(classes) :], directions, model)
+        self.sources.set_model(weights[:, len(classes) :], directions, model, pairs)
         self.usual.copy_(_usual(held.evidence))
         whole = views[::parts].to(self.directions.device)
         self.novelty.fit(self.ridge.features(whole)[:, :LENGTH], train.groups)

@@ -261,7 +261,7 @@ def held_out(
         known, own = torch.unique(targets[outside], return_inverse=True)
         if len(known) < 2:
             continue
-        fitted, rest = (_views(rows, parts) for rows in (outside, inside))
+        fitted, rest = (views_of(rows, parts) for rows in (outside, inside))
         directions = fit_directions(gram[fitted][:, fitted], own, parts, strength)
         coordinates = gram[rest][:, fitted] @ directions.weights - directions.offset
         coordinates = coordinates.reshape(len(inside), parts, -1).mean(dim=1)
@@ -281,5 +281,6 @@ def group_folds(groups: Shaped[np.ndarray, "image"]) -> Int64[Tensor, "image"]:
     return torch.from_numpy(order[number]).long()
 
 
-def _views(images: Int64[Tensor, "image"], parts: int) -> Int64[Tensor, "view"]:
+def views_of(images: Int64[Tensor, "image"], parts: int) -> Int64[Tensor, "view"]:
+    """Rows of the views of these images."""
     return (images[:, None] * parts + torch.arange(parts)).flatten()

@@ -77,7 +77,7 @@ def render(run: ScoredRun) -> str:
     """The page of one run as text."""
     related = find_related(run)
     return (
-        _environment()
+        environment()
         .get_template("run.html")
         .render(
             title=run.name,
@@ -114,7 +114,7 @@ def render_comparison(runs: Sequence[ScoredRun]) -> str:
         Section("settings", "Settings", "Settings that differ", content),
     ]
     return (
-        _environment()
+        environment()
         .get_template("compare.html")
         .render(
             title=", ".join(content["labels"]),
@@ -126,7 +126,8 @@ def render_comparison(runs: Sequence[ScoredRun]) -> str:
     )
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Templates of all pages, with their functions."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).with_name("templates"), encoding="utf-8"),
         autoescape=True,

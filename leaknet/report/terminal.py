@@ -42,9 +42,9 @@ def print_scores(scores: RunScores) -> None:
     _print(Text(f"run {scores.run} (preset {scores.preset}, seed {scores.seed}; {counts})"))
     tables = [_closed_table(scores)] + ([_open_table(scores)] if scores.open else [])
     for table in tables:
-        _print_wide(table)
+        print_wide(table)
     flat = any("no spread" in str(text) for t in tables for c in t.columns for text in c.cells)
-    _print(Text(_NOTE + ("; no spread: all resamples gave this value" if flat else ""), "dim"))
+    print_note(_NOTE + ("; no spread: all resamples gave this value" if flat else ""))
 
 
 def _print(line: Text) -> None:
@@ -123,12 +123,17 @@ def print_images(answers: Answers, run: str, *, verbose: bool = False) -> None:
         cells += [Text(_stable(result))] if stability else []
         cells += _details(result, answers.calibration["smallest_p"]) if verbose else []
         table.add_row(*cells, Text(visible(result.path)))
-    _print_wide(table)
+    print_wide(table)
     if any(not answer.reason for answer in answers):
-        _print(Text(_footnote(answers.alpha, answers.calibration), "dim"))
+        print_note(_footnote(answers.alpha, answers.calibration))
 
 
-def _print_wide(table: Table) -> None:
+def print_note(text: str) -> None:
+    """Print a line below a table."""
+    _print(Text(text, "dim"))
+
+
+def print_wide(table: Table) -> None:
     """Print a table at its natural width: a row stays one line, however narrow the terminal."""
     console = Console(highlight=False)
     wide = console.options.update(width=100_000)

@@ -1,0 +1,1 @@
+"""Images of one source, known or not: pairs, groups and families."""

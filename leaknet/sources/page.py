@@ -1,0 +1,83 @@
+"""The page of `leak same`: every two images as a matrix, and their dendrogram."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from leakcache.names import visible
+from leaknet.files import write_text
+from leaknet.model.pair_calibration import merges
+from leaknet.report.dendrogram import MAX_LEAVES, dendrogram, leaf_order
+from leaknet.report.html import Html
+from leaknet.report.page import Section, environment
+from leaknet.report.svg import Axis
+from leaknet.sources.comparison import SURE, SourceComparison
+
+MAX_MATRIX = 60
+"""Images of which a matrix is drawn."""
+
+
+def write_comparison(found: SourceComparison, run: Path, page: Path) -> None:
+    """Write the page of a comparison.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    labels = short_names(found.paths)
+    sections = [Section("tree", "Dendrogram", "Dendrogram", {"drawing": tree_of(found, labels)})]
+    if len(found) <= MAX_MATRIX:
+        content = _matrix(found, labels)
+        sections.insert(0, Section("matrix", "Matrix", "Every two images", content))
+    write_text(page, render("same.html", found, run, sections))
+
+
+def render(
+    template: str, found: SourceComparison, run: Path, sections: list[Section], **values: Any
+) -> str:
+    """A page about a comparison as text."""
+    return (
+        environment()
+        .get_template(template)
+        .render(
+            title=f"{len(found)} images",
+            version=version("leaknet"),
+            command=f"leak {Path(template).stem}",
+            run=run.name,
+            found=found,
+            sure=SURE,
+            sections=sections,
+            **values,
+        )
+    )
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """Paths without the folder that all of them share."""
+    folder = os.path.commonpath([str(Path(path).parent) for path in paths])
+    return [visible(os.path.relpath(path, folder or ".")) for path in paths]
+
+
+def tree_of(
+    found: SourceComparison, labels: Sequence[str], cut: float | None = None
+) -> Html | None:
+    """Dendrogram of the images by their mean log10 ratios; None for too many."""
+    if len(found) > MAX_LEAVES:
+        return None
+    top = float(found.log10_lr.max())
+    tree = merges(found.log10_lr)
+    lowest = min(top - float(tree[:, 2].max()), 0.0 if cut is None else cut)
+    axis = Axis.spanning("mean log10 likelihood ratio of one source", lowest, max(top, 0.0))
+    words = "Dendrogram of the images by likelihood ratio of one source"
+    return dendrogram(tree, labels, axis, lambda height: top - height, words, cut)
+
+
+def _matrix(found: SourceComparison, labels: Sequence[str]) -> dict[str, Any]:
+    """Rows of chances, in the order of the dendrogram's leaves."""
+    order, chances = leaf_order(merges(found.log10_lr)), found.chances
+    names = [labels[i] for i in order]
+    rows = [(labels[i], [(float(chances[i, j]), i == j) for j in order]) for i in order]
+    return {"names": names, "rows": rows}
