@@ -133,6 +133,15 @@ class Column(ABC):
     def values(self, views: Sequence[ViewValues]) -> np.ndarray:
         """The values of an image, from those of its views, in their order."""
 
+    def stored(self, values: np.ndarray, spec: ColumnSpec) -> np.ndarray:
+        """What is stored of an image's values, of the spec's shape and type."""
+        with np.errstate(over="ignore"):
+            return values.astype(spec.dtype)
+
+    def read(self, stored: np.ndarray) -> np.ndarray:
+        """Values of images from what is stored of them."""
+        return stored
+
 
 def on_track(spec: ColumnSpec, canonical_size: int | None) -> ColumnSpec:
     """The spec with the settings of the canonical track; itself where that is not taken."""

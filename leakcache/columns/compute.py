@@ -58,11 +58,11 @@ class ColumnComputer:
         self.relative_error: float | None = None
         self._measure_error = measure_error and encoder.precision != "fp32"
         self._columns = {column.name: column for column in columns}
-        self._types = {column.name: column.spec(encoding).dtype for column in columns}
+        self._specs = {column.name: column.spec(encoding) for column in columns}
         self._encoder = encoder
 
     def __call__(self, images: Sequence[Prepared]) -> list[dict[str, np.ndarray] | str]:
-        """Values by column of each image, in the stored type; a reason where it is refused.
+        """What is stored of each image, by column; a reason where it is refused.
 
         Every distinct view goes through the encoder once, whatever columns and images have it.
         """
@@ -128,10 +128,10 @@ class ColumnComputer:
     ) -> dict[str, np.ndarray] | str:
         rows = {}
         for name, own in keys.items():
-            values = self._columns[name].values([requests[key].values for key in own])
-            with np.errstate(over="ignore"):
-                rows[name] = values.astype(self._types[name])
-            if not np.isfinite(rows[name]).all():
+            column = self._columns[name]
+            values = column.values([requests[key].values for key in own])
+            rows[name] = column.stored(values, self._specs[name])
+            if not np.isfinite(column.read(rows[name])).all():
                 return f"its {name} is not finite in {self._encoder.precision}"
         return rows
 

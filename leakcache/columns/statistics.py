@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from leakcache.columns.column import (
     on_track,
 )
 from leakcache.columns.latents import encoder_settings
+from leakcache.columns.quantise import dequantise, quantise, stored_length
 from leakcache.columns.spec import ColumnSpec
 from leakcache.images.canonical import QUALITY, SIDE
 from leakcache.images.views import ENLARGED, MAX_SIDE, PARTS, REDUCED
@@ -25,19 +26,43 @@ SIZES = {"native": MAX_SIDE, "reduced": REDUCED}
 COPIES = {"chains": [list(chain) for chain in CHAINS], "last": [SIDE, QUALITY]}
 """What degraded copies depend on, beside the image."""
 COPY_COUNT = len(CHAINS) + 1
-TYPE = "float16"
+TYPE = "uint8"
 PIXEL_VERSION, ACTIVATION_VERSION = 6, 3
 """To be raised when the code gives other values."""
 
 
-class PixelStatistics(Column):
+class Statistics(Column):
+    """Families of values, stored in 8 bits.
+
+    Attributes:
+        lengths: values of each family.
+    """
+
+    lengths: Mapping[str, int]
+
+    @property
+    def row_bytes(self) -> int:
+        """Stored bytes of one view or part."""
+        return stored_length(self.lengths)
+
+    def stored(self, values: np.ndarray, spec: ColumnSpec) -> np.ndarray:
+        """Codes and scales; see `leakcache.columns.quantise`."""
+        return quantise(values, self.lengths)
+
+    def read(self, stored: np.ndarray) -> np.ndarray:
+        """Values in half precision."""
+        return dequantise(stored, self.lengths)
+
+
+class PixelStatistics(Statistics):
     """Of the native view, of its quarters, then of the reduced view."""
 
     name = "pixel_statistics"
+    lengths = pixel_features.LENGTHS
 
     def spec(self, encoding: Encoding) -> ColumnSpec:
-        """View, value."""
-        shape = (PARTS + 1, pixel_features.LENGTH)
+        """View, byte."""
+        shape = (PARTS + 1, self.row_bytes)
         spec = ColumnSpec(self.name, shape, TYPE, _pixel_settings(), PIXEL_VERSION)
         return on_track(spec, encoding.canonical_size)
 
@@ -52,17 +77,18 @@ class PixelStatistics(Column):
         return np.concatenate([found[0], *(rows[:1] for rows in found[1:])])
 
 
-class ActivationStatistics(Column):
+class ActivationStatistics(Statistics):
     """Of the native view and its quarters, then of the enlarged reduced view and its quarters.
 
     Quarters take no forward pass of their own: they are corners of the whole's activations.
     """
 
     name = "activation_statistics"
+    lengths = activation_features.LENGTHS
 
     def spec(self, encoding: Encoding) -> ColumnSpec:
-        """Part, value."""
-        shape = (2 * PARTS, activation_features.LENGTH)
+        """Part, byte."""
+        shape = (2 * PARTS, self.row_bytes)
         spec = ColumnSpec(
             self.name, shape, TYPE, _activation_settings(encoding), ACTIVATION_VERSION
         )
@@ -84,8 +110,8 @@ class DegradedPixelStatistics(PixelStatistics):
     training_only = True
 
     def spec(self, encoding: Encoding) -> ColumnSpec:
-        """Copy, view, value."""
-        shape = (COPY_COUNT, 2, pixel_features.LENGTH)
+        """Copy, view, byte."""
+        shape = (COPY_COUNT, 2, self.row_bytes)
         settings = {**_pixel_settings(), **COPIES}
         spec = ColumnSpec(self.name, shape, TYPE, settings, PIXEL_VERSION)
         return on_track(spec, encoding.canonical_size)
@@ -108,8 +134,8 @@ class DegradedActivationStatistics(ActivationStatistics):
     training_only = True
 
     def spec(self, encoding: Encoding) -> ColumnSpec:
-        """Copy, view, value."""
-        shape = (COPY_COUNT, 2, activation_features.LENGTH)
+        """Copy, view, byte."""
+        shape = (COPY_COUNT, 2, self.row_bytes)
         settings = {**_activation_settings(encoding), **COPIES}
         spec = ColumnSpec(self.name, shape, TYPE, settings, ACTIVATION_VERSION)
         return on_track(spec, encoding.canonical_size)

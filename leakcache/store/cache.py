@@ -74,7 +74,7 @@ class Cache:
         return np.flatnonzero(self.folds == fold)
 
     def column(self, name: str, rows: Int[np.ndarray, " image"]) -> Shaped[np.ndarray, "image ..."]:
-        """Values of one column for these rows, in their order and in the stored type.
+        """Values of one column for these rows, in their order.
 
         Args:
             name: in `leakcache.columns.table`, or dct_low, which follows from z0.
@@ -89,7 +89,7 @@ class Cache:
             size = dct_side(z0.shape[1:])
             return coefficients_of(z0) if len(z0) else z0[..., :size, :size]
         self.require([name], rows)
-        return self.store.read(self._spec(name), self.hashes[rows].tolist())
+        return COLUMNS[name].read(self.store.read(self._spec(name), self.hashes[rows].tolist()))
 
     def has(self, name: str, rows: Int[np.ndarray, " image"] | None = None) -> bool:
         """Whether these rows have a column; by default all rows that may have it."""

@@ -22,7 +22,7 @@ from leakcache.store.column_store import ColumnStore
 
 TOLERANCE = 0.02
 """Largest accepted RMS difference of values that are computed again, over their own RMS: above
-rounding to half precision and batch order, far below any change of weights or pixels."""
+rounding to 8 bits and batch order, far below any change of weights or pixels."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,10 @@ def _difference(cache: Cache, encoder: Encoder, row: int) -> tuple[float, list[s
     values = computer([{column.name: column.views(image) for column in columns}])[0]
     if isinstance(values, str):
         return 0.0, [f"{path}: {values}"]
-    found = {n: _relative(again, cache.column(n, place)[0]) for n, again in values.items()}
+    found = {
+        name: _relative(COLUMNS[name].read(again), cache.column(name, place)[0])
+        for name, again in values.items()
+    }
     words = [
         f"{path}: its {name} differs now (relative RMS {difference:.3f})"
         for name, difference in found.items()

@@ -138,8 +138,8 @@ def load_columns(
 ) -> ImageColumns:
     """Read columns of some images; all columns that the cache has, without `names`.
 
-    z0 takes 8 KiB an image for 4×32×32 in half precision, statistics of pixels 198 KiB, those of
-    activations 366 KiB and those of two degraded copies 278 KiB.
+    In memory z0 takes 8 KiB an image for 4×32×32, statistics of pixels 198 KiB, those of
+    activations 366 KiB and those of two degraded copies 278 KiB; on disk statistics take half.
 
     Raises:
         CacheIncomplete: the cache lacks a column.

@@ -19,7 +19,7 @@ from PIL import Image
 
 from leakcache.columns.column import Column, DecodedImage
 from leakcache.columns.compute import ColumnComputer, Prepared
-from leakcache.columns.table import columns_named
+from leakcache.columns.table import COLUMNS, columns_named
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import ImageError, RunError, WeightsError
 from leakcache.files import read_bytes
@@ -223,5 +223,5 @@ def _encoded(compute: ColumnComputer, path: Path, loaded: _Loaded) -> EncodedFil
         if isinstance(row, str):
             return EncodedFile(path, loaded.sha256, reason=row)
         rows.append(row)
-    columns = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    columns = {name: COLUMNS[name].read(np.stack([row[name] for row in rows])) for name in rows[0]}
     return EncodedFile(path, loaded.sha256, columns, texture=loaded.texture)

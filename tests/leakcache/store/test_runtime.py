@@ -37,7 +37,7 @@ def test_runtimes_share_no_column_and_a_run_scores_with_its_own(
     rows = np.arange(len(second))
     for name in COLUMNS:
         values = [cache.column(name, rows).astype(np.float64) for cache in (first, second)]
-        assert np.abs(values[0] - values[1]).max() < 2e-3 * np.abs(values[0]).max()
+        assert np.abs(values[0] - values[1]).max() < 1e-2 * np.abs(values[0]).max()
 
     encoding = second.manifest.encoding
     encoder = load_encoder(encoding)
