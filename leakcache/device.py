@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from leakcache.errors import ConfigError
@@ -32,3 +35,18 @@ def quick_precision(device: torch.device) -> str:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     capable = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512"
     return "bf16" if capable else "fp32"
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Limit torch on a CPU to so many threads within the block, in the calling thread.
+
+    Operations as small as those of statistics are many times slower on several threads, above all
+    eigendecompositions.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

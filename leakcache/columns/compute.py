@@ -5,20 +5,26 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from threadpoolctl import threadpool_limits
+from torch import Tensor
 
 from leakcache.columns.column import Column, View, ViewValues
-from leakcache.encoder.autoencoder import Activations, Encoder
+from leakcache.device import torch_threads
+from leakcache.encoder.autoencoder import Encoder
 from leakcache.images.loader import THREADS
 from leakcache.statistics.activation_features import activation_statistics
 from leakcache.statistics.pixel_features import pixel_statistics
 from leakcache.store.manifest import Encoding
 
+ENCODERS = 4
+"""Views that are encoded at the same time on a CPU, where the threads of one pass wait for one
+another after each layer."""
 BATCH = 8
 """Views of 256 × 256 pixels that are computed at once on a GPU, fewer of larger ones.
 
@@ -78,7 +84,7 @@ class ColumnComputer:
                 for parts, group in _by(requests.values(), lambda view: view.statistic_parts)
                 for batch in _batches(group, 1)
             ]
-            self._encode(list(requests.values()), executor)
+            self._encode(list(requests.values()))
             for batch, future in pending:
                 for request, row in zip(batch, future.result(), strict=True):
                     request.values = replace(request.values, statistics=row)
@@ -100,28 +106,38 @@ class ColumnComputer:
             )
         return key
 
-    def _encode(self, requests: list[_Request], executor: ThreadPoolExecutor) -> None:
+    def _encode(self, requests: list[_Request]) -> None:
         """Latents and activations, from one forward pass of each view."""
         plain = [r for r in requests if r.view.latent and not r.view.activation_parts]
         groups = [(0, plain), *_by(requests, lambda view: view.activation_parts)]
-        waiting: list[tuple[list[_Request], Future[list[np.ndarray]]]] = []
-        at_once = 1 if self._encoder.device.type == "cpu" else BATCH
-        for parts, group in groups:
-            for batch in _batches(group, at_once):
-                pixels = torch.from_numpy(np.stack([request.view.pixels for request in batch]))
-                if parts:
-                    latents, maps = self._encoder.encode_with_activations(pixels)
-                    waiting.append((batch, executor.submit(_activation_values, maps, parts)))
-                else:
-                    latents = self._encoder.encode_bytes(pixels)
-                if self._measure_error and self.relative_error is None:
-                    self.relative_error = self._encoder.relative_error(pixels[:1])
-                for request, latent in zip(batch, latents.cpu().numpy(), strict=True):
-                    request.values = replace(request.values, latent=latent)
-                if len(waiting) > 2:  # activations are large
-                    _take(*waiting.pop(0))
-        for batch, future in waiting:
-            _take(batch, future)
+        on_cpu = self._encoder.device.type == "cpu"
+        batches = [
+            (batch, parts)
+            for parts, group in groups
+            for batch in _batches(group, 1 if on_cpu else BATCH)
+        ]
+        if self._measure_error and self.relative_error is None and batches:
+            self.relative_error = self._encoder.relative_error(_pixels(batches[0][0][:1]))
+        encoders = min(ENCODERS, THREADS) if on_cpu else 1
+        threads = max(1, torch.get_num_threads() // encoders)
+        with ThreadPoolExecutor(encoders) as executor:
+            pending = [executor.submit(self._encoded, *each, threads) for each in batches]
+            for (batch, _), future in zip(batches, pending, strict=True):
+                for request, (latent, activations) in zip(batch, future.result(), strict=True):
+                    values = replace(request.values, latent=latent, activations=activations)
+                    request.values = values
+
+    def _encoded(
+        self, batch: list[_Request], parts: int, threads: int
+    ) -> list[tuple[np.ndarray, np.ndarray | None]]:
+        """Latent and statistics of activations of each view, on so many threads."""
+        with torch_threads(threads):
+            if not parts:
+                found = self._encoder.encode_bytes(_pixels(batch)).cpu().numpy()
+                return [(latent, None) for latent in found]
+            latents, maps = self._encoder.encode_with_activations(_pixels(batch))
+            rows = activation_statistics(maps, parts).cpu().numpy()
+            return list(zip(latents.cpu().numpy(), rows, strict=True))
 
     def _rows(
         self, keys: Mapping[str, Sequence[Key]], requests: Mapping[Key, _Request]
@@ -134,11 +150,6 @@ class ColumnComputer:
             if not np.isfinite(column.read(rows[name])).all():
                 return f"its {name} is not finite in {self._encoder.precision}"
         return rows
-
-
-def _take(batch: list[_Request], future: Future[list[np.ndarray]]) -> None:
-    for request, rows in zip(batch, future.result(), strict=True):
-        request.values = replace(request.values, activations=rows)
 
 
 def _batches(requests: Sequence[_Request], at_once: int) -> list[list[_Request]]:
@@ -164,10 +175,9 @@ def _by(
     return list(found.items())
 
 
+def _pixels(batch: list[_Request]) -> UInt8[Tensor, "view height width 3"]:
+    return torch.from_numpy(np.stack([request.view.pixels for request in batch]))
+
+
 def _pixel_values(batch: list[_Request], parts: int) -> list[np.ndarray]:
-    pixels = torch.from_numpy(np.stack([request.view.pixels for request in batch]))
-    return list(pixel_statistics(pixels, parts).numpy())
-
-
-def _activation_values(maps: Activations, parts: int) -> list[np.ndarray]:
-    return list(activation_statistics(maps, parts).cpu().numpy())
+    return list(pixel_statistics(_pixels(batch), parts).numpy())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from threading import get_ident
 from typing import TypeVar
 
 import torch
@@ -170,10 +171,13 @@ class Encoder:
         """
         height, width = (side // self.DOWNSCALE * self.DOWNSCALE for side in views.shape[1:3])
         found: list[Tensor] = []
-        hooks = [
-            module.register_forward_hook(lambda _, __, output: found.append(output))
-            for module in _halvings(self._network)
-        ]
+        thread = get_ident()
+
+        def keep(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+            if get_ident() == thread:  # other threads may encode at the same time
+                found.append(output)
+
+        hooks = [module.register_forward_hook(keep) for module in _halvings(self._network)]
         try:
             latents = self.encode_bytes(views[:, :height, :width])
         finally:

@@ -17,8 +17,9 @@ import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
+from leakcache.device import torch_threads
 from leakcache.encoder.autoencoder import Activations
-from leakcache.statistics.log_covariance import log_triangle, one_thread, triangle_length
+from leakcache.statistics.log_covariance import log_triangle, triangle_length
 from leakcache.statistics.parts import Parts, Span, part_covariances
 from leakcache.statistics.planes import LEAST
 
@@ -53,7 +54,7 @@ def activation_statistics(
         activations: of a batch of views at each of `SCALES`.
         parts: 1 for the whole, 5 for the whole and its four corner quarters.
     """
-    with one_thread():
+    with torch_threads(1):
         families = [
             found
             for scale, maps in zip(SCALES, activations, strict=True)

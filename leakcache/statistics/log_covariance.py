@@ -8,8 +8,6 @@ which values hardly vary, where generators differ, weigh as much as those in whi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float32, Float64
@@ -40,18 +38,3 @@ def log_triangle(
     weights = torch.where(rows == columns, 1.0, math.sqrt(2))
     triangle: Tensor = logarithm[..., rows, columns] * weights
     return triangle.where(finite, torch.nan).float()
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Limit torch on a CPU to one thread within the block, in the calling thread.
-
-    Operations as small as those of statistics are many times slower on several threads, above all
-    eigendecompositions.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

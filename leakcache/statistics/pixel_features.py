@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
+from leakcache.device import torch_threads
 from leakcache.statistics import block_dct, cooccurrence, patch_covariance, residuals
-from leakcache.statistics.log_covariance import one_thread
 from leakcache.statistics.planes import LEAST, Planes
 
 Family = Callable[[Planes], Float32[Tensor, "batch part length"]]
@@ -76,6 +76,6 @@ def pixel_statistics(
     if min(views.shape[1:3]) < LEAST:
         height, width = views.shape[1:3]
         raise ValueError(f"a view of {width}×{height} is too small: give {LEAST}")
-    with one_thread():
+    with torch_threads(1):
         planes = Planes(views, parts)
         return torch.cat([family(planes) for family, _ in FAMILIES.values()], dim=2)

@@ -1,15 +1,15 @@
 """Throughput of a cache build relative to the encoder alone.
 
 The limit is the encoder on pixels in memory. A build also reads, hashes, decodes and resizes JPEG
-files and writes shards, in parallel to the encoder. Each batch of the build alternates with one
-timed batch of the encoder alone, so that other load on the machine affects both.
+files, computes statistics and writes shards. On a CPU both are measured in seconds of the process
+on all cores, which other work on the machine hardly changes.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +21,10 @@ from torch import Tensor
 
 from leakcache.columns.compute import BATCH
 from leakcache.dataset.index import DatasetIndex, ImageRecord
+from leakcache.device import torch_threads
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.images.decode import Preprocessing, decode, preprocess
-from leakcache.store.build import build_cache
-from leaknet.config import preset
+from leakcache.store.build import Z0, build_cache
 
 FOLDS = ("train", "test", "train", "val", "train", "test", "train", "val", "train", "test")
 """Of ten images: 50 % training, 20 % validation, 30 % test."""
@@ -32,36 +32,18 @@ FOLDS = ("train", "test", "train", "val", "train", "test", "train", "val", "trai
 
 @dataclass(frozen=True)
 class BuildSpeed:
-    """Seconds per image, and the error of bf16.
-
-    Attributes:
-        bare: of the encoder on pixels in memory.
-        build: of a build, from files to a finished cache.
-        bf16_error: relative RMS error of bf16 latents.
-    """
-
-    bare: float
-    build: float
-    bf16_error: float
-
-    @property
-    def of_limit(self) -> float:
-        """Throughput of a build relative to the encoder alone."""
-        return self.bare / self.build
-
-
-@dataclass(frozen=True)
-class StatisticsSpeed:
-    """CPU seconds per image of a build with all columns of `best`.
+    """Seconds per image; those of the process on all cores on a CPU, elapsed ones on a GPU.
 
     Attributes:
         bare: of the encoder on the same views in memory.
         build: of a build, from files to a finished cache.
+        elapsed: time that passed during the build.
         passes: views of 512 × 512 pixels that were encoded, in area.
     """
 
     bare: float
     build: float
+    elapsed: float
     passes: float
 
     @property
@@ -75,68 +57,44 @@ def measure_build(
     device: str = "cpu",
     precision: str = "fp32",
     *,
+    columns: Iterable[str] = Z0,
     images: int = 128,
     side: int = 512,
 ) -> BuildSpeed:
-    """Time one build and, between its batches, the encoder alone.
+    """Build a cache, then encode its views alone.
 
     Args:
         spec: the autoencoder.
         device: where to encode.
         precision: of the encoder: "fp32", "bf16" or "fp16".
+        columns: of the cache.
         images: number of images in the build.
         side: of the JPEG files in pixels.
     """
-    encoder = PacedEncoder.load(spec, precision, device)
+    encoder = RecordingEncoder.load(spec, precision, device)
+    clock = time.process_time if encoder.device.type == "cpu" else time.perf_counter
     with tempfile.TemporaryDirectory(prefix="leak-speed-") as scratch:
         index = write_images(Path(scratch) / "images", images, side)
-        encoder.ready = ready_pixels(index, BATCH)
-        encoder.encode_bytes(encoder.ready)  # a warm-up
-        encoder.bare, encoder.views = 0.0, 0
-        start = time.perf_counter()
-        build_cache(index, encoder, Path(scratch) / "cache" / "closed")
-        whole = time.perf_counter() - start
-    error = Encoder.load(spec, "bf16", device).relative_error(encoder.ready)
-    return BuildSpeed(encoder.bare / encoder.views, (whole - encoder.bare) / images, error)
-
-
-def measure_statistics(
-    spec: str,
-    device: str = "cpu",
-    precision: str = "fp32",
-    *,
-    images: int = 10,
-    side: int = 512,
-) -> StatisticsSpeed:
-    """Build a cache for `best`, of which half are training images, then encode its views alone.
-
-    Seconds are those of the process on all cores, which other work on the machine hardly changes;
-    on a GPU they say little.
-
-    Args:
-        spec: the autoencoder.
-        device: where to encode.
-        precision: of the encoder.
-        images: number of images, in folds of 50, 20 and 30 %.
-        side: of the JPEG files in pixels.
-    """
-    encoder = RecordingEncoder.load(spec, precision, device)
-    with tempfile.TemporaryDirectory(prefix="leak-speed-") as scratch:
-        index = write_images(Path(scratch) / "images", images, side, FOLDS)
         encoder.views = []
-        encoder.encode_bytes(torch.zeros(1, side, side, 3, dtype=torch.uint8))  # a warm-up
+        encoder.encode_bytes(ready_pixels(index, BATCH))  # a warm-up
         encoder.views.clear()
-        start = time.process_time()
-        build_cache(
-            index, encoder, Path(scratch) / "cache" / "closed", columns=preset("best").columns()
-        )
-        build = time.process_time() - start
-    start = time.process_time()
-    for view in encoder.views:
-        Encoder.encode_bytes(encoder, view).cpu()
-    bare = time.process_time() - start
-    area = sum(view.shape[0] * view.shape[1] * view.shape[2] for view in encoder.views) / 512**2
-    return StatisticsSpeed(bare / images, build / images, area / images)
+        start, begin = clock(), time.perf_counter()
+        build_cache(index, encoder, Path(scratch) / "cache" / "closed", columns=columns)
+        build, elapsed = clock() - start, time.perf_counter() - begin
+    with torch_threads(1):
+        start = clock()
+        for view in encoder.views:
+            Encoder.encode_bytes(encoder, view).cpu()
+        bare = clock() - start
+    area = sum(view.numel() for view in encoder.views) / (3 * 512**2)
+    return BuildSpeed(bare / images, build / images, elapsed / images, area / images)
+
+
+def measure_bf16_error(spec: str, device: str = "cpu", side: int = 512) -> float:
+    """Relative RMS error of bf16 latents of synthetic images."""
+    with tempfile.TemporaryDirectory(prefix="leak-speed-") as scratch:
+        pixels = ready_pixels(write_images(Path(scratch) / "images", BATCH, side), BATCH)
+    return Encoder.load(spec, "bf16", device).relative_error(pixels)
 
 
 class RecordingEncoder(Encoder):
@@ -156,31 +114,6 @@ class RecordingEncoder(Encoder):
         return super().encode_bytes(pixels)
 
 
-class PacedEncoder(Encoder):
-    """An encoder that after each batch times one batch of ready pixels.
-
-    Attributes:
-        ready: a full batch of pixels in memory.
-        bare: seconds spent on ready pixels.
-        views: number of ready pixels encoded.
-    """
-
-    ready: UInt8[Tensor, "image height width 3"]
-    bare = 0.0
-    views = 0
-
-    def encode_bytes(
-        self, pixels: UInt8[Tensor, "image height width 3"]
-    ) -> Float[Tensor, "image channel height/8 width/8"]:
-        """Latents of `pixels`; those of the ready pixels are discarded."""
-        latents = super().encode_bytes(pixels).cpu()
-        start = time.perf_counter()
-        super().encode_bytes(self.ready[: len(pixels)]).cpu()
-        self.bare += time.perf_counter() - start
-        self.views += len(pixels)
-        return latents
-
-
 def ready_pixels(index: DatasetIndex, images: int) -> UInt8[Tensor, "image height width 3"]:
     """Preprocessed pixels of the first images."""
     paths = [index.root / record.path for record in index.records[:images]]
@@ -189,7 +122,7 @@ def ready_pixels(index: DatasetIndex, images: int) -> UInt8[Tensor, "image heigh
 
 
 def write_images(
-    folder: Path, images: int, side: int, folds: Sequence[str] = ("train",)
+    folder: Path, images: int, side: int, folds: Sequence[str] = FOLDS
 ) -> DatasetIndex:
     """Write synthetic JPEG files (smooth colours and grain) of one class, folds in turn."""
     folder.mkdir(parents=True)

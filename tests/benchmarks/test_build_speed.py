@@ -19,11 +19,12 @@ from leakcache.dct import dct_low
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.store.build import build_cache
 from leakcache.store.moments import LatentMoments
+from leaknet.config import preset
 from leaknet.speed.build import (
     BuildSpeed,
-    PacedEncoder,
+    RecordingEncoder,
+    measure_bf16_error,
     measure_build,
-    measure_statistics,
     ready_pixels,
     write_images,
 )
@@ -70,26 +71,28 @@ def test_moments(benchmark: Any) -> None:
     assert moments.latent.count == 256 * 32 * 32
 
 
-def test_speeds_are_per_image_and_of_the_limit(weights: Path) -> None:
-    speed = measure_build(str(weights), precision="bf16", images=9, side=256)
+def test_a_build_costs_more_than_its_views(weights: Path) -> None:
+    speed = measure_build(str(weights), images=9, side=256)
     assert 0 < speed.bare < speed.build
-    assert 0 < speed.bf16_error < 0.1
-    assert BuildSpeed(bare=1.0, build=4.0, bf16_error=0.0).of_limit == 0.25
+    assert speed.passes == 0.25
+    assert BuildSpeed(bare=1.0, build=4.0, elapsed=2.0, passes=1.0).of_limit == 0.25
+    assert 0 < measure_bf16_error(str(weights), side=256) < 0.1
 
 
-def test_a_build_for_best_costs_more_than_its_views(weights: Path) -> None:
-    speed = measure_statistics(str(weights), images=2, side=256)
+def test_a_build_for_best_encodes_the_views_of_copies_too(weights: Path) -> None:
+    columns = preset("best").columns()
+    speed = measure_build(str(weights), columns=columns, images=2, side=256)
     assert 0 < speed.bare < speed.build
     # Of one training and one test image of 256 pixels: its view, that enlarged, and two copies.
     assert 1.25 * 2 < 2 * speed.passes <= 1.25 * 4
 
 
-def test_a_paced_build_holds_what_any_build_holds(
+def test_a_recorded_build_holds_what_any_build_holds(
     weights: Path, encoder: Encoder, index: DatasetIndex, tmp_path: Path
 ) -> None:
-    paced = PacedEncoder.load(str(weights))
-    paced.ready = ready_pixels(index, BATCH)
-    build_cache(index, paced, tmp_path / "a" / "c")
+    recording = RecordingEncoder.load(str(weights))
+    recording.views = []
+    build_cache(index, recording, tmp_path / "a" / "c")
     build_cache(index, encoder, tmp_path / "b" / "c")
-    assert paced.views == 16
+    assert sum(len(views) for views in recording.views) == 16
     assert array_bytes(tmp_path / "a") == array_bytes(tmp_path / "b")
