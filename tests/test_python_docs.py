@@ -11,7 +11,7 @@ import pytest
 
 import leaknet
 from tests.leaknet.small_run import small_run
-from tests.tiny_data import picture, write_pictures
+from tests.tiny_data import tiny_image, write_images
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "PYTHON.md").read_text(encoding="utf-8")
@@ -36,8 +36,8 @@ def test_every_example_runs(
     pytest.importorskip("pandas", reason="to_frame needs pandas")
     (tmp_path / "runs").mkdir()
     small_run(tmp_path / "made").rename(tmp_path / "runs" / "best")
-    picture(7).save(tmp_path / "a.png")
-    write_pictures(tmp_path / "photos", ("ada", "bob"), 8, first=20)
+    tiny_image(7).save(tmp_path / "a.png")
+    write_images(tmp_path / "photos", ("ada", "bob"), 8, first=20)
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "example"}
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)

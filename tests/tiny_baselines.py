@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tiny_data import picture
+from tiny_data import tiny_image
 
 from leakcache.store.source_images import SourceImages
 from leaknet.baselines import BaselineImages
@@ -16,8 +16,8 @@ CLASSES = ("ada", "bob", "cyd")
 
 
 def textured(seed: int, kind: int, side: int) -> Image.Image:
-    """A picture with the trace of its kind: nothing, a checkerboard, or rows of a period of 4."""
-    pixels = np.asarray(picture(seed, (side, side)), np.int16)
+    """A image with the trace of its kind: nothing, a checkerboard, or rows of a period of 4."""
+    pixels = np.asarray(tiny_image(seed, (side, side)), np.int16)
     rows, columns = np.indices((side, side))
     trace = (0 * rows, 24 * ((rows + columns) % 2) - 12, 24 * (rows % 4 < 2) - 12)[kind]
     return Image.fromarray((pixels + trace[..., None]).clip(0, 255).astype(np.uint8))

@@ -46,8 +46,8 @@ def save(model: torch.nn.Module, folder: Path) -> Path:
     return folder
 
 
-def picture(seed: int, size: tuple[int, int] = (SIDE, SIDE)) -> Image.Image:
-    """Smooth colours with a little noise, another picture for every seed."""
+def tiny_image(seed: int, size: tuple[int, int] = (SIDE, SIDE)) -> Image.Image:
+    """Smooth colours with a little noise, another image for every seed."""
     generator = np.random.default_rng(seed)
     coarse = Image.fromarray(generator.integers(0, 256, (5, 5, 3), np.uint8))
     smooth = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC), np.int16)
@@ -55,14 +55,14 @@ def picture(seed: int, size: tuple[int, int] = (SIDE, SIDE)) -> Image.Image:
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 
 
-def write_pictures(
+def write_images(
     root: Path, labels: tuple[str, ...] = ("ada", "bob"), count: int = 6, first: int = 0
 ) -> Path:
-    """`root/LABEL/NNN.png`, `count` pictures a label, no two alike."""
+    """`root/LABEL/NNN.png`, `count` images a label, no two alike."""
     for number, label in enumerate(labels):
         (root / label).mkdir(parents=True, exist_ok=True)
         for row in range(first, first + count):
-            picture(1000 * number + row).save(root / label / f"{row:03d}.png")
+            tiny_image(1000 * number + row).save(root / label / f"{row:03d}.png")
     return root
 
 

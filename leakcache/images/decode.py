@@ -53,7 +53,7 @@ _BAND = 2**22
 """Pixels of an image that are converted at a time where the conversion makes copies."""
 
 # Formats by content. Left out: those that run programs (EPS), those without a signature
-# (TGA), and containers of something else than a picture's pixels.
+# (TGA), and containers of something else than the pixels of an image.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 _FOREIGN = {b"ftyphei": "HEIC", b"ftyphev": "HEIC", b"ftypmif1": "HEIF", b"<svg": "SVG"}
 # What Pillow raises on malformed bytes, depending on the format.

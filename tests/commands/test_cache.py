@@ -9,7 +9,7 @@ from typing import Any
 
 import h5py
 import pytest
-from tiny_data import picture, write_pictures
+from tiny_data import tiny_image, write_images
 
 from leakcache.store.cache import Cache
 
@@ -19,8 +19,8 @@ Call = Callable[..., Any]
 @pytest.fixture
 def build(call: Call, tmp_path: Path, vae: Path) -> Call:
     """`build("--json")` builds the cache of `tmp_path/data` with 64-pixel views."""
-    write_pictures(tmp_path / "data" / "Closed_Set")
-    write_pictures(tmp_path / "data" / "Open_Set", ("eve",), count=3, first=50)
+    write_images(tmp_path / "data" / "Closed_Set")
+    write_images(tmp_path / "data" / "Open_Set", ("eve",), count=3, first=50)
 
     def run(*words: object) -> Any:
         return call("cache", "build", "--vae", vae, "--size", 64, *words)
@@ -70,7 +70,7 @@ def test_closed_open_or_both(build: Call, call: Call, tmp_path: Path) -> None:
     info = call("cache", "info", "--json").json
     assert info["closed"]["classes"] == ["ada", "bob"]
     assert info["open"]["unknown"] == ["eve"]
-    only = write_pictures(tmp_path / "only-closed")
+    only = write_images(tmp_path / "only-closed")
     assert set(build("--data", only, "--split", "all", "--json").json) == {"cache", "closed"}
     one_line(build("--data", only, "--split", "open"), "no images in the open split")
 
@@ -83,7 +83,7 @@ def test_reduced_precision_prints_its_latent_error(build: Call) -> None:
 
 def test_added_images_are_said_and_encoded(build: Call, tmp_path: Path) -> None:
     build()
-    picture(5000).save(tmp_path / "data" / "Closed_Set" / "ada" / "more.png")
+    tiny_image(5000).save(tmp_path / "data" / "Closed_Set" / "ada" / "more.png")
     said = build()
     assert "since the last build, 1 added (Closed_Set/ada/more.png)" in said.out
     assert "(1 computed, 12 stored before" in said.out
@@ -240,7 +240,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(
 
 
 def test_leak_toml_sets_defaults_and_flags_go_before(call: Call, tmp_path: Path, vae: Path) -> None:
-    write_pictures(tmp_path / "photos")
+    write_images(tmp_path / "photos")
     (tmp_path / "leak.toml").write_text(
         f'data = "photos"\nvae = "{vae}"\ncaches = "kept"\n'
         '[cache.build]\nsize = 64\nstore = "float32"\nmax-rejects = 50\n'

@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 from click.testing import CliRunner
-from tiny_data import write_pictures
+from tiny_data import write_images
 
 from leakcache.dataset.index import read_index
 from leakcache.errors import DataError
@@ -175,7 +175,7 @@ def degraded(*arguments):
 
 
 def test_degrade_writes_a_root_and_says_what_it_did(tmp_path):
-    write_pictures(tmp_path / "pics", count=4)
+    write_images(tmp_path / "pics", count=4)
     (tmp_path / "pics" / "ada" / "bad.png").touch()
     words = (tmp_path / "pics", "--step", 2, "--out", tmp_path / "out")
     first = json.loads(degraded(*words, "--fold", "test", "--json").stdout)

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from cli import leak
 from leakcache.errors import RunError
 from leaknet.commands.defaults import read_settings
-from tests.tiny_data import save, tiny_model, write_pictures
+from tests.tiny_data import save, tiny_model, write_images
 
 SMALL = ["latents.backbone=test_resnet", "head.dimension=8", "train.epochs=1", "latents.dct_size=4"]
 TRAIN = ["train", "--preset", "paper", *(word for item in SMALL for word in ("--set", item))]
@@ -23,7 +23,7 @@ TRAIN = ["train", "--preset", "paper", *(word for item in SMALL for word in ("--
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("project")
     save(tiny_model(), root / "vae")
-    write_pictures(root / "photos", ("ada", "bob"), 20)
+    write_images(root / "photos", ("ada", "bob"), 20)
     (root / "leak.toml").write_text('vae = "vae"\n[cache.build]\nsize = 64\n')
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)

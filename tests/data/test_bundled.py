@@ -19,7 +19,7 @@ BUNDLED = ROOT / "leakcache" / "bundled"
 WEIGHTS = BUNDLED / "diffusion_pytorch_model.safetensors"
 # In dB; 31.4 to 32.7 measured on the first image of each generator (2026-11-22).
 ROUND_TRIP_FLOOR = 31.0
-# Of each channel: the goal; measured on all test pictures in the model card.
+# Of each channel: the goal; measured on all test images in the model card.
 CORRELATION = 0.95
 
 
@@ -64,9 +64,9 @@ def test_the_teachers_notice_travels_with_the_weights() -> None:
 
 
 def test_a_portrait_of_the_sample_survives_encoding_and_decoding(student: AutoencoderTiny) -> None:
-    pictures = unit_range(sorted((ROOT / "data").glob("*_Set/*/000.jpg")))
-    decoded = student.decoder(student.encoder(pictures)).clamp(-1, 1)
-    error = (decoded - pictures).div(2).square().mean((1, 2, 3))
+    images = unit_range(sorted((ROOT / "data").glob("*_Set/*/000.jpg")))
+    decoded = student.decoder(student.encoder(images)).clamp(-1, 1)
+    error = (decoded - images).div(2).square().mean((1, 2, 3))
     assert (-10 * error.log10()).min() > ROUND_TRIP_FLOOR
 
 
@@ -75,14 +75,14 @@ def test_latents_agree_with_the_teacher_on_unseen_pictures(
 ) -> None:
     gallery = shared / "bench" / "gallery8"
     names = json.loads((gallery / "Split.json").read_text())["test"]
-    pictures = unit_range(
+    images = unit_range(
         gallery / name / names[name][i] for name in sorted(names) for i in range(0, 63, 7)
     )
     teacher = AutoencoderTiny()
     weights = load_file(shared / "weights" / "taesd.safetensors")
     teacher.load_state_dict({key: value.float() for key, value in weights.items()})
     with torch.inference_mode():
-        ours, theirs = student.encoder(pictures), teacher.eval().encoder(pictures)
+        ours, theirs = student.encoder(images), teacher.eval().encoder(images)
     for channel in range(4):
         pair = torch.stack([ours[:, channel].flatten(), theirs[:, channel].flatten()])
         assert torch.corrcoef(pair)[0, 1] >= CORRELATION

@@ -16,7 +16,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from tiny_data import save, tiny_model, write_pictures  # noqa: E402
+from tiny_data import save, tiny_model, write_images  # noqa: E402
 
 LABELS = ("ada", "bob", "cyd")
 
@@ -124,8 +124,8 @@ def make_world(folder: Path) -> Path:
     """Images of three known generators and an unknown one, and a tiny autoencoder."""
     folder.mkdir(parents=True)
     save(tiny_model(), folder / "vae")
-    write_pictures(folder / "images", LABELS, 24)
-    write_pictures(folder / "unknown", ("eve",), 6, first=9000)
+    write_images(folder / "images", LABELS, 24)
+    write_images(folder / "unknown", ("eve",), 6, first=9000)
     return folder
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny_data import save, tiny_model, write_pictures
+from tiny_data import save, tiny_model, write_images
 
 from leakcache.encoder.autoencoder import Encoder
 
@@ -22,6 +22,6 @@ def encoder(tiny_folder: Path) -> Encoder:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def image_folder(tmp_path: Path) -> Path:
     """Two classes of six images."""
-    return write_pictures(tmp_path / "pictures")
+    return write_images(tmp_path / "images")

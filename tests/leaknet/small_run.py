@@ -13,7 +13,7 @@ from leaknet.config import RunConfig
 from leaknet.scoring.score_run import prepare_run
 from leaknet.training.train import train
 from tests.leaknet.tiny import silent
-from tests.tiny_data import SMALL, save, tiny_model, write_pictures
+from tests.tiny_data import SMALL, save, tiny_model, write_images
 
 LABELS = ("ada", "bob")
 SETTINGS = (
@@ -30,7 +30,7 @@ def small_run(root: Path, count: int = 16) -> Path:
     """`root/run`, trained on `root/images` (labels `LABELS`), whose weights lie in `root/vae`."""
     torch.manual_seed(0)
     save(tiny_model(), root / "vae")
-    write_pictures(root / "images", LABELS, count)
+    write_images(root / "images", LABELS, count)
     encoder = Encoder.load(str(root / "vae"))
     index = read_index(root / "images")
     cache = build_cache(index, encoder, root / "cache", split="closed", preprocessing=SMALL).cache

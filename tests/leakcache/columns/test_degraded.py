@@ -12,7 +12,7 @@ from leakcache.columns.column import CHAINS, MAX_DEGRADED_SIDE, DecodedImage
 from leakcache.columns.statistics import COPY_COUNT
 from leakcache.columns.table import COLUMNS
 from leakcache.images.preprocess import Preprocessing
-from tests.tiny_data import SMALL, picture
+from tests.tiny_data import SMALL, tiny_image
 
 DEGRADED = [column for name, column in COLUMNS.items() if name.startswith("degraded")]
 
@@ -22,7 +22,7 @@ def copies_of(image: Image.Image, sha256: str) -> list[Image.Image]:
 
 
 def test_copies_depend_on_the_content_hash_alone() -> None:
-    image = picture(3, (120, 90))
+    image = tiny_image(3, (120, 90))
     first, again, other = (copies_of(image, sha * 32) for sha in ("ab", "ab", "cd"))
     assert len(first) == COPY_COUNT == 2
     for one, two in zip(first, again, strict=True):
@@ -46,7 +46,7 @@ def test_columns_of_copies_are_of_training_images_alone() -> None:
 
 @pytest.mark.parametrize("column", DEGRADED)
 def test_views_are_two_of_each_copy(column) -> None:
-    image = DecodedImage(picture(3, (120, 90)), "ab" * 32, SMALL)
+    image = DecodedImage(tiny_image(3, (120, 90)), "ab" * 32, SMALL)
     views = column.views(image)
     second = {"degraded_pixel_statistics": "reduced"}.get(column.name, "enlarged")
     expected = [v for copy in image.copies for v in (copy.native, getattr(copy, second))]
@@ -56,7 +56,7 @@ def test_views_are_two_of_each_copy(column) -> None:
 
 def test_the_canonical_track_degrades_the_canonical_form() -> None:
     cut = Preprocessing(size=64, canonical=True, canonical_size=64)
-    image = DecodedImage.of(picture(3, (120, 90)), "ab" * 32, cut)
+    image = DecodedImage.of(tiny_image(3, (120, 90)), "ab" * 32, cut)
     assert image.image.size == (64, 64)
     assert image.native.shape == (64, 64, 3)
     assert not image.preprocessing.canonical

@@ -241,9 +241,9 @@ def test_a_missing_root_names_the_cure(tmp_path):
 
 
 def test_a_file_that_is_no_index_is_refused(tmp_path):
-    touch(tmp_path, "picture.png")
+    touch(tmp_path, "image.png")
     with pytest.raises(DataError, match="neither a folder nor a CSV"):
-        read_index(tmp_path / "picture.png")
+        read_index(tmp_path / "image.png")
 
 
 def test_open_images_must_be_there_when_asked_for(tmp_path):

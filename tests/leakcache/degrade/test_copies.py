@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_data import picture, write_pictures
+from tiny_data import tiny_image, write_images
 
 from leakcache.dataset.index import read_index
 from leakcache.degrade.chain import degrade, operations
@@ -27,7 +27,7 @@ def wild(tmp_path):
         folder.mkdir(parents=True)
         for number in range(6):
             seed = 100 * "ade".index(label[0] if label != "bob" else "d") + number
-            picture(seed, SIZE).save(folder / f"{number}.png")
+            tiny_image(seed, SIZE).save(folder / f"{number}.png")
     return tmp_path / "wild"
 
 
@@ -91,7 +91,7 @@ def test_a_run_that_was_cut_short_goes_on(wild, tmp_path):
 
 def test_another_image_under_the_same_name_is_copied_again(wild, tmp_path):
     write_copies(read_index(wild), tmp_path, step=1)
-    picture(999, SIZE).save(wild / "Closed_Set" / "ada" / "0.png")
+    tiny_image(999, SIZE).save(wild / "Closed_Set" / "ada" / "0.png")
     report = write_copies(read_index(wild), tmp_path, step=1)
     assert (report.written, report.kept) == (1, 17)
     _, rows = lines(tmp_path / "step1")
@@ -126,10 +126,10 @@ def test_an_image_that_went_bad_loses_its_copy(wild, tmp_path):
 
 
 def test_names_that_differ_by_suffix_or_lie_below_keep_their_stems(tmp_path):
-    root = write_pictures(tmp_path / "pics", count=4)
-    picture(77).save(root / "ada" / "000.jpg")
+    root = write_images(tmp_path / "pics", count=4)
+    tiny_image(77).save(root / "ada" / "000.jpg")
     (root / "ada" / "more" / "deep").mkdir(parents=True)
-    picture(78).save(root / "ada" / "more" / "deep" / "9.webp")
+    tiny_image(78).save(root / "ada" / "more" / "deep" / "9.webp")
     index = read_index(root)
     write_copies(index, tmp_path, step=1)
     copies = read_index(tmp_path / "step1")
@@ -142,7 +142,7 @@ def test_names_that_differ_by_suffix_or_lie_below_keep_their_stems(tmp_path):
 
 
 def test_groups_and_folds_of_a_table_are_kept(tmp_path):
-    root = write_pictures(tmp_path / "pics", count=3)
+    root = write_images(tmp_path / "pics", count=3)
     rows = [
         f"{root}/{label}/{n:03d}.png,{label},prompt {n},{fold}"
         for label in ("ada", "bob")
@@ -168,7 +168,7 @@ def test_copies_beside_the_originals_are_left_out_of_the_originals(wild):
 
 
 def test_an_open_folder_has_open_copies(tmp_path):
-    write_pictures(tmp_path / "pics", labels=("eve",), count=3)
+    write_images(tmp_path / "pics", labels=("eve",), count=3)
     write_copies(read_index(tmp_path / "pics", open_set=True), tmp_path, step=1)
     assert read_index(tmp_path / "step1").counts()["eve"]["open"] == 3
 

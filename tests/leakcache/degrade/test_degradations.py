@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tiny_data import picture
+from tiny_data import tiny_image
 
 from leakcache.degrade.chain import degrade, operations
 from leakcache.degrade.operations import (
@@ -67,7 +67,7 @@ def test_other_seeds_hashes_and_steps_draw_other_operations():
 @settings(max_examples=60, deadline=None)
 @given(hashes, steps, st.integers(1, 40), st.integers(1, 40))
 def test_any_image_gives_an_rgb_image_and_a_record_that_json_repeats(sha256, step, width, height):
-    image = picture(1, (width, height))
+    image = tiny_image(1, (width, height))
     before = image.tobytes()
     degraded, chain = degrade(image, step, 0, sha256)
     assert degraded.mode == "RGB"
@@ -82,7 +82,7 @@ def test_any_image_gives_an_rgb_image_and_a_record_that_json_repeats(sha256, ste
 
 @pytest.mark.parametrize("kind", [kind for kind in OPERATIONS if kind is not Greyscale])
 def test_every_operation_changes_the_pixels(kind):
-    image = picture(2)
+    image = tiny_image(2)
     chain = [
         operation
         for sha256 in HASHES
@@ -95,12 +95,12 @@ def test_every_operation_changes_the_pixels(kind):
 
 
 def test_greyscale_has_one_value_a_pixel():
-    grey = np.asarray(Greyscale().apply(picture(3)))
+    grey = np.asarray(Greyscale().apply(tiny_image(3)))
     assert (grey == grey[..., :1]).all()
 
 
 def test_compression_loses_more_at_a_lower_quality():
-    image = picture(4, (96, 80))
+    image = tiny_image(4, (96, 80))
 
     def loss(operation):
         return np.square(np.asarray(operation.apply(image), float) - np.asarray(image)).mean()
@@ -123,19 +123,19 @@ def test_blur_and_super_resolution_take_fine_detail():
 
 
 def test_contrast_keeps_the_mean():
-    image = picture(5)
+    image = tiny_image(5)
     flat = np.asarray(Contrast(0.7).apply(image), float)
     assert flat.std() == pytest.approx(0.7 * np.asarray(image, float).std(), rel=0.05)
 
 
 def test_crop_takes_native_pixels_from_where_it_says():
-    image = picture(6, (40, 20))
+    image = tiny_image(6, (40, 20))
     part = np.asarray(Crop(0.6, 1.0, 0.0).apply(image))
     assert (part == np.asarray(image)[:12, 16:]).all()
 
 
 def test_resize_scales_both_sides():
-    assert Resize(0.5, "bicubic").apply(picture(7, (41, 20))).size == (20, 10)
+    assert Resize(0.5, "bicubic").apply(tiny_image(7, (41, 20))).size == (20, 10)
 
 
 @given(st.integers(1, 400), st.integers(1, 400), st.floats(0.03, math.pi / 2 - 0.03))
@@ -161,7 +161,7 @@ def test_a_turned_image_has_no_empty_corners(degrees, size):
 
 def test_an_unknown_step_is_refused():
     with pytest.raises(ConfigError, match="use 1, 2 or 3"):
-        degrade(picture(0), 4, 0, HASHES[0])
+        degrade(tiny_image(0), 4, 0, HASHES[0])
 
 
 def test_an_image_too_large_for_an_operation_is_refused_with_the_reason():

@@ -22,7 +22,7 @@ from leakcache.store.manifest import Encoding
 CANONICAL = Preprocessing(canonical=True)
 
 
-def picture(width: int, height: int) -> Image.Image:
+def noisy_image(width: int, height: int) -> Image.Image:
     """Smooth colours with some grain, as a photograph has."""
     random = np.random.default_rng((width, height))
     coarse = Image.fromarray(random.integers(0, 256, (6, 6, 3), dtype=np.uint8))
@@ -46,7 +46,7 @@ def with_chunk(png: bytes, kind: bytes, content: bytes) -> bytes:
 
 
 def test_files_of_the_same_pixels_give_the_same_views(tmp_path):
-    image = picture(300, 420)
+    image = noisy_image(300, 420)
     transparent = image.copy()
     transparent.putalpha(7)
     files = {
@@ -54,7 +54,7 @@ def test_files_of_the_same_pixels_give_the_same_views(tmp_path):
         "chunks.png": with_chunk(saved(image, "PNG", compress_level=1), b"caBX", b"manifest"),
         "lossless.webp": saved(image, "WEBP", lossless=True, exact=True, icc_profile=b"profile"),
         "alpha.png": saved(transparent, "PNG", dpi=(72, 72)),
-        "picture.bmp": saved(image, "BMP"),
+        "image.bmp": saved(image, "BMP"),
     }
     views = {}
     for name, data in files.items():
@@ -66,8 +66,8 @@ def test_files_of_the_same_pixels_give_the_same_views(tmp_path):
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 700), st.integers(1, 700), st.sampled_from([64, 128, 256]))
 def test_every_canonical_file_says_the_same_of_itself(width, height, side):
-    data = canonical_bytes(picture(width, height), side)
-    reference = canonical_bytes(picture(640, 480), side)
+    data = canonical_bytes(noisy_image(width, height), side)
+    reference = canonical_bytes(noisy_image(640, 480), side)
     with Image.open(io.BytesIO(data)) as image, Image.open(io.BytesIO(reference)) as other:
         assert image.size == other.size == (side, side)
         assert (image.format, image.mode) == ("JPEG", "RGB")
@@ -77,7 +77,7 @@ def test_every_canonical_file_says_the_same_of_itself(width, height, side):
 
 
 def test_a_view_is_the_decoded_canonical_file():
-    image = picture(500, 333)
+    image = noisy_image(500, 333)
     view = preprocess(image, CANONICAL)[0]
     np.testing.assert_array_equal(view, np.asarray(decode(canonical_bytes(image))))
     np.testing.assert_array_equal(view, np.asarray(canonicalise(image)))
@@ -86,7 +86,7 @@ def test_a_view_is_the_decoded_canonical_file():
 
 
 def test_crops_are_cut_from_the_canonical_image_on_its_grid():
-    image = picture(900, 700)
+    image = noisy_image(900, 700)
     crops = preprocess(image, Preprocessing("crop", 64, 5, canonical=True, canonical_size=128))
     whole = np.asarray(canonicalise(image, 128))
     np.testing.assert_array_equal(crops[0], whole[32:96, 32:96])
@@ -95,7 +95,7 @@ def test_crops_are_cut_from_the_canonical_image_on_its_grid():
 
 
 def test_a_small_canonical_form_is_enlarged_to_the_view():
-    view = preprocess(picture(512, 512), Preprocessing(canonical=True, canonical_size=64))
+    view = preprocess(noisy_image(512, 512), Preprocessing(canonical=True, canonical_size=64))
     assert view.shape == (1, 256, 256, 3)
 
 
@@ -136,7 +136,7 @@ def test_the_track_is_part_of_the_fingerprint_and_is_named_where_it_differs():
 
 @pytest.mark.parametrize(("size", "reduced"), [((1024, 768), (128, 96)), ((200, 100), (200, 100))])
 def test_a_thumbnail_of_a_jpeg_is_decoded_at_a_fraction_of_its_size(size, reduced):
-    image = picture(*size)
+    image = noisy_image(*size)
     data = saved(image, "JPEG", quality=95)
     small = decode(data, least=90)
     assert small.size == reduced
@@ -147,7 +147,7 @@ def test_a_thumbnail_of_a_jpeg_is_decoded_at_a_fraction_of_its_size(size, reduce
 
 
 def test_other_formats_are_decoded_whole_for_a_thumbnail():
-    image = picture(300, 200)
+    image = noisy_image(300, 200)
     np.testing.assert_array_equal(
         np.asarray(decode(saved(image, "PNG"), least=64)), np.asarray(image)
     )

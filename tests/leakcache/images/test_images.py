@@ -22,7 +22,7 @@ NOISE = RNG.integers(0, 256, (24, 40, 3), dtype=np.uint8)
 
 
 def smooth(height: int = 24, width: int = 40) -> np.ndarray:
-    """A picture that lossy formats keep closely."""
+    """An image that lossy formats keep closely."""
     y, x = np.mgrid[0:height, 0:width]
     return np.stack([x * 4, y * 8, 128 + x - y], -1).astype(np.uint8)
 

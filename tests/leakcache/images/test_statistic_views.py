@@ -15,7 +15,7 @@ from leakcache.images.views import (
     native_view,
     reduced_view,
 )
-from tests.tiny_data import SMALL, picture
+from tests.tiny_data import SMALL, tiny_image
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_the_native_view_starts_on_the_grid_of_jpeg_blocks():
 
 @pytest.mark.parametrize("size", [(1100, 900), (1024, 1024), (512, 512), (300, 200), (40, 90)])
 def test_an_image_and_its_native_view_are_reduced_alike(size: tuple[int, int]):
-    image = picture(3, size)
+    image = tiny_image(3, size)
     native = native_view(image)
     small = reduced_view(native)
     assert small.shape == (REDUCED, REDUCED, 3)
@@ -51,7 +51,7 @@ def test_an_image_and_its_native_view_are_reduced_alike(size: tuple[int, int]):
 
 def test_the_reduced_view_is_enlarged_whatever_the_size():
     for size in ((300, 260), (256, 256)):
-        image = DecodedImage(picture(1, size), "ab" * 32, SMALL)
+        image = DecodedImage(tiny_image(1, size), "ab" * 32, SMALL)
         square = Image.fromarray(centre_square(image.image, REDUCED))
         large = np.asarray(square.resize((512, 512), Image.Resampling.LANCZOS))
         np.testing.assert_array_equal(image.enlarged, large)

@@ -22,14 +22,14 @@ from leakcache.statistics.activation_features import (
     STEPS,
     activation_statistics,
 )
-from tests.tiny_data import kl_model, picture, save, tiny_model
+from tests.tiny_data import kl_model, save, tiny_image, tiny_model
 
 TOLERANCE = 1e-3
 """A fifth of the step of float16 at the largest values, which are about 10."""
 
 
 def views_of(*seeds: int, size: tuple[int, int] = (96, 80)) -> Tensor:
-    return torch.from_numpy(np.stack([np.asarray(picture(seed, size)) for seed in seeds]))
+    return torch.from_numpy(np.stack([np.asarray(tiny_image(seed, size)) for seed in seeds]))
 
 
 def activations_of(encoder: Encoder, *seeds: int, size: tuple[int, int] = (96, 80)) -> Activations:

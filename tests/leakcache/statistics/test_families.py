@@ -251,7 +251,7 @@ def test_normalised_covariances_are_those_of_scipy():
 
 
 def test_normalised_families_do_not_see_contrast():
-    """A busy half of the picture says as much about its texture as a quiet half."""
+    """A busy half of the image says as much about its texture as a quiet half."""
     generator = np.random.default_rng(0)
     texture = generator.normal(0, 6, (128, 256))
     texture = texture + np.roll(texture, 1, axis=1)

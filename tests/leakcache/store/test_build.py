@@ -12,7 +12,7 @@ import pytest
 import scipy.fft
 import torch
 from PIL import Image
-from tiny_data import SIDE, SMALL, array_bytes, picture, save, tiny_model, write_pictures
+from tiny_data import SIDE, SMALL, array_bytes, save, tiny_image, tiny_model, write_images
 
 from leakcache.columns.column import View, ViewValues
 from leakcache.columns.compute import BATCH, _batches, _Request
@@ -61,10 +61,10 @@ def shard_files(folder: Path) -> list[Path]:
 
 
 def test_holds_what_encoding_each_image_gives(
-    pictures: Path, encoder: Encoder, folder: Path
+    image_folder: Path, encoder: Encoder, folder: Path
 ) -> None:
-    index = read_index(pictures)
-    report = build(pictures, encoder, folder)
+    index = read_index(image_folder)
+    report = build(image_folder, encoder, folder)
     cache = report.cache
     assert (report.computed, report.stored, report.columns) == (12, 0, {"z0": 12})
     assert len(cache) == 12
@@ -74,21 +74,21 @@ def test_holds_what_encoding_each_image_gives(
     assert cache.groups.tolist() == [record.group for record in index.records]
     assert cache.folds.tolist() == [record.fold for record in index.records]
     rows = np.arange(12)[::-1]  # across shards and not in their order
-    expected = np.stack([direct(encoder, pictures / cache.paths[row]) for row in rows])
+    expected = np.stack([direct(encoder, image_folder / cache.paths[row]) for row in rows])
     assert cache.column("z0", rows).dtype == np.float16
     np.testing.assert_allclose(cache.column("z0", rows), expected, rtol=2e-3, atol=1e-3)
     coefficients = scipy.fft.dctn(
         cache.column("z0", rows).astype(float), axes=(-2, -1), norm="ortho"
     )
     np.testing.assert_allclose(cache.column("dct_low", rows), coefficients, rtol=2e-3, atol=2e-3)
-    sizes = [(pictures / path).stat().st_size for path in cache.paths]
+    sizes = [(image_folder / path).stat().st_size for path in cache.paths]
     assert cache.sizes.tolist() == sizes
 
 
 def test_rows_are_in_canonical_order_and_folds_are_found(
-    pictures: Path, encoder: Encoder, folder: Path
+    image_folder: Path, encoder: Encoder, folder: Path
 ) -> None:
-    cache = build(pictures, encoder, folder).cache
+    cache = build(image_folder, encoder, folder).cache
     columns = zip(cache.folds, cache.labels, cache.paths, strict=True)
     key = [(FOLDS.index(fold), label, path) for fold, label, path in columns]
     assert key == sorted(key)
@@ -98,9 +98,9 @@ def test_rows_are_in_canonical_order_and_folds_are_found(
 
 
 def test_moments_are_those_of_the_stored_latents(
-    pictures: Path, encoder: Encoder, folder: Path
+    image_folder: Path, encoder: Encoder, folder: Path
 ) -> None:
-    cache = build(pictures, encoder, folder).cache
+    cache = build(image_folder, encoder, folder).cache
     for fold, labels in (("train", None), ("test", ("bob",))):
         rows = cache.rows(fold)
         rows = rows[np.isin(cache.labels[rows], labels)] if labels else rows
@@ -114,17 +114,19 @@ def test_moments_are_those_of_the_stored_latents(
     assert cache.moments("open").latent.count == 0
 
 
-def test_full_precision_is_stored_by_choice(pictures: Path, encoder: Encoder, folder: Path) -> None:
-    cache = build(pictures, encoder, folder, stored="float32").cache
+def test_full_precision_is_stored_by_choice(
+    image_folder: Path, encoder: Encoder, folder: Path
+) -> None:
+    cache = build(image_folder, encoder, folder, stored="float32").cache
     rows = np.arange(12)
-    expected = np.stack([direct(encoder, pictures / path) for path in cache.paths])
+    expected = np.stack([direct(encoder, image_folder / path) for path in cache.paths])
     assert cache.column("z0", rows).dtype == np.float32
     np.testing.assert_allclose(cache.column("z0", rows), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_crops_are_views_of_one_image(encoder: Encoder, folder: Path, tmp_path: Path) -> None:
-    root = write_pictures(tmp_path / "data", count=2)
-    picture(1, (200, 152)).save(root / "ada" / "000.png")
+    root = write_images(tmp_path / "data", count=2)
+    tiny_image(1, (200, 152)).save(root / "ada" / "000.png")
     crops = Preprocessing("crop", SIDE, views=3)
     cache = build(root, encoder, folder, preprocessing=crops).cache
     assert cache.manifest.latent_shape == (3, 4, 8, 8)
@@ -138,8 +140,8 @@ def test_crops_are_views_of_one_image(encoder: Encoder, folder: Path, tmp_path: 
 
 
 def test_closed_and_open_are_two_caches(encoder: Encoder, tmp_path: Path) -> None:
-    write_pictures(tmp_path / "data" / "Closed_Set", count=4)
-    write_pictures(tmp_path / "data" / "Open_Set", ("eve",), count=3, first=10)
+    write_images(tmp_path / "data" / "Closed_Set", count=4)
+    write_images(tmp_path / "data" / "Open_Set", ("eve",), count=3, first=10)
     closed, unknown = (
         build(tmp_path / "data", encoder, tmp_path / "c" / split, split=split).cache
         for split in ("closed", "open")
@@ -155,7 +157,7 @@ def test_closed_and_open_are_two_caches(encoder: Encoder, tmp_path: Path) -> Non
 
 
 def test_one_class_alone_can_be_cached(encoder: Encoder, folder: Path, tmp_path: Path) -> None:
-    cache = build(write_pictures(tmp_path / "data", ("ada",)), encoder, folder).cache
+    cache = build(write_images(tmp_path / "data", ("ada",)), encoder, folder).cache
     assert cache.classes == ("ada",)
     assert len(cache) == 6
 
@@ -164,16 +166,16 @@ def test_one_class_alone_can_be_cached(encoder: Encoder, folder: Path, tmp_path:
 
 
 def test_bad_images_are_listed_and_the_rest_is_whole(
-    pictures: Path, encoder: Encoder, tmp_path: Path
+    image_folder: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
-    before = build(pictures, encoder, tmp_path / "before" / "all").cache
-    sound = (pictures / "ada" / "000.png").read_bytes()
-    (pictures / "ada" / "empty.png").touch()
-    (pictures / "ada" / "truncated.png").write_bytes(sound[: len(sound) // 2])
-    (pictures / "bob" / "text.png").write_text("not an image")
-    (pictures / "bob" / "notes.xyz").write_text("not an image")
-    (pictures / "cyd").mkdir()
-    cache = build(pictures, encoder, tmp_path / "cache" / "all").cache
+    before = build(image_folder, encoder, tmp_path / "before" / "all").cache
+    sound = (image_folder / "ada" / "000.png").read_bytes()
+    (image_folder / "ada" / "empty.png").touch()
+    (image_folder / "ada" / "truncated.png").write_bytes(sound[: len(sound) // 2])
+    (image_folder / "bob" / "text.png").write_text("not an image")
+    (image_folder / "bob" / "notes.xyz").write_text("not an image")
+    (image_folder / "cyd").mkdir()
+    cache = build(image_folder, encoder, tmp_path / "cache" / "all").cache
     found = reasons(cache)
     assert found["ada/empty.png"] == "the file is empty (0 bytes)"
     assert "truncated" in found["ada/truncated.png"]
@@ -189,26 +191,30 @@ def test_bad_images_are_listed_and_the_rest_is_whole(
     assert total == 12
 
 
-def test_odd_but_sound_images_are_converted(pictures: Path, encoder: Encoder, folder: Path) -> None:
-    image = picture(77, (90, 70))
-    image.convert("CMYK").save(pictures / "ada" / "cmyk.jpg")
-    image.convert("P").save(pictures / "ada" / "palette.gif")
-    image.convert("LA").save(pictures / "bob" / "alpha.png")
-    image.save(pictures / "bob" / "really-a-jpeg.png", format="JPEG")
-    Image.new("RGB", (1, 1), (9, 9, 9)).save(pictures / "bob" / "dot.png")
-    Image.new("RGB", (100_000, 1)).save(pictures / "bob" / "thin.png")
-    cache = build(pictures, encoder, folder).cache
+def test_odd_but_sound_images_are_converted(
+    image_folder: Path, encoder: Encoder, folder: Path
+) -> None:
+    image = tiny_image(77, (90, 70))
+    image.convert("CMYK").save(image_folder / "ada" / "cmyk.jpg")
+    image.convert("P").save(image_folder / "ada" / "palette.gif")
+    image.convert("LA").save(image_folder / "bob" / "alpha.png")
+    image.save(image_folder / "bob" / "really-a-jpeg.png", format="JPEG")
+    Image.new("RGB", (1, 1), (9, 9, 9)).save(image_folder / "bob" / "dot.png")
+    Image.new("RGB", (100_000, 1)).save(image_folder / "bob" / "thin.png")
+    cache = build(image_folder, encoder, folder).cache
     assert set(reasons(cache)) == {"bob/dot.png", "bob/thin.png"}
     assert "too small: the shorter side needs" in reasons(cache)["bob/dot.png"]
     assert len(cache) == 16
 
 
 def test_the_same_content_counts_once_and_under_two_labels_not_at_all(
-    pictures: Path, encoder: Encoder, folder: Path
+    image_folder: Path, encoder: Encoder, folder: Path
 ) -> None:
-    (pictures / "ada" / "twin.png").write_bytes((pictures / "ada" / "000.png").read_bytes())
-    (pictures / "bob" / "claim.png").write_bytes((pictures / "ada" / "001.png").read_bytes())
-    cache = build(pictures, encoder, folder).cache
+    (image_folder / "ada" / "twin.png").write_bytes((image_folder / "ada" / "000.png").read_bytes())
+    (image_folder / "bob" / "claim.png").write_bytes(
+        (image_folder / "ada" / "001.png").read_bytes()
+    )
+    cache = build(image_folder, encoder, folder).cache
     found = reasons(cache)
     assert len(found) == 3
     (twin,) = set(found) & {"ada/twin.png", "ada/000.png"}  # the later in canonical order
@@ -220,19 +226,19 @@ def test_the_same_content_counts_once_and_under_two_labels_not_at_all(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_an_unreadable_folder_is_listed(pictures: Path, encoder: Encoder, folder: Path) -> None:
-    (pictures / "bob").chmod(0)
+def test_an_unreadable_folder_is_listed(image_folder: Path, encoder: Encoder, folder: Path) -> None:
+    (image_folder / "bob").chmod(0)
     try:
-        cache = build(pictures, encoder, folder).cache
+        cache = build(image_folder, encoder, folder).cache
     finally:
-        (pictures / "bob").chmod(0o755)
+        (image_folder / "bob").chmod(0o755)
     assert "bob" in reasons(cache)
     assert cache.classes == ("ada",)
 
 
-def test_a_file_that_vanishes_is_listed(pictures: Path, encoder: Encoder, folder: Path) -> None:
-    index = read_index(pictures)
-    (pictures / "ada" / "003.png").unlink()
+def test_a_file_that_vanishes_is_listed(image_folder: Path, encoder: Encoder, folder: Path) -> None:
+    index = read_index(image_folder)
+    (image_folder / "ada" / "003.png").unlink()
     cache = build_cache(index, encoder, folder, split="all", preprocessing=SMALL).cache
     assert reasons(cache) == {"ada/003.png": "cannot be read (No such file or directory)"}
     assert len(cache) == 11
@@ -260,15 +266,15 @@ class Overflowing(Encoder):
 
 
 def test_latents_that_are_not_finite_are_left_out(
-    pictures: Path, encoder: Encoder, folder: Path
+    image_folder: Path, encoder: Encoder, folder: Path
 ) -> None:
-    Image.new("RGB", (SIDE, SIDE), (255, 255, 255)).save(pictures / "bob" / "white.png")
+    Image.new("RGB", (SIDE, SIDE), (255, 255, 255)).save(image_folder / "bob" / "white.png")
     overflowing = Overflowing(encoder._network, encoder.identity, "fp32", "cpu")
-    cache = build(pictures, overflowing, folder).cache
+    cache = build(image_folder, overflowing, folder).cache
     assert reasons(cache) == {"bob/white.png": "its z0 is not finite in fp32"}
     assert np.isfinite(cache.column("z0", np.arange(12))).all()
     assert np.isfinite(cache.moments("train").latent.m2).all()
-    again = build(pictures, encoder, folder)  # it is remembered
+    again = build(image_folder, encoder, folder)  # it is remembered
     assert (again.computed, len(again.cache)) == (0, 12)
 
 
@@ -280,9 +286,11 @@ class Counting(Encoder):
         return super().encode(pixels)
 
 
-def test_a_cpu_encodes_one_view_at_a_time(pictures: Path, encoder: Encoder, folder: Path) -> None:
+def test_a_cpu_encodes_one_view_at_a_time(
+    image_folder: Path, encoder: Encoder, folder: Path
+) -> None:
     counting = Counting(encoder._network, encoder.identity, "fp32", "cpu")
-    build(pictures, counting, folder, preprocessing=Preprocessing("crop", SIDE, views=3))
+    build(image_folder, counting, folder, preprocessing=Preprocessing("crop", SIDE, views=3))
     assert set(counting.batches) == {1}
 
 
@@ -302,28 +310,32 @@ def test_few_large_images_are_loaded_ahead() -> None:
 # What a second build does
 
 
-def test_a_second_build_does_nothing(pictures: Path, encoder: Encoder, folder: Path) -> None:
-    first = build(pictures, encoder, folder)
+def test_a_second_build_does_nothing(image_folder: Path, encoder: Encoder, folder: Path) -> None:
+    first = build(image_folder, encoder, folder)
     written = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-    second = build(pictures, encoder, folder)
+    second = build(image_folder, encoder, folder)
     assert (second.computed, second.stored) == (0, 12)
     assert not second.changes
     assert second.cache.manifest == first.cache.manifest
     assert all(path.stat().st_mtime_ns == when for path, when in written.items())
 
 
-def test_added_images_alone_are_computed(pictures: Path, encoder: Encoder, tmp_path: Path) -> None:
+def test_added_images_alone_are_computed(
+    image_folder: Path, encoder: Encoder, tmp_path: Path
+) -> None:
     folder, scratch = tmp_path / "cache" / "all", tmp_path / "scratch" / "all"
-    (pictures / "bob" / "claim.png").write_bytes((pictures / "ada" / "001.png").read_bytes())
-    build(pictures, encoder, folder)
-    write_pictures(pictures, ("ada",), count=3, first=20)
-    write_pictures(pictures, ("zoe",), count=2)
-    write_pictures(pictures, ("zoe",), count=1, first=90)
-    report = build(pictures, encoder, folder)
+    (image_folder / "bob" / "claim.png").write_bytes(
+        (image_folder / "ada" / "001.png").read_bytes()
+    )
+    build(image_folder, encoder, folder)
+    write_images(image_folder, ("ada",), count=3, first=20)
+    write_images(image_folder, ("zoe",), count=2)
+    write_images(image_folder, ("zoe",), count=1, first=90)
+    report = build(image_folder, encoder, folder)
     # zoe's images are ada's first two under another name: no new content.
     assert (report.computed, report.columns) == (4, {"z0": 4})
     assert str(report.changes).startswith("4 added (ada/02")
-    fresh = build(pictures, encoder, scratch).cache
+    fresh = build(image_folder, encoder, scratch).cache
     assert report.cache.manifest.fingerprint == fresh.manifest.fingerprint
     rows = np.arange(len(fresh))
     np.testing.assert_allclose(
@@ -332,21 +344,21 @@ def test_added_images_alone_are_computed(pictures: Path, encoder: Encoder, tmp_p
 
 
 def test_removed_altered_and_relabelled_images_are_told_apart(
-    pictures: Path, encoder: Encoder, tmp_path: Path
+    image_folder: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
-    before = build(pictures, encoder, tmp_path / "cache" / "all").cache
-    (pictures / "ada" / "000.png").unlink()
-    picture(500).save(pictures / "ada" / "001.png")
-    table = pictures / "index.csv"
+    before = build(image_folder, encoder, tmp_path / "cache" / "all").cache
+    (image_folder / "ada" / "000.png").unlink()
+    tiny_image(500).save(image_folder / "ada" / "001.png")
+    table = image_folder / "index.csv"
     rows = [
         f"{p},{'ada' if p == 'bob/002.png' else p[:3]}" for p in before.paths if "/000" not in p
     ]
     table.write_text("path,label\n" + "\n".join(rows))
-    (pictures / "bob" / "000.png").unlink()
+    (image_folder / "bob" / "000.png").unlink()
     moved = read_index(table)
     folds = dict(zip(before.paths.tolist(), before.folds.tolist(), strict=True))
     records = tuple(replace(r, group=Path(r.path).stem, fold=folds[r.path]) for r in moved.records)
-    index = DatasetIndex(pictures, records, (), "made up")
+    index = DatasetIndex(image_folder, records, (), "made up")
     report = build_cache(index, encoder, before.path, split="all", preprocessing=SMALL)
     assert report.changes.added == ()
     assert sorted(report.changes.removed) == ["ada/000.png", "bob/000.png"]
@@ -359,10 +371,10 @@ def test_removed_altered_and_relabelled_images_are_told_apart(
 
 
 def test_a_moved_data_root_is_noted_without_encoding(
-    pictures: Path, encoder: Encoder, folder: Path
+    image_folder: Path, encoder: Encoder, folder: Path
 ) -> None:
-    build(pictures, encoder, folder)
-    moved = pictures.rename(pictures.with_name("elsewhere"))
+    build(image_folder, encoder, folder)
+    moved = image_folder.rename(image_folder.with_name("elsewhere"))
     report = build(moved, encoder, folder)
     assert report.computed == 0
     assert report.cache.manifest.data == str(moved)
@@ -371,9 +383,9 @@ def test_a_moved_data_root_is_noted_without_encoding(
 
 
 def test_other_weights_or_preprocessing_are_never_mixed(
-    pictures: Path, encoder: Encoder, folder: Path, tmp_path: Path
+    image_folder: Path, encoder: Encoder, folder: Path, tmp_path: Path
 ) -> None:
-    build(pictures, encoder, folder)
+    build(image_folder, encoder, folder)
     before = array_bytes(folder.parent)
     other = Encoder.load(str(save(tiny_model(9), tmp_path / "other")))
     crop = Preprocessing("crop", SIDE, 2)
@@ -384,17 +396,17 @@ def test_other_weights_or_preprocessing_are_never_mixed(
     ):
         options: dict[str, Any] = {"encoder": encoder, **given}
         with pytest.raises(CacheStale, match=words + ".*--fresh"):
-            build(pictures, folder=folder, **options)
+            build(image_folder, folder=folder, **options)
     assert array_bytes(folder.parent) == before
-    report = build(pictures, other, folder, fresh=True)
+    report = build(image_folder, other, folder, fresh=True)
     assert report.computed == 12
     assert report.cache.manifest.encoding.autoencoder.name == "other"
 
 
 def test_reduced_precision_records_its_error(
-    pictures: Path, tiny_folder: Path, folder: Path
+    image_folder: Path, tiny_folder: Path, folder: Path
 ) -> None:
-    cache = build(pictures, Encoder.load(str(tiny_folder), "bf16"), folder).cache
+    cache = build(image_folder, Encoder.load(str(tiny_folder), "bf16"), folder).cache
     assert 0 < cache.manifest.facts["relative_latent_error"] < 0.05
 
 
@@ -417,35 +429,35 @@ def interrupt(root: Path, encoder: Encoder, folder: Path, views: int) -> None:
         build(root, stopping, folder)
 
 
-def test_an_interrupted_build_resumes(pictures: Path, encoder: Encoder, tmp_path: Path) -> None:
+def test_an_interrupted_build_resumes(image_folder: Path, encoder: Encoder, tmp_path: Path) -> None:
     folder, whole = tmp_path / "cache" / "all", tmp_path / "whole" / "all"
-    interrupt(pictures, encoder, folder, 8)
+    interrupt(image_folder, encoder, folder, 8)
     with pytest.raises(CacheError, match=r"no finished cache; run \(or run again\)"):
         Cache.open(folder)
-    report = build(pictures, encoder, folder)
+    report = build(image_folder, encoder, folder)
     assert (report.computed, report.stored) == (4, 8)
-    build(pictures, encoder, whole)
+    build(image_folder, encoder, whole)
     assert array_bytes(folder.parent) == array_bytes(whole.parent)
 
 
 def test_builds_of_other_images_that_were_interrupted_are_reused(
-    pictures: Path, encoder: Encoder, folder: Path
+    image_folder: Path, encoder: Encoder, folder: Path
 ) -> None:
-    interrupt(pictures, encoder, folder, 8)
-    write_pictures(pictures, ("cyd",), count=1, first=50)
-    interrupt(pictures, encoder, folder, 4)
-    write_pictures(pictures, ("dan",), count=1, first=60)
-    report = build(pictures, encoder, folder)
+    interrupt(image_folder, encoder, folder, 8)
+    write_images(image_folder, ("cyd",), count=1, first=50)
+    interrupt(image_folder, encoder, folder, 4)
+    write_images(image_folder, ("dan",), count=1, first=60)
+    report = build(image_folder, encoder, folder)
     assert report.stored == 12
     assert report.computed == 2
 
 
 def test_images_that_changed_after_an_interruption_are_computed(
-    pictures: Path, encoder: Encoder, folder: Path
+    image_folder: Path, encoder: Encoder, folder: Path
 ) -> None:
-    interrupt(pictures, encoder, folder, 8)
-    picture(900).save(pictures / read_index(pictures).records[0].path)
-    report = build(pictures, encoder, folder)
+    interrupt(image_folder, encoder, folder, 8)
+    tiny_image(900).save(image_folder / read_index(image_folder).records[0].path)
+    report = build(image_folder, encoder, folder)
     assert (report.computed, report.stored) == (5, 7)
 
 
@@ -460,16 +472,16 @@ def spoil(file: Path, damage: str) -> None:
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "remove"])
 def test_a_damaged_shard_is_found_and_only_its_images_are_computed_again(
-    damage: str, pictures: Path, encoder: Encoder, folder: Path
+    damage: str, image_folder: Path, encoder: Encoder, folder: Path
 ) -> None:
-    build(pictures, encoder, folder)
+    build(image_folder, encoder, folder)
     before = array_bytes(folder.parent)
     spoil(shard_files(folder)[1], damage)
     cache = Cache.open(folder)
     with pytest.raises(CacheCorrupt, match=r"z0-.*: shard 1 is damaged.*--repair"):
         cache.column("z0", np.arange(12))
     assert np.isfinite(cache.column("z0", np.arange(4))).all()
-    report = build(pictures, encoder, folder, repair=True)
+    report = build(image_folder, encoder, folder, repair=True)
     assert (report.computed, report.stored) == (4, 8)
     assert "shard 1 is damaged" in report.repaired[0]
     assert array_bytes(folder.parent) == before
@@ -477,46 +489,46 @@ def test_a_damaged_shard_is_found_and_only_its_images_are_computed_again(
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"format": 1}', "half", "edited"])
 def test_a_damaged_manifest_is_refused_and_nothing_is_overwritten(
-    damage: str, pictures: Path, encoder: Encoder, folder: Path
+    damage: str, image_folder: Path, encoder: Encoder, folder: Path
 ) -> None:
-    build(pictures, encoder, folder)
+    build(image_folder, encoder, folder)
     manifest, before = folder / "manifest.json", array_bytes(folder.parent)
     text = manifest.read_text()
     edited = {"half": text[: len(text) // 2], "edited": text.replace("resize", "crop")}
     manifest.write_text(edited.get(damage, damage))
-    for use in (lambda: Cache.open(folder), lambda: build(pictures, encoder, folder)):
+    for use in (lambda: Cache.open(folder), lambda: build(image_folder, encoder, folder)):
         with pytest.raises(CacheCorrupt, match=r"manifest\.json: is damaged .*--repair") as caught:
             use()
         assert "\n" not in str(caught.value)
     assert array_bytes(folder.parent) == before
-    assert build(pictures, encoder, folder, repair=True).computed == 0
+    assert build(image_folder, encoder, folder, repair=True).computed == 0
     assert manifest.read_text() != text  # the facts of the build that computed are lost
     assert Cache.open(folder).manifest.images == 12
 
 
-def test_two_builds_at_once_are_refused(pictures: Path, encoder: Encoder, folder: Path) -> None:
+def test_two_builds_at_once_are_refused(image_folder: Path, encoder: Encoder, folder: Path) -> None:
     with locked(folder.parent), pytest.raises(CacheError, match="another process is writing here"):
-        build(pictures, encoder, folder)
-    assert len(build(pictures, encoder, folder).cache) == 12
+        build(image_folder, encoder, folder)
+    assert len(build(image_folder, encoder, folder).cache) == 12
 
 
 def test_fresh_forgets_what_was_built_and_begun(
-    pictures: Path, encoder: Encoder, folder: Path
+    image_folder: Path, encoder: Encoder, folder: Path
 ) -> None:
-    build(pictures, encoder, folder)
-    write_pictures(pictures, ("cyd",), count=5, first=70)
-    interrupt(pictures, encoder, folder, 1)
-    report = build(pictures, encoder, folder, fresh=True)
+    build(image_folder, encoder, folder)
+    write_images(image_folder, ("cyd",), count=5, first=70)
+    interrupt(image_folder, encoder, folder, 1)
+    report = build(image_folder, encoder, folder, fresh=True)
     assert (report.computed, report.stored) == (17, 0)
 
 
 def test_a_cache_of_an_older_version_is_refused_with_the_command(
-    pictures: Path, encoder: Encoder, folder: Path
+    image_folder: Path, encoder: Encoder, folder: Path
 ) -> None:
     (folder / "latents.zarr").mkdir(parents=True)
     (folder / "manifest.json").write_text('{"format": 1}')
-    for use in (lambda: Cache.open(folder), lambda: build(pictures, encoder, folder)):
+    for use in (lambda: Cache.open(folder), lambda: build(image_folder, encoder, folder)):
         with pytest.raises(CacheStale, match=rf"older version.*--cache {folder.parent} --fresh`"):
             use()
-    assert build(pictures, encoder, folder, fresh=True).computed == 12
+    assert build(image_folder, encoder, folder, fresh=True).computed == 12
     assert not (folder / "latents.zarr").exists()

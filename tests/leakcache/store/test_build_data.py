@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_data import SMALL, write_pictures
+from tiny_data import SMALL, write_images
 
 from leakcache.dataset.index import read_index
 from leakcache.encoder.autoencoder import Encoder
@@ -39,12 +39,14 @@ def other_bytes(path: Path, copy: Path, level: int = 0) -> None:
 
 
 def test_equal_pixels_are_one_group_in_one_fold(
-    pictures: Path, encoder: Encoder, tmp_path: Path
+    image_folder: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
     for level, name in enumerate(("x", "y", "z")):
         for label in ("ada", "bob"):
-            other_bytes(pictures / label / "000.png", pictures / label / f"{name}.png", level)
-    report = build(read_index(pictures), encoder, tmp_path / "c", columns=TRAINING)
+            other_bytes(
+                image_folder / label / "000.png", image_folder / label / f"{name}.png", level
+            )
+    report = build(read_index(image_folder), encoder, tmp_path / "c", columns=TRAINING)
     cache = report.cache
     twins = np.isin([Path(path).stem for path in cache.paths], ["000", "x", "y", "z"])
     assert twins.sum() == 8
@@ -53,7 +55,7 @@ def test_equal_pixels_are_one_group_in_one_fold(
     assert report.stored == 0
     # An image that came into the training fold then has the columns of that fold.
     assert cache.has("degraded_pixel_statistics")
-    again = build(read_index(pictures), encoder, tmp_path / "c", columns=TRAINING)
+    again = build(read_index(image_folder), encoder, tmp_path / "c", columns=TRAINING)
     assert again.computed == 0
     assert again.findings == report.findings
     assert again.cache.manifest == cache.manifest
@@ -64,7 +66,7 @@ def test_equal_pixels_in_several_classes_or_given_folds_are_named(
     encoder: Encoder, tmp_path: Path
 ) -> None:
     for number, fold in enumerate(("train", "val", "test")):
-        write_pictures(tmp_path / "data" / fold, count=2, first=10 * number)
+        write_images(tmp_path / "data" / fold, count=2, first=10 * number)
     other_bytes(tmp_path / "data/train/ada/000.png", tmp_path / "data/test/bob/copy.png")
     report = build(read_index(tmp_path / "data"), encoder, tmp_path / "c")
     found = sentences(report)
@@ -75,20 +77,20 @@ def test_equal_pixels_in_several_classes_or_given_folds_are_named(
 
 
 def test_a_class_without_any_usable_image_is_an_error(
-    pictures: Path, encoder: Encoder, tmp_path: Path
+    image_folder: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
-    (pictures / "eve").mkdir()
+    (image_folder / "eve").mkdir()
     for number in range(3):
-        (pictures / "eve" / f"{number}.png").write_bytes(b"no image")
+        (image_folder / "eve" / f"{number}.png").write_bytes(b"no image")
     with pytest.raises(DataError, match="none of the 3 images of class eve can be used"):
-        build(read_index(pictures), encoder, tmp_path / "c")
+        build(read_index(image_folder), encoder, tmp_path / "c")
 
 
 def test_a_reason_is_not_kept_when_the_rules_change(
-    pictures: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    image_folder: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Image.new("RGB", (64, 2)).save(pictures / "ada" / "strip.png")
-    index = read_index(pictures)
+    Image.new("RGB", (64, 2)).save(image_folder / "ada" / "strip.png")
+    index = read_index(image_folder)
     strict = build(index, encoder, tmp_path / "c")
     assert dict(strict.cache.manifest.rejects).keys() == {"ada/strip.png"}
     read: list[int] = []
@@ -102,8 +104,8 @@ def test_a_reason_is_not_kept_when_the_rules_change(
 
 def metadata(root: Path) -> Path:
     """A table with a column of labels, and of groups, that options have to name."""
-    write_pictures(root)
-    write_pictures(root, ("eve",), count=3, first=70)
+    write_images(root)
+    write_images(root, ("eve",), count=3, first=70)
     rows = ["path,maker,prompt,fold"]
     for label in ("ada", "bob"):
         folds = ("train", "train", "train", "val", "test", "test")
@@ -128,8 +130,8 @@ def test_the_own_open_set_of_a_table_is_found(encoder: Encoder, tmp_path: Path) 
 
 
 def test_data_read_with_a_layout_is_read_again_with_it(encoder: Encoder, tmp_path: Path) -> None:
-    write_pictures(tmp_path / "data" / "ada", ("train", "val", "test"), count=2)
-    write_pictures(tmp_path / "data" / "bob", ("train", "val", "test"), count=2, first=30)
+    write_images(tmp_path / "data" / "ada", ("train", "val", "test"), count=2)
+    write_images(tmp_path / "data" / "bob", ("train", "val", "test"), count=2, first=30)
     index = read_index(tmp_path / "data", layout="class/split", group="file", seed=3)
     cache = build(index, encoder, tmp_path / "c").cache
     manifest = cache.manifest

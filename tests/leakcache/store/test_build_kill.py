@@ -8,13 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tiny_data import write_pictures
+from tiny_data import write_images
 
 HERE = Path(__file__).resolve().parent
 
 
 def test_kills_at_any_step_lose_and_change_nothing(tiny_folder: Path, tmp_path: Path) -> None:
-    images = write_pictures(tmp_path / "images", count=9)
+    images = write_images(tmp_path / "images", count=9)
     paths = os.pathsep.join(str(path) for path in (HERE.parents[2], HERE.parent.parent))
     done = subprocess.run(
         [sys.executable, HERE / "killing.py", images, tiny_folder, tmp_path],

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tiny_data import picture, save, tiny_model
+from tiny_data import save, tiny_image, tiny_model
 
 HERE = Path(__file__).resolve().parent
 PIXELS = 128 * 128 * 3
@@ -19,7 +19,7 @@ SLACK = 20 * 2**20
 
 def test_peak_memory_does_not_depend_on_the_number_of_images(tmp_path: Path) -> None:
     (tmp_path / "images" / "ada").mkdir(parents=True)
-    image = picture(0, (128, 128))
+    image = tiny_image(0, (128, 128))
     for row in range(MANY):
         image.putpixel((0, 0), (row % 256, row // 256, 0))
         image.save(tmp_path / "images" / "ada" / f"{row}.bmp")

@@ -21,8 +21,8 @@ from leakcache.store.manifest import CacheManifest, Encoding
 
 
 @pytest.fixture
-def cache(pictures: Path, encoder: Encoder, tmp_path: Path) -> Cache:
-    index = read_index(pictures)
+def cache(image_folder: Path, encoder: Encoder, tmp_path: Path) -> Cache:
+    index = read_index(image_folder)
     return build_cache(
         index, encoder, tmp_path / "c" / "all", split="all", preprocessing=SMALL
     ).cache
@@ -61,18 +61,18 @@ def test_words_count_and_name_a_few() -> None:
     assert str(Changes(moved=("m",))) == "1 relabelled or in another fold (m)"
 
 
-def test_a_cache_of_unchanged_images_opens(cache: Cache, pictures: Path) -> None:
+def test_a_cache_of_unchanged_images_opens(cache: Cache, image_folder: Path) -> None:
     later = time.time() + 60
-    for path in pictures.rglob("*.png"):
+    for path in image_folder.rglob("*.png"):
         os.utime(path, (later, later))
     assert open_current(cache.path).manifest == cache.manifest
 
 
 @pytest.mark.parametrize("same_size", [True, False])
 def test_a_cache_of_altered_images_is_refused(
-    same_size: bool, cache: Cache, pictures: Path
+    same_size: bool, cache: Cache, image_folder: Path
 ) -> None:
-    path = pictures / cache.paths[1]
+    path = image_folder / cache.paths[1]
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if same_size else content + b"0")
     later = time.time() + 60
@@ -81,6 +81,6 @@ def test_a_cache_of_altered_images_is_refused(
         open_current(cache.path)
 
 
-def test_a_cache_stands_alone_without_its_images(cache: Cache, pictures: Path) -> None:
-    shutil.rmtree(pictures)
+def test_a_cache_stands_alone_without_its_images(cache: Cache, image_folder: Path) -> None:
+    shutil.rmtree(image_folder)
     assert len(open_current(cache.path)) == len(cache)

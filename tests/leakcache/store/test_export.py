@@ -19,9 +19,9 @@ from leakcache.store.info import describe, describe_columns
 
 
 @pytest.fixture
-def cache(pictures: Path, encoder: Encoder, tmp_path: Path) -> Cache:
-    (pictures / "ada" / "bad.png").write_bytes(b"")
-    index = read_index(pictures)
+def cache(image_folder: Path, encoder: Encoder, tmp_path: Path) -> Cache:
+    (image_folder / "ada" / "bad.png").write_bytes(b"")
+    index = read_index(image_folder)
     return build_cache(
         index, encoder, tmp_path / "c" / "all", split="all", preprocessing=SMALL
     ).cache
@@ -55,7 +55,7 @@ def test_a_failure_leaves_the_former_file(cache: Cache, tmp_path: Path) -> None:
     assert target.read_bytes() == before
 
 
-def test_description_says_what_it_is(cache: Cache, pictures: Path) -> None:
+def test_description_says_what_it_is(cache: Cache, image_folder: Path) -> None:
     found = describe(cache)
     assert found["images"] == 12
     assert found["classes"] == ["ada", "bob"]
@@ -68,7 +68,7 @@ def test_description_says_what_it_is(cache: Cache, pictures: Path) -> None:
     assert found["latent_shape"] == [1, 4, 8, 8]
     assert "libjpeg-turbo" in found["decoder"]
     assert found["fingerprint"] == cache.manifest.fingerprint
-    assert found["data"] == str(pictures)
+    assert found["data"] == str(image_folder)
     assert found["rejects"] == [{"path": "ada/bad.png", "reason": "the file is empty (0 bytes)"}]
     assert json.loads(json.dumps(found)) == found
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_data import SMALL, array_bytes, picture, write_pictures
+from tiny_data import SMALL, array_bytes, tiny_image, write_images
 
 from leakcache.columns.column import Column, DecodedImage
 from leakcache.columns.compute import ColumnComputer
@@ -52,10 +52,10 @@ def counting(encoder: Encoder) -> Counting:
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     """Two classes of images of 256 pixels, the size of a view, and of others."""
-    root = write_pictures(tmp_path / "images", count=3)
+    root = write_images(tmp_path / "images", count=3)
     for number, label in enumerate(("ada", "bob")):
         for size in ((256, 256), (300, 280)):
-            image = picture(100 + 10 * number + size[0], size)
+            image = tiny_image(100 + 10 * number + size[0], size)
             image.save(root / label / f"{size[0]}.png")
     return root
 
@@ -141,7 +141,7 @@ def test_a_finished_cache_is_filled_and_changed_files_are_refused(
     assert cache.has("pixel_statistics")
     assert Cache.open(cache.path).has("pixel_statistics")
     path = images / str(cache.paths[0])
-    picture(900).save(path)
+    tiny_image(900).save(path)
     with pytest.raises(CacheStale, match="has changed since"):
         fill_columns(cache, ["activation_statistics"])
     path.unlink()

@@ -20,10 +20,10 @@ COLUMNS = ["z0", "activation_statistics"]
 
 
 def test_runtimes_share_no_column_and_a_run_scores_with_its_own(
-    pictures: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    image_folder: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
-    index, home = read_index(pictures), tmp_path / "c"
+    index, home = read_index(image_folder), tmp_path / "c"
     torch, onnx = (Encoder.load(str(tiny_folder), runtime=name) for name in ("torch", "onnx"))
     first = build_cache(index, torch, home / "closed", preprocessing=SMALL, columns=COLUMNS).cache
     second = build_cache(index, onnx, home / "again", preprocessing=SMALL, columns=["z0"]).cache
@@ -42,7 +42,7 @@ def test_runtimes_share_no_column_and_a_run_scores_with_its_own(
     encoding = second.manifest.encoding
     encoder = load_encoder(encoding)
     assert encoder.runtime == encoding.encoder().runtime == "onnx"
-    paths = [pictures / str(path) for path in second.paths[:2]]
+    paths = [image_folder / str(path) for path in second.paths[:2]]
     for row, file in enumerate(encode_files(encoder, encoding, paths, columns=COLUMNS)):
         for name in COLUMNS:
             assert np.array_equal(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_data import SMALL, picture, save, tiny_model
+from tiny_data import SMALL, save, tiny_image, tiny_model
 
 from leakcache.columns.spec import ColumnSpec
 from leakcache.columns.table import COLUMNS
@@ -21,10 +21,10 @@ from leakcache.store.verify import verify
 
 @pytest.fixture
 def cache(
-    pictures: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    image_folder: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Cache:
     monkeypatch.setattr(ColumnSpec, "per_shard", 4)
-    index = read_index(pictures)
+    index = read_index(image_folder)
     folder, columns = tmp_path / "c" / "all", ["z0", "pixels_resize256"]
     given = {"split": "all", "preprocessing": SMALL, "columns": columns}
     return build_cache(index, encoder, folder, **given).cache
@@ -78,14 +78,14 @@ def test_values_of_something_else_are_found(cache: Cache, encoder: Encoder) -> N
 
 
 def test_images_that_changed_or_went_are_named(
-    cache: Cache, encoder: Encoder, pictures: Path
+    cache: Cache, encoder: Encoder, image_folder: Path
 ) -> None:
-    picture(700).save(pictures / "ada" / "000.png")
-    (pictures / "bob" / "001.png").unlink()
+    tiny_image(700).save(image_folder / "ada" / "000.png")
+    (image_folder / "bob" / "001.png").unlink()
     found = verify([cache], encoder, spot=12)
     assert sorted(found.differing) == [
-        f"{pictures}/ada/000.png: its content has changed since",
-        f"{pictures}/bob/001.png: cannot be read any more",
+        f"{image_folder}/ada/000.png: its content has changed since",
+        f"{image_folder}/bob/001.png: cannot be read any more",
     ]
     assert found.worst < 0.001
 

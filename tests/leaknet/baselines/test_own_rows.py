@@ -24,7 +24,7 @@ from leaknet.model.run_record import CacheIdentity
 from leaknet.training.train import train
 from tests.leaknet.small_run import LABELS, SETTINGS
 from tests.leaknet.tiny import silent
-from tests.tiny_data import SMALL, picture, save, tiny_model, write_pictures
+from tests.tiny_data import SMALL, save, tiny_image, tiny_model, write_images
 
 
 class Tiny(Ours):
@@ -38,7 +38,7 @@ class Tiny(Ours):
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     root = tmp_path_factory.mktemp("ours")
-    write_pictures(root / "images", LABELS, 16)
+    write_images(root / "images", LABELS, 16)
     encoder = Encoder.load(str(save(tiny_model(), root / "vae")))
     index = read_index(root / "images")
     return build_cache(index, encoder, root / "cache" / "closed", preprocessing=SMALL).cache
@@ -118,7 +118,7 @@ def sized(tmp_path):
     for number, table in enumerate(images.values()):
         for place, path in enumerate(table.originals.files):
             side = 64 + 8 * CLASSES.index(str(table.labels[place]))
-            picture(100 * number + place % 8, (64, 64)).resize((side, side)).save(path)
+            tiny_image(100 * number + place % 8, (64, 64)).resize((side, side)).save(path)
         hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in table.originals.files]
         originals = replace(table.originals, hashes=tuple(hashes))
         images[str(table.folds[0])] = replace(table, originals=originals, hashes=np.array(hashes))
@@ -137,7 +137,7 @@ def test_thumbnails_find_nothing_there(sized):
     baseline = Thumbnail(CLASSES, BaselineOptions()).fit(sized["train"], sized["val"])
     e = baseline.embed(sized["test"])
     assert e.vectors.shape == (24, 192)
-    # The pictures are the same for every class and differ by image only.
+    # The images are the same for every class and differ by image only.
     assert closed_values(e.logits, e.targets)["top1"][0] < 0.7
 
 

@@ -28,14 +28,14 @@ from leaknet.scoring.score_run import score_run
 from leaknet.training.run_folder import RunFolder
 from tests.leaknet.small_run import small_run
 from tests.leaknet.tiny import CLASSES, tiny_cache, tiny_config, tiny_model, tiny_split
-from tests.tiny_data import write_pictures
+from tests.tiny_data import write_images
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("made")
     small_run(root)
-    write_pictures(root / "new", ("eve",), 10, first=500)
+    write_images(root / "new", ("eve",), 10, first=500)
     return root
 
 
@@ -104,7 +104,7 @@ def test_versions_are_numbered_and_undone_one_by_one(project: Path) -> None:
     first = call(project, "enroll", "eve", str(project / "eve"), "--run", run, "--shots", "5")
     assert first["run"] == f"{run}@2"
     assert first["images"] == {"train": 3, "val": 2}
-    write_pictures(project / "more", ("fay",), 6, first=900)
+    write_images(project / "more", ("fay",), 6, first=900)
     second = call(project, "enroll", "fay", str(project / "more" / "fay"))
     assert (second["run"], second["from"]) == (f"{run}@3", f"{run}@2")
     assert ProtoLeakNet.from_pretrained(second["run"]).classes == ("ada", "bob", "eve", "fay")

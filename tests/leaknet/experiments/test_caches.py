@@ -15,7 +15,7 @@ from leaknet.experiments.ablation.spec import CacheRequirement
 from leaknet.experiments.caches import CachePool
 from tests.leaknet.experiments.ablation.tables import cache_of
 from tests.leaknet.experiments.synthetic import closed_cache
-from tests.tiny_data import SMALL, save, tiny_model, write_pictures
+from tests.tiny_data import SMALL, save, tiny_model, write_images
 
 
 def test_rows_take_the_cache_that_is_as_they_wish(tmp_path: Path) -> None:
@@ -60,8 +60,8 @@ def test_a_cache_of_other_images_is_not_taken(tmp_path: Path) -> None:
 
 def test_only_new_open_images_are_encoded_and_they_are_counted(tmp_path: Path) -> None:
     save(tiny_model(), tmp_path / "vae")
-    write_pictures(tmp_path / "known", ("ada", "bob"), 10)
-    write_pictures(tmp_path / "unknown", ("eve",), 5, first=500)
+    write_images(tmp_path / "known", ("ada", "bob"), 10)
+    write_images(tmp_path / "unknown", ("eve",), 5, first=500)
     encoder = Encoder.load(str(tmp_path / "vae"))
     index = read_index(tmp_path / "known")
     closed = build_cache(

@@ -78,7 +78,7 @@ def fitted(
 
 
 def copies_of(split: ImageColumns, seed: int) -> torch.Tensor:
-    """Copies whose classes leave other patterns than pictures do, and a mark of their own."""
+    """Copies whose classes leave other patterns than images do, and a mark of their own."""
     generator = torch.Generator().manual_seed(seed)
     fixed = torch.Generator().manual_seed(98)
     patterns, mark = (
@@ -90,7 +90,7 @@ def copies_of(split: ImageColumns, seed: int) -> torch.Tensor:
 
 
 def views_of_copies(split: ImageColumns, seed: int) -> torch.Tensor:
-    """Such copies as one picture: as its parts, and one reduced."""
+    """Such copies as one image: as its parts, and one reduced."""
     copies = copies_of(split, seed)
     parts = copies[:, torch.arange(PARTS) % COPIES, 0]
     return torch.cat([parts, copies[:, :1, 1]], dim=1)
@@ -155,7 +155,7 @@ def test_the_embedding_holds_class_probabilities_and_nothing_else():
 
 
 def test_a_picture_that_two_classes_claim_is_far_from_both():
-    """Half of each statistic of two classes: closer to neither than their own pictures are."""
+    """Half of each statistic of two classes: closer to neither than their own images are."""
     both = data()
     branch, held_out = fitted(both.train)
     targets, values = both.val.targets(CLASSES), branch.statistics_of(both.val)
@@ -209,7 +209,7 @@ def test_more_classes_than_there_is_room_for_are_refused():
 
 
 def test_parts_help_where_they_differ_in_what_means_nothing(monkeypatch: pytest.MonkeyPatch):
-    """A nuisance that varies within pictures is unlearnt from their parts."""
+    """A nuisance that varies within images is unlearnt from their parts."""
     generator = torch.Generator().manual_seed(3)
     nuisance = torch.randn(LENGTH, generator=generator)
 

@@ -22,7 +22,7 @@ from leaknet.scoring.predict import Predictor
 from leaknet.scoring.stability import VARIANTS, variants_of
 from leaknet.training.run_folder import RunFolder
 from tests.leaknet.small_run import LABELS, small_run
-from tests.tiny_data import picture, save, tiny_model
+from tests.tiny_data import save, tiny_image, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_blank_images_are_outside_the_calibrated_range(project: Path, tmp_path: 
     ramp = np.tile(np.linspace(0, 255, 512).astype(np.uint8), (512, 1))
     Image.new("RGB", (96, 80), (120, 130, 140)).save(tmp_path / "flat.png")
     Image.fromarray(ramp).save(tmp_path / "ramp.png")
-    picture(5).save(tmp_path / "image.png")
+    tiny_image(5).save(tmp_path / "image.png")
     found = {Path(one["path"]).stem: one for one in images_of(project, str(tmp_path))}
     for name in ("flat", "ramp"):
         assert found[name]["verdict"] == "outside"
@@ -87,7 +87,7 @@ def test_blank_images_are_outside_the_calibrated_range(project: Path, tmp_path: 
 
 def test_stability_asks_the_same_of_every_variant(predictor: Predictor, tmp_path: Path) -> None:
     path = tmp_path / "one.png"
-    picture(77).save(path)
+    tiny_image(77).save(path)
     for alpha in (0.05, 0.5, 0.9):
         (plain,) = predictor.score([path], alpha=alpha)
         (result,) = predictor.score([path], alpha=alpha, stability=True)
@@ -243,7 +243,7 @@ def test_every_kind_of_source_is_scored_and_named(
     project: Path, predictor: Predictor, tmp_path: Path
 ) -> None:
     path = tmp_path / "one.png"
-    picture(11, (96, 80)).save(path)
+    tiny_image(11, (96, 80)).save(path)
     with Image.open(path) as image:
         pixels = np.asarray(image)
         found = predictor.score([path, str(path), path.read_bytes(), image, pixels])

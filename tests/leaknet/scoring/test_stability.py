@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from leaknet.scoring.stability import VARIANTS, Stability, stability_of, variants_of
-from tests.tiny_data import picture
+from tests.tiny_data import tiny_image
 
-IMAGE = picture(0, (120, 96))
+IMAGE = tiny_image(0, (120, 96))
 
 
 def by_name(image: Image.Image) -> dict[str, Image.Image]:
@@ -52,7 +52,7 @@ def test_geometry() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (32, 32)])
 def test_small_images_survive(size: tuple[int, int]) -> None:
-    images = by_name(picture(1, size))
+    images = by_name(tiny_image(1, size))
     assert images["crop8"].size == size
     assert all(min(image.size) >= 1 for image in images.values())
 

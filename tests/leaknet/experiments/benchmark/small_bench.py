@@ -17,7 +17,7 @@ from leakcache.store.open_set import build_open_caches
 from leaknet.baselines.base import Baseline
 from leaknet.baselines.images import BaselineImages
 from leaknet.data.embeddings import Embeddings
-from tests.tiny_data import SMALL, picture, save, tiny_model
+from tests.tiny_data import SMALL, save, tiny_image, tiny_model
 
 KNOWN = ("ada", "bob")
 UNKNOWN = ("eve", "fay")
@@ -25,11 +25,11 @@ SHADES = {"ada": 0, "bob": 25, "eve": 50, "fay": -25}
 
 
 def write_shades(root: Path, labels: tuple[str, ...], count: int, first: int = 0) -> None:
-    """Pictures that are darkened or brightened by their generator."""
+    """Images that are darkened or brightened by their generator."""
     for label in labels:
         (root / label).mkdir(parents=True)
         for number in range(count):
-            image = picture(first + number + 1000 * (1 + abs(SHADES[label])))
+            image = tiny_image(first + number + 1000 * (1 + abs(SHADES[label])))
             shaded = image.point([min(max(v + SHADES[label], 0), 255) for v in range(256)] * 3)
             shaded.save(root / label / f"{number:02d}.png")
 
@@ -70,8 +70,8 @@ class Colours(Baseline):
         return 6
 
     def _colours(self, images: BaselineImages) -> np.ndarray:
-        pictures = [np.asarray(images.originals.image(row)) for row in range(len(images))]
-        return np.array([p.mean(axis=(0, 1)) for p in pictures]).reshape(-1, 3)
+        pixels = [np.asarray(images.originals.image(row)) for row in range(len(images))]
+        return np.array([p.mean(axis=(0, 1)) for p in pixels]).reshape(-1, 3)
 
 
 class Kept(Colours):

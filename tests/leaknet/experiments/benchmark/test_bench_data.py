@@ -19,7 +19,7 @@ from leakcache.images.decode import decode
 from leakcache.store.build import build_cache
 from leaknet.experiments.benchmark.data import raw_data, spread, with_steps
 from tests.leaknet.experiments.benchmark.small_bench import small_caches
-from tests.tiny_data import picture
+from tests.tiny_data import tiny_image
 
 
 @given(
@@ -140,4 +140,4 @@ def test_an_autoencoder_that_has_changed_is_refused(tmp_path):
     save(tiny_model(seed=5), tmp_path / "vae")
     with pytest.raises(CacheStale, match="other weights"):
         with_steps(raw_data(closed, unknown), closed, unknown, [1], "cpu")
-    assert picture(0).size == (64, 64)
+    assert tiny_image(0).size == (64, 64)
