@@ -190,7 +190,8 @@ def _score_images(run: Path, options: dict[str, Any]) -> None:
         print_images(answers, _words(predictor, given=given), verbose=verbose)
         again = ["score", options["images"][0], "--run", str(run)]
         more = [("-v", verbose), ("--stability", options["stability"])]
-        next_steps(*([*again, flag] for flag, taken in more if not taken), ["runs"])
+        steps = [*([*again, flag] for flag, taken in more if not taken), ["runs"]]
+        next_steps(*steps[:2])
     if all(answer.reason for answer in answers):
         sys.exit(1)
 
