@@ -56,6 +56,13 @@ class Figure:
 CLOSED = (
     Measure("top1", "Top-1", "Fraction of the images given their right generator.", percent=True),
     Measure(
+        "top5",
+        "Top-5",
+        "Fraction of the images whose right generator is among the five of the highest scores; "
+        "with more than ten generators.",
+        percent=True,
+    ),
+    Measure(
         "balanced",
         "Balanced",
         "Mean of that fraction over the generators, so that each counts the same.",
@@ -112,7 +119,22 @@ OPEN = (
         percent=True,
     ),
 )
+VERDICTS = (
+    Measure(
+        "right", "Named right", "Fraction of the images given their right generator.", percent=True
+    ),
+    Measure(
+        "wrong", "Named wrong", "Fraction of the images given another generator.", percent=True
+    ),
+    Measure("unsure", "Unsure", "Fraction of the images without an answer.", percent=True),
+    Measure("unknown", "Called unknown", "Fraction of the images called unknown.", percent=True),
+)
 BY_KEY = {measure.key: measure for measure in (*CLOSED, *OPEN)}
+
+
+def measured_in(measures: Sequence[Measure], *groups: Mapping[str, Any]) -> tuple[Measure, ...]:
+    """Those of the measures that a group of metrics.json has."""
+    return tuple(m for m in measures if any(group.get(m.key) is not None for group in groups))
 
 
 def percent(value: float | None) -> str:

@@ -40,12 +40,14 @@ class Section:
         nav: heading in a word or two, for the table of contents.
         title: its heading.
         content: values for its template.
+        template: its name, where that is not `key`.
     """
 
     key: str
     nav: str
     title: str
     content: dict[str, Any]
+    template: str = ""
 
 
 def write_page(runs: Sequence[Path], out: Path | None = None) -> Path:
@@ -148,6 +150,7 @@ def environment() -> Environment:
     environment.globals.update(
         alpha=ALPHA,
         all_measures=(*CLOSED, *OPEN),
+        command="leak report",
         figure_of=Figure,
         heat=heat,
         measures=BY_KEY,

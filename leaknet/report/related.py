@@ -7,9 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from leakcache.files import parse_json, read_text
+from leakcache.files import parse_json, read_checked, read_text
 from leakcache.store.manifest import FILE as MANIFEST
-from leaknet.report.metric_labels import BY_KEY, Figure, Measure
+from leaknet.report.metric_labels import (
+    BY_KEY,
+    CLOSED,
+    VERDICTS,
+    Figure,
+    Measure,
+    measured_in,
+)
 from leaknet.report.run_data import ScoredRun
 
 LIMIT = 20_000_000
@@ -88,8 +95,9 @@ def audit_file(caches: Path, root: Path, canonical: int | None) -> Path:
 
 def _audits(cache: Path) -> Iterator[dict[str, Any]]:
     """Audits of the data of a cache, on the form that was encoded; none if the cache is gone."""
-    manifest = _read(cache / MANIFEST)
-    if "data" not in manifest:
+    try:
+        manifest = read_checked(cache / MANIFEST)
+    except (OSError, ValueError, KeyError):
         return
     preprocessing = manifest.get("encoding", {}).get("preprocessing", {})
     canonical = preprocessing.get("canonical_size") if preprocessing.get("canonical") else None
@@ -124,17 +132,51 @@ def _evaluation(content: dict[str, Any], source: str) -> Iterator[Table]:
     seeds = content["protocol"]["seeds"]
     preset = content["protocol"]["config"]["preset"]
     notes = (f"Preset {preset}, mean over {len(seeds)} seeds; 95 % intervals over images.",)
-    keys = ("top1", "balanced", "macro_auc", "ece")
     closed = content["closed"]
+    measures = measured_in(CLOSED, closed)
+    keys = tuple(m.key for m in measures)
     rows = [_row("prototypes, test", closed, closed["interval"], *keys)]
     rows += [_row("Mahalanobis, test", *_pair(closed["mahalanobis"]), *keys)]
-    yield Table(
-        "Known generators over seeds", "Scorer", _measures(*keys), tuple(rows), notes, source
-    )
+    yield Table("Known generators over seeds", "Scorer", measures, tuple(rows), notes, source)
     titles = {"open": "Unknown generators over seeds", "leave_out": "Generators left out in turn"}
     for key, title in titles.items():
         if key in content:
             yield _open_table(content[key], title, notes, source)
+    for name, group in content.get("transfer", {}).items():
+        yield from _transfer(name, group, notes, source)
+
+
+def _transfer(
+    name: str, group: dict[str, Any], notes: tuple[str, ...], source: str
+) -> Iterator[Table]:
+    """The same generators in another collection, beside the run's own test images of them."""
+    ends = group.get("interval") or {}
+    sets = {
+        f"{name} ({group['images']} images)": (group, ends),
+        "own test images": (group["test"], ends.get("test") or {}),
+    }
+    auroc = Measure(
+        "auroc",
+        "AUROC",
+        "Own test images against the other collection, by the highest logit.",
+        chance=0.5,
+    )
+    measures = measured_in((*CLOSED[:2], BY_KEY["macro_auc"], *VERDICTS, auroc), group)
+    keys = tuple(m.key for m in measures)
+    rows = tuple(_row(where, values, own, *keys) for where, (values, own) in sets.items())
+    words = "Images of the same generators from another pipeline; none of them was trained on."
+    title = f"Another collection: {name}"
+    yield Table(title, "Images", measures, rows, (words, *notes), source)
+    columns = (
+        Measure("other", name, f"Top-1 on {name}.", percent=True),
+        Measure("test", "Own test images", "Top-1 on the run's own test images.", percent=True),
+    )
+    recall = ends.get("recall") or {}
+    rows = tuple(
+        _row(generator, both, recall.get(generator) or {}, "other", "test")
+        for generator, both in group["recall"].items()
+    )
+    yield Table(f"{title}, each generator", "Generator", columns, rows, notes, source)
 
 
 def _pair(group: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -168,6 +210,8 @@ def _benchmark(content: dict[str, Any], source: str) -> Iterator[Table]:
     limit = content.get("limit")
     notes = ["Step 0: images as they are; steps 1 to 3: degraded copies, each stronger."]
     notes += [f"At most {limit} images of each fold: not the figures above."] if limit else []
+    if len(content["steps"]) > 1:
+        yield _robustness(content, tuple(notes), source)
     for step in content["steps"]:
         rows = tuple(
             _row(row["method"], *_pair(row), *keys, note=row["reason"] or "")
@@ -175,3 +219,27 @@ def _benchmark(content: dict[str, Any], source: str) -> Iterator[Table]:
             if row["step"] == step
         )
         yield Table(f"Methods, step {step}", "Method", measures, rows, tuple(notes), source)
+
+
+def _robustness(content: dict[str, Any], notes: tuple[str, ...], source: str) -> Table:
+    """Macro AUC of each method by step."""
+    meaning = BY_KEY["macro_auc"].meaning
+    measures = tuple(Measure(str(s), f"Step {s}", meaning, chance=0.5) for s in content["steps"])
+    rows = tuple(
+        Row(
+            method,
+            tuple(
+                next(
+                    (
+                        Figure.of(row, "macro_auc")
+                        for row in content["rows"]
+                        if (row["method"], row["step"]) == (method, step)
+                    ),
+                    Figure(None),
+                )
+                for step in content["steps"]
+            ),
+        )
+        for method in dict.fromkeys(row["method"] for row in content["rows"])
+    )
+    return Table("Robustness: macro AUC by step", "Method", measures, rows, notes, source)

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from leaknet.report.metric_labels import CLOSED, Figure
+from leaknet.report.metric_labels import BY_KEY, Figure
 from leaknet.report.run_data import ScoredRun
 
 SLIGHT = 0.02
 """A smaller difference in weight is not worth a sentence."""
+MEASURES = tuple(BY_KEY[key] for key in ("top1", "balanced", "macro_auc"))
 NAMES = {"latents": "Noisy latents", "statistics": "Statistics"}
 
 
@@ -21,7 +22,7 @@ def branches(run: ScoredRun) -> dict[str, Any]:
     return {
         "alone": _alone(run, found) if several else [],
         "held_out": found["held_out"],
-        "measures": CLOSED[:3],
+        "measures": MEASURES,
         "attention": _attention(run),
     }
 
@@ -33,7 +34,7 @@ def _alone(run: ScoredRun, found: dict[str, Any]) -> list[tuple[str, float | Non
         for name in run.record.config.branches
     ]
     return [
-        (name, weight, [Figure.of(group, m.key) for m in CLOSED[:3]])
+        (name, weight, [Figure.of(group, m.key) for m in MEASURES])
         for name, weight, group in (*rows, ("Both", None, run.closed["prototype"]))
     ]
 

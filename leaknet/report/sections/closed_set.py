@@ -10,7 +10,7 @@ from scipy.special import softmax
 from leaknet.metrics.closed_set import correct, log_odds
 from leaknet.metrics.roc import roc
 from leaknet.report.html import Html
-from leaknet.report.metric_labels import CLOSED, Figure, Measure, finite
+from leaknet.report.metric_labels import CLOSED, Figure, Measure, finite, measured_in
 from leaknet.report.run_data import ScoredRun
 from leaknet.report.sections.curves import Curves, roc_curves
 from leaknet.report.svg import Axis, Frame
@@ -25,10 +25,11 @@ _SCORERS = {
 
 def closed_set(run: ScoredRun) -> dict[str, Any]:
     """Everything that the section shows."""
+    measures = measured_in(CLOSED, *run.closed.values())
     return {
-        "measures": CLOSED,
+        "measures": measures,
         "scorers": [
-            (*_SCORERS[key], [(m, Figure.of(group, m.key), _chance(run, m)) for m in CLOSED])
+            (*_SCORERS[key], [(m, Figure.of(group, m.key), _chance(run, m)) for m in measures])
             for key, group in run.closed.items()
         ],
         "confusion": confusion(run.closed["prototype"]),

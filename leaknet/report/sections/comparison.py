@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from leaknet.report.metric_labels import CLOSED, OPEN, Figure
+from leaknet.report.metric_labels import CLOSED, OPEN, Figure, measured_in
 from leaknet.report.run_data import ScoredRun
 from leaknet.report.sections.provenance import setting_text, settings
 
@@ -22,7 +22,7 @@ def comparison(runs: Sequence[ScoredRun]) -> dict[str, Any]:
         "labels": _labels(runs),
         "same_known": _same(runs, "test"),
         "same_unknown": _same(runs, "open"),
-        "closed": _rows(CLOSED, closed),
+        "closed": _rows(measured_in(CLOSED, *closed), closed),
         "open": _rows(OPEN, opened) if unknown else [],
         "known": [(name, [group["per_class_auc"].get(name) for group in closed]) for name in known],
         "unknown": [

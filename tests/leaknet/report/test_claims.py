@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from leakcache.files import write_checked
 from leaknet.calibration import conformal_p_values
 from leaknet.files import write_json
 from leaknet.report.page import render, write_page
@@ -128,7 +129,7 @@ def test_an_interval_without_spread_is_said_in_words(tmp_path: Path) -> None:
 def test_findings_of_an_audit_of_the_same_data_appear(tmp_path: Path) -> None:
     closed = tmp_path / "caches" / "photos" / "closed"
     closed.mkdir(parents=True)
-    (closed / "manifest.json").write_text(json.dumps({"data": str(tmp_path / "photos")}))
+    write_checked(closed / "manifest.json", {"data": str(tmp_path / "photos")})
     finding = {"level": "severe", "control": "metadata", "sentence": "Sizes tell <all>."}
     audit = {"data": str(tmp_path / "photos"), "canonical": None, "findings": [finding]}
     file = audit_file(tmp_path / "caches", tmp_path / "photos", None)
@@ -146,12 +147,21 @@ def test_results_on_the_same_data_are_shown(tmp_path: Path) -> None:
     figures = {"top1": 0.5, "balanced": 0.5, "macro_auc": 0.7, "ece": 0.1}
     summary = {**figures, "interval": {"top1": [0.4, 0.6]}}
     ends = {"mean": {"auroc": [0.6, 0.8]}}
+    other = {"top1": 0.3, "macro_auc": 0.6, "unknown": 0.25}
+    transfer = {
+        **other,
+        "images": 40,
+        "test": {**other, "top1": 0.8},
+        "recall": {"ada": {"other": 0.1, "test": 0.9}},
+        "interval": {"top1": [0.2, 0.4]},
+    }
     left_out = {"mean": {"auroc": 0.7}, "worst": {"auroc": 0.6}, "bob": {"auroc": 0.6}}
     contents = {
         "evaluation-x/evaluation.json": {
             "protocol": {"cache": CACHE.folder, "seeds": [0, 1], "config": {"preset": "paper"}},
             "closed": {**summary, "mahalanobis": summary},
             "leave_out": {**left_out, "interval": ends, "sd": {}, "closed": figures},
+            "transfer": {"els<ewhere": transfer},
             "controls": {},
         },
         "ablations-x/table3.json": {
@@ -166,7 +176,8 @@ def test_results_on_the_same_data_are_shown(tmp_path: Path) -> None:
             "steps": [0, 2],
             "limit": 24,
             "rows": [
-                {"method": "npr", "step": step, "top1": 0.25, "reason": ""} for step in (0, 2)
+                {"method": "npr", "step": s, "top1": 0.25, "macro_auc": 0.9 - s / 10, "reason": ""}
+                for s in (0, 2)
             ],
         },
         "other/table3.json": {"ablation": "table3", "title": "Of other data", "cache": "/x"},
@@ -179,13 +190,20 @@ def test_results_on_the_same_data_are_shown(tmp_path: Path) -> None:
     titles = [heading.text for heading in section.all("h3")]
     assert titles == [
         "Ablation table3: Steps",
+        "Robustness: macro AUC by step",
         "Methods, step 0",
         "Methods, step 2",
         "Known generators over seeds",
         "Generators left out in turn",
+        "Another collection: els<ewhere",
+        "Another collection: els<ewhere, each generator",
     ]
     rows = [row for table in section.all("table") for row in table.rows()]
-    assert ["npr", "25.0 %", "–", "–"] in rows
+    assert ["npr", "25.0 %", "0.900", "–"] in rows
+    assert ["npr", "0.900", "0.700"] in rows
+    assert ["els<ewhere (40 images)", "30.0 % 20.0–40.0 %", "0.600", "25.0 %"] in rows
+    assert ["own test images", "80.0 %", "0.600", "25.0 %"] in rows
+    assert ["ada", "10.0 %", "90.0 %"] in rows
     assert next(row for row in rows if row[0] == "mean")[1] == "0.700 0.600–0.800"
 
 
@@ -224,4 +242,6 @@ def test_ten_thousand_images_fit_into_five_megabytes(tmp_path: Path) -> None:
         embeddings=replace(embeddings, vectors=embeddings.vectors + jitter),
     )
     assert int((many.table.folds == "test").sum()) == 10_080
-    assert len(render(many).encode()) < 5_000_000
+    text = render(many)
+    assert len(text.encode()) < 5_000_000
+    assert "Top-5" in text
