@@ -57,6 +57,13 @@ LENGTHS: Mapping[str, int] = MappingProxyType(
 LENGTH = sum(LENGTHS.values())
 
 
+def family_slice(name: str) -> slice:
+    """Where the values of a family lie."""
+    names = list(LENGTHS)
+    start = sum(LENGTHS[one] for one in names[: names.index(name)])
+    return slice(start, start + LENGTHS[name])
+
+
 @torch.inference_mode()
 def pixel_statistics(
     views: UInt8[Tensor, "batch height width 3"], parts: int = 1

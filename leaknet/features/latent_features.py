@@ -154,7 +154,6 @@ class LatentFeatures(nn.Module):
         mean_square = (variance + mean**2).sum(axis=(1, 2)) / pixels
         return average, mean_square - average**2, noisy * size**2 / pixels
 
-    @torch.no_grad()
     def forward(
         self,
         z0: Float[Tensor, "batch channel height width"],

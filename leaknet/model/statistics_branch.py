@@ -175,16 +175,34 @@ class StatisticsBranch(Branch):
         self, statistics: Float[Tensor, "image part value"]
     ) -> Float[Tensor, "image dimension"]:
         """The embedding of what `statistics_of` returns."""
-        parts = self.ridge.features(_for_ridge(statistics))
+        parts = self.features_of(statistics)
         features, novelty = parts.mean(dim=1), self.novelty(parts[:, 0, :LENGTH])
         coordinates = self.sources.coordinates(features)
-        scores = self.ridge.apply_features(features)
-        if self.copy_ridge is not None:
-            outputs = self.copy_ridge(statistics[:, 0])
-            copy_scores, original = outputs[:, :-1], outputs[:, -1:].sigmoid()
-            scores = copy_scores + original * (scores - copy_scores)
+        scores, _ = self.class_scores(statistics)
         known = scores.softmax(dim=1) @ self.directions[: scores.shape[1]]
         return torch.cat([known, coordinates, novelty[:, None]], dim=1)
+
+    def features_of(
+        self, statistics: Float[Tensor, "image part value"]
+    ) -> Float[Tensor, "image part feature"]:
+        """Features that the regression on originals reads of each part."""
+        found: Tensor = self.ridge.features(_for_ridge(statistics))
+        return found
+
+    def class_scores(
+        self, statistics: Float[Tensor, "image part value"]
+    ) -> tuple[Float[Tensor, "image class"], Float[Tensor, "image"]]:
+        """Class scores, and the weight that the regression on originals has in them.
+
+        Args:
+            statistics: what `statistics_of` returns.
+        """
+        scores = self.ridge.apply_features(self.features_of(statistics).mean(dim=1))
+        if self.copy_ridge is None:
+            return scores, scores.new_ones(len(scores))
+        outputs = self.copy_ridge(statistics[:, 0])
+        copy_scores, original = outputs[:, :-1], outputs[:, -1].sigmoid()
+        return copy_scores + original[:, None] * (scores - copy_scores), original
 
     def class_part(
         self, embedding: Float[Tensor, "*batch dimension"]

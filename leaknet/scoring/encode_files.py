@@ -185,7 +185,7 @@ class _Loaded:
 
 
 @contextmanager
-def _opened(image: Source) -> Iterator[tuple[str, Image.Image]]:
+def opened_source(image: Source) -> Iterator[tuple[str, Image.Image]]:
     """SHA-256 and decoded pixels; raises ImageError."""
     if isinstance(image, str | Path):
         try:
@@ -205,7 +205,7 @@ def _load(
     source: Source, cut: Preprocessing, changes: Changes | None, columns: Sequence[Column]
 ) -> _Loaded:
     try:
-        with _opened(source) as (sha256, image):
+        with opened_source(source) as (sha256, image):
             refuse_tiny(image.size, cut)
             variants = [image, *(changes(image) if changes else ())]
             found = [DecodedImage.of(variant, sha256, cut) for variant in variants]

@@ -9,7 +9,7 @@ import torch
 from leakcache.dataset.index import read_index
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.store.build import build_cache
-from leaknet.config import RunConfig
+from leaknet.config import preset
 from leaknet.scoring.score_run import prepare_run
 from leaknet.training.train import train
 from tests.leaknet.tiny import silent
@@ -26,14 +26,29 @@ SETTINGS = (
 )
 
 
-def small_run(root: Path, count: int = 16) -> Path:
-    """`root/run`, trained on `root/images` (labels `LABELS`), whose weights lie in `root/vae`."""
+def small_run(root: Path, count: int = 16, name: str = "paper", *overrides: str) -> Path:
+    """`root/run`, trained on `root/images` (labels `LABELS`), whose weights lie in `root/vae`.
+
+    Args:
+        root: an empty folder.
+        count: images of each label.
+        name: of the preset whose branches the run has.
+        overrides: settings besides `SETTINGS`.
+    """
     torch.manual_seed(0)
     save(tiny_model(), root / "vae")
     write_images(root / "images", LABELS, count)
     encoder = Encoder.load(str(root / "vae"))
     index = read_index(root / "images")
-    cache = build_cache(index, encoder, root / "cache", split="closed", preprocessing=SMALL).cache
-    train(RunConfig().with_overrides(SETTINGS), cache, root / "run", device="cpu", track=silent)
+    config = preset(name).with_overrides([*SETTINGS, *overrides])
+    cache = build_cache(
+        index,
+        encoder,
+        root / "cache",
+        split="closed",
+        preprocessing=SMALL,
+        columns=config.columns(),
+    ).cache
+    train(config, cache, root / "run", device="cpu", track=silent)
     prepare_run(root / "run", cache)
     return root / "run"

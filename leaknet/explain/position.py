@@ -1,0 +1,87 @@
+"""Where an image lies among the known ones: detector score, p-value, map of the embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import floor
+
+import numpy as np
+from jaxtyping import Float, Float64, Shaped
+from sklearn.decomposition import PCA
+
+from leaknet.calibration import Calibration
+from leaknet.data.embeddings import Embeddings
+from leaknet.detectors import Detector
+
+
+@dataclass(frozen=True)
+class Position:
+    """One image among the known ones.
+
+    Attributes:
+        detector: the one that decides.
+        score: of the image; higher = more like the known.
+        p_value: share of the calibration images whose score is as low, the image counted.
+        alpha: the false-alarm rate.
+        threshold: scores below it have p ≤ alpha; None with too few calibration images for that.
+        known: scores of the calibration images.
+        point: of the image on the map; None where no map can be drawn.
+        points: of the training images.
+        labels: of the training images.
+        explained: variance along the two axes of the map, as fractions of the whole.
+    """
+
+    detector: str
+    score: float
+    p_value: float
+    alpha: float
+    threshold: float | None
+    known: Float64[np.ndarray, " calibrating"]
+    point: tuple[float, float] | None
+    points: Float[np.ndarray, "train 2"]
+    labels: Shaped[np.ndarray, " train"]
+    explained: tuple[float, float]
+
+
+def position(
+    image: Embeddings,
+    train: Embeddings,
+    detector: Detector,
+    calibration: Calibration,
+    alpha: float,
+) -> Position:
+    """The position of one embedded image.
+
+    Args:
+        image: one row.
+        train: the run's training images, for the map: their first two principal components.
+        detector: the one that decides.
+        calibration: of the run.
+        alpha: the false-alarm rate.
+    """
+    known = calibration.references[detector.name]
+    point, points, explained = None, np.zeros((0, 2)), (0.0, 0.0)
+    if min(len(train), train.coordinates.shape[1]) >= 2:
+        plane = PCA(2, svd_solver="full").fit(train.coordinates.astype(np.float64))
+        points = plane.transform(train.coordinates.astype(np.float64))
+        across, down = plane.transform(image.coordinates.astype(np.float64))[0].tolist()
+        first, second = np.nan_to_num(plane.explained_variance_ratio_).tolist()
+        point, explained = (across, down), (first, second)
+    return Position(
+        detector.name,
+        float(detector.score_samples(image)[0]),
+        float(calibration.p_values(image, detector)[0]),
+        alpha,
+        threshold(known, alpha),
+        known,
+        point,
+        points,
+        train.labels,
+        explained,
+    )
+
+
+def threshold(known: Float64[np.ndarray, " calibrating"], alpha: float) -> float | None:
+    """The score below which p ≤ alpha; None with too few calibration images for that."""
+    rank = floor(alpha * (len(known) + 1) + 1e-12)
+    return float(np.sort(known)[rank - 1]) if rank else None
