@@ -26,6 +26,8 @@ COMMANDS = {
     "score": "Score the test fold, an open set, or your own images.",
     "same": "Compare images: do they have the same source, known or not?",
     "cluster": "Group images by source: how many sources, which images belong together.",
+    "atlas": "Show the mean traces of the generators of a cache.",
+    "explain": "Explain the answers of a run to single images.",
     "evaluate": "Judge a recipe over seeds: closed, open, generators left out, controls.",
     "ablate": "Run a table of settings that differ, from one cache.",
     "bench": "Run the compared methods on the same folds: the paper's Table 1.",

@@ -1,0 +1,218 @@
+"""The page of an atlas: spectra, low frequencies of latents and distances, as one HTML file."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from scipy.cluster.hierarchy import dendrogram
+
+from leakcache.dct import idct_low
+from leakcache.files import parse_json, read_text
+from leakcache.names import visible
+from leaknet.atlas.traces import RATE, Atlas, autocorrelation, whole_spectrum
+from leaknet.files import write_text
+from leaknet.report.html import Html, element
+from leaknet.report.page import Section, environment
+from leaknet.report.raster import Figure, signed_map
+
+CAUSES = {
+    "schedule": "schedule",
+    "prediction": "predicts",
+    "zero_terminal_snr": "zero terminal SNR",
+    "sampler": "sampler",
+    "steps": "steps",
+}
+"""Settings of a generator that a data set may state in its manifest.json, as headings."""
+
+
+def write_atlas(atlas: Atlas, cache: str, data: Path, out: Path) -> None:
+    """Write the page.
+
+    Args:
+        atlas: what it shows.
+        cache: folder of the cache, for the head of the page.
+        data: data root, whose manifest.json may state how its generators differ.
+        out: the file.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    write_text(out, render(atlas, cache, causes_of(data)))
+
+
+def causes_of(data: Path) -> dict[str, dict[str, Any]]:
+    """Stated settings by generator; empty where the data state none."""
+    try:
+        listed = parse_json(read_text(data / "manifest.json"))["generators"]
+        return {str(one["name"]): {key: one[key] for key in CAUSES} for one in listed}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def render(atlas: Atlas, cache: str, causes: dict[str, dict[str, Any]]) -> str:
+    """The page as text."""
+    sections = [
+        Section("traces", "Generators", "Generators", _summary(atlas, causes), "atlas_table")
+    ]
+    if atlas.spectrum is not None:
+        content: dict[str, Any] = {"panels": _spectra(atlas)}
+        sections.append(Section("spectra", "Spectra", "Residual spectra", content, "atlas_spectra"))
+    if atlas.low is not None:
+        channels = [f"channel {n + 1}" for n in range(len(atlas.low[0].mean))]
+        content = {"panels": _latents(atlas), "channels": channels}
+        sections.append(Section("latents", "Latents", "Low frequencies", content, "atlas_latents"))
+    if atlas.distances is not None:
+        content = {
+            "tree": _tree(atlas),
+            "names": [visible(name) for name in atlas.generators],
+            "rows": _rows(atlas),
+            "top": float(atlas.distances.max()),
+        }
+        sections.append(
+            Section("distances", "Distances", "Distances of generators", content, "atlas_distances")
+        )
+    return (
+        environment()
+        .get_template("atlas.html")
+        .render(
+            title="Traces of generators",
+            version=version("leaknet"),
+            command="leak atlas",
+            cache=cache,
+            atlas=atlas,
+            rate=RATE,
+            visible=visible,
+            sections=sections,
+        )
+    )
+
+
+def _summary(atlas: Atlas, causes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    headings = {
+        "channels": "Channel means",
+        "low": "Low frequencies",
+        "spectrum": "Residual spectrum",
+    }
+    shown = {key: words for key, words in headings.items() if getattr(atlas, key) is not None}
+    rows = []
+    for place, name in enumerate(atlas.generators):
+        found = [getattr(atlas, key)[place].significant for key in shown]
+        cells = [f"{int(one.sum())} of {one.size}" for one in found]
+        stated = [_words(causes.get(name, {}).get(key)) for key in CAUSES] if causes else []
+        rows.append((name, atlas.images[place], cells, stated))
+    return {
+        "headings": ["Generator", "Images", *shown.values(), *(CAUSES.values() if causes else ())],
+        "rows": rows,
+        "causes": bool(causes),
+    }
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "–" if value is None else str(value)
+
+
+def _spectra(atlas: Atlas) -> list[tuple[str, list[Figure]]]:
+    assert atlas.spectrum is not None
+    assert atlas.power is not None
+    top = max(float(np.abs(one.kept).max()) for one in atlas.spectrum)
+    correlations = np.stack([autocorrelation(power) for power in atlas.power])
+    correlations -= correlations.mean(axis=0)
+    most = float(np.abs(correlations).max())
+    panels = []
+    for name, one, correlation in zip(atlas.generators, atlas.spectrum, correlations, strict=True):
+        spectrum = signed_map(whole_spectrum(one.kept), top)
+        words = f"Residual spectrum of {visible(name)}, deviation from the other generators"
+        other = f"Autocorrelation of the residual of {visible(name)}, less the mean of all"
+        figures = [
+            Figure("spectrum", words, spectrum),
+            Figure("autocorrelation", other, signed_map(correlation, most)),
+        ]
+        panels.append((name, figures))
+    return panels
+
+
+def _latents(atlas: Atlas) -> list[tuple[str, list[Figure], list[tuple[float, bool]]]]:
+    assert atlas.low is not None
+    assert atlas.channels is not None
+    assert atlas.latent is not None
+    inverse = [idct_low(torch.from_numpy(one.kept), *atlas.latent).numpy() for one in atlas.low]
+    tops = [max(float(np.abs(v).max()) for v in values) for values in (inverse, _kept(atlas))]
+    panels = []
+    for place, name in enumerate(atlas.generators):
+        named = f"of {visible(name)}, a channel beside the other"
+        maps = _beside(inverse[place]), _beside(atlas.low[place].kept)
+        figures = [
+            Figure("image", f"Low frequencies {named}", signed_map(maps[0], tops[0], 128)),
+            Figure("dct", f"DCT coefficients {named}", signed_map(maps[1], tops[1], 128)),
+        ]
+        channel = atlas.channels[place]
+        means = list(zip(channel.mean.tolist(), channel.significant.tolist(), strict=True))
+        panels.append((name, figures, means))
+    return panels
+
+
+def _kept(atlas: Atlas) -> list[np.ndarray]:
+    return [one.kept for one in atlas.low or ()]
+
+
+def _beside(channels: Float64[np.ndarray, "channel row column"]) -> np.ndarray:
+    """Channels side by side, with a column of zeros between them."""
+    gap = np.zeros((channels.shape[1], 1))
+    parts = [part for channel in channels for part in (channel, gap)]
+    found: np.ndarray = np.concatenate(parts[:-1], axis=1)
+    return found
+
+
+def _rows(atlas: Atlas) -> list[tuple[str, list[float]]]:
+    assert atlas.distances is not None
+    return list(zip(atlas.generators, atlas.distances.tolist(), strict=True))
+
+
+def _tree(atlas: Atlas) -> Html | None:
+    """A dendrogram with the leaves below each other."""
+    if atlas.tree is None or len(atlas.generators) < 2:
+        return None
+    found = dendrogram(atlas.tree, no_plot=True, labels=list(atlas.generators))
+    step, width, left, bottom = 18, 560, 190, 26
+    height = step * len(atlas.generators) + bottom
+    top = max(max(row) for row in found["dcoord"]) or 1.0
+
+    def across(distance: float) -> str:
+        return f"{width - 20 - (width - 20 - left) * (1 - distance / top):.1f}"
+
+    def down(leaf: float) -> str:
+        return f"{leaf / 10 * step:.1f}"
+
+    lines = [
+        element(
+            "path",
+            class_="line c0",
+            d=f"M{across(d[0])} {down(i[0])}H{across(d[1])}V{down(i[2])}H{across(d[3])}",
+        )
+        for i, d in zip(found["icoord"], found["dcoord"], strict=True)
+    ]
+    names = [
+        element("text", visible(name), class_="note end", x=left - 6, y=step * (n + 0.5) + 4)
+        for n, name in enumerate(found["ivl"])
+    ]
+    ticks = [
+        element("text", f"{value:.2g}", class_="tick middle", x=float(across(value)), y=height - 8)
+        for value in (0.0, top / 2, top)
+    ]
+    return element(
+        "svg",
+        *lines,
+        *names,
+        *ticks,
+        viewBox=f"0 0 {width} {height}",
+        role="img",
+        aria_label="Dendrogram of the generators",
+        xmlns="http://www.w3.org/2000/svg",
+    )
