@@ -33,6 +33,7 @@ COMMANDS = {
     "bench": "Run the compared methods on the same folds: the paper's Table 1.",
     "compare": "Test whether two runs differ on the same images.",
     "enroll": "Teach a run a new generator from a few images.",
+    "serve": "Score images on a local page, or through HTTP.",
     "report": "Write the report of a run, or of several, as one HTML page.",
     "runs": "List the trained runs, or choose the default one.",
     "bench-speed": "Measure on this machine what is claimed about speed.",

@@ -164,7 +164,8 @@ def write_csv(answers: Sequence[Answer], path: Path) -> None:
 def write_rows(answers: Sequence[Answer], file: TextIO) -> None:
     """Write answers as CSV into an open file; see `write_csv`."""
     rows = [answer.as_row() for answer in answers]
-    names = dict.fromkeys([*map(cell, max(rows, key=len, default={})), "reason"])
+    longest: dict[str, Any] = max(rows, key=len, default={})
+    names = dict.fromkeys([*map(cell, longest), "reason"])
     writer = csv.DictWriter(file, list(names), restval="")
     writer.writeheader()
     writer.writerows(_safe(row) for row in rows)

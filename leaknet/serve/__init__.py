@@ -1,0 +1,1 @@
+"""A local page and an HTTP API that score uploaded images."""

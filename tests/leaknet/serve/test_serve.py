@@ -1,0 +1,315 @@
+"""The server on loopback: answers as the command gives them, limits, and hostile uploads."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import struct
+import subprocess
+import threading
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi", reason="the extra ui is not installed")
+uvicorn = pytest.importorskip("uvicorn", reason="the extra ui is not installed")
+pytest.importorskip("multipart", reason="the extra ui is not installed")
+
+from click.testing import CliRunner  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from cli import leak  # noqa: E402
+from leaknet.commands.serve import _listen  # noqa: E402
+from leaknet.scoring.predict import Predictor  # noqa: E402
+from leaknet.serve.app import create_app  # noqa: E402
+from leaknet.serve.jobs import AT_ONCE, Jobs  # noqa: E402
+from leaknet.serve.limits import Limits  # noqa: E402
+from leaknet.serve.uploads import Upload  # noqa: E402
+from tests.leaknet.small_run import small_run  # noqa: E402
+from tests.tiny_data import picture  # noqa: E402
+
+CHROMIUM = shutil.which("chromium")
+LIMITS = Limits(
+    request_bytes=2**20,
+    image_bytes=2**18,
+    unpacked_bytes=2**20,
+    pixels=10_000,
+    images=20,
+    waiting=1,
+)
+Files = list[tuple[str, bytes]]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """Status and body of a response."""
+
+    status: int
+    body: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def json(self) -> Any:
+        """The JSON value of the body."""
+        return json.loads(self.body)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("project")
+    small_run(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def predictor(project: Path) -> Predictor:
+    return Predictor(project / "run", device="cpu")
+
+
+@contextmanager
+def serving(predictor: Predictor, limits: Limits = LIMITS, token: str = "") -> Iterator[str]:
+    config = uvicorn.Config(create_app(predictor, limits, token), log_level="error", lifespan="on")
+    server = uvicorn.Server(config)
+    with _listen("127.0.0.1", 0) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def address(predictor: Predictor) -> Iterator[str]:
+    with serving(predictor) as address:
+        yield address
+
+
+def ask(url: str, data: bytes | None = None, **headers: str) -> Reply:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data, named), timeout=60) as found:
+            return Reply(found.status, found.read(), dict(found.headers))
+    except urllib.error.HTTPError as error:
+        with error:
+            return Reply(error.code, error.read(), dict(error.headers))
+
+
+def send(address: str, files: Files, query: str = "", **headers: str) -> Reply:
+    head = '--border\r\nContent-Disposition: form-data; name="files"; filename="{}"\r\n\r\n'
+    parts = [head.format(name).encode() + data + b"\r\n" for name, data in files]
+    body = b"".join(parts) + b"--border--\r\n"
+    kind = "multipart/form-data; boundary=border"
+    return ask(f"{address}/v1/score{query}", body, Content_Type=kind, **headers)
+
+
+def png(seed: int, size: tuple[int, int] = (64, 64)) -> bytes:
+    file = io.BytesIO()
+    picture(seed, size).save(file, "PNG")
+    return file.getvalue()
+
+
+def zipped(files: Files) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files:
+            archive.writestr(name, data)
+    return file.getvalue()
+
+
+def test_an_upload_gets_the_answer_of_the_command(
+    project: Path, address: str, tmp_path: Path
+) -> None:
+    names = ["a.png", "b.png"]
+    files = [(name, png(seed)) for seed, name in enumerate(names)]
+    for name, data in files:
+        (tmp_path / name).write_bytes(data)
+    words = ["score", *(str(tmp_path / name) for name in names), "--run", str(project / "run")]
+    said = CliRunner().invoke(leak, [*words, "--alpha", "0.3", "--json"], catch_exceptions=False)
+    expected = json.loads(said.stdout)
+    for one, name in zip(expected["images"], names, strict=True):
+        one["path"] = name
+    reply = send(address, files, "?alpha=0.3").json
+    assert reply.keys() == expected.keys()
+    assert reply["calibration"] == expected["calibration"]
+    assert reply["images"] == expected["images"]
+    found = send(address, [("x.zip", zipped(files))], "?alpha=0.3").json["images"]
+    for one, answer in zip(found, expected["images"], strict=True):
+        assert one == {**answer, "path": f"x.zip/{answer['path']}"}
+    stable = send(address, files[:1], "?stability=true").json["images"][0]["stability"]
+    assert stable["of"] == 8
+
+
+def test_what_is_no_image_has_a_reason_and_the_rest_is_scored(address: str) -> None:
+    large = io.BytesIO()
+    Image.new("L", (101, 100)).save(large, "PNG")
+    files = [
+        ("junk.png", b"junk"),
+        ("empty.png", b""),
+        ("good.png", png(1)),
+        ("large.png", large.getvalue()),
+        ("long.png", png(2) + bytes(2**18)),
+        ("cut.zip", zipped([("a.png", png(3))])[:-30]),
+    ]
+    images = send(address, files).json["images"]
+    reasons = {one["path"]: one["reason"] for one in images}
+    assert [one["path"] for one in images] == [name for name, _ in files]
+    assert reasons.pop("good.png") == ""
+    assert "not an image" in reasons["junk.png"]
+    assert "empty" in reasons["empty.png"]
+    assert reasons["large.png"] == "101x100 is more than 10,000 pixels"
+    assert reasons["long.png"] == "more than 262,144 bytes"
+    assert reasons["cut.zip"].startswith("cannot be unpacked")
+
+
+def test_a_zip_bomb_and_names_that_leave_the_folder_do_no_harm(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bomb = zipped([("bomb.png", bytes(2**26)), ("good.png", png(4))])
+    assert len(bomb) < 2**19
+    first, second = send(address, [("bomb.zip", bomb)]).json["images"]
+    assert first["reason"] == "more than 262,144 bytes"
+    assert second["reason"] == ""
+    evil = zipped(
+        [("../../evil.png", png(5)), ("/etc/evil.png", png(6)), ("__MACOSX/._a.png", b"")]
+    )
+    files = [("../evil.png", png(7)), ("evil.zip", evil), ("<img src=x>.png", png(8))]
+    images = send(address, files).json["images"]
+    assert [one["reason"] for one in images] == [""] * 4
+    assert images[1]["path"] == "evil.zip/../../evil.png"
+    assert list(tmp_path.rglob("*evil*")) == []
+    entries = 30_000
+    many = zipped([("a.txt", b"")])
+    start, place = many.index(b"PK\1\2"), many.rindex(b"PK\5\6")
+    directory = many[start:place] * entries
+    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 65535, 65535, len(directory), 0, 0)
+    reply = send(address, [("many.zip", many[:start] + directory[: 2**19] + end)])
+    assert "too many entries" in reply.body.decode()
+
+
+def test_too_much_is_refused_whole(address: str) -> None:
+    tiny = png(9, (8, 8))
+    assert send(address, [(f"{row}.png", tiny) for row in range(100)]).status == 400
+    inside = send(address, [("x.zip", zipped([(f"{row}.png", tiny) for row in range(21)]))])
+    assert (inside.status, inside.json["detail"]) == (
+        400, "more than 20 images: send fewer at a time",
+    )  # fmt: skip
+    assert send(address, []).status == 400
+    assert ask(f"{address}/v1/score", b"{}", Content_Type="application/json").status == 400
+    assert send(address, [("a.png", tiny)], "?alpha=2").status == 422
+    assert send(address, [("huge.png", bytes(2**20))]).status == 413
+
+
+def test_other_sites_and_other_names_are_refused(address: str) -> None:
+    host = address.removeprefix("http://")
+    assert ask(f"{address}/healthz", Host="evil.example").status == 403
+    assert ask(f"{address}/healthz", Origin="http://evil.example").status == 403
+    assert ask(f"{address}/healthz", Origin=f"http://{host}").status == 200
+
+
+def test_with_a_token_only_page_and_health_are_open(predictor: Predictor) -> None:
+    with serving(predictor, token="secret") as address:
+        files = [("a.png", png(1))]
+        assert send(address, files).status == 401
+        assert send(address, files, Authorization="Bearer wrong").status == 401
+        assert send(address, files, Authorization="Bearer secret").status == 200
+        assert ask(f"{address}/metrics").status == 401
+        assert ask(f"{address}/openapi.json").status == 401
+        assert ask(f"{address}/healthz").json["token"] is True
+        assert ask(address).status == 200
+
+
+def test_more_requests_than_may_wait_get_429(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, go = threading.Semaphore(0), threading.Event()
+    score = Predictor.score
+
+    def slow(self: Predictor, *images: Any, **options: Any) -> Any:
+        inside.release()
+        assert go.wait(60)
+        return score(self, *images, **options)
+
+    monkeypatch.setattr(Predictor, "score", slow)
+    with serving(predictor) as address:
+        replies: list[Reply] = []
+
+        def one(seed: int) -> threading.Thread:
+            sent: Callable[[], None] = lambda: replies.append(  # noqa: E731
+                send(address, [(f"{seed}.png", png(seed))])
+            )
+            thread = threading.Thread(target=sent)
+            thread.start()
+            return thread
+
+        threads = [one(1)]
+        assert inside.acquire(timeout=60)
+        threads.append(one(2))
+        while "leak_requests_in_progress 2" not in ask(f"{address}/metrics").body.decode():
+            pass
+        refused = send(address, [("3.png", png(3))])
+        assert refused.status == 429
+        assert refused.headers["retry-after"] == "5"
+        go.set()
+        for thread in threads:
+            thread.join()
+        assert [reply.status for reply in replies] == [200, 200]
+        assert send(address, [("3.png", png(3))]).status == 200
+
+
+def test_requests_and_images_are_counted(predictor: Predictor) -> None:
+    with serving(predictor) as address:
+        answer = send(address, [("a.png", png(1)), ("junk.png", b"")]).json["images"][0]
+        ask(f"{address}/nowhere")
+        lines = ask(f"{address}/metrics").body.decode().splitlines()
+    assert f'leak_images_total{{verdict="{answer["verdict"]}"}} 1' in lines
+    assert 'leak_images_total{verdict="not_scored"} 1' in lines
+    assert 'leak_requests_total{status="200"} 1' in lines
+    assert 'leak_requests_total{status="404"} 1' in lines
+
+
+def test_images_after_the_time_limit_have_a_reason(predictor: Predictor) -> None:
+    uploads = [Upload(f"{row}.png", png(1)) for row in range(AT_ONCE + 2)]
+    jobs = Jobs(predictor, Limits(seconds=1e-9))
+    found = jobs.score([Upload("x", reason="no"), *uploads], 0.05, stability=False)
+    late = "not scored: the time limit of 1e-09 s was reached"
+    assert [one.reason for one in found] == ["no", *[""] * AT_ONCE, late, late]
+    assert [one.path for one in found] == ["x", *(upload.name for upload in uploads)]
+
+
+def test_the_page_and_the_description_need_nothing_from_elsewhere(address: str) -> None:
+    page = ask(address)
+    text = page.body.decode()
+    policy = page.headers["content-security-policy"]
+    nonces = set(re.findall(r'nonce="([^"]+)"', text))
+    assert len(nonces) == 1
+    assert f"'nonce-{nonces.pop()}'" in policy
+    assert "default-src 'none'" in policy
+    assert not re.search(r"https?://|innerHTML|document\.write", text)
+    described = ask(f"{address}/openapi.json").json
+    assert set(described["paths"]) == {"/healthz", "/metrics", "/v1/score"}
+    assert (
+        "multipart/form-data" in described["paths"]["/v1/score"]["post"]["requestBody"]["content"]
+    )
+    assert ask(f"{address}/docs").status == 404
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_the_script_of_the_page_runs_under_its_policy(address: str, tmp_path: Path) -> None:
+    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
+    command = [str(CHROMIUM), *flags.split(), f"--user-data-dir={tmp_path / 'profile'}"]
+    command += ["--virtual-time-budget=5000", "--dump-dom", address]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert "Known generators: ada, bob." in done.stdout
+    assert '<p id="message" role="status"></p>' in done.stdout
