@@ -41,7 +41,7 @@ def test_every_example_runs(
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "example"}
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     for block in blocks:
         exec(compile(block, "docs/PYTHON.md", "exec"), names)
     said = capsys.readouterr().out

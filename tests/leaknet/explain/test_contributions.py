@@ -29,7 +29,7 @@ from tests.leaknet.model.test_statistics_branch import (
     with_activations,
     with_copies,
 )
-from tests.tiny_data import picture, save, tiny_model
+from tests.tiny_data import save, tiny_image, tiny_model
 
 LENGTH = sum(LENGTHS.values())
 LUMA = slice(*np.cumsum([0, *LENGTHS.values()])[[7, 8]].tolist())
@@ -118,7 +118,7 @@ def test_a_planted_frequency_is_the_pattern() -> None:
 
 
 def test_a_tile_that_covers_a_quarter_has_its_statistics(tmp_path: Path) -> None:
-    view = np.asarray(picture(3, (160, 144)))
+    view = np.asarray(tiny_image(3, (160, 144)))
     quarters = [(0, 72, 0, 80), (0, 72, 80, 160), (72, 144, 0, 80), (72, 144, 80, 160)]
     pixels = torch.from_numpy(view.copy())[None]
     encoder = Encoder.load(str(save(tiny_model(), tmp_path / "vae")))

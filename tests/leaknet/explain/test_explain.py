@@ -21,7 +21,7 @@ from leaknet.explain.position import threshold
 from leaknet.scoring.predict import Predictor
 from tests.leaknet.report.parsed import Node, parse
 from tests.leaknet.small_run import small_run
-from tests.tiny_data import picture
+from tests.tiny_data import tiny_image
 
 STATISTICS = (
     "latents.enabled=false",
@@ -51,7 +51,7 @@ def runs(folders: dict[str, Path]) -> dict[str, Predictor]:
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An image under a hostile name, large enough for several tiles."""
     path = tmp_path_factory.mktemp("images") / HOSTILE
-    picture(5, (144, 136)).save(path)
+    tiny_image(5, (144, 136)).save(path)
     return path
 
 
@@ -132,8 +132,8 @@ def test_neighbours_are_training_images_of_the_class(
 
 
 def test_images_in_memory_are_explained(runs: dict[str, Predictor]) -> None:
-    found = explain_image(runs["paper"], picture(5, (80, 70)))
-    (score,) = runs["paper"].score([picture(5, (80, 70))])
+    found = explain_image(runs["paper"], tiny_image(5, (80, 70)))
+    (score,) = runs["paper"].score([tiny_image(5, (80, 70))])
     assert found.path == "image 1"
     assert found.score == score
 
