@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PROMPTS = {"train": 8, "val": 8, "test": 5}
 """Prompts that are read of each fold, a third, but enough of validation to call an image unknown;
 of the unknown generators those of validation and test."""
-SETTINGS = ("train.epochs=8", "statistics.degraded=false")
+SETTINGS = ("train.epochs=5", "statistics.degraded=false")
 """Changes of the preset `best`: an epoch of so few images is three steps, and degraded copies take
 half of the time."""
 
