@@ -7,17 +7,23 @@ from contextlib import contextmanager
 
 import torch
 
+from leakcache.distributed.rank import local_rank
 from leakcache.errors import ConfigError
 
 
 def resolve_device(name: str) -> torch.device:
     """The device of that name; `auto` takes CUDA where there is one.
 
+    Of several processes on a host, started by torchrun or SLURM, `auto` gives each another GPU.
+
     Raises:
         ConfigError: there is no such device on this machine.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        rank = local_rank()
+        return torch.device(f"cuda:{rank % torch.cuda.device_count()}" if rank else "cuda")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()

@@ -61,9 +61,15 @@ def parse_toml(text: str) -> dict[str, Any]:
         raise ValueError("it is nested too deep") from error
 
 
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, and rename it once it is on the disk."""
-    partial = partial_of(path)
+def replace_file(path: Path, write: Callable[[Path], object], partial: Path | None = None) -> None:
+    """Let `write` fill a file beside `path`, and rename it once it is on the disk.
+
+    Args:
+        path: file to write.
+        write: fills the file that it is given.
+        partial: where to write first, on the same disk; for files that several processes write.
+    """
+    partial = partial or partial_of(path)
     write(partial)
     flush(partial)
     partial.replace(path)
@@ -84,9 +90,9 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    replace_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+def write_text(path: Path, text: str, partial: Path | None = None) -> None:
+    """Write a text file, whole or not at all; see `replace_file`."""
+    replace_file(path, lambda file: file.write_text(text, encoding="utf-8"), partial)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -112,9 +118,9 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
-def write_checked(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON together with its SHA-256, whole or not at all."""
-    write_text(path, _checked(content))
+def write_checked(path: Path, content: dict[str, Any], partial: Path | None = None) -> None:
+    """Write JSON together with its SHA-256, whole or not at all; see `replace_file`."""
+    write_text(path, _checked(content), partial)
 
 
 def read_checked(path: Path) -> dict[str, Any]:
@@ -138,15 +144,19 @@ def _checked(content: dict[str, Any]) -> str:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, wait: float = 0.0) -> Iterator[None]:
     """Refuse other writers of this folder while the body runs.
+
+    Args:
+        folder: to write to.
+        wait: seconds to wait for another writer; negative for no limit.
 
     Raises:
         CacheError: another process writes there, or the folder cannot be written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock", timeout=0):
+        with FileLock(folder / ".lock", timeout=wait):
             yield
     except Timeout as error:
         raise CacheError(

@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
 from leakcache.columns.table import columns_named
-from leakcache.dataset.findings import join_equal_pixels, refuse_vanished
-from leakcache.dataset.index import DatasetIndex, Finding, ImageRecord, Split
+from leakcache.dataset.index import DatasetIndex, Finding, Split
+from leakcache.distributed.plan import close_other_plan
 from leakcache.encoder.autoencoder import Encoder
-from leakcache.errors import CacheCorrupt, CacheIncomplete, CacheStale, DataError, ImageError
+from leakcache.errors import CacheStale, ConfigError, DataError, ImageError
 from leakcache.files import locked
 from leakcache.images.decode import Preprocessing
-from leakcache.names import visible
 from leakcache.progress import Advance, track
 from leakcache.store.cache import Cache
 from leakcache.store.changes import Changes, find_changes
-from leakcache.store.column_store import ColumnStore, clear, repair_metadata
-from leakcache.store.manifest import FILE, CacheManifest, Encoding, refuse_other_format
-from leakcache.store.one_pass import ImageFile, OnePass, ReadFile
+from leakcache.store.column_store import STORE, ColumnStore, clear, repair_metadata
+from leakcache.store.manifest import FILE, Encoding
+from leakcache.store.one_pass import ImageFile, OnePass
+from leakcache.store.publish import Publication, former_manifest
+from leakcache.store.session import BuildSession, plan_identity
 
 Z0 = ("z0",)
 _FORMER_FORMAT = ("latents.zarr", "building", "superseded", "discarded")
@@ -40,8 +37,8 @@ class BuildReport:
 
     Attributes:
         cache: the finished cache.
-        computed: images of which something was computed in this run.
-        stored: images that had all wanted columns before.
+        computed: images of which something was computed in this run, by this process.
+        stored: images whose wanted columns were there before or came from other processes.
         columns: number of images by the column that was computed of them.
         repaired: one line for each damage that was found.
         changes: what differs from the cache that was here before.
@@ -70,12 +67,17 @@ def build_cache(
     columns: Iterable[str] = Z0,
     fresh: bool = False,
     repair: bool = False,
+    worker: tuple[int, int] | None = None,
     advance: Advance | None = None,
 ) -> BuildReport:
     """Bring the cache in `folder` up to date with the images of `index`.
 
     Only columns that an image lacks are computed. To resume after a kill, call it again: what is
     stored stays as it is, and the arrays come out byte for byte as without the kill.
+
+    Several processes, on one host or many, build one cache together where each has the same
+    images, settings and folder, and a `worker` of its own. The arrays come out byte for byte as
+    those of one process. The last one writes the manifest; each returns when it is written.
 
     Args:
         index: the images; those of its `split` are cached.
@@ -88,14 +90,19 @@ def build_cache(
         columns: names in `leakcache.columns.table`.
         fresh: throw away all columns there and what an older version wrote.
         repair: read what is stored through its checksums and compute again what is lost.
+        worker: number of this process and how many there are; None where it is alone and refuses
+            others. The numbers only spread the work: any process takes over what a dead one left.
         advance: called with the number of images done; None for a progress bar of its own.
 
     Raises:
         CacheStale: the folder holds latents of other weights or another preprocessing, has the
             format of an older version, or its images were decoded by other libraries.
         CacheError: another build is running there.
+        ConfigError: `fresh` or `repair` with a worker.
         DataError: no image is left to cache, or none of a class.
     """
+    if worker and (fresh or repair):
+        raise ConfigError("--fresh and --repair need the cache alone: build without --worker first")
     start = time.monotonic()
     chosen = index.select(split)
     if not chosen.records:
@@ -108,42 +115,31 @@ def build_cache(
         encoder.runtime,
     )
     repaired = _prepare(folder, fresh=fresh, repair=repair)
-    former = _former_manifest(folder, encoding, repair)
+    former = former_manifest(folder, encoding, repair)
     store = ColumnStore(folder.parent)
-    files = [ImageFile(index.root / r.path, r.fold == "train") for r in chosen.records]
-    bar = nullcontext(advance) if advance else track("computing", len(files), "images")
-    with store.writing(), bar as done:
-        if repair:
+    if repair:
+        with store.writing():
             damaged = store.damaged()
             repaired += damaged.values()
             store.forget(damaged)
-        run = OnePass(store, columns_named(columns), encoding, encoder, done)
-        read = run.run(files)
-        computed = run.images
-        chosen, table, refused, findings = _accepted(chosen, read)
-        _fill_moved(run, chosen, files)
-        facts = _facts(run, encoder, former, time.monotonic() - start)
-        manifest = CacheManifest(
-            encoding,
-            split,
-            str(chosen.root),
-            chosen.layout,
-            table,
-            refused,
-            facts,
-            source=str(chosen.source or chosen.root),
-            reading=chosen.reading,
-        )
-        if former is None or replace(former, facts=facts) != manifest:
-            manifest.write(folder)
+    files = [ImageFile(index.root / r.path, r.fold == "train") for r in chosen.records]
+    wanted = columns_named(columns)
+    identity = plan_identity(chosen, files, wanted, encoding)
+    publication = Publication(chosen, encoding, encoder, folder, split, former, identity, start)
+    bar = nullcontext(advance) if advance else track("computing", len(files), "images")
+    with bar as done:
+        session = BuildSession(store, files, wanted, encoding, encoder, identity, worker, done)
+        run = session.run(publication)
+    cache = Cache.open(folder)
+    computed = run.images if run else 0
     return BuildReport(
-        cache=Cache.open(folder),
+        cache=cache,
         computed=computed,
-        stored=len(files) - computed - sum(bool(file.reason) for file in read),
-        columns=run.computed,
+        stored=max(0, len(cache) - computed),
+        columns=run.computed if run else {column.name: 0 for column in wanted},
         repaired=tuple(repaired),
-        changes=find_changes(former, manifest),
-        findings=findings,
+        changes=find_changes(former, cache.manifest),
+        findings=publication.findings,
         seconds=time.monotonic() - start,
     )
 
@@ -189,7 +185,7 @@ def fill_columns(cache: Cache, columns: Iterable[str], device: str = "cpu") -> N
     places = sorted(rows)
     files = [ImageFile(root / str(cache.paths[r]), cache.folds[r] == "train") for r in places]
     with cache.store.writing(), track("computing", len(files), "images") as advance:
-        read = OnePass(cache.store, wanted, encoding, encoder, advance).run(files)
+        read = OnePass(cache.store, wanted, encoding, encoder, advance).fill(files)
     for row, file, found in zip(places, files, read, strict=True):
         if not found.sha256:
             raise CacheStale(f"{file.path}: {found.reason} any more; build the cache again")
@@ -209,6 +205,7 @@ def _prepare(folder: Path, *, fresh: bool, repair: bool) -> list[str]:
     home = folder.parent
     if fresh or repair:
         with locked(home):
+            close_other_plan(home / STORE)
             if repair:
                 return repair_metadata(home)
             clear(home)
@@ -216,106 +213,3 @@ def _prepare(folder: Path, *, fresh: bool, repair: bool) -> list[str]:
                 shutil.rmtree(path, ignore_errors=True)
             (folder / FILE).unlink(missing_ok=True)
     return []
-
-
-def _former_manifest(folder: Path, encoding: Encoding, repair: bool) -> CacheManifest | None:
-    """The manifest that is here; refuses one of another encoding."""
-    refuse_other_format(folder)
-    try:
-        former = CacheManifest.read(folder)
-    except CacheIncomplete:
-        return None
-    except CacheCorrupt:
-        if repair:
-            return None
-        raise
-    if former.encoding.fingerprint != encoding.fingerprint:
-        raise CacheStale(
-            f"{folder}: was built with {former.encoding.difference(encoding)}; "
-            "choose another --cache or throw it away with --fresh"
-        )
-    return former
-
-
-def _facts(
-    run: OnePass, encoder: Encoder, former: CacheManifest | None, seconds: float
-) -> dict[str, Any]:
-    """How the build went; the former facts where nothing was computed."""
-    if former and not run.images:
-        return former.facts
-    error = run.relative_error
-    if error is None and former:
-        error = former.facts.get("relative_latent_error")
-    return {
-        "seconds": round(seconds, 3),
-        "computed": run.images,
-        "relative_latent_error": error,
-        "torch": str(torch.__version__),
-        "diffusers": version("diffusers"),
-        "device": str(encoder.device),
-    }
-
-
-def _accepted(
-    index: DatasetIndex, read: Sequence[ReadFile]
-) -> tuple[DatasetIndex, dict[str, list[Any]], tuple[tuple[str, str], ...], tuple[Finding, ...]]:
-    """Decide which images are accepted, and put equal pixels into one group.
-
-    Returns:
-        The index with groups and folds as they are now; the table of the accepted images; path
-        and reason of the others; findings on equal pixels.
-
-    Raises:
-        DataError: every image was refused, or every image of a class.
-    """
-    records = index.records
-    reasons = [file.reason for file in read]
-    _refuse_duplicates(records, [file.sha256 for file in read], reasons)
-    files = {record.path: file for record, file in zip(records, read, strict=True)}
-    refused = {r.path: why for r, why in zip(records, reasons, strict=True) if why}
-    if len(refused) == len(records):
-        raise DataError(
-            f"{index.root}: none of {len(records)} images can be used "
-            f"(the first, {visible(records[0].path)}: {reasons[0]})"
-        )
-    refuse_vanished(index.root, records, refused)
-    pixels = {p: f.pixels for p, f in files.items() if f.pixels and p not in refused}
-    index, findings = join_equal_pixels(index, pixels)
-    kept = [record for record in index.records if record.path not in refused]
-    names = ("path", "label", "group", "fold")
-    table: dict[str, list[Any]] = {n: [getattr(record, n) for record in kept] for n in names}
-    table["sha256"] = [files[record.path].sha256 for record in kept]
-    table["bytes"] = [files[record.path].size for record in kept]
-    rejects = [*refused.items(), *((reject.path, reject.reason) for reject in index.rejects)]
-    return index, table, tuple(rejects), findings
-
-
-def _fill_moved(run: OnePass, index: DatasetIndex, files: Sequence[ImageFile]) -> None:
-    """Fill the columns of images that came into the training fold after their pixels were known."""
-    before = {file.path for file in files if file.training}
-    now = [index.root / record.path for record in index.records if record.fold == "train"]
-    moved = [ImageFile(path, training=True) for path in now if path not in before]
-    if moved:
-        run.run(moved)
-
-
-def _refuse_duplicates(
-    records: Sequence[ImageRecord], hashes: Sequence[str], reasons: list[str]
-) -> None:
-    """Refuse content under two labels altogether, and content seen before under one."""
-    rows = defaultdict(list)
-    for row, sha256 in enumerate(hashes):
-        if not reasons[row]:
-            rows[sha256].append(row)
-    for same in rows.values():
-        first = records[same[0]]
-        labels = {records[row].label for row in same}
-        if len(labels) > 1:
-            for row in same:
-                other = next(records[o] for o in same if records[o].label != records[row].label)
-                reasons[row] = (
-                    f"the same content is labelled {visible(other.label)} in {visible(other.path)}"
-                )
-        else:
-            for row in same[1:]:
-                reasons[row] = f"the same content as {visible(first.path)}"

@@ -3,16 +3,16 @@
 DIR/store/columns/z0-1a2b3c4d/   one column: its spec and a sharded, checksummed array
 DIR/store/commits/000007.json    hashes of some images, and the shard of each column with them
 
-A group of images is written to the next shard of each of its columns; then one commit is renamed
-into place. Shards without a commit are overwritten. So of the columns that were computed together
-an image has all or none, whenever the process is killed.
+The images of a commit are written to the shard of its number in each of their columns; then the
+commit is renamed into place. Shards without a commit are overwritten. So of the columns that were
+computed together an image has all or none, whenever the process is killed.
 """
 
 from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from leakcache.columns.spec import ColumnSpec, decoder_versions, in_words
+from leakcache.distributed.plan import close_other_plan
 from leakcache.errors import (
     CacheCorrupt,
     CacheError,
@@ -70,6 +71,7 @@ class ColumnStore:
         folder: of the store.
         columns: by key, those that are on disk.
         pixels: hash of the decoded pixels by content hash.
+        next_number: of a commit, above all that are used.
     """
 
     def __init__(self, home: Path) -> None:
@@ -81,7 +83,8 @@ class ColumnStore:
         self.home, self.folder = home, home / STORE
         self._commits = self.folder / "commits"
         self.columns: dict[str, ZarrColumn] = {}
-        self._load()
+        self._lost: dict[tuple[str, ...], int] = {}
+        self.load()
 
     def has(self, spec: ColumnSpec, sha256: str) -> bool:
         """Whether an image has the column."""
@@ -137,18 +140,32 @@ class ColumnStore:
         return values
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self, plan: str = "", wait: float = 0.0) -> Iterator[None]:
         """Keep other writers out while the body appends.
+
+        Args:
+            plan: identity of the build whose workers may go on.
+            wait: see `leakcache.files.locked`.
 
         Raises:
             CacheStale: the images were decoded by other libraries.
             CacheError: another process is writing here, or the disk is full.
         """
+        with self.reporting(), locked(self.home, wait):
+            close_other_plan(self.folder, plan)
+            self.load()
+            self._refuse_other_decoder()
+            yield
+
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Report errors of the disk in the body.
+
+        Raises:
+            CacheError: the disk is full, or the folder cannot be written to.
+        """
         try:
-            with locked(self.home):
-                self._load()
-                self._refuse_other_decoder()
-                yield
+            yield
         except LeakError:
             raise
         except OSError as error:
@@ -162,25 +179,40 @@ class ColumnStore:
         specs: Sequence[ColumnSpec],
         images: Sequence[str],
         values: Sequence[np.ndarray],
+        number: int | None = None,
+        staging: Path | None = None,
         **about: Any,
     ) -> None:
-        """Store columns of images that have none of these; call it inside `writing`.
+        """Store columns of images that have none of these.
+
+        Call it inside `writing`, or with a number that was reserved inside it.
 
         Args:
-            specs: the columns.
+            specs: the columns; `lay_out` comes first where several processes append.
             images: content hashes, at most the smallest `per_shard` of the columns.
             values: of each column, one row an image.
+            number: of the commit and of its shards; the next one by default. Images whose shards
+                were lost get these again.
+            staging: folder for files that are not finished; beside their places by default.
             about: further attributes of `Commit`.
         """
-        shards = {}
+        self.lay_out(specs)
+        number = self.next_number if number is None else number
+        commit = Commit(tuple(images), {}, **about)
+        lost = self._lost.get(commit.images)
+        if lost is not None and not commit.refused:
+            number, commit = lost, self._by_number[lost]
         for spec, rows in zip(specs, values, strict=True):
-            key = key_of(spec)
-            if key not in self.columns:
+            partial = staging and staging / key_of(spec)
+            self.columns[key_of(spec)].write(number, rows, partial)
+        shards = dict.fromkeys(map(key_of, specs), number)
+        self._write(number, replace(commit, columns={**commit.columns, **shards}), staging)
+
+    def lay_out(self, specs: Iterable[ColumnSpec]) -> None:
+        """Create the columns that are not there; call it inside `writing`."""
+        for spec in specs:
+            if (key := key_of(spec)) not in self.columns:
                 self.columns[key] = ZarrColumn.create(self._column_folder(key), spec)
-            shards[key] = self._free_shard(key)
-            self.columns[key].write(shards[key], rows)
-        number = max(self._by_number, default=-1) + 1
-        self._write(number, Commit(tuple(images), shards, **about))
 
     def fill(
         self,
@@ -223,7 +255,8 @@ class ColumnStore:
             kept = {key: n for key, n in commit.columns.items() if (key, n) not in lost}
             if kept != commit.columns:
                 self._write(number, replace(commit, columns=kept))
-        self._load()
+                self._lost[commit.images] = number
+        self.load()
 
     def warn_other_decoder(self) -> None:
         """Warn where the stored images were decoded by other libraries than this process has."""
@@ -247,34 +280,41 @@ class ColumnStore:
                 "or build the cache again with --fresh"
             )
 
-    def _free_shard(self, key: str) -> int:
-        """The first shard without a commit: after a repair the one that was lost."""
-        used = self._used.get(key, set())
-        return next(shard for shard in range(len(used) + 1) if shard not in used)
-
     def _column_folder(self, key: str) -> Path:
         return self.folder / "columns" / key
 
-    def _write(self, number: int, commit: Commit) -> None:
+    def _write(self, number: int, commit: Commit, staging: Path | None = None) -> None:
         self._commits.mkdir(parents=True, exist_ok=True)
-        write_checked(self._commits / f"{number:06d}.json", vars(commit))
+        name = f"{number:06d}.json"
+        write_checked(self._commits / name, vars(commit), staging and staging / name)
         self._by_number[number] = commit
-        self._index(commit)
+        if not self._frozen:
+            self._index(number, commit)
 
-    def _load(self) -> None:
+    def load(self, before: int | None = None) -> None:
+        """Read what is on disk.
+
+        Args:
+            before: number of the first commit to leave out, with all that is appended later: what
+                an image lacks must not depend on how far other processes have come.
+        """
+        self._frozen = before is not None
         folders = sorted(path.parent for path in self.folder.glob(f"columns/*/{SPEC}"))
         known = self.columns
         self.columns = {f.name: known.get(f.name) or ZarrColumn.open(f) for f in folders}
         self._by_number: dict[int, Commit] = {}
         self._rows: dict[str, dict[str, int]] = {}
-        self._used: dict[str, set[int]] = {}
+        self.next_number = 0
         self.pixels: dict[str, str] = {}
         self._refused: dict[str, dict[str, str]] = {}
-        for path in sorted(self._commits.glob("[0-9]*.json")):
-            self._by_number[int(path.stem)] = commit = _read_commit(path)
-            self._index(commit)
+        numbers = sorted(int(path.stem) for path in self._commits.glob("[0-9]*.json"))
+        for number in numbers:
+            if before is None or number < before:
+                commit = _read_commit(self._commits / f"{number:06d}.json")
+                self._by_number[number] = commit
+                self._index(number, commit)
 
-    def _index(self, commit: Commit) -> None:
+    def _index(self, number: int, commit: Commit) -> None:
         self.pixels |= commit.pixels
         self._refused.setdefault(commit.rules, {}).update(commit.refused)
         for key, shard in commit.columns.items():
@@ -283,7 +323,9 @@ class ColumnStore:
             first = shard * self.columns[key].spec.per_shard
             rows = self._rows.setdefault(key, {})
             rows |= {sha256: first + row for row, sha256 in enumerate(commit.images)}
-            self._used.setdefault(key, set()).add(shard)
+        self.next_number = max(
+            self.next_number, number + 1, *(n + 1 for n in commit.columns.values())
+        )
 
 
 def clear(home: Path) -> None:

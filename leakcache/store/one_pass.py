@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from PIL import Image
 
 from leakcache.columns.column import Column, DecodedImage, View
 from leakcache.columns.compute import IMAGES, ColumnComputer
-from leakcache.columns.spec import ColumnSpec, decoder_versions
+from leakcache.columns.spec import ROWS, ColumnSpec, decoder_versions
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import ImageError
 from leakcache.files import read_bytes
@@ -69,26 +71,64 @@ class _Decoded:
     views: Mapping[str, Sequence[View]] = field(default_factory=dict)
 
 
-@dataclass
-class _Unit:
-    """Images that lack the same columns and are stored together."""
+@dataclass(frozen=True)
+class WorkUnit:
+    """Files that are computed and stored together, by one process.
 
-    columns: tuple[Column, ...]
-    size: int
-    taken: int = 0
+    Attributes:
+        files: one after another.
+        number: of its first commit.
+        step: from there to its further commits, one for each set of columns that images lack.
+    """
+
+    files: tuple[ImageFile, ...]
+    number: int
+    step: int
+
+
+@dataclass(frozen=True)
+class StoredUnit:
+    """A unit that is stored.
+
+    Attributes:
+        unit: which.
+        files: what was read, in order.
+        images: number of images of which something was computed.
+    """
+
+    unit: WorkUnit
+    files: Sequence[ReadFile]
+    images: int
+
+
+@dataclass
+class _Group:
+    """Images of a unit that lack the same columns."""
+
     waiting: list[_Decoded] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
     rows: list[dict[str, np.ndarray]] = field(default_factory=list)
+
+
+@dataclass
+class _Open:
+    """What has been read and computed of a unit so far."""
+
+    files: list[ReadFile] = field(default_factory=list)
+    groups: dict[tuple[str, ...], _Group] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     pixels: dict[str, str] = field(default_factory=dict)
 
 
 class OnePass:
-    """Fills columns of a store from image files; use it inside `ColumnStore.writing`.
+    """Fills columns of a store from image files.
+
+    Use it inside `ColumnStore.writing`, or with units whose numbers were reserved there.
 
     Attributes:
         computed: number of images by the column that was computed of them.
         images: number of images of which something was computed.
+        rules: hash of all that decides whether an image is refused.
     """
 
     def __init__(
@@ -98,16 +138,15 @@ class OnePass:
         encoding: Encoding,
         encoder: Encoder,
         advance: Advance,
+        staging: Path | None = None,
     ) -> None:
         self.computed = {column.name: 0 for column in columns}
         self.images = 0
         self._store, self._columns, self._encoding = store, columns, encoding
         self._specs = {column.name: column.spec(encoding) for column in columns}
-        self._rules = _rules(encoding, self._specs.values())
+        self.rules = _rules(encoding, self._specs.values())
         self._compute = ColumnComputer(columns, encoding, encoder, measure_error=True)
-        self._advance = advance
-        self._claimed: set[str] = set()
-        self._units: dict[tuple[str, ...], _Unit] = {}
+        self._advance, self._staging = advance, staging
         self._at_once = min(IMAGES, images_ahead(encoding.preprocessing))
 
     @property
@@ -115,25 +154,43 @@ class OnePass:
         """Of reduced precision; see `ColumnComputer`."""
         return self._compute.relative_error
 
-    def run(self, files: Iterable[ImageFile]) -> list[ReadFile]:
-        """Read all files and store what their images lack; returns what was read, in order."""
-        found = []
-        refused: dict[str, str] = {}
-        self._claimed.clear()
+    def run(self, units: Iterable[WorkUnit]) -> Iterator[StoredUnit]:
+        """Read all files and store what their images lack.
+
+        Yields:
+            Each unit when it is stored. Files of the next ones are read meanwhile: `units` is asked
+            for a unit before those before it are computed.
+        """
+        begun: deque[WorkUnit] = deque()
+
+        def files() -> Iterator[ImageFile]:
+            for unit in units:
+                begun.append(unit)
+                yield from unit.files
+
+        current = _Open()
         ahead = images_ahead(self._encoding.preprocessing)
-        with closing(in_order(self._load, files, ahead)) as loaded:
+        with closing(in_order(self._load, files(), ahead)) as loaded:
             for image in loaded:
-                found.append(image.file)
-                if image.file.reason and image.file.sha256:
-                    refused[image.file.sha256] = image.file.reason
-                self._take(image)
-        for unit in self._units.values():
-            self._compute_waiting(unit)
-            self._flush(unit)
-        known, pixels = self._store.refused(self._rules), self._store.pixels
-        if new := {key: reason for key, reason in refused.items() if key not in known}:
-            self._store.append([], [], [], refused=new, rules=self._rules)
-            known = self._store.refused(self._rules)
+                self._take(current, image)
+                if len(current.files) == len(begun[0].files):
+                    unit, before = begun.popleft(), self.images
+                    self._commit(unit, current)
+                    yield StoredUnit(unit, current.files, self.images - before)
+                    current = _Open()
+
+    def fill(self, files: Sequence[ImageFile]) -> list[ReadFile]:
+        """Read further files and store what their images lack; call it inside `writing`.
+
+        Returns:
+            What was read, in order, with the reasons and pixels that the store knows.
+        """
+        units = work_units(files, self._columns, self._encoding, self._store.next_number)
+        return self.explained([file for stored in self.run(units) for file in stored.files])
+
+    def explained(self, found: Iterable[ReadFile]) -> list[ReadFile]:
+        """Files with the reason and the pixels that the store knows of their content."""
+        known, pixels = self._store.refused(self.rules), self._store.pixels
         return [
             replace(f, reason=f.reason or known.get(f.sha256, ""), pixels=pixels.get(f.sha256, ""))
             for f in found
@@ -145,7 +202,7 @@ class OnePass:
         except OSError as error:
             return _Decoded(ReadFile("", 0, f"cannot be read ({error.strerror or error})"))
         sha256 = hashlib.sha256(data).hexdigest()
-        if reason := self._store.refused(self._rules).get(sha256):
+        if reason := self._store.refused(self.rules).get(sha256):
             return _Decoded(ReadFile(sha256, len(data), reason))
         lacking = [
             column
@@ -165,56 +222,80 @@ class OnePass:
             return _Decoded(ReadFile(sha256, len(data), str(error)))
         return _Decoded(ReadFile(sha256, len(data), pixels=pixels), views)
 
-    def _take(self, image: _Decoded) -> None:
-        sha256 = image.file.sha256
-        if not image.views or sha256 in self._claimed:
+    def _take(self, current: _Open, image: _Decoded) -> None:
+        file = image.file
+        repeated = any(file.sha256 == other.sha256 for other in current.files)
+        current.files.append(file)
+        if file.reason and file.sha256 and file.sha256 not in self._store.refused(self.rules):
+            current.refused[file.sha256] = file.reason
+        if not image.views or repeated:
             self._advance(1)
             return
-        self._claimed.add(sha256)
-        names = tuple(image.views)
-        if names not in self._units:
-            size = min(self._specs[name].per_shard for name in names)
-            columns = tuple(column for column in self._columns if column.name in names)
-            self._units[names] = _Unit(columns, size)
-        unit = self._units[names]
-        unit.waiting.append(image)
-        unit.taken += 1
-        if len(unit.waiting) == self._at_once or unit.taken == unit.size:
-            self._compute_waiting(unit)
-        if unit.taken == unit.size:
-            self._flush(unit)
+        group = current.groups.setdefault(tuple(image.views), _Group())
+        group.waiting.append(image)
+        if len(group.waiting) == self._at_once:
+            self._compute_waiting(current, group)
 
-    def _compute_waiting(self, unit: _Unit) -> None:
-        results = self._compute([image.views for image in unit.waiting])
-        for image, result in zip(unit.waiting, results, strict=True):
+    def _compute_waiting(self, current: _Open, group: _Group) -> None:
+        if not group.waiting:
+            return
+        results = self._compute([image.views for image in group.waiting])
+        for image, result in zip(group.waiting, results, strict=True):
             if isinstance(result, str):
-                unit.refused[image.file.sha256] = result
+                current.refused[image.file.sha256] = result
             else:
-                unit.images.append(image.file.sha256)
-                unit.pixels[image.file.sha256] = image.file.pixels
-                unit.rows.append(result)
-        self._advance(len(unit.waiting))
-        unit.waiting.clear()
+                group.images.append(image.file.sha256)
+                current.pixels[image.file.sha256] = image.file.pixels
+                group.rows.append(result)
+        self._advance(len(group.waiting))
+        group.waiting.clear()
 
-    def _flush(self, unit: _Unit) -> None:
-        if unit.images or unit.refused:
-            columns = unit.columns if unit.images else ()
-            specs = [self._specs[column.name] for column in columns]
-            values = [np.stack([row[spec.name] for row in unit.rows]) for spec in specs]
+    def _commit(self, unit: WorkUnit, current: _Open) -> None:
+        """Store what was computed of a unit, in one commit for each set of columns."""
+        for group in current.groups.values():
+            self._compute_waiting(current, group)
+        groups = {names: group for names, group in current.groups.items() if group.images}
+        if current.refused:
+            groups = groups or {(): _Group()}
+        refused = current.refused
+        for place, (names, group) in enumerate(groups.items()):
             self._store.append(
-                specs,
-                unit.images,
-                values,
-                refused=dict(unit.refused),
-                rules=self._rules,
-                pixels=dict(unit.pixels),
+                [self._specs[name] for name in names],
+                group.images,
+                [np.stack([row[name] for row in group.rows]) for name in names],
+                number=unit.number + place * unit.step,
+                staging=self._staging,
+                refused=refused,
+                rules=self.rules,
+                pixels={sha256: current.pixels[sha256] for sha256 in group.images},
             )
-            self.images += len(unit.images)
-            for spec in specs:
-                self.computed[spec.name] += len(unit.images)
-        unit.taken = 0
-        for kept in (unit.images, unit.rows, unit.refused, unit.pixels):
-            kept.clear()
+            self.images += len(group.images)
+            refused = {}
+            for name in names:
+                self.computed[name] += len(group.images)
+
+
+def work_units(
+    files: Sequence[ImageFile], columns: Sequence[Column], encoding: Encoding, first: int
+) -> list[WorkUnit]:
+    """Cut files into units that fit a shard of each column.
+
+    Training images that have columns of their own are kept apart from others.
+
+    Args:
+        files: in the order of the units.
+        columns: that their images shall have.
+        encoding: of the cache.
+        first: number of the first commit.
+    """
+    apart = any(column.training_only for column in columns)
+    found = []
+    for training, run in groupby(files, lambda file: apart and file.training):
+        wanted = [column for column in columns if training or not column.training_only]
+        size = min((c.spec(encoding).per_shard for c in wanted), default=ROWS)
+        together = list(run)
+        found += [tuple(together[n : n + size]) for n in range(0, len(together), size)]
+    return [WorkUnit(unit, first + place, len(found)) for place, unit in enumerate(found)]
 
 
 def images_ahead(preprocessing: Preprocessing) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -13,14 +12,15 @@ import numpy as np
 import zarr
 from jaxtyping import Int, Shaped
 from zarr.codecs import Crc32cCodec
+from zarr.storage import MemoryStore, StoreLike
 
 from leakcache.columns.spec import ColumnSpec
 from leakcache.errors import CacheCorrupt
-from leakcache.files import flush, read_checked, read_text, write_checked
+from leakcache.files import read_checked, read_text, replace_file, write_checked
 
 SPEC = "column.json"
 ARRAY = "values.zarr"
-SHARDS = 2**20
+SHARDS = 2**26
 """Shards that an array has room for: its metadata never change, whatever is written."""
 CURE = "`leak cache build --repair` computes what is lost again"
 
@@ -41,7 +41,7 @@ class ZarrColumn:
         """Lay out an empty column, in place of what a killed process may have left there."""
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        _array(folder, spec)
+        _array(folder / ARRAY, spec, SHARDS)
         # The spec is written last: without it there is no column.
         metadata = (folder / ARRAY / "zarr.json").read_text(encoding="utf-8")
         write_checked(folder / SPEC, {"spec": asdict(spec), "zarr": metadata})
@@ -64,17 +64,22 @@ class ZarrColumn:
 
     @cached_property
     def _values(self) -> Any:
-        # Without empty chunks a shard of zeros would have no file, like one that is lost.
-        array = zarr.open_array(store=self.folder / ARRAY, mode="r+")
-        return array.with_config({"write_empty_chunks": True})
+        return zarr.open_array(store=self.folder / ARRAY, mode="r")
 
-    def write(self, shard: int, values: Shaped[np.ndarray, "k *row"]) -> None:
-        """Write the first rows of one shard, in place of what is there."""
-        # zarr reads an existing shard first, and fails on half of one.
-        shutil.rmtree(self.folder / ARRAY / "c" / str(shard), ignore_errors=True)
-        first = shard * self.spec.per_shard
-        self._values[first : first + len(values)] = values
-        flush(self._file(shard))
+    def write(
+        self, shard: int, values: Shaped[np.ndarray, "k *row"], partial: Path | None = None
+    ) -> None:
+        """Write the first rows of one shard, in place of what is there; whole or not at all.
+
+        Args:
+            shard: its number.
+            values: of its first images.
+            partial: see `leakcache.files.replace_file`.
+        """
+        content = _shard_bytes(self.spec, values)
+        path = self._file(shard)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, lambda file: file.write_bytes(content), partial)
 
     def read(self, shard: int, offsets: Int[np.ndarray, "k"]) -> Shaped[np.ndarray, "k *row"]:
         """Some rows of one shard.
@@ -105,8 +110,7 @@ class ZarrColumn:
         return path.stat().st_size if path.is_file() else 0
 
     def _file(self, shard: int) -> Path:
-        key = "/".join(["c", str(shard), *"0" * len(self.spec.shape)])
-        return self.folder / ARRAY / key
+        return self.folder / ARRAY / _key(self.spec, shard)
 
     @property
     def bytes(self) -> int:
@@ -114,17 +118,28 @@ class ZarrColumn:
         return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
 
 
-def _array(folder: Path, spec: ColumnSpec) -> None:
-    chunk: Mapping[str, Any] = {
-        "chunks": (spec.per_chunk, *spec.shape),
-        "shards": (spec.per_shard, *spec.shape),
-    }
-    zarr.create_array(
-        store=folder / ARRAY,
-        shape=(SHARDS * spec.per_shard, *spec.shape),
+def _key(spec: ColumnSpec, shard: int) -> str:
+    return "/".join(["c", str(shard), *"0" * len(spec.shape)])
+
+
+def _shard_bytes(spec: ColumnSpec, values: Shaped[np.ndarray, "k *row"]) -> bytes:
+    """The file of a shard: the same for any process, whatever its number."""
+    content: dict[str, Any] = {}
+    # Without empty chunks a shard of zeros would have no file, like one that is lost.
+    array = _array(MemoryStore(content), spec, 1).with_config({"write_empty_chunks": True})
+    array[: len(values)] = values
+    found: bytes = content[_key(spec, 0)].to_bytes()
+    return found
+
+
+def _array(store: StoreLike, spec: ColumnSpec, shards: int) -> Any:
+    return zarr.create_array(
+        store=store,
+        shape=(shards * spec.per_shard, *spec.shape),
+        chunks=(spec.per_chunk, *spec.shape),
+        shards=(spec.per_shard, *spec.shape),
         dtype=spec.dtype,
         # Compression does not pay on latents (docs/PERFORMANCE.md); the checksum does.
         compressors=(Crc32cCodec(),),
         fill_value=0,
-        **chunk,
     )

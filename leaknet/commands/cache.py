@@ -195,6 +195,12 @@ def cache() -> None:
     "degraded_pixel_statistics, degraded_activation_statistics, pixels_resize256, "
     "pixels_crop256x2.",
 )
+@click.option(
+    "--worker",
+    metavar="K/N|auto",
+    help="This is process K (from 0) of N that build one cache together, on one host or many that "
+    "share its folder; auto: as torchrun or SLURM has set.",
+)
 @click.option("--fresh", is_flag=True, help="Throw away the columns in the cache folder.")
 @click.option(
     "--repair", is_flag=True, help="Check all checksums and compute again what is damaged."
@@ -212,10 +218,13 @@ def build(settings: Settings, /, **options: Any) -> None:
     Example:
       leak cache build --split all
       leak cache build --data photos/ --vae taesd --precision bf16 --for paper
+      srun --ntasks 8 leak cache build --data photos/ --cache shared/c --worker auto
     """
+    from leakcache.distributed.rank import parse_worker
     from leakcache.encoder.weights import locate
     from leakcache.images.decode import Preprocessing
 
+    options["worker"] = parse_worker(options["worker"]) if options["worker"] else None
     preprocessing = Preprocessing(
         options["view"],
         options["size"],
@@ -313,6 +322,7 @@ def _build_splits(
                 # The splits share their columns: what one has filled is not thrown away again.
                 fresh=options["fresh"] and split == splits[0],
                 repair=options["repair"],
+                worker=options["worker"],
                 advance=advance,
             )
             for split in splits

@@ -291,3 +291,24 @@ def test_json_is_one_object_even_where_paths_are_odd(build: Call, tmp_path: Path
     (tmp_path / "data" / "Closed_Set" / "ada" / 'ü "quoted" €.png').write_bytes(b"")
     said = build("--json")
     assert json.loads(said.out)["closed"]["rejects"][0]["path"].endswith('ü "quoted" €.png')
+
+
+def test_workers_build_one_cache(
+    build: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = build("--worker", "1/2", "--split", "all", "--columns", "z0", "--json").json
+    assert (first["closed"]["computed"], first["open"]["computed"]) == (12, 3)
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    late = build("--worker", "auto", "--split", "all", "--columns", "z0", "--json").json
+    assert (late["closed"]["computed"], late["closed"]["stored"]) == (0, 12)
+    assert late["closed"]["fingerprint"] == first["closed"]["fingerprint"]
+
+
+@pytest.mark.parametrize("words", ["2/2", "one", "1", "-1/2", "auto"])
+def test_a_worker_that_is_none_is_refused(build: Call, words: str) -> None:
+    one_line(build("--worker", words), "--worker", "K/N")
+
+
+def test_workers_leave_repairs_to_one_process(build: Call) -> None:
+    one_line(build("--worker", "0/2", "--fresh"), "--fresh and --repair need the cache alone")

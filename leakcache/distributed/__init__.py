@@ -1,0 +1,1 @@
+"""Many processes on one list of work units, without messages between them."""
