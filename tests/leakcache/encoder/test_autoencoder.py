@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -302,3 +303,17 @@ def test_files_of_eight_bit_floats_load_as_their_model(
     expected = model.encode(pixels()).latents
     assert encoder.identity.channels == channels
     torch.testing.assert_close(encoder.encode(pixels()), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_threads_that_encode_at_the_same_time_do_not_mix_their_activations(encoder: Encoder):
+    generator = torch.Generator().manual_seed(0)
+    views = [
+        torch.randint(0, 256, (1, side, 72, 3), generator=generator, dtype=torch.uint8)
+        for side in range(64, 128, 8)
+    ]
+    expected = [encoder.encode_with_activations(view) for view in views]
+    with ThreadPoolExecutor(4) as executor:
+        found = list(executor.map(encoder.encode_with_activations, views * 4))
+    for (latents, maps), (wanted, others) in zip(found, expected * 4, strict=True):
+        torch.testing.assert_close(latents, wanted)
+        torch.testing.assert_close(maps, others)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import timm
 import torch
 from torch import nn
@@ -31,3 +34,15 @@ def test_it_is_the_network_of_timm_with_open_residuals():
         for value, model in ((found, ours), (expected, theirs))
     ]
     torch.testing.assert_close(*gradients)
+
+
+def test_scoring_images_imports_neither_timm_nor_torchvision():
+    script = (
+        "import sys, leaknet.scoring.predict\n"
+        "from leaknet.config import preset\n"
+        "from leaknet.model.protoleaknet import ProtoLeakNet\n"
+        "ProtoLeakNet(preset('best'), ('ada', 'bob'), (4, 32, 32))\n"
+        "print([m for m in ('timm', 'torchvision', 'diffusers') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"
