@@ -9,13 +9,17 @@ import importlib
 import os
 import signal
 import sys
+import warnings
 from difflib import get_close_matches
+from typing import TextIO
 
 import click
 
-from leakcache.errors import LeakError
+from leakcache.errors import DecoderWarning, LeakError
 from leakcache.names import visible
 from leaknet.commands.defaults import Settings, read_settings
+
+_show_python_warning = warnings.showwarning
 
 COMMANDS = {
     "demo": "Run everything on the bundled sample: cache, train, score, report.",
@@ -28,11 +32,11 @@ COMMANDS = {
     "cluster": "Group images by source: how many sources, which images belong together.",
     "atlas": "Show the mean traces of the generators of a cache.",
     "explain": "Explain the answers of a run to single images.",
-    "evaluate": "Judge a recipe over seeds: closed, open, generators left out, controls.",
+    "evaluate": "Evaluate a recipe over seeds: closed, open, generators left out, controls.",
     "ablate": "Run a table of settings that differ, from one cache.",
     "bench": "Run the compared methods on the same folds: the paper's Table 1.",
     "compare": "Test whether two runs differ on the same images.",
-    "enroll": "Teach a run a new generator from a few images.",
+    "enroll": "Add a new generator to a run from a few images.",
     "serve": "Score images on a local page, or through HTTP.",
     "report": "Write the report of a run, or of several, as one HTML page.",
     "runs": "List the trained runs, or choose the default one.",
@@ -95,8 +99,24 @@ def leak(ctx: click.Context, caches: str, runs: str) -> None:
     ctx.obj = settings.with_places(ctx, caches, runs)
 
 
+def show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning about the user's data as one line, any other as Python does it."""
+    if issubclass(category, DecoderWarning):
+        click.echo(f"warning: {visible(str(message))}", err=True)
+    else:
+        _show_python_warning(message, category, filename, lineno, file, line)
+
+
 def main() -> None:
     """Run `leak`; exit 0 on success, 1 on a refusal or an interruption, 2 on wrong usage."""
+    warnings.showwarning = show_warning
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Threads that spin while they wait slow a shared machine down several times over.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import click
 import pytest
 
 import cli
-from leakcache.errors import DataError
+from leakcache.errors import DataError, DecoderWarning
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -125,3 +126,11 @@ def test_bugs_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["leak", "failing"])
     with pytest.raises(ZeroDivisionError):
         cli.main()
+
+
+def test_a_warning_about_the_decoder_is_one_plain_line(capsys, monkeypatch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        monkeypatch.setattr(warnings, "showwarning", cli.show_warning)
+        warnings.warn("c: decoded by\x1b other", DecoderWarning, stacklevel=1)
+    assert capsys.readouterr().err == "warning: c: decoded by\\x1b other\n"

@@ -70,7 +70,7 @@ Then check it and use it:
 
 @dataclass(frozen=True)
 class WildFinding:
-    """What a copy of WILD lacks ("missing") or has otherwise than told ("odd")."""
+    """What a copy of WILD lacks ("missing") or has otherwise than published ("odd")."""
 
     level: Literal["missing", "odd"]
     sentence: str
@@ -218,8 +218,8 @@ def _images(index: DatasetIndex, folders: Mapping[str, str]) -> list[WildFinding
     suffixes = Counter(Path(record.path).suffix.lower() for record in index.records)
     others = {suffix: count for suffix, count in suffixes.items() if suffix != ".png"}
     if others:
-        told = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
-        found.append(WildFinding("odd", f"{told}: all of WILD is PNG, and format tells a class"))
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+        found.append(WildFinding("odd", f"{kinds}: all of WILD is PNG, and format tells a class"))
     return found
 
 

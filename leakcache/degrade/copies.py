@@ -63,9 +63,9 @@ def read_copies(manifest: Path, header: Mapping[str, str | int]) -> dict[str, Co
         return {}
     rows = [row for line in _lines(manifest) if (row := _parsed(line))]
     if not rows or rows[0] != header:
-        told = json.dumps(rows[0] if rows else {})
+        former = json.dumps(rows[0] if rows else {})
         raise DataError(
-            f"{manifest} is of copies drawn otherwise ({told}, now {json.dumps(header)}): give "
+            f"{manifest} is of copies drawn otherwise ({former}, now {json.dumps(header)}): give "
             "another --out, or remove that folder"
         )
     return {copy.path: copy for copy in (Copy(**row) for row in rows[1:])}

@@ -13,11 +13,6 @@ from leakcache.store.build import BuildReport, build_cache
 from leakcache.store.cache import Cache
 
 
-def build_open_caches(closed: Cache, roots: Sequence[Path], device: str = "cpu") -> list[Cache]:
-    """Caches of the open set beside a closed cache; arguments and errors as `open_set_builds`."""
-    return [report.cache for report in open_set_builds(closed, roots, device)]
-
-
 def open_set_builds(closed: Cache, roots: Sequence[Path], device: str = "cpu") -> list[BuildReport]:
     """Build, or bring up to date, the caches of the open set, with the columns of the closed one.
 

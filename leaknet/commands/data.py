@@ -109,11 +109,11 @@ def _summary(found: DatasetIndex) -> dict[str, object]:
         "groups": len({record.group for record in found.records}),
         "crossing_groups": found.crossing_groups,
         "findings": [vars(finding) for finding in inspect(found)],
-        "rejects": _told(found.rejects),
+        "rejects": _reject_rows(found.rejects),
     }
 
 
-def _told(rejects: tuple[Reject, ...]) -> list[dict[str, str]]:
+def _reject_rows(rejects: tuple[Reject, ...]) -> list[dict[str, str]]:
     return [{"path": reject.path, "reason": reject.reason} for reject in rejects]
 
 
@@ -267,7 +267,7 @@ def _copied(report: CopyReport) -> dict[str, object]:
         "written": report.written,
         "kept": report.kept,
         "operations": report.operations(),
-        "rejects": _told(report.rejects),
+        "rejects": _reject_rows(report.rejects),
         "seconds": round(report.seconds, 3),
     }
 
@@ -331,5 +331,5 @@ def _print_check(found: WildCheck) -> None:
     lacking = [step[-1] for step, count in found.steps.items() if not count]
     if lacking:
         command = f"leak data degrade {found.index.root} --step {lacking[0]} --out DIR"
-        click.echo(f"`{command}` makes WILD-like ones")
+        click.echo(f"`{command}` writes WILD-like ones")
     click.echo("complete" if found.complete else "not complete")

@@ -111,8 +111,8 @@ def test_a_layout_and_a_group_can_be_given(tmp_path):
         (tmp_path / "pics" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "pics" / name).touch()
     words = ("--layout", "*/class", "--group", "file", "--json")
-    told = json.loads(run(tmp_path / "pics", *words).stdout)
-    assert (told["classes"], told["groups"]) == (["a", "b"], 4)
+    shown = json.loads(run(tmp_path / "pics", *words).stdout)
+    assert (shown["classes"], shown["groups"]) == (["a", "b"], 4)
 
 
 NAMES = [
@@ -136,8 +136,8 @@ def test_names_that_could_do_harm_are_shown_escaped_and_read_back(tmp_path):
     shown = run(tmp_path / "pics", "--out", out)
     assert "[b]\\x1b[2J" in shown.stdout
     assert not {"\x1b", "\r", "\u202e"} & set(shown.stdout)
-    told = json.loads(run(tmp_path / "pics", "--json").stdout)
-    assert told["classes"] == ["=cmd()", "[b]\x1b[2J"]
+    shown = json.loads(run(tmp_path / "pics", "--json").stdout)
+    assert shown["classes"] == ["=cmd()", "[b]\x1b[2J"]
     assert read_index(out).records == read_index(tmp_path / "pics").records
     table = list(csv.reader(io.StringIO(out.read_text("utf-8"), newline="")))[1:]
     assert not any(cell.startswith(("=", "+", "-", "@")) for row in table for cell in row)
@@ -206,7 +206,7 @@ def test_wild_exits_with_1_where_something_is_missing(root):
     assert said.exit_code == 1
     assert "missing: no class Midjourney in Closed_Set" in said.stdout
     assert "odd: [b] is no generator of WILD" in said.stdout
-    told = json.loads(wild(root, "--json").stdout)
-    assert told["complete"] is False
-    assert told["generators"]["Midjourney"] is None
-    assert {"level": "missing", "sentence": "no class Freepik in Closed_Set"} in told["findings"]
+    shown = json.loads(wild(root, "--json").stdout)
+    assert shown["complete"] is False
+    assert shown["generators"]["Midjourney"] is None
+    assert {"level": "missing", "sentence": "no class Freepik in Closed_Set"} in shown["findings"]

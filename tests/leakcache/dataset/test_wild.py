@@ -36,7 +36,7 @@ def root(tmp_path, monkeypatch):
     return root
 
 
-def told(found, level):
+def sentences(found, level):
     return [finding.sentence for finding in found.findings if finding.level == level]
 
 
@@ -58,7 +58,7 @@ def test_a_missing_class_and_missing_images_are_told(root):
     (root / "Closed_Set" / "Midjourney" / "4.png").write_bytes(b"")
     found = check(root)
     assert not found.complete
-    missing = told(found, "missing")
+    missing = sentences(found, "missing")
     assert "no class StyleGAN2 in Open_Set" in missing
     assert "Freepik has 9 of 10 images" in missing
     assert any("Closed_Set/Midjourney/4.png for one" in sentence for sentence in missing)
@@ -76,7 +76,7 @@ def test_what_is_odd_does_not_make_it_incomplete(root):
     )
     found = check(root)
     assert found.complete
-    odd = told(found, "odd")
+    odd = sentences(found, "odd")
     assert "Freepik should lie in Closed_Set" in odd
     assert "holiday is no generator of WILD" in odd
     assert "StyleGAN has 11 images, not 10" in odd
@@ -88,12 +88,12 @@ def test_prompts_in_several_folds_are_odd(root):
     split = json.loads((root / "Split.json").read_text())
     split["train"]["Freepik"], split["test"]["Freepik"] = ["0.png"], ["7.png", "1.png"]
     (root / "Split.json").write_text(json.dumps(split))
-    assert any("1 for one" in sentence for sentence in told(check(root), "odd"))
+    assert any("1 for one" in sentence for sentence in sentences(check(root), "odd"))
 
 
 def test_folds_of_our_own_are_told(root):
     (root / "Split.json").unlink()
-    assert told(check(root), "missing") == [
+    assert sentences(check(root), "missing") == [
         "no Split.json: the folds were cut here, not as published"
     ]
 

@@ -17,7 +17,7 @@ from leakcache.errors import DataError
 from leakcache.images import decode as decoding
 from leakcache.store import one_pass
 from leakcache.store.build import BuildReport, build_cache
-from leakcache.store.open_set import build_open_caches, own_open_set
+from leakcache.store.open_set import open_set_builds, own_open_set
 
 TRAINING = ["z0", "degraded_pixel_statistics"]
 
@@ -122,7 +122,7 @@ def test_the_own_open_set_of_a_table_is_found(encoder: Encoder, tmp_path: Path) 
     opened = own_open_set(closed)
     assert opened is not None
     assert opened.unknown == ("eve",)
-    (cache,) = build_open_caches(closed, [])
+    cache = open_set_builds(closed, [])[0].cache
     assert cache.groups.tolist() == ["q 70", "q 71", "q 72"]
     words = shlex.split(closed.command(["z0"]))
     assert words[words.index("--data") + 1] == str(table)

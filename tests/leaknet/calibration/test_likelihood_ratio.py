@@ -1,4 +1,4 @@
-"""Ratios: calibrated where the truth is known, bounded by the evidence, judged as by definition."""
+"""Ratios: calibrated where the truth is known, bounded by the evidence, measured as defined."""
 
 from __future__ import annotations
 

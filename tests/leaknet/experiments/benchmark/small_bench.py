@@ -13,7 +13,7 @@ from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import WeightsError
 from leakcache.store.build import build_cache
 from leakcache.store.cache import Cache
-from leakcache.store.open_set import build_open_caches
+from leakcache.store.open_set import open_set_builds
 from leaknet.baselines.base import Baseline
 from leaknet.baselines.images import BaselineImages
 from leaknet.data.embeddings import Embeddings
@@ -41,7 +41,7 @@ def small_caches(root: Path, count: int = 20) -> tuple[Cache, list[Cache]]:
     encoder = Encoder.load(str(save(tiny_model(), root / "vae")))
     index = read_index(root / "images")
     closed = build_cache(index, encoder, root / "cache" / "closed", preprocessing=SMALL).cache
-    return closed, build_open_caches(closed, [root / "unknown"])
+    return closed, [build.cache for build in open_set_builds(closed, [root / "unknown"])]
 
 
 class Colours(Baseline):

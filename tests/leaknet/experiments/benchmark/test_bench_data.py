@@ -76,9 +76,9 @@ def test_an_image_on_both_sides_is_refused(tmp_path):
     closed, _ = small_caches(tmp_path, count=6)
     known = tmp_path / "images" / "ada" / "00.png"
     shutil.copy(known, tmp_path / "unknown" / "eve" / "copy.png")
-    from leakcache.store.open_set import build_open_caches
+    from leakcache.store.open_set import open_set_builds
 
-    unknown = build_open_caches(closed, [tmp_path / "unknown"])
+    unknown = [build.cache for build in open_set_builds(closed, [tmp_path / "unknown"])]
     with pytest.raises(ScoringError, match=r"also the closed image ada/00\.png"):
         raw_data(closed, unknown)
 
