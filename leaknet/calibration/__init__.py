@@ -6,7 +6,7 @@ from leaknet.calibration.calibration import (
     load_calibration,
     save_calibration,
 )
-from leaknet.calibration.conformal import conformal_p_values
+from leaknet.calibration.conformal import conformal_p_values, score_threshold
 from leaknet.calibration.decision import Decision, decide, doubt
 from leaknet.calibration.likelihood_ratio import verbal
 
@@ -19,5 +19,6 @@ __all__ = [
     "doubt",
     "load_calibration",
     "save_calibration",
+    "score_threshold",
     "verbal",
 ]

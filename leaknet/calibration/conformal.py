@@ -30,6 +30,12 @@ def conformal_p_values(
     return p_values
 
 
+def score_threshold(reference: Float[np.ndarray, " reference"], alpha: float) -> float | None:
+    """The score below which p ≤ α; None with too few references for that."""
+    rank = floor(alpha * (len(reference) + 1) + 1e-12)
+    return float(np.sort(reference)[rank - 1]) if rank else None
+
+
 def prediction_sets(
     reference: Float[np.ndarray, " reference"],
     log_probabilities: Float[np.ndarray, "image class"],

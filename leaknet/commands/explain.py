@@ -51,7 +51,7 @@ def explain(settings: Settings, /, **options: Any) -> None:
 
     For each image, what decides between the likeliest known generator and the next one. Statistics
     branch: exact terms of the margin by family and by part of the image, a map of tiles, the
-    pattern whose excess speaks for a generator. Branch of latents: attention over noise steps,
+    pattern whose excess supports a generator. Branch of latents: attention over noise steps,
     integrated gradients. Prototypes with their nearest training images, and where the image lies
     among the known ones. Two tests stand beside each map: whether shuffled weights give another
     map, and whether removing what it marks lowers the margin. An image takes some ten seconds.

@@ -36,7 +36,7 @@ class Contributions:
     Attributes:
         families: of statistics; names as in the cache, `resized_` before those of the resized view.
         parts: of the image, and the regression on degraded copies where the branch has one.
-        values: a term for each family and part; positive values speak for the first class.
+        values: a term for each family and part; positive values support the first class.
         bias: difference of the biases.
         margin: score of the first class less that of the second, as the branch computes it.
         original: weight of the regression on originals, 0 to 1; 1 without the other one.

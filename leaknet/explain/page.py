@@ -121,7 +121,7 @@ def _statistics_figures(explanation: Explanation, e: StatisticsEvidence) -> Iter
     yield Figure("image", "The image", thumbnail(Image.fromarray(e.view), SIDE))
     shape = e.view.shape[:2]
     quarters = np.array([e.contributions.by_part.get(part, 0.0) for part in PARTS[1:]])
-    words = f"blue speaks for {first}, orange for {second}"
+    words = f"blue supports {first}, orange {second}"
     alt = f"Terms of the quarters of the image: {words}"
     yield Figure("quarters", alt, overlay(e.view, enlarged(quarters.reshape(2, 2), shape)))
     alt = f"Margin of each tile by itself: {words}"
@@ -144,7 +144,7 @@ def _tile_map(e: StatisticsEvidence) -> np.ndarray:
 
 
 def _latent_figures(explanation: Explanation, e: LatentEvidence) -> Iterator[Figure]:
-    words = f"blue speaks for {explanation.first}, orange for {explanation.second}"
+    words = f"blue supports {explanation.first}, orange {explanation.second}"
     if explanation.statistics is None:
         yield Figure("image", "The image", thumbnail(Image.fromarray(e.views[0]), SIDE))
     for place, (view, values) in enumerate(zip(e.views, e.map.values, strict=True), 1):

@@ -1,4 +1,4 @@
-"""Patterns whose excess in an image speaks for a class.
+"""Patterns whose excess in an image supports a class.
 
 A family of patch covariances is a matrix logarithm L, and its part of the margin is ⟨V, L - M⟩ with
 a symmetric matrix V of weights and the mean M of the training images (after clipping). With the

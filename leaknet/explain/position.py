@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import floor
 
 import numpy as np
 from jaxtyping import Float, Float64, Shaped
 from sklearn.decomposition import PCA
 
-from leaknet.calibration import Calibration
+from leaknet.calibration import Calibration, score_threshold
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Detector
 
@@ -72,16 +71,10 @@ def position(
         float(detector.score_samples(image)[0]),
         float(calibration.p_values(image, detector)[0]),
         alpha,
-        threshold(known, alpha),
+        score_threshold(known, alpha),
         known,
         point,
         points,
         train.labels,
         explained,
     )
-
-
-def threshold(known: Float64[np.ndarray, " calibrating"], alpha: float) -> float | None:
-    """The score below which p ≤ alpha; None with too few calibration images for that."""
-    rank = floor(alpha * (len(known) + 1) + 1e-12)
-    return float(np.sort(known)[rank - 1]) if rank else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from math import floor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from leakcache.errors import RunError
 from leakcache.files import parse_json, parse_toml
-from leaknet.calibration import Calibration, conformal_p_values
+from leaknet.calibration import Calibration, conformal_p_values, score_threshold
 from leaknet.calibration.split_half import cut_in_halves
 from leaknet.config import RunConfig
 from leaknet.data.embeddings import Embeddings, concatenate
@@ -196,10 +195,7 @@ class ScoredRun:
     @property
     def threshold(self) -> float | None:
         """Scores below it have p ≤ α; None where there are too few calibration images for that."""
-        if self.reference is None:
-            return None
-        rank = floor(ALPHA * (len(self.reference) + 1) + 1e-12)
-        return float(np.sort(self.reference)[rank - 1]) if rank else None
+        return None if self.reference is None else score_threshold(self.reference, ALPHA)
 
     def p_values(self, fold: str, generator: str | None = None) -> np.ndarray | None:
         """p-value of each image of a fold or generator; None without a calibration."""

@@ -15,9 +15,9 @@ from PIL import Image
 
 import cli
 from leakcache.errors import ImageError, LeakError
+from leaknet.calibration import conformal_p_values, score_threshold
 from leaknet.explain import Explanation, explain_image
 from leaknet.explain.page import render, signed, write_explanations
-from leaknet.explain.position import threshold
 from leaknet.scoring.predict import Predictor
 from tests.leaknet.report.parsed import Node, parse
 from tests.leaknet.small_run import small_run
@@ -195,14 +195,12 @@ def test_bars_start_in_the_middle() -> None:
 
 
 def test_scores_below_the_threshold_are_unknown() -> None:
-    from leaknet.calibration import conformal_p_values
-
     known = np.random.default_rng(0).normal(size=60)
-    limit = threshold(known, 0.05)
+    limit = score_threshold(known, 0.05)
     assert limit is not None
     p_values = conformal_p_values(known, np.array([limit - 1e-9, limit + 1e-9]))
     assert p_values[0] <= 0.05 < p_values[1]
-    assert threshold(known[:18], 0.05) is None
+    assert score_threshold(known[:18], 0.05) is None
 
 
 def test_a_pdf_needs_weasyprint(
