@@ -35,7 +35,7 @@ from leaknet.serve.jobs import AT_ONCE, Jobs  # noqa: E402
 from leaknet.serve.limits import Limits  # noqa: E402
 from leaknet.serve.uploads import Upload  # noqa: E402
 from tests.leaknet.small_run import small_run  # noqa: E402
-from tests.tiny_data import picture  # noqa: E402
+from tests.tiny_data import tiny_image  # noqa: E402
 
 CHROMIUM = shutil.which("chromium")
 LIMITS = Limits(
@@ -115,7 +115,7 @@ def send(address: str, files: Files, query: str = "", **headers: str) -> Reply:
 
 def png(seed: int, size: tuple[int, int] = (64, 64)) -> bytes:
     file = io.BytesIO()
-    picture(seed, size).save(file, "PNG")
+    tiny_image(seed, size).save(file, "PNG")
     return file.getvalue()
 
 

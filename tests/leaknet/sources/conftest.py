@@ -16,7 +16,7 @@ from leaknet.config import preset
 from leaknet.scoring.score_run import prepare_run
 from leaknet.training.train import train
 from tests.leaknet.tiny import silent
-from tests.tiny_data import SIDE, SMALL, picture, save, tiny_model
+from tests.tiny_data import SIDE, SMALL, save, tiny_image, tiny_model
 
 GENERATORS = ("ada", "bob", "cyd", "dan")
 UNKNOWN = ("eve", "fay")
@@ -40,7 +40,7 @@ def generated(generator: int, prompt: int) -> Image.Image:
     rows, columns = np.indices((SIDE, SIDE))
     fixed = np.random.default_rng(900).choice([-1, 1], size=(SIDE, SIDE))
     trace = grid * (-1.0) ** (rows + columns) + noise * fixed
-    pixels = np.asarray(picture(100 * generator + prompt), np.float64) / 2 + 64
+    pixels = np.asarray(tiny_image(100 * generator + prompt), np.float64) / 2 + 64
     return Image.fromarray((pixels + trace[..., None]).clip(0, 255).astype(np.uint8))
 
 
