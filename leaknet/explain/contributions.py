@@ -3,10 +3,11 @@
     margin = o (z̄ ΔW + Δb) + (1 - o) (c ΔV + Δa)
 
 z̄ is the mean of the features of an image and of its quarters, c are the features that the
-regression on degraded copies reads of the whole image, W, b and V, a are the weights and biases of
-the two regressions, Δ is the difference of the columns of the two classes, and o is the weight of
-the regression on originals for this image. Each term of these sums belongs to one family of
-statistics and one part of the image.
+regression on degraded copies reads of the whole image. ΔW and Δb are the weights and the constant
+of the margin of the scores fitted to originals, those of the ridge and those of the likelihood
+ratios together (`StatisticsBranch.margin_form`); ΔV and Δa the differences of weights and biases of
+the regression on copies. o is the weight of the scores fitted to originals for this image. Each
+term of these sums belongs to one family of statistics and one part of the image.
 """
 
 from __future__ import annotations
@@ -83,17 +84,21 @@ def group_of(family: str) -> str:
 
 @dataclass(frozen=True)
 class MarginWeights:
-    """The two regressions as weights on features, for the margin between two classes.
+    """Weights on features of the margin between two classes, for one image.
 
     Attributes:
         branch: the statistics branch.
         pair: numbers of the two classes.
-        original: weight of the regression on originals.
+        original: weight of the scores fitted to originals.
+        delta: ΔW.
+        constant: Δb.
     """
 
     branch: StatisticsBranch
     pair: tuple[int, int]
     original: float
+    delta: Float64[Tensor, " value"]
+    constant: float
 
     @property
     def maps(self) -> Iterator[tuple[RidgeMap, float]]:
@@ -103,12 +108,16 @@ class MarginWeights:
             yield self.branch.copy_ridge, 1 - self.original
 
     def of(self, ridge: RidgeMap) -> Float64[Tensor, " value"]:
-        """ΔW: weights from features to the margin."""
+        """Weights from the features of a regression to the margin: ΔW or ΔV."""
+        if ridge is self.branch.ridge:
+            return self.delta
         first, second = self.pair
         return (ridge.weight[:, first] - ridge.weight[:, second]).double()
 
     def bias(self, ridge: RidgeMap) -> float:
-        """Δb."""
+        """Δb or Δa."""
+        if ridge is self.branch.ridge:
+            return self.constant
         first, second = self.pair
         return float(ridge.bias[first].double() - ridge.bias[second].double())
 
@@ -127,7 +136,8 @@ def weigh(
     """
     parts = branch.features_of(statistics)[0]
     scores, original = branch.class_scores(statistics)
-    weights = MarginWeights(branch, pair, float(original[0]))
+    form = branch.margin_form(parts.mean(dim=0), pair)
+    weights = MarginWeights(branch, pair, float(original[0]), *form)
     lengths = branch.ridge.features.lengths
     each = weights.original * parts.double() * weights.of(branch.ridge) / len(parts)
     columns = {name: _by_family(row, lengths) for name, row in zip(PARTS, each, strict=False)}

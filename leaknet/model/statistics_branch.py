@@ -1,16 +1,20 @@
 """The branch of image statistics, fitted in closed form.
 
     statistics of the image and of its quarters → features (`leaknet.model.ridge`), their mean
-      → ridge regression → class scores → softmax → class probabilities along class directions:
-        what the prototypes read
-      → coordinates of a two-covariance model (`leaknet.model.two_covariance`) → unit length and
-        evidence: what density detectors read
+      → ridge regression → class scores
+      → coordinates of a two-covariance model (`leaknet.model.two_covariance`)
+          → log-likelihood ratios of the classes; class scores + weight · ratios → softmax → class
+            probabilities along class directions: what the prototypes read
+          → unit length and evidence: what density detectors read
     statistics of the image's pixels → novelty (`leaknet.model.novelty`): they read it too
 
 With a hundred images a class a strongly shrunk linear map is far ahead of one that is trained by
 gradient descent (docs/LOG.md). Quarters are training images of their own: their differences within
 an image tell both fits which differences carry no class. Activations are read of the image as
 it is and of the image resized to one size.
+
+The weight of the ratios is that under which held-out training images are likeliest, 0 where they
+add nothing to the ridge (`leaknet.model.fusion`): the fewer prompts there are, the more they add.
 
 Probabilities are embedded, because an image that two classes claim is then far from both.
 
@@ -57,6 +61,7 @@ from leaknet.data.columns import ImageColumns
 from leaknet.data.training_data import TrainingData
 from leaknet.model.branch import Branch, Sampler
 from leaknet.model.fit_cache import cached_fit
+from leaknet.model.fusion import fit_fusion
 from leaknet.model.head import PrototypeHead
 from leaknet.model.novelty import Novelty
 from leaknet.model.pair_calibration import calibrate_pairs, held_out_pairs
@@ -97,6 +102,7 @@ class StatisticsBranch(Branch):
     name: ClassVar[str] = "statistics"
     directions: Tensor
     usual: Tensor
+    score_weights: Tensor
 
     def __init__(self, config: StatisticsConfig, head: HeadConfig, classes: int) -> None:
         """Build empty: `fit` or a state dict supplies the closed-form part."""
@@ -110,6 +116,7 @@ class StatisticsBranch(Branch):
         self.copy_ridge = RidgeMap({**lengths, **_resized(LENGTHS)}) if config.degraded else None
         self.register_buffer("directions", torch.zeros(dimension, dimension))
         self.register_buffer("usual", torch.tensor([0.0, math.inf]))
+        self.register_buffer("score_weights", torch.tensor([1.0, 0.0]))
         self.add_head(head, classes)
 
     @property
@@ -178,7 +185,7 @@ class StatisticsBranch(Branch):
         parts = self.features_of(statistics)
         features, novelty = parts.mean(dim=1), self.novelty(parts[:, 0, :LENGTH])
         coordinates = self.sources.coordinates(features)
-        scores, _ = self.class_scores(statistics)
+        scores, _ = self._weigh(features, statistics[:, 0])
         known = scores.softmax(dim=1) @ self.directions[: scores.shape[1]]
         return torch.cat([known, coordinates, novelty[:, None]], dim=1)
 
@@ -192,17 +199,45 @@ class StatisticsBranch(Branch):
     def class_scores(
         self, statistics: Float[Tensor, "image part value"]
     ) -> tuple[Float[Tensor, "image class"], Float[Tensor, "image"]]:
-        """Class scores, and the weight that the regression on originals has in them.
+        """Class scores, and the weight that the scores fitted to originals have in them.
 
         Args:
             statistics: what `statistics_of` returns.
         """
-        scores = self.ridge.apply_features(self.features_of(statistics).mean(dim=1))
+        return self._weigh(self.features_of(statistics).mean(dim=1), statistics[:, 0])
+
+    def _weigh(
+        self, features: Float[Tensor, "image feature"], whole: Float[Tensor, "image value"]
+    ) -> tuple[Float[Tensor, "image class"], Float[Tensor, "image"]]:
+        """`class_scores` of mean features and of the statistics of the whole image."""
+        ridge, coordinates = self.ridge.apply_features(features), self.sources.coordinates(features)
+        ratios = self.sources.model.log_likelihood_ratios(coordinates)[:, : ridge.shape[1]]
+        scores = self.score_weights[0] * ridge + self.score_weights[1] * ratios.to(ridge)
         if self.copy_ridge is None:
             return scores, scores.new_ones(len(scores))
-        outputs = self.copy_ridge(statistics[:, 0])
+        outputs = self.copy_ridge(whole)
         copy_scores, original = outputs[:, :-1], outputs[:, -1].sigmoid()
         return copy_scores + original[:, None] * (scores - copy_scores), original
+
+    def margin_form(
+        self, features: Float[Tensor, " feature"], pair: tuple[int, int]
+    ) -> tuple[Float64[Tensor, " feature"], float]:
+        """Weights w and constant b: scores fitted to originals differ by w · features + b.
+
+        Exact for these features; for others too, where both classes have equally many images.
+
+        Args:
+            features: of one image, mean over its parts.
+            pair: numbers of the class and of the one that is subtracted.
+        """
+        first, second = pair
+        of_ridge, of_ratios = self.score_weights.double()
+        weight, bias = self.ridge.weight.double(), self.ridge.bias.double()
+        along, constant = self.sources.model.margin_form(self.sources.coordinates(features), pair)
+        map_, offset = self.sources.weight.double(), self.sources.offset.double()
+        ridge = weight[:, first] - weight[:, second]
+        biases = of_ridge * (bias[first] - bias[second]) + of_ratios * (constant - along @ offset)
+        return of_ridge * ridge + of_ratios * (map_ @ along), float(biases)
 
     def class_part(
         self, embedding: Float[Tensor, "*batch dimension"]
@@ -298,14 +333,28 @@ class StatisticsBranch(Branch):
         dual = torch.cat([regression.dual, directions.weights], dim=1)
         weights = self.ridge.features.weights(views, dual)
         ridge_scores = regression.held_out.reshape(images, parts, -1).mean(axis=1)
-        scale = INVERSE_TEMPERATURE / fit_temperature(ridge_scores, targets)
-        self.ridge.set_weights(scale * weights[:, : len(classes)].numpy())
+        self.ridge.set_weights(weights[:, : len(classes)].numpy())
         model = TwoCovariance.of(directions, held.spread)
         self.sources.set_model(weights[:, len(classes) :], directions, model, pairs)
         self.usual.copy_(_usual(held.evidence))
         whole = views[::parts].to(self.directions.device)
         self.novelty.fit(self.ridge.features(whole)[:, :LENGTH], train.groups)
-        return torch.from_numpy(scale * ridge_scores)
+        return self._fit_score_weights(torch.from_numpy(ridge_scores), held.ratios, train, targets)
+
+    def _fit_score_weights(
+        self,
+        ridge: Float64[Tensor, "image class"],
+        ratios: Float64[Tensor, "image class"],
+        train: ImageColumns,
+        targets: Int[np.ndarray, "image"],
+    ) -> Float64[Tensor, "image class"]:
+        """Fit the weights of both class scores to held-out ones; their sum."""
+        held = {"ridge": ridge.numpy(), "ratios": ratios.numpy()}
+        weights = np.array(list(fit_fusion(held, targets, train.groups).coefficients.values()))
+        scores = weights[0] * held["ridge"] + weights[1] * held["ratios"]
+        weights *= INVERSE_TEMPERATURE / fit_temperature(scores, targets)
+        self.score_weights.copy_(torch.from_numpy(weights))
+        return weights[0] * ridge + weights[1] * ratios
 
     def _fit_copies(
         self, ridge: RidgeMap, train: ImageColumns, classes: tuple[str, ...]

@@ -96,10 +96,7 @@ class TwoCovariance:
         self, coordinates: Float[Tensor, "image coordinate"]
     ) -> Float64[Tensor, "image class"]:
         """Log p(image | class) - log p(image | any source); 0 for a class without images."""
-        x, weighted = coordinates.double(), self.counts[:, None] * self.variances
-        gain = weighted / (weighted + self.spread)
-        means = gain * self.centres
-        predictive = self.variances * self.spread / (weighted + self.spread) + self.spread
+        x, (means, predictive) = coordinates.double(), self._predictive()
         inside = (
             x.square() @ (1 / predictive).T
             - 2 * x @ (means / predictive).T
@@ -108,6 +105,29 @@ class TwoCovariance:
         total = self.variances + self.spread
         outside = (x.square() / total + total.log()).sum(dim=1)
         return (outside[:, None] - inside) / 2
+
+    def margin_form(
+        self, coordinates: Float[Tensor, " coordinate"], pair: tuple[int, int]
+    ) -> tuple[Float64[Tensor, " coordinate"], Float64[Tensor, ""]]:
+        """Weights w and constant b: the ratios of two classes differ by w · coordinates + b.
+
+        Where the classes have different numbers of images the difference is quadratic, and w
+        depends on the coordinates.
+        """
+        means, variances = (values[list(pair)] for values in self._predictive())
+        linear, curved = means / variances, 1 / variances
+        weights = linear[0] - linear[1] - (curved[0] - curved[1]) * coordinates.double() / 2
+        constants = (means.square() / variances + variances.log()).sum(dim=1)
+        return weights, (constants[1] - constants[0]) / 2
+
+    def _predictive(
+        self,
+    ) -> tuple[Float64[Tensor, "class coordinate"], Float64[Tensor, "class coordinate"]]:
+        """Mean and variance of a new image of each class."""
+        weighted = self.counts[:, None] * self.variances
+        gain = weighted / (weighted + self.spread)
+        predictive = self.variances * self.spread / (weighted + self.spread) + self.spread
+        return gain * self.centres, predictive
 
     def same_source(
         self, first: Float[Tensor, "image coordinate"], second: Float[Tensor, "other coordinate"]

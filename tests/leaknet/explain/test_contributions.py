@@ -39,7 +39,10 @@ assert list(LENGTHS)[7] == "luma_covariance"
 @pytest.fixture(scope="module", params=[False, True], ids=["originals", "with copies"])
 def branch(request: pytest.FixtureRequest) -> StatisticsBranch:
     split = data().train
-    return fitted(with_copies(split) if request.param else split, degraded=request.param)[0]
+    branch, _ = fitted(with_copies(split) if request.param else split, degraded=request.param)
+    branch.score_weights.copy_(torch.tensor([1.0, 0.5]))
+    branch.sources.counts[0] += 5  # ratios of classes with different numbers are quadratic
+    return branch
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +57,7 @@ def planted(deviation: float = 2.0) -> tuple[StatisticsBranch, torch.Tensor]:
     place = LUMA.start + 5
     weight[place, 0] = 1.0
     branch.ridge.set_weights(weight.numpy())
+    branch.score_weights.copy_(torch.tensor([1.0, 0.0]))
     features = branch.ridge.features
     values = torch.cat([features.mean, torch.zeros(LENGTH)]).repeat(1, 5, 1)
     values[0, 1, place] += deviation / float(features.scale[place])

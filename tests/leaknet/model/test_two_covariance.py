@@ -60,6 +60,16 @@ def with_mean(mean: np.ndarray, count: int) -> np.ndarray:
     return np.asarray(found - found.mean(axis=0) + mean)
 
 
+@pytest.mark.parametrize("pair", [(0, 1), (2, 0), (1, 3)])
+def test_the_margin_form_gives_the_difference_of_two_ratios(pair: tuple[int, int]):
+    model, new = small_model(), torch.from_numpy(np.random.default_rng(6).normal(size=(5, 3)))
+    ratios = model.log_likelihood_ratios(new)
+    for row, image in enumerate(new):
+        weights, constant = model.margin_form(image, pair)
+        difference = float(ratios[row, pair[0]] - ratios[row, pair[1]])
+        assert float(weights @ image + constant) == pytest.approx(difference, rel=1e-9)
+
+
 def test_a_ratio_is_that_of_joint_densities():
     model, new = small_model(), np.random.default_rng(5).normal(size=(7, 3)) * 2
     ratios = model.log_likelihood_ratios(torch.from_numpy(new)).numpy()
