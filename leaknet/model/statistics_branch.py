@@ -350,11 +350,11 @@ class StatisticsBranch(Branch):
     ) -> Float64[Tensor, "image class"]:
         """Fit the weights of both class scores to held-out ones; their sum."""
         held = {"ridge": ridge.numpy(), "ratios": ratios.numpy()}
-        weights = np.array(list(fit_fusion(held, targets, train.groups).coefficients.values()))
-        scores = weights[0] * held["ridge"] + weights[1] * held["ratios"]
-        weights *= INVERSE_TEMPERATURE / fit_temperature(scores, targets)
-        self.score_weights.copy_(torch.from_numpy(weights))
-        return weights[0] * ridge + weights[1] * ratios
+        first, second = fit_fusion(held, targets, train.groups).coefficients.values()
+        scores = first * ridge + second * ratios
+        scale = INVERSE_TEMPERATURE / fit_temperature(scores.numpy(), targets)
+        self.score_weights.copy_(torch.tensor([scale * first, scale * second]))
+        return scale * scores
 
     def _fit_copies(
         self, ridge: RidgeMap, train: ImageColumns, classes: tuple[str, ...]
