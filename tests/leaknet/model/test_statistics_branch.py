@@ -154,6 +154,21 @@ def test_the_embedding_holds_class_probabilities_and_nothing_else():
     assert (classes.argmax(1) == both.val.targets(CLASSES)).float().mean() > 0.9
 
 
+def test_class_probabilities_come_from_the_ridge_and_the_likelihood_ratios():
+    split = data()
+    branch, _ = fitted(split.train)
+    ridge, ratios = branch.score_weights
+    assert ridge > 0
+    assert ratios >= 0
+    branch.score_weights.copy_(torch.tensor([0.3, 0.7]))  # whatever the fit found
+    features = branch.ridge.features(branch.statistics_of(split.val)[..., :LENGTH]).mean(dim=1)
+    model, coordinates = branch.sources.model, branch.sources.coordinates(features)
+    expected = 0.3 * branch.ridge.apply_features(features)
+    expected = expected + 0.7 * model.log_likelihood_ratios(coordinates).float()
+    found = probabilities_of(branch, branch.statistics_of(split.val))[:, : len(CLASSES)]
+    torch.testing.assert_close(found, expected.softmax(dim=1), atol=1e-4, rtol=1e-3)
+
+
 def test_a_picture_that_two_classes_claim_is_far_from_both():
     """Half of each statistic of two classes: closer to neither than their own images are."""
     both = data()
