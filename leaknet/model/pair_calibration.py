@@ -64,8 +64,8 @@ class PairCalibration:
         """From `tensor`; None from an empty one."""
         if not len(values):
             return None
-        *numbers, images, generators = values.double().tolist()
-        return cls(*numbers, images=int(images), generators=int(generators))
+        slope, offset, low, high, cut, auroc, cllr, images, generators = values.double().tolist()
+        return cls(slope, offset, low, high, cut, auroc, cllr, int(images), int(generators))
 
 
 @dataclass(frozen=True)
