@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from leaknet.api import build_cache, load, train
     from leaknet.classifier import LeakClassifier
     from leaknet.data.dataset import LatentDataset
+    from leaknet.explain import Explanation, explain_image
     from leaknet.model.protoleaknet import ProtoLeakNet
     from leaknet.scoring.answers import Answer, Answers
     from leaknet.scoring.predict import Predictor
@@ -24,11 +25,13 @@ if TYPE_CHECKING:
 _MODULES = {
     "Answer": "leaknet.scoring.answers",
     "Answers": "leaknet.scoring.answers",
+    "Explanation": "leaknet.explain",
     "LatentDataset": "leaknet.data.dataset",
     "LeakClassifier": "leaknet.classifier",
     "Predictor": "leaknet.scoring.predict",
     "ProtoLeakNet": "leaknet.model.protoleaknet",
     "build_cache": "leaknet.api",
+    "explain_image": "leaknet.explain",
     "load": "leaknet.api",
     "train": "leaknet.api",
 }
@@ -36,11 +39,13 @@ _MODULES = {
 __all__ = [
     "Answer",
     "Answers",
+    "Explanation",
     "LatentDataset",
     "LeakClassifier",
     "Predictor",
     "ProtoLeakNet",
     "build_cache",
+    "explain_image",
     "load",
     "train",
 ]

@@ -8,11 +8,10 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -20,6 +19,7 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile, get_sampling
 
 from leakcache.images.decode import opened
+from leakcache.images.file_parts import Part, exif_of, has_c2pa, read_parts, xmp_of
 
 Tables = Mapping[int, Sequence[int]]
 
@@ -49,33 +49,7 @@ def _table(quality: int) -> Sequence[int]:
         return list(image.quantization[0])
 
 
-_PNG_FRAME = 12  # length, name and checksum of a PNG chunk
-_ALONE = frozenset(range(0xD0, 0xD8)) | {0x01}  # JPEG markers without a length
-_START_OF_SCAN = 0xDA
-_TABLES = {0xC4: "DHT", 0xC8: "JPG", 0xCC: "DAC", 0xDB: "DQT", 0xDD: "DRI"}
-_MARKERS = _TABLES | {_START_OF_SCAN: "SOS", 0xFE: "COM"}
 _PIXELS = ("IDAT", "ANMF")
-
-
-class Part(NamedTuple):
-    """One segment or chunk: its name in the format's specification, and its bytes."""
-
-    name: str
-    content: bytes
-
-
-def read_parts(data: bytes) -> list[Part]:
-    """Parts of a JPEG (up to its first scan), PNG or WebP file; empty for other formats.
-
-    A damaged file yields the parts before the damage.
-    """
-    if data.startswith(b"\xff\xd8"):
-        return list(_jpeg(data))
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return list(_png(data))
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return list(_webp(data))
-    return []
 
 
 def order(parts: Iterable[Part]) -> str:
@@ -93,54 +67,11 @@ def _owner(part: Part) -> str:
     return word.decode("ascii", "replace").rstrip("/").rsplit("/", 1)[-1]
 
 
-def _jpeg(data: bytes) -> Iterator[Part]:
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF or marker in _ALONE:  # fill bytes may stand before a marker
-            at += 1 if marker == 0xFF else 2
-            continue
-        (length,) = struct.unpack_from(">H", data, at + 2)
-        yield Part(_marker(marker), data[at + 4 : at + 2 + length])
-        if marker == _START_OF_SCAN:
-            return
-        at += 2 + length
-
-
-def _marker(code: int) -> str:
-    if code in _MARKERS:
-        return _MARKERS[code]
-    if 0xC0 <= code <= 0xCF:
-        return f"SOF{code - 0xC0}"
-    return f"APP{code - 0xE0}" if 0xE0 <= code <= 0xEF else f"{code:02X}"
-
-
-def _png(data: bytes) -> Iterator[Part]:
-    at = 8
-    while at + _PNG_FRAME <= len(data):
-        (length,) = struct.unpack_from(">I", data, at)
-        name = data[at + 4 : at + 8].decode("latin-1")
-        # The first two bytes of pixel data hold the compression level.
-        yield Part(name, data[at + 8 : at + 8 + (2 if name == "IDAT" else length)])
-        at += _PNG_FRAME + length
-
-
-def _webp(data: bytes) -> Iterator[Part]:
-    at = 12
-    while at + 8 <= len(data):
-        name = data[at : at + 4].decode("latin-1")
-        (length,) = struct.unpack_from("<I", data, at + 4)
-        pixels = name.startswith("VP8") and name != "VP8X"
-        yield Part(name.strip(), data[at + 8 : at + 8 + (0 if pixels else length)])
-        at += 8 + length + length % 2
-
-
 # EXIF tags: maker and model of a camera, and the program that wrote the file.
 _WRITERS = (0x010F, 0x0110, 0x0131)
 _EXIF = 0x8769
 _MALFORMED = (SyntaxError, ValueError, OSError, LookupError, TypeError, struct.error, Warning)
 _SAMPLING = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
-_XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _TEXT = ("tEXt", "zTXt", "iTXt")
 _SHOWN = 80
 """Largest number of characters kept of a text in a file."""
@@ -198,10 +129,10 @@ def read_facts(data: bytes) -> FileFacts:
             subsampling=_subsampling(image),
             coding=_coding(image, parts),
             structure=order(parts),
-            exif="exif" in image.info or bool(_exif(parts)) or bool(_tags(image, parts)),
+            exif="exif" in image.info or bool(exif_of(parts)) or bool(_tags(image, parts)),
             icc="icc_profile" in image.info or _holds(parts, "iCCP", "ICCP"),
-            xmp="xmp" in image.info or _has_xmp(parts),
-            c2pa=_has_c2pa(data, parts),
+            xmp="xmp" in image.info or xmp_of(parts) is not None,
+            c2pa=has_c2pa(data, parts),
             software=_software(image, parts),
             text_keys=" ".join(sorted({_key(p) for p in parts if p.name in _TEXT})),
         )
@@ -230,34 +161,6 @@ def _holds(parts: Iterable[Part], *names: str) -> bool:
     return any(part.name in names for part in parts)
 
 
-def _exif(parts: Iterable[Part]) -> bytes:
-    for name, content in parts:
-        if name == "APP1" and content.startswith(b"Exif\0\0"):
-            return content
-        if name in ("eXIf", "EXIF"):
-            return content if content.startswith(b"Exif") else b"Exif\0\0" + content
-    return b""
-
-
-def _has_xmp(parts: Iterable[Part]) -> bool:
-    return any(
-        (name == "APP1" and content.startswith(_XMP))
-        or name == "XMP"
-        or (name == "iTXt" and content.startswith(b"XML:com.adobe.xmp\0"))
-        for name, content in parts
-    )
-
-
-def _has_c2pa(data: bytes, parts: list[Part]) -> bool:
-    """Whether there are content credentials, at the position that C2PA specifies per format."""
-    if not parts:
-        return b"jumb" in data and b"c2pa" in data
-    return any(
-        (name == "APP11" and b"jumb" in content and b"c2pa" in content) or name in ("caBX", "C2PA")
-        for name, content in parts
-    )
-
-
 def _software(image: Image.Image, parts: list[Part]) -> str:
     tags = _tags(image, parts)
     words = [str(tags[tag]) for tag in _WRITERS if tag in tags]
@@ -276,7 +179,7 @@ def _tags(image: Image.Image, parts: list[Part]) -> Mapping[int, object]:
         if image.format == "TIFF":
             exif = image.getexif()
         else:
-            exif.load(_exif(parts) or image.info.get("exif", b""))
+            exif.load(exif_of(parts) or image.info.get("exif", b""))
         return {tag: exif[tag] for tag in (*_WRITERS, _EXIF) if tag in exif}
     except _MALFORMED:
         return {}

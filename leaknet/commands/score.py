@@ -87,7 +87,8 @@ def score(settings: Settings, /, **options: Any) -> None:
     unknown, unsure or outside), answer, explanation, generator (likeliest), probability, known,
     p_value (at least 1 / (n + 1) for n calibrating images), prediction_set, verbal,
     log10_lr.GENERATOR, probabilities.GENERATOR, scores.DETECTOR, stability.same, stability.of,
-    stability.variants.NAME.
+    stability.variants.NAME, origin.claims[] (field, value), origin.generated, conflict. The last
+    three are what the file says of its origin, shown beside the answer: no score depends on them.
 
     \b
     Example:

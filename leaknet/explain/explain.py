@@ -62,7 +62,7 @@ def explain_image(run: Predictor, image: Source, alpha: float = 0.05) -> Explana
     """
     name = name_of(image, 1)
     try:
-        with opened_source(image) as (sha256, pixels):
+        with opened_source(image) as (sha256, pixels, _):
             refuse_tiny(pixels.size, run.encoding.preprocessing)
             decoded, grain = (
                 DecodedImage.of(pixels, sha256, run.encoding.preprocessing),

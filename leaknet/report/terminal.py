@@ -112,6 +112,8 @@ def print_images(answers: Answers, run: str, *, verbose: bool = False) -> None:
     stability = any(answer.stability for answer in answers)
     headings = ["answer", "likeliest", f"not excluded at {answers.alpha:g}"]
     headings += ["stable"] if stability else []
+    says = any(answer.origin for answer in answers)
+    headings += ["the file says"] if says else []
     headings += ["conformal p", "log10 LR", "raw scores", "because"] if verbose else []
     table = Table(*headings, "image", box=None, pad_edge=False, header_style="dim")
     for result in answers:
@@ -121,6 +123,7 @@ def print_images(answers: Answers, run: str, *, verbose: bool = False) -> None:
             continue
         cells = _cells(result)
         cells += [Text(_stable(result))] if stability else []
+        cells += [Text(_says(result))] if says else []
         cells += _details(result, answers.calibration["smallest_p"]) if verbose else []
         table.add_row(*cells, Text(visible(result.path)))
     print_wide(table)
@@ -159,6 +162,11 @@ def _cells(result: Answer) -> list[Text]:
 def _stable(result: Answer) -> str:
     stable = result.stability
     return f"{stable.same} of {len(stable.variants)}" if stable else ""
+
+
+def _says(result: Answer) -> str:
+    words = result.origin.words if result.origin else ""
+    return f"{words} (disagrees: {result.conflict})" if result.conflict else words
 
 
 def _details(result: Answer, smallest_p: float) -> list[Text]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, overload
 
 from leakcache.errors import DataError
+from leakcache.images.declared_origin import DeclaredOrigin
 from leakcache.names import cell
 from leaknet.scoring.stability import Stability
 
@@ -51,6 +52,9 @@ class Answer:
         probabilities: by generator, calibrated.
         scores: raw score by detector, higher = more like the known; the first decides.
         stability: answers after mild changes of the image; None where that was not asked for.
+        origin: what the file says of its origin, which no other value depends on; None where it
+            says nothing.
+        conflict: why that disagrees with the answer; empty where it does not.
     """
 
     path: str
@@ -68,6 +72,8 @@ class Answer:
     probabilities: dict[str, float] | None = None
     scores: dict[str, float] | None = None
     stability: Stability | None = None
+    origin: DeclaredOrigin | None = None
+    conflict: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -81,6 +87,7 @@ class Answer:
         row: dict[str, Any] = {name: getattr(self, name) for name in _FIXED}
         row["prediction_set"] = "|".join(self.prediction_set or ())
         stable = self.stability
+        row["file_says"], row["conflict"] = self.origin.words if self.origin else "", self.conflict
         row["stable"] = f"{stable.same}/{len(stable.variants)}" if stable else ""
         row |= self.scores or {}
         row |= {f"probability:{name}": value for name, value in (self.probabilities or {}).items()}
@@ -144,9 +151,9 @@ class Answers(Sequence[Answer]):
 def write_csv(answers: Sequence[Answer], path: Path) -> None:
     """Write answers as CSV, one row an image.
 
-    Columns: those of `Answer`; the prediction set joined by |, likeliest first; stable as 7/8;
-    then one raw score per detector under its name, and per generator probability:NAME and
-    log10_lr:NAME.
+    Columns: those of `Answer`; the prediction set joined by |, likeliest first; file_says,
+    what the file says of its origin, and its conflict with the answer; stable as 7/8; then one raw
+    score per detector under its name, and per generator probability:NAME and log10_lr:NAME.
 
     Raises:
         DataError: the file cannot be written.

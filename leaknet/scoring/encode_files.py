@@ -23,6 +23,7 @@ from leakcache.columns.table import COLUMNS, columns_named
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import ImageError, RunError, WeightsError
 from leakcache.files import read_bytes
+from leakcache.images.declared_origin import DeclaredOrigin, declared_origin
 from leakcache.images.decode import FILE_LIMIT, Preprocessing, as_rgb, decoded
 from leakcache.images.loader import in_order
 from leakcache.images.preprocess import refuse_tiny, texture
@@ -50,6 +51,7 @@ class EncodedFile:
             asked for; empty where refused.
         reason: why it is refused; empty where it is not.
         texture: of the image; see `leakcache.images.preprocess.texture`.
+        origin: what the file says of its origin; None where it says nothing, or is no file.
     """
 
     path: Path
@@ -57,6 +59,7 @@ class EncodedFile:
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     reason: str = ""
     texture: float = 0.0
+    origin: DeclaredOrigin | None = None
 
 
 def encoding_of(model: ProtoLeakNet) -> Encoding:
@@ -176,17 +179,18 @@ def as_split(files: Sequence[EncodedFile], fold: str, label: str) -> ImageColumn
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A file's hash, the views of the image and of each variant, and its texture."""
+    """A file's hash, the views of the image and of each variant, texture and declared origin."""
 
     sha256: str = ""
     variants: Sequence[Prepared] = ()
     reason: str = ""
     texture: float = 0.0
+    origin: DeclaredOrigin | None = None
 
 
 @contextmanager
-def opened_source(image: Source) -> Iterator[tuple[str, Image.Image]]:
-    """SHA-256 and decoded pixels; raises ImageError."""
+def opened_source(image: Source) -> Iterator[tuple[str, Image.Image, DeclaredOrigin | None]]:
+    """SHA-256, decoded pixels and declared origin; raises ImageError."""
     if isinstance(image, str | Path):
         try:
             image = read_bytes(Path(image), FILE_LIMIT)
@@ -194,23 +198,23 @@ def opened_source(image: Source) -> Iterator[tuple[str, Image.Image]]:
             raise ImageError(f"cannot be read ({error.strerror})") from error
     if isinstance(image, bytes):
         with decoded(image) as pixels:
-            yield hashlib.sha256(image).hexdigest(), pixels
+            yield hashlib.sha256(image).hexdigest(), pixels, declared_origin(image)
     else:
         pixels = as_rgb(image)
         content = f"{pixels.width}x{pixels.height} RGB\n".encode() + pixels.tobytes()
-        yield hashlib.sha256(content).hexdigest(), pixels
+        yield hashlib.sha256(content).hexdigest(), pixels, None
 
 
 def _load(
     source: Source, cut: Preprocessing, changes: Changes | None, columns: Sequence[Column]
 ) -> _Loaded:
     try:
-        with opened_source(source) as (sha256, image):
+        with opened_source(source) as (sha256, image, origin):
             refuse_tiny(image.size, cut)
             variants = [image, *(changes(image) if changes else ())]
             found = [DecodedImage.of(variant, sha256, cut) for variant in variants]
             views = [{column.name: column.views(one) for column in columns} for one in found]
-            return _Loaded(sha256, views, texture=texture(image))
+            return _Loaded(sha256, views, texture=texture(image), origin=origin)
     except ImageError as error:
         return _Loaded(reason=str(error))
 
@@ -224,4 +228,4 @@ def _encoded(compute: ColumnComputer, path: Path, loaded: _Loaded) -> EncodedFil
             return EncodedFile(path, loaded.sha256, reason=row)
         rows.append(row)
     columns = {name: COLUMNS[name].read(np.stack([row[name] for row in rows])) for name in rows[0]}
-    return EncodedFile(path, loaded.sha256, columns, texture=loaded.texture)
+    return EncodedFile(path, loaded.sha256, columns, texture=loaded.texture, origin=loaded.origin)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,10 +14,11 @@ from leakcache.dataset.folders import list_images
 from leakcache.device import resolve_device
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import ScoringError
+from leakcache.images.declared_origin import DeclaredOrigin
 from leakcache.progress import Track, track
 from leakcache.store.manifest import Encoding
 from leaknet.calibration import Calibration, Decision, decide, doubt, load_calibration, verbal
-from leaknet.calibration.decision import blank
+from leaknet.calibration.decision import KNOWN, blank
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Detector
 from leaknet.model.inference import embed
@@ -169,8 +170,10 @@ class Predictor:
         if usable:
             embedded = embed(self.model, as_split(usable, "open", "?"))
             textures = [file.texture for file in usable]
-            scored = iter(
-                score_embeddings(embedded, self.detectors, self.calibration, alpha, textures)
+            found = score_embeddings(embedded, self.detectors, self.calibration, alpha, textures)
+            scored = (
+                _with_origin(one, file.origin, self.classes)
+                for one, file in zip(found, usable, strict=True)
             )
         return [Answer(str(f.path), f.reason) if f.reason else next(scored) for f in files]
 
@@ -186,6 +189,14 @@ def _listed(images: Sequence[Source], names: Sequence[str] | None) -> list[tuple
         else:
             found.append((image, name_of(image, number), ""))
     return found
+
+
+def _with_origin(answer: Answer, origin: DeclaredOrigin | None, classes: tuple[str, ...]) -> Answer:
+    if origin is None:
+        return answer
+    named = answer.verdict == KNOWN
+    conflict = origin.conflict(answer.generator or "", classes) if named else ""
+    return replace(answer, origin=origin, conflict=conflict)
 
 
 def score_embeddings(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from cli import leak
 from leakcache.dataset.folders import find_images
@@ -284,3 +284,23 @@ def test_answers_are_a_sequence_and_a_frame(project: Path, predictor: Predictor)
     assert frame["p_value"].tolist()[:16] == [one.p_value for one in answers[:16]]
     assert frame["reason"].tolist()[16] == "no such file or folder"
     assert answers.detector == "kde"
+
+
+def test_what_a_file_says_stands_beside_the_answer_and_changes_nothing(
+    project: Path, predictor: Predictor, tmp_path: Path
+) -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("parameters", "Steps: 20, Sampler: Euler, Model: bob-xl\x1b[2J")
+    picture(12).save(tmp_path / "with.png", pnginfo=info)
+    with Image.open(tmp_path / "with.png") as image:
+        told, array = predictor.score([tmp_path / "with.png", np.asarray(image)])
+    assert told.origin is not None
+    assert array.origin is None
+    said = score(project, str(tmp_path), "--csv", str(tmp_path / "out.csv")).stdout
+    assert "PNG text parameters: Stable Diffusion web UI, model bob-xl" in said
+    assert "\x1b[2J" not in said
+    assert "Stable Diffusion web UI" in (tmp_path / "out.csv").read_text()
+    (found,) = images_of(project, str(tmp_path / "with.png"))
+    assert found["origin"]["generated"] is True
+    assert found["origin"]["claims"][0]["field"] == "PNG text parameters"
+    assert found["conflict"] == ""
