@@ -291,7 +291,7 @@ def test_what_a_file_says_stands_beside_the_answer_and_changes_nothing(
 ) -> None:
     info = PngImagePlugin.PngInfo()
     info.add_text("parameters", "Steps: 20, Sampler: Euler, Model: bob-xl\x1b[2J")
-    picture(12).save(tmp_path / "with.png", pnginfo=info)
+    tiny_image(12).save(tmp_path / "with.png", pnginfo=info)
     with Image.open(tmp_path / "with.png") as image:
         told, array = predictor.score([tmp_path / "with.png", np.asarray(image)])
     assert told.origin is not None
