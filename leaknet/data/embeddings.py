@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from leakcache.dataset.records import FOLDS
 from leakcache.errors import LeakError, RunError, ScoringError
-from leaknet.files import replace_file, verify
+from leaknet.checksums import verify
+from leaknet.files import replace_file
 
 FORMAT = "leaknet-embeddings-3"
 _NUMBERS = ("vectors", "logits", "attention")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +13,13 @@ from jaxtyping import Float
 
 from leakcache.errors import DataError, RunError
 from leaknet.calibration import calibrate
+from leaknet.checksums import read_text
 from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.detectors import Detector, DiagonalMahalanobis, GlobalKDE
 from leaknet.enroll.few_shot import fold_of_each, take_shots
 from leaknet.enroll.prototypes import fit_offset, reclassified, refuse_linear, with_class
 from leaknet.enroll.versions import next_version, write_version
-from leaknet.files import read_metadata, save_tensors
+from leaknet.files import read_metadata, save_tensors, write_text
 from leaknet.metrics import closed_values
 from leaknet.metrics.closed_set import correct
 from leaknet.model.inference import embed
@@ -199,7 +199,7 @@ def _fill(
     grown.record().write(folder)
     save_tensors(folder / WEIGHTS, grown.state_dict(), read_metadata(run.weights))
     if run.history.is_file():
-        shutil.copyfile(run.history, folder / run.history.name)
+        write_text(folder / run.history.name, read_text(run.history))
     version = RunFolder(folder)
     digest = version.fingerprint()
     everything = replace(concatenate([reclassified(grown, known), new]), run=digest)

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from leakcache.errors import RunError
-from leakcache.files import json_text, parse_json, read_text
+from leakcache.files import locked, parse_json
+from leaknet.checksums import read_text
+from leaknet.files import write_json
 
 FILE = "enrolment.json"
 _NUMBERED = re.compile(r"(?P<stem>.+)@(?P<number>\d+)")
@@ -35,14 +37,18 @@ def write_version(folder: Path, fill: Callable[[Path], object], content: dict[st
 
     Raises:
         RunError: it cannot be written.
+        CacheError: another process writes a version.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        fill(partial)
-        (partial / FILE).write_text(json_text(content) + "\n", encoding="utf-8")
-        partial.rename(folder)
+        with locked(folder.parent):
+            if folder.exists():
+                raise RunError(f"{folder} was written by another process: run the command again")
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            fill(partial)
+            write_json(partial / FILE, content)
+            partial.rename(folder)
     except OSError as error:
         raise RunError(f"{folder} cannot be written: {error.strerror or error}") from error
 

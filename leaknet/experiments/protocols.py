@@ -20,8 +20,9 @@ from math import ceil, gcd
 from pathlib import Path
 
 from leakcache.errors import ScoringError
-from leakcache.files import parse_json, read_text
+from leakcache.files import parse_json
 from leakcache.store.cache import Cache
+from leaknet.checksums import read_text
 from leaknet.evaluation.closed_set import summarise_closed
 from leaknet.evaluation.open_set import OpenSummary, summarise_open, threshold
 from leaknet.experiments.answers import summarise_answers

@@ -19,10 +19,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from leakcache.errors import RunError
+from leaknet.checksums import CHECKSUMS
 from leaknet.config import RunConfig
 from leaknet.data.columns import ImageColumns
 from leaknet.features.noise import epoch_seed, seeded_globally
-from leaknet.files import CHECKSUMS, read_tensors, save_tensors
+from leaknet.files import read_tensors, save_tensors
 from leaknet.model.branch import Branch, BranchOutput
 from leaknet.model.latent_branch import LatentBranch
 from leaknet.model.run_record import CLASSES, CONFIG, CacheIdentity, RunRecord

@@ -23,8 +23,9 @@ from leakcache.errors import LeakError, RunError
 from leakcache.files import parse_json, parse_toml
 from leakcache.store.cache import Cache
 from leakcache.store.manifest import Encoding, images_hash
+from leaknet.checksums import read_text
 from leaknet.config import RunConfig, config_from_table, config_to_table, differences
-from leaknet.files import read_text, write_text
+from leaknet.files import write_text
 
 CONFIG = "config.toml"
 CLASSES = "classes.json"

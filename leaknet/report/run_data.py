@@ -13,9 +13,9 @@ from leakcache.errors import RunError
 from leakcache.files import parse_json, parse_toml
 from leaknet.calibration import Calibration, conformal_p_values, score_threshold
 from leaknet.calibration.split_half import cut_in_halves
+from leaknet.checksums import read_text
 from leaknet.config import RunConfig
 from leaknet.data.embeddings import Embeddings, concatenate
-from leaknet.files import read_text
 from leaknet.model.run_record import CONFIG, RunRecord
 from leaknet.scoring.run_embeddings import UNKNOWN
 from leaknet.scoring.score_table import ScoreTable, read_score_table

@@ -7,7 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from leakcache.files import parse_json, parse_toml, read_text
+from leakcache.files import parse_json, parse_toml
+from leaknet.checksums import read_text
 
 CONFIG = "config.toml"
 _FIGURES = {"top1": "closed", "macro_auc": "closed", "auroc": "open"}

@@ -84,5 +84,6 @@ def load_scorers(
             k.removeprefix(prefix): v.numpy() for k, v in tensors.items() if k.startswith(prefix)
         }
         detectors.append(kind.from_state(state) if state else fit_all([kind], known)[0])
-    save_scorers(run, detectors, model)
+        if not state:
+            save_scorers(run, detectors[-1:], model)
     return detectors

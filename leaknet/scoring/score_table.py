@@ -13,6 +13,8 @@ from jaxtyping import Float, Shaped
 from scipy.special import softmax
 
 from leakcache.errors import RunError
+from leakcache.names import cell, from_cell
+from leaknet.checksums import read_text
 from leaknet.data.embeddings import Embeddings
 from leaknet.files import write_text
 
@@ -49,7 +51,8 @@ def write_score_table(
     columns = (rows.paths, rows.labels, rows.groups, rows.folds, predicted)
     for row, values in enumerate(zip(*columns, strict=True)):
         raw = [f"{column[row]:.6g}" for column in scores.values()]
-        writer.writerow([*values, f"{probability[row]:.6f}", *raw])
+        texts = [cell(str(value)) for value in values]
+        writer.writerow([*texts, f"{probability[row]:.6f}", *raw])
     write_text(run / FILE, text.getvalue())
 
 
@@ -57,22 +60,25 @@ def read_score_table(run: Path) -> ScoreTable:
     """Read `scores.csv` of a run.
 
     Raises:
-        RunError: the run has not been scored.
+        RunError: the run has not been scored, or the file was changed.
     """
     path = run / FILE
     if not path.is_file():
         raise RunError(f"{run}: has not been scored; run `leak score --run {run}` first")
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    names = [name for name in rows[0] if name not in _FIXED]
+    try:
+        heading, *rows = csv.reader(io.StringIO(read_text(path)))
+        columns = {name: np.array(values) for name, *values in zip(heading, *rows, strict=True)}
+        names = [name for name in heading if name not in _FIXED]
+        return ScoreTable(
+            *(_restored(columns[name]) for name in ("path", "label", "fold", "predicted")),
+            {name: columns[name].astype(np.float64) for name in names},
+        )
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        if isinstance(error, RunError):
+            raise
+        raise RunError(f"{path} cannot be read ({error}): run `leak score` again") from error
 
-    def column(name: str) -> np.ndarray:
-        return np.array([row[name] for row in rows])
 
-    return ScoreTable(
-        column("path"),
-        column("label"),
-        column("fold"),
-        column("predicted"),
-        {name: column(name).astype(np.float64) for name in names},
-    )
+def _restored(cells: Shaped[np.ndarray, " image"]) -> Shaped[np.ndarray, " image"]:
+    """Text that was written as cells."""
+    return np.array([from_cell(text) for text in cells.tolist()])

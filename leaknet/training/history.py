@@ -9,7 +9,8 @@ from pathlib import Path
 
 from leakcache.errors import RunError
 from leakcache.files import parse_json
-from leaknet.files import read_text, was_written, write_text
+from leaknet.checksums import read_text, was_written
+from leaknet.files import write_text
 
 HISTORY = "history.jsonl"
 

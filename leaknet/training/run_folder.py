@@ -5,7 +5,7 @@ model.safetensors           weights of the best epoch so far
 history.jsonl               one line an epoch
 last.safetensors            state to go on from; there only until training is finished
 metrics.json, scorers.safetensors, embeddings.h5    written by scoring
-checksums.json              SHA-256 of these files; see `leaknet.files`
+checksums.json              SHA-256 of these files; see `leaknet.checksums`
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from typing import Any
 import torch
 
 from leakcache.errors import RunError
+from leakcache.files import partial_of
 from leakcache.store.cache import Cache
+from leaknet.checksums import CHECKED, CHECKSUMS, forget_former
 from leaknet.config import RunConfig, dump_config, preset
-from leaknet.files import CHECKED, CHECKSUMS, forget_former, partial_of, read_metadata
+from leaknet.files import read_metadata
 from leaknet.model.fusion import Fusion
 from leaknet.model.protoleaknet import WEIGHTS, ProtoLeakNet
 from leaknet.model.run_record import CLASSES, CONFIG, RunRecord, training_hash

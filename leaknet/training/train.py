@@ -18,6 +18,7 @@ import torch
 
 from leakcache.device import resolve_device
 from leakcache.errors import RunError, TrainingError
+from leakcache.files import locked
 from leakcache.progress import Advance, Track
 from leakcache.progress import track as show_progress
 from leakcache.store.cache import Cache
@@ -80,6 +81,7 @@ def train(
         CacheIncomplete: the cache lacks a column that the model reads.
         TrainingError: the cache cannot be learnt from, or the loss is not finite.
         RunError: the folder holds a run with other settings or on another cache.
+        CacheError: another process trains into the folder.
         ConfigError: settings that do not fit the latents, or no such device.
     """
     where = resolve_device(device)
@@ -99,7 +101,19 @@ def fit(
 ) -> TrainResult:
     """Train on folds in memory; otherwise as `train`, to which the arguments belong."""
     check_trainable(data, record.config, record.classes)
-    run = _open_folder(folder, record)
+    _make(folder)
+    with locked(folder):
+        return _fit(_open_folder(folder, record), record, data, device, track, on_epoch)
+
+
+def _fit(
+    run: RunFolder,
+    record: RunRecord,
+    data: TrainingData,
+    device: torch.device,
+    track: Track,
+    on_epoch: OnEpoch | None,
+) -> TrainResult:
     if run.finished:
         done = tuple(run.epochs())
         return TrainResult(run, done, len(done))
@@ -125,12 +139,15 @@ def _open_folder(folder: Path, record: RunRecord) -> RunFolder:
                 "take another --run, or delete it"
             )
         return run
+    record.write(folder)
+    return run
+
+
+def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{folder} cannot be made a run folder: {error.strerror}") from error
-    record.write(folder)
-    return run
 
 
 def _resume(run: RunFolder, model: ProtoLeakNet) -> int:

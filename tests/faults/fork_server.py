@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import pkgutil
+import signal
 import sys
 import tempfile
 import time
@@ -56,6 +57,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
 def command(request: dict[str, Any]) -> int:
     """The exit status of one command; runs in the fork."""
     os.chdir(request["cwd"])
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     sys.argv = ["leak", *request["argv"]]
     sys.stdout = os.fdopen(1, "w", closefd=False)
     sys.stderr = os.fdopen(2, "w", closefd=False)

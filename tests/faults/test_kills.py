@@ -8,27 +8,8 @@ import signal
 import pytest
 
 from tests.faults.conftest import Tally
-from tests.faults.world import (
-    BUILD,
-    ENROLL,
-    EVALUATE,
-    FILL,
-    SCORE,
-    TRAIN,
-    Outcome,
-    Stages,
-    state,
-)
+from tests.faults.world import COMMANDS, SCORE, TRAIN, Outcome, Stages, state
 
-COMMANDS = {
-    "build": ("empty", BUILD),
-    "fill": ("build", FILL),
-    "train": ("build", TRAIN),
-    "score": ("train", SCORE),
-    "enroll": ("score", ENROLL),
-    "evaluate": ("build", EVALUATE),
-}
-"""State that each command begins from, and its words."""
 NEXT = {"build": ("train", TRAIN), "fill": ("train", TRAIN), "train": ("score", SCORE)}
 """What reads the result of a command, which it may have left unfinished."""
 SAMPLE = {"build": 3, "fill": 2, "train": 3, "score": 2, "enroll": 2, "evaluate": 1}
@@ -76,8 +57,8 @@ def test_an_interrupted_command_says_so_in_one_line_and_goes_on(
 def stopped(command: str, stages: Stages, rng: random.Random, number: signal.Signals) -> Outcome:
     """What the command did that got a signal at a random moment of its run."""
     before, argv = COMMANDS[command]
+    after = rng.uniform(0, 1.05) * stages.outcome(command).seconds
     stages.reset(before)
-    after = rng.uniform(0, 1.05) * stages.outcomes[command].seconds
     return stages.leak.run(stages.world, *argv, signal=number, after=after)
 
 
@@ -86,7 +67,7 @@ def again(command: str, stages: Stages) -> tuple[Outcome, str]:
     outcome = stages.leak.run(stages.world, *COMMANDS[command][1])
     if outcome.code:
         return outcome, f"then exit {outcome.code}"
-    expected, found = dict(stages.states[command]), state(stages.world)
+    expected, found = dict(stages.state(command)), state(stages.world)
     if command == "enroll" and "runs/r@3/classes.json" in found:
         # The first had come to its end: the second made another version, of the same content.
         expected = {name.replace("r@2", "r@3"): value for name, value in expected.items()}
@@ -102,11 +83,11 @@ def reader_after(command: str, stages: Stages, tally: Tally) -> list[str]:
     outcome = stages.leak.run(stages.world, *argv)
     found = "refused" if outcome.refused else "WRONG"
     if outcome.code == 0:
-        expected = stages.outcomes[reader].out
+        expected = stages.outcome(reader).out
         found = "the same" if outcome.out == expected or reader == "train" else "WRONG"
         if reader == "train":
             weights = "runs/r/model.safetensors"
-            same = state(stages.world)[weights] == stages.states["train"][weights]
+            same = state(stages.world)[weights] == stages.state("train")[weights]
             found = "the same" if same else "WRONG"
     stages.reset("stopped")
     tally[f"{reader} after a killed {command}", "SIGKILL", found] += 1

@@ -118,6 +118,15 @@ ENROLL = ("enroll", "eve", "unknown/eve", "--run", "runs/r")
 EVALUATE = ("evaluate", "--preset", "paper", "--seeds", "1", "--out", "eval", "--json", *TINY)
 EVALUATE += ("--open", "unknown")
 CACHE = "caches/images-vae-resize64"
+COMMANDS = {
+    "build": ("empty", BUILD),
+    "fill": ("build", FILL),
+    "train": ("build", TRAIN),
+    "score": ("train", SCORE),
+    "enroll": ("score", ENROLL),
+    "evaluate": ("build", EVALUATE),
+}
+"""State that each command begins from, and its words."""
 
 
 def make_world(folder: Path) -> Path:
@@ -171,6 +180,8 @@ def timeless(path: Path) -> bytes:
     data = path.read_bytes()
     if path.name in ("manifest.json", "evaluation.json", "rows.json"):
         return repr(_timeless(json.loads(data))).encode()
+    if path.name == "enrolment.json":
+        return data.replace(b"@3", b"@2")  # a second version differs in its name alone
     if path.name == "history.jsonl":
         return repr([_timeless(json.loads(line)) for line in data.splitlines()]).encode()
     return data
@@ -190,25 +201,36 @@ class Stages:
 
     def __init__(self, folder: Path, leak: Leak) -> None:
         self.leak, self.world, self._kept = leak, folder / "world", folder / "kept"
-        self.states: dict[str, dict[str, str]] = {}
-        self.outcomes: dict[str, Outcome] = {}
+        self._states: dict[str, dict[str, str]] = {}
+        self._outcomes: dict[str, Outcome] = {}
         make_world(folder / "files")
         self._kept.mkdir()
         copy_world(folder / "files", self.world)
         self.keep("empty")
-        self._after("build", "empty", BUILD)
-        self._after("fill", "build", FILL)
-        self._after("train", "build", TRAIN)
-        self._after("score", "train", SCORE)
-        self._after("enroll", "score", ENROLL)
-        self._after("evaluate", "build", EVALUATE)
 
-    def _after(self, name: str, before: str, argv: tuple[str, ...]) -> None:
+    def state(self, name: str) -> dict[str, str]:
+        """Hash of every file after a command; see `state`."""
+        self._need(name)
+        return self._states[name]
+
+    def outcome(self, name: str) -> Outcome:
+        """What a command did."""
+        self._need(name)
+        return self._outcomes[name]
+
+    def _need(self, name: str) -> None:
+        """Run a command, unless it has been run, without a change of the world."""
+        if name not in COMMANDS or name in self._states:
+            return
+        before, argv = COMMANDS[name]
+        aside = self.world.rename(self._kept / f"before {name}")
         self.reset(before)
-        self.outcomes[name] = outcome = self.leak.run(self.world, *argv)
+        self._outcomes[name] = outcome = self.leak.run(self.world, *argv)
         assert outcome.code == 0, f"{name}: {outcome.err}"
         self.keep(name)
-        self.states[name] = state(self.world)
+        self._states[name] = state(self.world)
+        shutil.rmtree(self.world)
+        aside.rename(self.world)
 
     def keep(self, name: str) -> None:
         """Remember the world as it is under a name."""
@@ -216,6 +238,7 @@ class Stages:
         copy_world(self.world, self._kept / name)
 
     def reset(self, name: str) -> None:
-        """Bring the world to a remembered state."""
+        """Bring the world to a remembered state, or to that after a command."""
+        self._need(name)
         shutil.rmtree(self.world, ignore_errors=True)
         copy_world(self._kept / name, self.world)

@@ -10,9 +10,10 @@ import torch
 
 from leakcache.errors import RunError
 from leaknet.calibration import load_calibration
+from leaknet.checksums import CHECKED, CHECKSUMS, read_text, verify
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import GlobalKDE
-from leaknet.files import CHECKED, CHECKSUMS, read_text, replace_file, verify, write_text
+from leaknet.files import replace_file, write_text
 from leaknet.scoring.fitted_detectors import load_scorers
 from leaknet.scoring.score_run import prepare_run
 from leaknet.training.run_folder import RunFolder
@@ -29,7 +30,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "run"
 
 
-TRAINED = [name for name in CHECKED if name not in ("last.safetensors", "unknown.h5")]
+LATER = ("last.safetensors", "unknown.h5", "scores.csv", "enrolment.json", "trial.json")
+TRAINED = [name for name in CHECKED if name not in LATER]
 """Files of a run that is trained and not scored."""
 
 

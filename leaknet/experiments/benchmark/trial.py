@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from leakcache.errors import RunError
-from leakcache.files import parse_json, read_text
+from leakcache.files import parse_json
 from leaknet.baselines.base import Baseline, BaselineOptions
 from leaknet.baselines.images import BaselineImages
+from leaknet.checksums import read_text
 from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.detectors import Detector
 from leaknet.experiments.benchmark.data import BenchData, StepImages, columns_of

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from leakcache.errors import ConfigError, RunError
+from leaknet.checksums import forget_former
 from leaknet.config import load_config
-from leaknet.files import forget_former, read_tensors, save_tensors
+from leaknet.files import read_tensors, save_tensors
 from leaknet.model.run_record import CacheIdentity, RunRecord
 from leaknet.training.history import EpochRecord, append_history, read_history
 from leaknet.training.run_folder import RunFolder
