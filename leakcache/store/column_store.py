@@ -32,7 +32,7 @@ from leakcache.errors import (
     LeakError,
 )
 from leakcache.files import locked, read_checked, write_checked
-from leakcache.store.zarr_column import CURE, SPEC, ZarrColumn
+from leakcache.store.zarr_column import CURE, SHARDS, SPEC, ZarrColumn
 
 STORE = "store"
 
@@ -360,7 +360,10 @@ def repair_metadata(home: Path) -> list[str]:
 def _read_commit(path: Path) -> Commit:
     try:
         content: dict[str, Any] = read_checked(path)
-        return Commit(**{**content, "images": tuple(content["images"])})
+        commit = Commit(**{**content, "images": tuple(content["images"])})
+        if not all(isinstance(n, int) and 0 <= n < SHARDS for n in commit.columns.values()):
+            raise ValueError("it names a shard that cannot be")
+        return commit
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CacheCorrupt(f"{path}: is damaged ({error}); {CURE}") from error
 

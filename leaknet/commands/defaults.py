@@ -143,6 +143,8 @@ def read_settings() -> Settings:
 # Where data, caches and runs lie when no flag says so.
 
 LATEST = "latest"
+POINTER_LIMIT = 2**16
+"""Most bytes that are read of the file that names a default folder."""
 SAMPLE = Path("share") / "leaknet" / "data"
 
 
@@ -222,7 +224,10 @@ def latest(parent: Path) -> Path | None:
     pointer = parent / LATEST
     if not pointer.is_file():
         return None
-    folder = Path(pointer.read_text(encoding="utf-8").strip())
+    try:
+        folder = Path(read_text(pointer, POINTER_LIMIT).strip())
+    except (OSError, ValueError):
+        return None
     if not folder.is_dir():
         return None
     here = Path.cwd().resolve()

@@ -1,8 +1,10 @@
 """Run `leak` commands in forks of one process that has imported everything; a program of its own.
 
 A fork costs milliseconds where a new process imports torch for seconds. One JSON request a line on
-stdin: `argv`, `cwd`, `signal` (a number, or null) and `after` (seconds until it is sent). One JSON
-answer a line on stdout: `code` (exit status, negative for a signal), `out`, `err`, `seconds`.
+stdin: `cwd`, `commands` (a list of `argv`, which run at once), `signal` (a number, or null) and
+`after` (seconds until it is sent to the first). One JSON answer a line on stdout, a list of `code`
+(exit status, negative for a signal), `out`, `err`, `seconds`, `cpu` (seconds) and `mebibytes`
+(peak of memory above that of this process).
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import importlib
 import json
 import os
 import pkgutil
+import resource
 import signal
 import sys
 import tempfile
@@ -36,29 +39,66 @@ def import_everything() -> None:
             importlib.import_module(module.name)
 
 
-def run(request: dict[str, Any]) -> dict[str, Any]:
-    """Run one command in a fork, and send it a signal where one is asked for."""
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        start = time.perf_counter()
-        child = os.fork()
-        if child == 0:
-            os.dup2(out.fileno(), 1)
-            os.dup2(err.fileno(), 2)
-            os._exit(command(request))
-        status = _wait(child, request["signal"], request["after"])
-        seconds = time.perf_counter() - start
+def run(request: dict[str, Any]) -> list[dict[str, Any]]:
+    """Run commands at once, each in a fork; the first gets a signal where one is asked for."""
+    running = [Running(argv, request["cwd"]) for argv in request["commands"]]
+    if request["signal"] is not None:
+        running[0].signal(request["signal"], request["after"])
+    return [one.answer() for one in running]
+
+
+class Running:
+    """A command in a fork."""
+
+    def __init__(self, argv: list[str], cwd: str) -> None:
+        self._files = [tempfile.TemporaryFile() for _ in ("out", "err")]  # noqa: SIM115
+        self._start, self._ended = time.perf_counter(), None
+        self._child = os.fork()
+        if self._child == 0:
+            for number, file in enumerate(self._files, start=1):
+                os.dup2(file.fileno(), number)
+            os._exit(command(argv, cwd))
+
+    def signal(self, number: int, after: float) -> None:
+        """Send a signal after so many seconds, unless the command ends before."""
+        while time.perf_counter() < self._start + after and not self._wait(os.WNOHANG):
+            time.sleep(0.002)
+        if not self._ended:
+            os.kill(self._child, number)
+
+    def answer(self) -> dict[str, Any]:
+        """What the command did, once it has ended."""
+        self._wait(0)
+        assert self._ended
+        status, used, seconds = self._ended
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         texts = []
-        for file in (out, err):
+        for file in self._files:
             file.seek(0)
             texts.append(file.read().decode(errors="replace"))
-    return {"code": status, "out": texts[0], "err": texts[1], "seconds": seconds}
+            file.close()
+        return {
+            "code": os.waitstatus_to_exitcode(status),
+            "out": texts[0],
+            "err": texts[1],
+            "seconds": seconds,
+            "cpu": used.ru_utime + used.ru_stime,
+            "mebibytes": (used.ru_maxrss - own) / 1024,
+        }
+
+    def _wait(self, options: int) -> bool:
+        if not self._ended:
+            child, status, used = os.wait4(self._child, options)
+            if child:
+                self._ended = status, used, time.perf_counter() - self._start
+        return self._ended is not None
 
 
-def command(request: dict[str, Any]) -> int:
+def command(argv: list[str], cwd: str) -> int:
     """The exit status of one command; runs in the fork."""
-    os.chdir(request["cwd"])
+    os.chdir(cwd)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
-    sys.argv = ["leak", *request["argv"]]
+    sys.argv = ["leak", *argv]
     sys.stdout = os.fdopen(1, "w", closefd=False)
     sys.stderr = os.fdopen(2, "w", closefd=False)
     try:
@@ -72,19 +112,6 @@ def command(request: dict[str, Any]) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
     return 0
-
-
-def _wait(child: int, number: int | None, after: float) -> int:
-    """Exit status of the child, negative for a signal; sends `number` after so many seconds."""
-    end = time.perf_counter() + after
-    while number is not None and time.perf_counter() < end:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    if number is not None:
-        os.kill(child, number)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def main() -> None:

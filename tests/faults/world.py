@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,12 +31,16 @@ class Outcome:
         code: exit status; negative where a signal ended it.
         out, err: what it printed.
         seconds: wall time.
+        cpu: seconds of computing.
+        mebibytes: peak of memory above that of a process with all libraries.
     """
 
     code: int
     out: str
     err: str
     seconds: float
+    cpu: float
+    mebibytes: float
 
     @property
     def refused(self) -> bool:
@@ -79,22 +85,24 @@ class Leak:
 
     def run(self, cwd: Path, *argv: str, signal: int | None = None, after: float = 0.0) -> Outcome:
         """Run one command in `cwd`, and send it `signal` after so many seconds."""
+        return self._run(cwd, [argv], signal=signal, after=after)[0]
+
+    def run_together(self, cwd: Path, *commands: tuple[str, ...]) -> list[Outcome]:
+        """Run commands in `cwd` that start at the same time."""
+        return self._run(cwd, commands, signal=None, after=0.0)
+
+    def _run(self, cwd: Path, commands: Sequence[tuple[str, ...]], **request: Any) -> list[Outcome]:
         assert self._process.stdin is not None
-        request = {"argv": argv, "cwd": str(cwd), "signal": signal, "after": after}
+        request |= {"commands": commands, "cwd": str(cwd)}
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        return Outcome(**self._answer_outcome())
+        return [Outcome(**one) for one in self._answer()]
 
-    def _answer_outcome(self) -> dict[str, Any]:
-        answer = self._answer()
-        return {name: answer[name] for name in ("code", "out", "err", "seconds")}
-
-    def _answer(self) -> dict[str, Any]:
+    def _answer(self) -> Any:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         assert line, "the process that runs the commands has ended"
-        found: dict[str, Any] = json.loads(line)
-        return found
+        return json.loads(line)
 
 
 TINY = tuple(
@@ -129,6 +137,9 @@ COMMANDS = {
 """State that each command begins from, and its words."""
 
 
+LOCKS = (".lock", ".checksums.lock")
+
+
 def make_world(folder: Path) -> Path:
     """Images of three known generators and an unknown one, and a tiny autoencoder."""
     folder.mkdir(parents=True)
@@ -140,7 +151,7 @@ def make_world(folder: Path) -> Path:
 
 def copy_world(world: Path, target: Path) -> Path:
     """A copy of a world, times of files included; images and weights are the same files."""
-    target.mkdir()
+    target.mkdir(exist_ok=True)
     for path in world.iterdir():
         if path.name in ("images", "unknown", "vae"):
             (target / path.name).symlink_to(path.resolve())
@@ -151,7 +162,16 @@ def copy_world(world: Path, target: Path) -> Path:
     return target
 
 
-def content(folder: Path, *, but: tuple[str, ...] = (".lock",)) -> dict[str, str]:
+def empty(folder: Path) -> None:
+    """Remove all in a folder, which may be a mount point."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def content(folder: Path, *, but: tuple[str, ...] = LOCKS) -> dict[str, str]:
     """Hash of every file below a folder, by its path, those with some names left out."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -165,7 +185,7 @@ def state(world: Path) -> dict[str, str]:
     found = {}
     for folder in ("caches", "runs", "eval"):
         for path in sorted((world / folder).rglob("*")):
-            if path.is_file() and path.name not in (".lock", "checksums.json"):
+            if path.is_file() and path.name not in (*LOCKS, "checksums.json"):
                 name = path.relative_to(world).as_posix()
                 found[name] = hashlib.sha256(timeless(path)).hexdigest()
     return found
@@ -180,8 +200,8 @@ def timeless(path: Path) -> bytes:
     data = path.read_bytes()
     if path.name in ("manifest.json", "evaluation.json", "rows.json"):
         return repr(_timeless(json.loads(data))).encode()
-    if path.name == "enrolment.json":
-        return data.replace(b"@3", b"@2")  # a second version differs in its name alone
+    if path.name in ("enrolment.json", "latest"):
+        return re.sub(rb"@\d+", b"@2", data)  # a second version differs in its name alone
     if path.name == "history.jsonl":
         return repr([_timeless(json.loads(line)) for line in data.splitlines()]).encode()
     return data
@@ -240,5 +260,5 @@ class Stages:
     def reset(self, name: str) -> None:
         """Bring the world to a remembered state, or to that after a command."""
         self._need(name)
-        shutil.rmtree(self.world, ignore_errors=True)
+        empty(self.world)
         copy_world(self._kept / name, self.world)
