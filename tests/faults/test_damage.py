@@ -49,15 +49,16 @@ CACHE_FILES = (
 """Shard and commit 0 are of the closed set, 3 of the open set."""
 VERSION_FILES = ("enrolment.json", "embeddings.h5", "model.safetensors", "history.jsonl")
 
-SCORE_VERSION = ("score", "--kde", "--run", "runs/r@2", "--open", "unknown", "--json")
+SCORE_VERSION = ("score", "--run", "runs/r@2", "--json")
 REPORT = ("report", "runs/r")
+UNDO = ("enroll", "--undo", "--run", "runs/r@2")
 TRAIN_OTHER = tuple(word.replace("runs/r", "runs/q") for word in TRAIN)
 VERIFY = ("cache", "verify", "--spot", "4", "--json")
 RUNS, INFO = ("runs", "--json"), ("cache", "info", "--json")
 READERS = {
     "run": (SCORE, SCORE_IMAGE, REPORT, ENROLL, RUNS),
     "cache": (SCORE, TRAIN_OTHER, VERIFY, INFO),
-    "version": (SCORE_VERSION, ("enroll", "--undo", "--run", "runs/r@2")),
+    "version": (SCORE_VERSION, UNDO),
 }
 LISTINGS = (RUNS, INFO, VERIFY)
 """Commands that list what is there: of what was deleted they say nothing."""

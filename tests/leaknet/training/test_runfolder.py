@@ -32,7 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, Path]:
 
 def test_a_finished_run_holds_its_files_and_no_others(trained: tuple[RunFolder, Path]) -> None:
     run, _ = trained
-    assert sorted(path.name for path in run.path.iterdir()) == [
+    assert sorted(path.name for path in run.path.glob("[!.]*")) == [
         "checksums.json",
         "classes.json",
         "config.toml",
