@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     metavar="FOLDER",
     help="Where index.html, explanation.json and figures/ are written.",
 )
-@click.option("--pdf", is_flag=True, help="Also write index.pdf; needs WeasyPrint (leaknet[pdf]).")
+@click.option("--pdf", is_flag=True, help="Also write index.pdf, by Chromium or Chrome.")
 @alpha_option
 @click.option(
     "--vae",

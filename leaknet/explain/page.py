@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -28,6 +32,9 @@ FAMILIES = 12
 POINTS = 3000
 """Training images on the map at most; beyond that every n-th."""
 SIZE = (400, 330)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+PRINTING = 120
+"""Seconds that printing may take."""
 
 
 def write_explanations(
@@ -39,16 +46,16 @@ def write_explanations(
         explanations: at least one.
         run: the run that answers, in words.
         folder: created where it is missing.
-        pdf: also write the page as PDF, by WeasyPrint.
+        pdf: also write the page as PDF, by Chromium or Chrome.
 
     Returns:
         The content of `explanation.json`.
 
     Raises:
         RunError: the folder cannot be written to.
-        LeakError: WeasyPrint is not installed.
+        LeakError: no browser prints the PDF.
     """
-    printer = _pdf_writer() if pdf else None
+    browser = find_browser() if pdf else None
     try:
         (folder / FIGURES).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -59,19 +66,44 @@ def write_explanations(
             (folder / FIGURES / f"{number}-{figure.key}.png").write_bytes(figure.png)
     content = {"run": run, "images": [one.as_dict() for one in explanations]}
     write_json(folder / NUMBERS, content)
-    text = render(explanations, run, figures)
-    write_text(folder / PAGE, text)
-    if printer is not None:
-        printer(string=text).write_pdf(folder / PAGE.replace("html", "pdf"))
+    write_text(folder / PAGE, render(explanations, run, figures))
+    if browser is not None:
+        print_pdf(browser, folder / PAGE)
     return content
 
 
-def _pdf_writer() -> Any:
-    try:
-        from weasyprint import HTML
-    except ImportError as error:
-        raise LeakError("--pdf needs WeasyPrint: pip install 'leaknet[pdf]'") from error
-    return HTML
+def find_browser() -> str:
+    """The program that prints a page to PDF.
+
+    Raises:
+        LeakError: there is none.
+    """
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        raise LeakError(
+            "--pdf: neither Chromium nor Chrome is on the PATH; install one, or print index.html "
+            "from another browser"
+        )
+    return found
+
+
+def print_pdf(browser: str, page: Path) -> None:
+    """Print a page to a PDF file beside it.
+
+    Raises:
+        LeakError: the browser fails.
+    """
+    pdf = page.with_suffix(".pdf").absolute()
+    with TemporaryDirectory() as profile:
+        options = ["--headless", "--disable-gpu", "--no-pdf-header-footer", "--no-first-run"]
+        options += [f"--user-data-dir={profile}", f"--print-to-pdf={pdf}"]
+        # Chromium refuses its sandbox to root; the page runs nothing but its own script.
+        options += ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+        try:
+            command = [browser, *options, page.absolute().as_uri()]
+            subprocess.run(command, check=True, capture_output=True, timeout=PRINTING)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise LeakError(f"{browser} did not print {pdf}: print {page} by hand") from error
 
 
 def render(

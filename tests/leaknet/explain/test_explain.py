@@ -203,13 +203,24 @@ def test_scores_below_the_threshold_are_unknown() -> None:
     assert score_threshold(known[:18], 0.05) is None
 
 
-def test_a_pdf_needs_weasyprint(
+def test_a_pdf_needs_a_browser(
     explained: dict[str, Explanation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "weasyprint", None)
-    with pytest.raises(LeakError, match=r"leaknet\[pdf\]"):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(LeakError, match="--pdf: neither Chromium"):
         write_explanations([explained["paper"]], "run", tmp_path / "out", pdf=True)
     assert not (tmp_path / "out").exists()
+    browser = tmp_path / "chromium"
+    browser.write_text("#!/bin/sh\nexit 3\n")
+    browser.chmod(0o755)
+    with pytest.raises(LeakError, match="did not print"):
+        write_explanations([explained["paper"]], "run", tmp_path / "out", pdf=True)
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed")
+def test_a_browser_prints_the_page(explained: dict[str, Explanation], tmp_path: Path) -> None:
+    write_explanations([explained["paper"]], "run", tmp_path / "out", pdf=True)
+    assert (tmp_path / "out" / "index.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_the_command_explains_what_it_can(
