@@ -1,15 +1,18 @@
-"""An index given as a table: path, label and, if wished, group and fold."""
+"""An index as a table of path, label, group and fold: read as given, written unless edited."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from leakcache.dataset.records import FOLD_NAMES, Reject, relative_to
+from leakcache.dataset.records import FOLD_NAMES, DatasetIndex, Reject, relative_to
 from leakcache.dataset.table_file import PATH, Lines, read_lines, value_of
 from leakcache.errors import DataError
+from leakcache.files import replace_file, write_text
 from leakcache.names import visible
 
 _KNOWN_FOLDS = {"": None, "open": "open", **FOLD_NAMES}
@@ -140,3 +143,40 @@ def _refuse_some_folds(table: Path, rows: Iterable[Row]) -> None:
             f"{table} gives {visible(without[0])} no fold but others one: fill the column or "
             "leave it out"
         )
+
+
+def default_name(root: Path) -> str:
+    """A file name for the index of `root`; roots of one name have different ones."""
+    source = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:6]
+    return f"{root.name or 'root'}-{source}.index.csv"
+
+
+def save_index(index: DatasetIndex, path: Path) -> bool:
+    """Write the index as CSV, unless the file there was edited; whether it was written.
+
+    A hidden file beside it holds the hash of what was written last.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    folder = Path(os.path.normpath(path.absolute().parent))
+    table = index.as_csv(folder).encode("utf-8")
+    seal = path.with_name(f".{path.name}.sha256")
+    try:
+        if path.exists() and not _is_ours(path.read_bytes(), table, seal):
+            return False
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(path, lambda file: file.write_bytes(table))
+        write_text(seal, f"{hashlib.sha256(table).hexdigest()}  {path.name}\n")
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be written ({error.strerror}): choose another file with --out"
+        ) from error
+    return True
+
+
+def _is_ours(there: bytes, new: bytes, seal: Path) -> bool:
+    if there == new:
+        return True
+    written = seal.read_text("utf-8", errors="replace") if seal.is_file() else ""
+    return written.split(" ")[0] == hashlib.sha256(there).hexdigest()

@@ -74,7 +74,7 @@ def index(ctx: click.Context, /, data: str | None, out: str | None, **options: A
     """
     from leakcache.dataset.findings import inspect
     from leakcache.dataset.index import read_index
-    from leakcache.dataset.saved_index import default_name, save_index
+    from leakcache.dataset.index_file import default_name, save_index
 
     root = data_root(data)
     found = read_index(root, **reading(options))
