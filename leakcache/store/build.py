@@ -14,6 +14,7 @@ import numpy as np
 from leakcache.columns.table import columns_named
 from leakcache.dataset.index import DatasetIndex, Finding, Split
 from leakcache.distributed.plan import close_other_plan
+from leakcache.distributed.ray_pool import RayPool
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheStale, ConfigError, DataError, ImageError
 from leakcache.files import locked
@@ -68,6 +69,7 @@ def build_cache(
     fresh: bool = False,
     repair: bool = False,
     worker: tuple[int, int] | None = None,
+    pool: RayPool | None = None,
     advance: Advance | None = None,
 ) -> BuildReport:
     """Bring the cache in `folder` up to date with the images of `index`.
@@ -92,6 +94,8 @@ def build_cache(
         repair: read what is stored through its checksums and compute again what is lost.
         worker: number of this process and how many there are; None where it is alone and refuses
             others. The numbers only spread the work: any process takes over what a dead one left.
+        pool: actors that compute in place of this process. Where they compute alike (all on CPUs,
+            or on GPUs of one kind), the arrays come out as those of one process too.
         advance: called with the number of images done; None for a progress bar of its own.
 
     Raises:
@@ -103,6 +107,8 @@ def build_cache(
     """
     if worker and (fresh or repair):
         raise ConfigError("--fresh and --repair need the cache alone: build without --worker first")
+    if worker and pool:
+        raise ConfigError("--engine ray starts its own workers: leave out --worker")
     start = time.monotonic()
     chosen = index.select(split)
     if not chosen.records:
@@ -128,7 +134,9 @@ def build_cache(
     publication = Publication(chosen, encoding, encoder, folder, split, former, identity, start)
     bar = nullcontext(advance) if advance else track("computing", len(files), "images")
     with bar as done:
-        session = BuildSession(store, files, wanted, encoding, encoder, identity, worker, done)
+        session = BuildSession(
+            store, files, wanted, encoding, encoder, identity, worker, pool, done
+        )
         run = session.run(publication)
     cache = Cache.open(folder)
     computed = run.images if run else 0

@@ -5,20 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from leakcache.columns.column import Column
+from leakcache.columns.table import columns_named
 from leakcache.dataset.index import DatasetIndex
 from leakcache.distributed.plan import BuildPlan
+from leakcache.distributed.ray_pool import RayPool
 from leakcache.distributed.worker import Worker
 from leakcache.encoder.autoencoder import Encoder
+from leakcache.memory import keep_freed_memory
 from leakcache.progress import Advance
 from leakcache.store.column_store import ColumnStore
 from leakcache.store.manifest import Encoding
-from leakcache.store.one_pass import ImageFile, OnePass, ReadFile, work_units
+from leakcache.store.one_pass import ImageFile, OnePass, ReadFile, StoredUnit, work_units
 
 JOIN_WAIT = 60.0
 """Seconds that one of several processes waits for the lock before it starts."""
@@ -64,6 +68,7 @@ class BuildSession:
         encoder: whose latents and activations.
         identity: of the plan; see `plan_identity`.
         worker: number of this process and how many there are; None where it is alone.
+        pool: actors that compute in place of this process; None for none.
         advance: called with the number of images done, by whatever process.
     """
 
@@ -74,6 +79,7 @@ class BuildSession:
     encoder: Encoder
     identity: str
     worker: tuple[int, int] | None
+    pool: RayPool | None
     advance: Advance
 
     def run(self, manifest: Manifest) -> OnePass | None:
@@ -96,9 +102,12 @@ class BuildSession:
                     return None
                 plan = self._enter()
             with Worker(plan.folder) as me:
-                run = self.one_pass(plan, me)
+                run = self._one_pass(plan, me)
                 try:
-                    self._compute(plan, run, me)
+                    if self.pool:
+                        self._compute_on_actors(plan, run, self.pool)
+                    else:
+                        self._compute(plan, run, me)
                 except FileNotFoundError:
                     # Another process has published meanwhile, because this one was paused.
                     if plan.open:
@@ -110,7 +119,7 @@ class BuildSession:
                         plan.close()
         return run
 
-    def one_pass(self, plan: BuildPlan, me: Worker) -> OnePass:
+    def _one_pass(self, plan: BuildPlan, me: Worker) -> OnePass:
         """The pass of this process, on the store as it was when the plan was made."""
         self.store.load(before=plan.first)
         return OnePass(
@@ -135,16 +144,24 @@ class BuildSession:
         while todo and plan.open:
             mine = set[int]()
             for stored in run.run(units[place] for place in plan.unclaimed(todo, me)):
-                place = stored.unit.number - plan.first
-                files = [[file.sha256, file.size, file.reason] for file in stored.files]
-                about = {"computed": stored.images, "relative_error": run.relative_error}
-                plan.record(place, {"files": files, **about}, plan.staging(me))
-                mine.add(place)
+                mine.add(_record(plan, run, stored, me))
             others = {place for place in todo if place not in mine and plan.done(place)}
             self.advance(sum(len(units[place].files) for place in others))
             todo = [place for place in todo if place not in mine | others]
             if todo and not mine:
                 time.sleep(POLL)
+
+    def _compute_on_actors(self, plan: BuildPlan, run: OnePass, pool: RayPool) -> None:
+        units = work_units(self.files, self.columns, self.encoding, plan.first)
+        todo = [place for place in range(len(units)) if not plan.done(place)]
+        self.advance(sum(len(u.files) for p, u in enumerate(units) if p not in set(todo)))
+        names = [column.name for column in self.columns]
+        factory = _ActorFactory(self.store.home, self.files, names, self.encoding, plan)
+        for place, (images, computed) in pool.map(factory, todo):
+            self.advance(len(units[place].files))
+            run.images += images
+            for name, count in computed.items():
+                run.computed[name] += count
 
     def _collect(self, plan: BuildPlan) -> Collected:
         units = len(work_units(self.files, self.columns, self.encoding, plan.first))
@@ -156,6 +173,53 @@ class BuildSession:
             sum(record["computed"] for record in records),
             next((error for error in errors if error is not None), None),
         )
+
+
+@dataclass(frozen=True)
+class _ActorFactory:
+    """Makes the function that an actor computes units with.
+
+    Attributes:
+        home, files, columns, encoding: of the build.
+        plan: of the build.
+    """
+
+    home: Path
+    files: Sequence[ImageFile]
+    columns: Sequence[str]
+    encoding: Encoding
+    plan: BuildPlan
+
+    def __call__(self, device: str) -> Callable[[int], tuple[int, dict[str, int]]]:
+        """Load the encoder, and show a heartbeat as long as the actor lives."""
+        keep_freed_memory()
+        columns, store = columns_named(self.columns), ColumnStore(self.home)
+        store.load(before=self.plan.first)
+        units = work_units(self.files, columns, self.encoding, self.plan.first)
+        me = Worker(self.plan.folder).__enter__()
+        encoder = self.encoding.encoder(device)
+        run = OnePass(
+            store, columns, self.encoding, encoder, lambda images: None, self.plan.staging(me)
+        )
+
+        def compute(place: int) -> tuple[int, dict[str, int]]:
+            before, images = dict(run.computed), run.images
+            with store.reporting():
+                for stored in run.run([units[place]]):
+                    _record(self.plan, run, stored, me)
+            new = {name: count - before[name] for name, count in run.computed.items()}
+            return run.images - images, new
+
+        return compute
+
+
+def _record(plan: BuildPlan, run: OnePass, stored: StoredUnit, me: Worker) -> int:
+    """Note that a unit is stored; returns its place in the plan."""
+    files = [[file.sha256, file.size, file.reason] for file in stored.files]
+    about = {"computed": stored.images, "relative_error": run.relative_error}
+    place = stored.unit.number - plan.first
+    plan.record(place, {"files": files, **about}, plan.staging(me))
+    return place
 
 
 def plan_identity(

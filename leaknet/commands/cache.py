@@ -24,9 +24,11 @@ from leaknet.commands.options import (
     data_option,
     device_option,
     emit,
+    engine_options,
     json_option,
     next_steps,
     print_findings,
+    ray_pool,
     read_data,
     reading_options,
     vae_option,
@@ -201,6 +203,7 @@ def cache() -> None:
     help="This is process K (from 0) of N that build one cache together, on one host or many that "
     "share its folder; auto: as torchrun or SLURM has set.",
 )
+@engine_options
 @click.option("--fresh", is_flag=True, help="Throw away the columns in the cache folder.")
 @click.option(
     "--repair", is_flag=True, help="Check all checksums and compute again what is damaged."
@@ -219,11 +222,13 @@ def build(settings: Settings, /, **options: Any) -> None:
       leak cache build --split all
       leak cache build --data photos/ --vae taesd --precision bf16 --for paper
       srun --ntasks 8 leak cache build --data photos/ --cache shared/c --worker auto
+      leak cache build --data photos/ --engine ray --actors 4
     """
     from leakcache.distributed.rank import parse_worker
     from leakcache.encoder.weights import locate
     from leakcache.images.decode import Preprocessing
 
+    options["pool"] = ray_pool(options)
     options["worker"] = parse_worker(options["worker"]) if options["worker"] else None
     preprocessing = Preprocessing(
         options["view"],
@@ -323,6 +328,7 @@ def _build_splits(
                 fresh=options["fresh"] and split == splits[0],
                 repair=options["repair"],
                 worker=options["worker"],
+                pool=options["pool"],
                 advance=advance,
             )
             for split in splits

@@ -16,6 +16,7 @@ from leakcache.names import visible
 
 if TYPE_CHECKING:
     from leakcache.dataset.records import DatasetIndex, Finding, Split
+    from leakcache.distributed.ray_pool import RayPool
 
 _UNSHOWN = re.compile("[\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -154,6 +155,44 @@ def fill_option(command: Command) -> Command:
     return click.option(
         "--fill", is_flag=True, help="Compute columns that the cache lacks, instead of refusing it."
     )(command)
+
+
+def engine_options(command: Command) -> Command:
+    """`--engine`, `--address` and `--actors`: who computes."""
+    engine = click.option(
+        "--engine",
+        type=click.Choice(["local", "ray"]),
+        default="local",
+        show_default=True,
+        help="This process, or actors of a Ray cluster.",
+    )
+    address = click.option(
+        "--address", metavar="HOST:PORT|auto", help="Ray cluster. [default: one on this machine]"
+    )
+    actors = click.option(
+        "--actors",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Ray actors, on GPUs first. [default: one a GPU; without GPUs one a CPU]",
+    )
+    return engine(address(actors(command)))
+
+
+def ray_pool(options: dict[str, Any]) -> RayPool | None:
+    """The actors that `engine_options` name; None for this process.
+
+    Raises:
+        ConfigError: an option of Ray without `--engine ray`.
+    """
+    from leakcache.distributed.ray_pool import RayPool
+    from leakcache.errors import ConfigError
+
+    if options["engine"] == "ray":
+        return RayPool(options["address"], options["actors"])
+    for name in ("address", "actors"):
+        if options[name] is not None:
+            raise ConfigError(f"--{name} goes with --engine ray")
+    return None
 
 
 def alpha_option(command: Command) -> Command:
