@@ -26,6 +26,7 @@ CHECKED = (
     "model.safetensors",
     "scorers.safetensors",
     "calibration.safetensors",
+    "relations.safetensors",
     "embeddings.h5",
     "history.jsonl",
     "metrics.json",

@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float64
-from scipy.cluster.hierarchy import dendrogram
 
 from leakcache.dct import idct_low
 from leakcache.files import parse_json, read_text
 from leakcache.names import visible
 from leaknet.atlas.traces import RATE, Atlas, autocorrelation, whole_spectrum
 from leaknet.files import write_text
-from leaknet.report.html import Html, element
+from leaknet.report.dendrogram import MAX_LEAVES, dendrogram
+from leaknet.report.html import Html
 from leaknet.report.page import Section, environment
 from leaknet.report.raster import Figure, signed_map
+from leaknet.report.svg import Axis
 
 CAUSES = {
     "schedule": "schedule",
@@ -177,42 +178,10 @@ def _rows(atlas: Atlas) -> list[tuple[str, list[float]]]:
 
 def _tree(atlas: Atlas) -> Html | None:
     """A dendrogram with the leaves below each other."""
-    if atlas.tree is None or len(atlas.generators) < 2:
+    if atlas.tree is None or not 2 <= len(atlas.generators) <= MAX_LEAVES:
         return None
-    found = dendrogram(atlas.tree, no_plot=True, labels=list(atlas.generators))
-    step, width, left, bottom = 18, 560, 190, 26
-    height = step * len(atlas.generators) + bottom
-    top = max(max(row) for row in found["dcoord"]) or 1.0
-
-    def across(distance: float) -> str:
-        return f"{width - 20 - (width - 20 - left) * (1 - distance / top):.1f}"
-
-    def down(leaf: float) -> str:
-        return f"{leaf / 10 * step:.1f}"
-
-    lines = [
-        element(
-            "path",
-            class_="line c0",
-            d=f"M{across(d[0])} {down(i[0])}H{across(d[1])}V{down(i[2])}H{across(d[3])}",
-        )
-        for i, d in zip(found["icoord"], found["dcoord"], strict=True)
-    ]
-    names = [
-        element("text", visible(name), class_="note end", x=left - 6, y=step * (n + 0.5) + 4)
-        for n, name in enumerate(found["ivl"])
-    ]
-    ticks = [
-        element("text", f"{value:.2g}", class_="tick middle", x=float(across(value)), y=height - 8)
-        for value in (0.0, top / 2, top)
-    ]
-    return element(
-        "svg",
-        *lines,
-        *names,
-        *ticks,
-        viewBox=f"0 0 {width} {height}",
-        role="img",
-        aria_label="Dendrogram of the generators",
-        xmlns="http://www.w3.org/2000/svg",
-    )
+    top = float(atlas.tree[:, 2].max()) or 1.0
+    ticks = tuple((value, f"{value:.2g}") for value in (top, top / 2, 0.0))
+    axis = Axis("distance", top, 0.0, ticks)
+    words = "Dendrogram of the generators"
+    return dendrogram(atlas.tree, atlas.generators, axis, float, words)

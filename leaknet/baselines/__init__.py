@@ -1,5 +1,6 @@
 """Compared methods: one file each, with the interface of `leaknet.baselines.base`."""
 
+from leaknet.baselines.aedr import AEDR
 from leaknet.baselines.aeroblade import Aeroblade, ReconstructionMSE
 from leaknet.baselines.base import Baseline, BaselineOptions
 from leaknet.baselines.cnn import (
@@ -43,6 +44,7 @@ BASELINES: tuple[type[Baseline], ...] = (
     DinoNeighbours,
     Aeroblade,
     ReconstructionMSE,
+    AEDR,
     Metadata,
     Thumbnail,
 )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-KNOWN, UNKNOWN, UNSURE, OUTSIDE = "known", "unknown", "unsure", "outside"
+KNOWN, FAMILY, UNKNOWN, UNSURE = "known", "family", "unknown", "unsure"
+OUTSIDE = "outside"
 MIN_TEXTURE = 0.3
 """Mean difference of neighbouring grey values, in 8-bit levels, below which nothing is measured: a
 linear gradient over 512 pixels has 0.25, ordinary photographs and generated images 0.7 and more."""
@@ -17,8 +18,8 @@ class Decision:
     """What is answered at a stated false-alarm rate α.
 
     Attributes:
-        verdict: `known`, `unknown`, `unsure` or `outside`.
-        generator: the one that is named; empty unless known.
+        verdict: `known`, `family`, `unknown`, `unsure` or `outside`.
+        generator: the generator or family that is named; empty unless one is.
         explanation: why, in words.
     """
 
@@ -31,24 +32,31 @@ class Decision:
         """The verdict as a user reads it."""
         return {
             KNOWN: f"known: {self.generator}",
+            FAMILY: f"of the {self.generator} family",
             UNKNOWN: "unknown generator",
             OUTSIDE: "outside the calibrated range",
         }.get(self.verdict, UNSURE)
 
 
 def decide(
-    p_value: float, prediction_set: tuple[str, ...], alpha: float, smallest_p: float = 0.0
+    p_value: float,
+    prediction_set: tuple[str, ...],
+    alpha: float,
+    smallest_p: float = 0.0,
+    family: str = "",
 ) -> Decision:
     """The answer for one image.
 
-    An image of a known generator is called unknown with probability α at most, and named after
-    another known generator with probability α at most; all else that is not certain is unsure.
+    An image of a known generator is called unknown with probability α at most, named after another
+    known generator with probability α at most, and after another family likewise; all else that is
+    not certain is unsure.
 
     Args:
         p_value: that the image comes from a known generator.
         prediction_set: generators that can't be excluded at level α, likeliest first.
         alpha: the false-alarm rate.
         smallest_p: 1 / (n + 1) for n calibration images.
+        family: of several generators, if all other families are excluded at level α.
     """
     if p_value <= alpha:
         rank = (
@@ -62,6 +70,9 @@ def decide(
         return Decision(
             KNOWN, prediction_set[0], f"p > {alpha:g}, and all others are excluded at {alpha:g}"
         )
+    if family:
+        reason = f"p > {alpha:g}, and all other families are excluded at {alpha:g}"
+        return Decision(FAMILY, family, reason)
     if not prediction_set:
         reason = f"p > {alpha:g}, but no generator is probable enough to be named"
     else:

@@ -78,17 +78,19 @@ def score(settings: Settings, /, **options: Any) -> None:
     open.ovl, open.GENERATOR.*, open.mean.*, open.worst.*, detectors.NAME.*; every group has
     95 % intervals, clustered by prompt group, under `interval`.
 
-    For each IMAGE one line: known: X, unknown generator, or unsure, at the false-alarm rate
-    --alpha, or outside the calibrated range for a blank image; the likeliest generator; those
-    that can't be excluded. It needs the run folder and its autoencoder, but no cache.
+    For each IMAGE one line: known: X, of the X family (families.toml in the run), unknown
+    generator, or unsure, at the false-alarm rate --alpha, or outside the calibrated range for a
+    blank image; the likeliest generator; those that can't be excluded. It needs the run folder and
+    its autoencoder, but no cache.
     JSON keys: run, alpha, detector (the one that decides), calibration (images, groups,
     smallest_p, false_alarms.*, temperature, ece_before, ece_after, cllr, min_cllr,
     log10_lr_range.GENERATOR), images[] with path, reason (why it was not scored), verdict (known,
-    unknown, unsure or outside), answer, explanation, generator (likeliest), probability, known,
-    p_value (at least 1 / (n + 1) for n calibrating images), prediction_set, verbal,
-    log10_lr.GENERATOR, probabilities.GENERATOR, scores.DETECTOR, stability.same, stability.of,
-    stability.variants.NAME, origin.claims[] (field, value), origin.generated, conflict. The last
-    three are what the file says of its origin, shown beside the answer: no score depends on them.
+    family, unknown, unsure or outside), answer, explanation, generator (likeliest), probability,
+    family (likeliest), family_probability, known, p_value (at least 1 / (n + 1) for n calibrating
+    images), prediction_set, verbal, log10_lr.GENERATOR, probabilities.GENERATOR, scores.DETECTOR,
+    stability.same, stability.of, stability.variants.NAME, origin.claims[] (field, value),
+    origin.generated, conflict. The last three are what the file says of its origin, shown beside
+    the answer: no score depends on them.
 
     \b
     Example:

@@ -26,6 +26,7 @@ from leaknet.model.inference import embed
 from leaknet.model.protoleaknet import WEIGHTS, ProtoLeakNet
 from leaknet.scoring.encode_files import EncodedFile, as_split, encoding_of, load_encoder
 from leaknet.scoring.fitted_detectors import fit_all, save_scorers
+from leaknet.scoring.relations import learn_families
 from leaknet.training.run_folder import RunFolder
 
 KINDS: tuple[type[Detector], ...] = (GlobalKDE, DiagonalMahalanobis)
@@ -207,6 +208,7 @@ def _fill(
     detectors = fit_all(KINDS, everything)
     save_scorers(folder, detectors, digest)
     calibrate(folder, detectors, everything)
+    learn_families(folder, grown, everything)
 
 
 def recall(images: Embeddings) -> float:

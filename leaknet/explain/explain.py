@@ -78,7 +78,9 @@ def _explained(
 ) -> Explanation:
     columns = _columns(run, [image], name)
     embedded = embed(run.model, columns)
-    score = score_embeddings(embedded, run.detectors, run.calibration, alpha, [grain])[0]
+    score = score_embeddings(
+        embedded, run.detectors, run.calibration, alpha, [grain], run.families
+    )[0]
     order = np.argsort(-embedded.logits[0], kind="stable").tolist()
     pair = order[0], order[1]
     weights, train = run.model.weighted, run.known.select("train")

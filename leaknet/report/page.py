@@ -20,6 +20,7 @@ from leaknet.report.sections.branches import branches
 from leaknet.report.sections.caveats import caveats
 from leaknet.report.sections.closed_set import closed_set
 from leaknet.report.sections.comparison import comparison
+from leaknet.report.sections.families import families
 from leaknet.report.sections.open_set import open_set
 from leaknet.report.sections.pca_map import pca_map
 from leaknet.report.sections.provenance import provenance
@@ -100,6 +101,8 @@ def _sections(run: ScoredRun, related: Related) -> list[Section]:
         Section("training", "Training", "Training", training(run)),
         Section("map", "Map", "Map of the embeddings", pca_map(run)),
     ]
+    if (tree := families(run)) is not None:
+        sections.insert(1, Section("families", "Families", "Families of related generators", tree))
     if related.tables:
         tables = {"tables": related.tables}
         sections.append(Section("related", "More results", "More results on this data", tables))

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from leakcache.names import visible
-from leaknet.calibration.decision import KNOWN, OUTSIDE, UNKNOWN, p_words
+from leaknet.calibration.decision import FAMILY, KNOWN, OUTSIDE, UNKNOWN, p_words
 from leaknet.evaluation.open_set import OpenSummary
 from leaknet.evaluation.summary import Summary
 from leaknet.scoring.answers import Answer, Answers
@@ -96,7 +96,7 @@ def _cell(figure: Summary) -> Text:
 
 # Answers for image files.
 
-_STYLES = {KNOWN: "green", UNKNOWN: "yellow", OUTSIDE: "magenta"}
+_STYLES = {KNOWN: "green", FAMILY: "cyan", UNKNOWN: "yellow", OUTSIDE: "magenta"}
 _SHOWN = 3
 
 
@@ -152,8 +152,11 @@ def _cells(result: Answer) -> list[Text]:
     members = list(result.prediction_set or ())
     more = len(members) - _SHOWN
     text = ", ".join(members[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    answer = result.answer or ""
+    if result.verdict == FAMILY:
+        answer += f" {100 * (result.family_probability or 0):.0f} %"
     return [
-        Text(result.answer or "", _STYLES.get(result.verdict or "", "default")),
+        Text(answer, _STYLES.get(result.verdict or "", "default")),
         Text(f"{result.generator} {100 * (result.probability or 0):.0f} %"),
         Text(text or "none"),
     ]

@@ -23,6 +23,8 @@ _FIXED = (
     "explanation",
     "generator",
     "probability",
+    "family",
+    "family_probability",
     "known",
     "p_value",
     "verbal",
@@ -36,13 +38,17 @@ class Answer:
     Attributes:
         path: the file, or the name of an image that is no file.
         reason: why it could not be scored; empty where it was, and all below is None where not.
-        verdict: `known`, `unknown` or `unsure`, at the false-alarm rate that was asked for, or
-            `outside`.
-        answer: the same as text: `known: X`, `unknown generator`, `unsure` or `outside the
-            calibrated range`.
+        verdict: `known`, `family`, `unknown` or `unsure`, at the false-alarm rate that was asked
+            for, or `outside`.
+        answer: the same as text: `known: X`, `of the X family`, `unknown generator`, `unsure` or
+            `outside the calibrated range`.
         explanation: why, in words.
         generator: the likeliest known generator, whatever the verdict.
         probability: its calibrated probability, among the known generators only.
+        family: the likeliest family of related generators, whatever the verdict; empty where the
+            likeliest is a single generator.
+        family_probability: the sum of its generators' probabilities; None for a run without
+            families.
         known: whether the p-value exceeds the false-alarm rate.
         p_value: that the image comes from a known generator, by the deciding detector; small
             means unlike anything known.
@@ -64,6 +70,8 @@ class Answer:
     explanation: str | None = None
     generator: str | None = None
     probability: float | None = None
+    family: str | None = None
+    family_probability: float | None = None
     known: bool | None = None
     p_value: float | None = None
     prediction_set: tuple[str, ...] | None = None

@@ -19,6 +19,7 @@ from leakcache.progress import Track, track
 from leakcache.store.manifest import Encoding
 from leaknet.calibration import Calibration, Decision, decide, doubt, load_calibration, verbal
 from leaknet.calibration.decision import KNOWN, blank
+from leaknet.calibration.families import FamilyCalibration, load_families
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Detector
 from leaknet.model.inference import embed
@@ -37,6 +38,15 @@ from leaknet.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
+class _Family:
+    """The likeliest family of an image: name, probability, and whether all others are excluded."""
+
+    name: str
+    probability: float
+    alone: bool
+
+
+@dataclass(frozen=True)
 class _Scores:
     """Scores of embedded images, one row each; the deciding detector's p-values."""
 
@@ -45,6 +55,7 @@ class _Scores:
     sets: Bool[np.ndarray, "image class"]
     p_values: Float[np.ndarray, " image"]
     smallest_p: float
+    families: tuple[_Family, ...]
     scores: dict[str, Float[np.ndarray, " image"]]
 
 
@@ -57,6 +68,7 @@ class Predictor:
         known: embeddings of the images of known generators.
         detectors: fitted ones; the first decides.
         calibration: of the run.
+        families: of the known generators, calibrated; None for a run without.
     """
 
     def __init__(
@@ -94,6 +106,7 @@ class Predictor:
             self.calibration = Calibration.fit(self.known, self.detectors)
         else:
             self.calibration = load_calibration(folder.path, self.detectors, self.known, digest)
+        self.families = load_families(folder.path, self.calibration, self.known)
         self._vae, self._device = vae, str(where)
 
     @property
@@ -170,7 +183,9 @@ class Predictor:
         if usable:
             embedded = embed(self.model, as_split(usable, "open", "?"))
             textures = [file.texture for file in usable]
-            found = score_embeddings(embedded, self.detectors, self.calibration, alpha, textures)
+            found = score_embeddings(
+                embedded, self.detectors, self.calibration, alpha, textures, self.families
+            )
             scored = (
                 _with_origin(one, file.origin, self.classes)
                 for one, file in zip(found, usable, strict=True)
@@ -205,6 +220,7 @@ def score_embeddings(
     calibration: Calibration,
     alpha: float,
     textures: Sequence[float],
+    families: FamilyCalibration | None = None,
 ) -> list[Answer]:
     """Answers for embedded images, in their order.
 
@@ -214,8 +230,9 @@ def score_embeddings(
         calibration: of the run.
         alpha: rate at which images of known generators may be called unknown, in (0, 1).
         textures: of each image; see `leakcache.images.preprocess.texture`.
+        families: of the run.
     """
-    scored, tried = _score(e, detectors, calibration, alpha), len(e) // len(textures)
+    scored, tried = _score(e, detectors, calibration, alpha, families), len(e) // len(textures)
     found = []
     for place, grain in enumerate(textures):
         rows, path = range(place * tried, (place + 1) * tried), str(e.paths[place * tried])
@@ -224,7 +241,11 @@ def score_embeddings(
 
 
 def _score(
-    e: Embeddings, detectors: Sequence[Detector], calibration: Calibration, alpha: float
+    e: Embeddings,
+    detectors: Sequence[Detector],
+    calibration: Calibration,
+    alpha: float,
+    families: FamilyCalibration | None,
 ) -> _Scores:
     return _Scores(
         np.exp(calibration.log_probabilities(e)),
@@ -232,8 +253,29 @@ def _score(
         calibration.prediction_sets(e, alpha),
         calibration.p_values(e, detectors[0]),
         calibration.smallest_p,
+        _families(families, calibration.log_probabilities(e), alpha),
         {detector.name: detector.score_samples(e) for detector in detectors},
     )
+
+
+def _families(
+    calibration: FamilyCalibration | None,
+    log_probabilities: Float[np.ndarray, "image class"],
+    alpha: float,
+) -> tuple[_Family, ...]:
+    """The likeliest family of each image, of two generators or more; empty without families."""
+    if calibration is None:
+        return ()
+    families, found = calibration.families, []
+    logs = families.log_probabilities(log_probabilities)
+    left = calibration.prediction_sets(logs, alpha)
+    sizes = np.bincount(families.index)
+    for row, best in enumerate(logs.argmax(axis=1).tolist()):
+        several = sizes[best] > 1
+        alone = bool(several and left[row, best] and left[row].sum() == 1)
+        name = families.names[best] if several else ""
+        found.append(_Family(name, float(np.exp(logs[row, best])), alone))
+    return tuple(found)
 
 
 def _result(
@@ -260,6 +302,8 @@ def _result(
         explanation=decision.explanation,
         generator=classes[best],
         probability=float(scored.probabilities[row, best]),
+        family=scored.families[row].name if scored.families else "",
+        family_probability=scored.families[row].probability if scored.families else None,
         known=p_value > alpha,
         p_value=p_value,
         prediction_set=_members(scored, row, classes),
@@ -273,7 +317,9 @@ def _result(
 
 def _decide(scored: _Scores, row: int, classes: tuple[str, ...], alpha: float) -> Decision:
     members = _members(scored, row, classes)
-    return decide(float(scored.p_values[row]), members, alpha, scored.smallest_p)
+    family = scored.families[row] if scored.families else None
+    named = family.name if family and family.alone else ""
+    return decide(float(scored.p_values[row]), members, alpha, scored.smallest_p, named)
 
 
 def _members(scored: _Scores, row: int, classes: tuple[str, ...]) -> tuple[str, ...]:

@@ -30,7 +30,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "run"
 
 
-LATER = ("last.safetensors", "unknown.h5", "scores.csv", "enrolment.json", "trial.json")
+LATER = (
+    "last.safetensors",
+    "relations.safetensors",
+    "unknown.h5",
+    "scores.csv",
+    "enrolment.json",
+    "trial.json",
+)
 TRAINED = [name for name in CHECKED if name not in LATER]
 """Files of a run that is trained and not scored."""
 

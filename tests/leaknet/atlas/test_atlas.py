@@ -127,7 +127,7 @@ def test_the_page_shows_what_was_found(tmp_path: Path) -> None:
     assert all(node.attributes["alt"] for node in page.all("img"))
     tree = page.one("section", id="distances").one("svg")
     assert sorted(node.text for node in tree.all("text", class_="note")) == sorted(NAMES)
-    assert len(list(tree.all("path"))) == 2
+    assert len(list(tree.all("path", class_="branch"))) == 2
 
 
 def test_data_without_stated_causes_have_none(tmp_path: Path) -> None:

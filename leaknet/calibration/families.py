@@ -1,0 +1,149 @@
+"""Families: related generators whose images are hard to distinguish, and answers about them.
+
+families.toml in the run folder names them, one `name = [generators]` a line; it is learnt from
+validation images after training and may be edited. A generator in no family stands for itself.
+
+The probability of a family is the sum of its members' probabilities. Its prediction set is
+conformal at its own level: of the images of known generators, at most a fraction α on average have
+a family that is excluded at α. As families are learnt on the validation images that calibrate them,
+this holds but approximately.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tomli_w
+from jaxtyping import Bool, Float, Float64, Int
+from scipy.special import logsumexp
+
+from leakcache.errors import RunError
+from leakcache.files import parse_toml
+from leaknet.calibration.calibration import Calibration
+from leaknet.calibration.conformal import conformal_p_values
+from leaknet.calibration.split_half import cut_in_halves
+from leaknet.checksums import read_text
+from leaknet.data.embeddings import Embeddings
+from leaknet.files import write_text
+
+FILE = "families.toml"
+HEADER = """\
+# Families of related generators, learnt from validation images. Edit names and members freely:
+# `leak score` reads this file. A generator in no family stands for itself.
+
+"""
+
+
+@dataclass(frozen=True)
+class Families:
+    """A partition of the known generators.
+
+    Attributes:
+        names: of the families, single generators among them under their own name.
+        index: family of each class.
+    """
+
+    names: tuple[str, ...]
+    index: Int[np.ndarray, "class"]
+
+    @classmethod
+    def of(cls, members: Mapping[str, tuple[str, ...]], classes: tuple[str, ...]) -> Families:
+        """From the members of each family; classes in none are added."""
+        family = {one: name for name, ones in members.items() for one in ones}
+        names = tuple(dict.fromkeys(family.get(one, one) for one in classes))
+        index = np.array([names.index(family.get(one, one)) for one in classes])
+        return cls(names, index)
+
+    def log_probabilities(
+        self, log_probabilities: Float[np.ndarray, "image class"]
+    ) -> Float64[np.ndarray, "image family"]:
+        """Natural log of the sum of the members' probabilities."""
+        columns = [
+            logsumexp(log_probabilities[:, self.index == number], axis=1)
+            for number in range(len(self.names))
+        ]
+        return np.stack(columns, axis=1)
+
+    def members(self, number: int, classes: tuple[str, ...]) -> tuple[str, ...]:
+        """Generators of a family."""
+        return tuple(one for one, own in zip(classes, self.index == number, strict=True) if own)
+
+
+@dataclass(frozen=True)
+class FamilyCalibration:
+    """Families of a run with the conformity of its calibrating images.
+
+    Attributes:
+        families: of the run.
+        conformity: log probability of its true family, for each calibrating image.
+    """
+
+    families: Families
+    conformity: Float64[np.ndarray, " calibrating"]
+
+    @classmethod
+    def fit(
+        cls, families: Families, calibration: Calibration, closed: Embeddings
+    ) -> FamilyCalibration:
+        """Count the calibrating half of the validation images, as `Calibration.fit` does."""
+        _, calibrating = cut_in_halves(closed.select("val"))
+        found = families.log_probabilities(calibration.log_probabilities(calibrating))
+        own = families.index[calibrating.targets]
+        return cls(families, found[np.arange(len(own)), own])
+
+    def prediction_sets(
+        self, log_probabilities: Float[np.ndarray, "image family"], alpha: float
+    ) -> Bool[np.ndarray, "image family"]:
+        """Which families can't be excluded at level α."""
+        found: np.ndarray = conformal_p_values(self.conformity, log_probabilities) > alpha
+        return found
+
+
+def write_families(run: Path, families: Mapping[str, Sequence[str]]) -> None:
+    """Write families.toml into a run folder."""
+    content = tomli_w.dumps({name: list(members) for name, members in families.items()})
+    write_text(run / FILE, HEADER + content)
+
+
+def read_families(run: Path, classes: tuple[str, ...]) -> Families | None:
+    """The families of a run; None where it has no families.toml.
+
+    Raises:
+        RunError: the file is no TOML, names something else than generators of the run, or has one
+            in two families.
+    """
+    path = run / FILE
+    if not path.is_file():
+        return None
+    try:
+        content = parse_toml(read_text(path))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: not readable as TOML ({error}); correct or delete it") from error
+    seen: dict[str, str] = {}
+    for name, members in content.items():
+        if not isinstance(members, list) or not members:
+            raise RunError(f"{path}: {name} must be a list of generators: correct it")
+        for one in members:
+            if one not in classes:
+                raise RunError(
+                    f"{path}: {name} names {one}, which is no generator of the run: remove it"
+                )
+            if one in seen:
+                raise RunError(f"{path}: {one} is in {seen[one]} and in {name}: remove one of them")
+            seen[one] = name
+        if name in classes and name not in members:
+            raise RunError(f"{path}: {name} is a generator outside the family: rename the family")
+    return Families.of({name: tuple(members) for name, members in content.items()}, classes)
+
+
+def load_families(
+    run: Path, calibration: Calibration, closed: Embeddings
+) -> FamilyCalibration | None:
+    """The families of a run, calibrated; None where it has none; raises as `read_families`."""
+    families = read_families(run, closed.classes)
+    if families is None or len(families.names) == len(closed.classes):
+        return None
+    return FamilyCalibration.fit(families, calibration, closed)
