@@ -13,7 +13,7 @@ from leakcache.errors import RunError
 from leakcache.files import parse_json, parse_toml
 from leaknet.calibration import Calibration, conformal_p_values, score_threshold
 from leaknet.calibration.split_half import cut_in_halves
-from leaknet.checksums import read_text, was_written
+from leaknet.checksums import read_text
 from leaknet.config import RunConfig
 from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.model.run_record import CONFIG, RunRecord
@@ -243,9 +243,6 @@ def _read_metrics(folder: Path) -> dict[str, Any]:
 
 def _embeddings(folder: Path, model: str, table: ScoreTable) -> Embeddings | None:
     path = RunFolder(folder).embeddings
-    for file in (path, folder / UNKNOWN):
-        if not file.is_file() and was_written(file):
-            raise RunError(f"{file} is missing: run `leak score --run {folder}` again")
     if not path.is_file():
         return None
     known = Embeddings.load(path)

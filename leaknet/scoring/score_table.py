@@ -45,8 +45,8 @@ def write_score_table(
     best = rows.logits.argmax(axis=1)
     probability = softmax(rows.logits.astype(np.float64), axis=1).max(axis=1)
     predicted = np.array(rows.classes)[best]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow([*_FIXED, *scores])
     columns = (rows.paths, rows.labels, rows.groups, rows.folds, predicted)
     for row, values in enumerate(zip(*columns, strict=True)):
@@ -66,7 +66,7 @@ def read_score_table(run: Path) -> ScoreTable:
     if not path.is_file():
         raise RunError(f"{run}: has not been scored; run `leak score --run {run}` first")
     try:
-        heading, *rows = csv.reader(io.StringIO(read_text(path)))
+        heading, *rows = csv.reader(io.StringIO(read_text(path), newline=""))
         columns = {name: np.array(values) for name, *values in zip(heading, *rows, strict=True)}
         names = [name for name in heading if name not in _FIXED]
         return ScoreTable(

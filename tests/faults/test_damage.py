@@ -60,8 +60,8 @@ READERS = {
     "cache": (SCORE, TRAIN_OTHER, VERIFY, INFO),
     "version": (SCORE_VERSION, UNDO),
 }
-LISTINGS = (RUNS, INFO, VERIFY)
-"""Commands that list what is there: of what was deleted they say nothing."""
+LISTINGS = (RUNS, INFO, VERIFY, REPORT)
+"""Commands that show what is there: of what was deleted they say nothing."""
 CURE = re.compile(r"again|restore|--repair|delete|leak cache build|leak train|leak score")
 Fault = Callable[[Path, random.Random], None]
 

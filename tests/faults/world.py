@@ -243,6 +243,7 @@ class Stages:
         if name not in COMMANDS or name in self._states:
             return
         before, argv = COMMANDS[name]
+        self._need(before)
         aside = self.world.rename(self._kept / f"before {name}")
         self.reset(before)
         self._outcomes[name] = outcome = self.leak.run(self.world, *argv)
