@@ -70,7 +70,10 @@ def read_score_table(run: Path) -> ScoreTable:
         columns = {name: np.array(values) for name, *values in zip(heading, *rows, strict=True)}
         names = [name for name in heading if name not in _FIXED]
         return ScoreTable(
-            *(_restored(columns[name]) for name in ("path", "label", "fold", "predicted")),
+            _restored(columns["path"]),
+            _restored(columns["label"]),
+            _restored(columns["fold"]),
+            _restored(columns["predicted"]),
             {name: columns[name].astype(np.float64) for name in names},
         )
     except (OSError, ValueError, KeyError, csv.Error) as error:
