@@ -55,16 +55,19 @@ def train(settings: Settings, /, **options: Any) -> None:
     Example:
       leak train
       leak train --preset paper --seed 1 --set head.prototypes=6
+      torchrun --nproc-per-node 8 $(which leak) train --preset paper
     """
     config = configured(options)
     folder = cache_folder(options["cache"], settings.caches)
     check_trainable(folder)
 
     from leakcache.device import resolve_device
+    from leakcache.progress import silent
     from leakcache.store.build import ensure_columns
     from leakcache.store.changes import open_current
     from leaknet.calibration.split_half import calibration_limits
     from leaknet.scoring.score_run import prepare_run
+    from leaknet.training.parallel import Parallel, from_first
     from leaknet.training.run_folder import run_name
     from leaknet.training.train import train as fit
 
@@ -74,8 +77,16 @@ def train(settings: Settings, /, **options: Any) -> None:
         click.echo(f"warning: {limits}", err=True)
     run = Path(options["run"] or settings.runs / run_name(folder.name, config))
     device = resolve_device(options["device"])
-    ensure_columns([cache], config.columns(), str(device), fill=options["fill"])
-    result = fit(config, cache, run, device=str(device), on_epoch=_print_epoch)
+    parallel = Parallel.join(device)
+    from_first(
+        parallel,
+        lambda: ensure_columns([cache], config.columns(), str(device), fill=options["fill"]),
+    )
+    if parallel and parallel.rank > 0:
+        cache.store.load()
+        fit(config, cache, run, device=str(device), track=silent, parallel=parallel)
+        return
+    result = fit(config, cache, run, device=str(device), on_epoch=_print_epoch, parallel=parallel)
     scores = prepare_run(run, cache, device)
     remember(settings.runs, run)
     if options["as_json"]:

@@ -19,6 +19,7 @@ from leaknet.config import TrainConfig
 from leaknet.data.training_data import TrainingData
 from leaknet.features.noise import epoch_seed, seeded_globally, training_generator
 from leaknet.model.branch import Branch, BranchOutput, Sampler
+from leaknet.training.parallel import Parallel
 
 # One optimisation step: forward, loss, backward, clip, update, in the chosen precision.
 
@@ -35,10 +36,20 @@ class Stepper:
         device: where the branch computes.
         optimizer: over all parameters of the branch.
         scaler: of the loss; active in fp16 only.
+        parallel: processes that each compute a part of every batch; None for one.
     """
 
-    def __init__(self, branch: Branch, config: TrainConfig, device: torch.device) -> None:
+    def __init__(
+        self,
+        branch: Branch,
+        config: TrainConfig,
+        device: torch.device,
+        parallel: Parallel | None = None,
+    ) -> None:
         branch.to(device)
+        self.parallel = parallel
+        if parallel:
+            parallel.synchronise(branch)
         if device.type == "cuda":
             branch.to(memory_format=torch.channels_last)
         self.branch, self.config, self.device = branch, config, device
@@ -59,17 +70,23 @@ class Stepper:
             targets: class numbers.
         """
         self.optimizer.zero_grad(set_to_none=True)
+        share = 1.0
+        if self.parallel:
+            part, share = self.parallel.part(len(targets))
+            inputs, targets = inputs[part], targets[part]
         with torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None):
             output = self.branch.attribute(inputs)
-        loss = self._loss(output, targets)
+        loss = self._loss(output, targets) * share
         torch.autograd.backward(self.scaler.scale(loss))
+        if self.parallel:
+            self.parallel.sum_gradients(self.branch.parameters())
         if self.config.clip > 0:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.branch.parameters(), self.config.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.branch.head.project()
-        return loss.detach()
+        return self.parallel.sum(loss.detach()) if self.parallel else loss.detach()
 
     def _loss(self, output: BranchOutput, targets: Int64[Tensor, "batch"]) -> Float[Tensor, ""]:
         loss = F.cross_entropy(output.logits, targets)

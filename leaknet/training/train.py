@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from leaknet.training.checkpoint import checkpointed, load_checkpoint, save_chec
 from leaknet.training.epoch import Stepper, TrainingImages, train_epoch
 from leaknet.training.fuse import fuse_branches
 from leaknet.training.history import EpochRecord, append_history, read_history, write_history
+from leaknet.training.parallel import Parallel, from_first
 from leaknet.training.run_folder import RunFolder
 from leaknet.training.validation import keep_if_best, validate
 
@@ -66,6 +68,7 @@ def train(
     device: str = "auto",
     track: Track = show_progress,
     on_epoch: OnEpoch | None = None,
+    parallel: Parallel | None = None,
 ) -> TrainResult:
     """Train on a cache's training fold, selecting by its validation fold.
 
@@ -76,6 +79,8 @@ def train(
         device: "auto", or a torch device's name.
         track: shows progress; see `leakcache.progress.track`.
         on_epoch: called with the record of each epoch.
+        parallel: processes that train this model together, each called with the same arguments;
+            the first alone writes the folder.
 
     Raises:
         CacheIncomplete: the cache lacks a column that the model reads.
@@ -87,7 +92,9 @@ def train(
     where = resolve_device(device)
     data = TrainingData.load(cache, config, where)
     record = RunRecord(config, cache.classes, data.train.shape, CacheIdentity.of(cache))
-    return fit(record, data, folder, device=where, track=track, on_epoch=on_epoch)
+    return fit(
+        record, data, folder, device=where, track=track, on_epoch=on_epoch, parallel=parallel
+    )
 
 
 def fit(
@@ -98,35 +105,46 @@ def fit(
     device: torch.device,
     track: Track = show_progress,
     on_epoch: OnEpoch | None = None,
+    parallel: Parallel | None = None,
 ) -> TrainResult:
     """Train on folds in memory; otherwise as `train`, to which the arguments belong."""
     check_trainable(data, record.config, record.classes)
     _make(folder)
-    with locked(folder):
-        return _fit(_open_folder(folder, record), record, data, device, track, on_epoch)
+    first = parallel is None or parallel.rank == 0
+    with locked(folder) if first else nullcontext():
+        return _fit(folder, record, data, device, track, on_epoch, parallel)
 
 
 def _fit(
-    run: RunFolder,
+    folder: Path,
     record: RunRecord,
     data: TrainingData,
     device: torch.device,
     track: Track,
     on_epoch: OnEpoch | None,
+    parallel: Parallel | None,
 ) -> TrainResult:
-    if run.finished:
+    run = RunFolder(folder)
+    if from_first(parallel, lambda: _open_folder(folder, record).finished):
         done = tuple(run.epochs())
         return TrainResult(run, done, len(done))
     model = ProtoLeakNet(record.config, record.classes, record.shape, record.cache)
-    resumed = _resume(run, model)
-    steps = _remaining(run, model)
+    resumed = from_first(parallel, lambda: _resume(run, model))
+    steps = from_first(parallel, lambda: _remaining(run, model))
     with track("train", sum(len(left) for _, left in steps) * len(data.train), "images") as advance:
-        for branch, left in steps:
-            _train_branch(model, branch, left, data, run, device, advance, on_epoch)
+        for name, left in steps:
+            branch = model.branches[name]
+            _train_branch(model, branch, left, data, run, device, advance, on_epoch, parallel)
+    from_first(parallel, lambda: _finish(model, data, run, device, track))
+    return TrainResult(run, tuple(run.epochs()), resumed)
+
+
+def _finish(
+    model: ProtoLeakNet, data: TrainingData, run: RunFolder, device: torch.device, track: Track
+) -> None:
     if len(model.branches) > 1:
         fuse_branches(model, data, run, device, track)
     run.close()
-    return TrainResult(run, tuple(run.epochs()), resumed)
 
 
 def _open_folder(folder: Path, record: RunRecord) -> RunFolder:
@@ -167,7 +185,7 @@ def _resume(run: RunFolder, model: ProtoLeakNet) -> int:
     return len(history)
 
 
-def _remaining(run: RunFolder, model: ProtoLeakNet) -> list[tuple[Branch, range]]:
+def _remaining(run: RunFolder, model: ProtoLeakNet) -> list[tuple[str, range]]:
     """Branches that are not done with the epochs that are left of each."""
     names, first, done = list(model.branches), 0, 0
     if run.checkpoint.is_file():
@@ -175,7 +193,7 @@ def _remaining(run: RunFolder, model: ProtoLeakNet) -> list[tuple[Branch, range]
         first = names.index(branch)
     epochs = model.config.train.epochs
     return [
-        (model.branches[name], range(1 + (done if place == first else 0), epochs + 1))
+        (name, range(1 + (done if place == first else 0), epochs + 1))
         for place, name in enumerate(names)
         if place >= first
     ]
@@ -190,21 +208,27 @@ def _train_branch(
     device: torch.device,
     advance: Advance,
     on_epoch: OnEpoch | None,
+    parallel: Parallel | None,
 ) -> None:
     """Fit the closed form of one branch, then train it for the epochs that are left."""
     images = TrainingImages.of(branch, data, model.classes)
-    stepper = Stepper(branch, model.config.train, device)
-    if run.checkpoint.is_file() and checkpointed(run.path)[0] == branch.name:
+    stepper = Stepper(branch, model.config.train, device, parallel)
+    if from_first(parallel, lambda: _begun(run, branch)):
         load_checkpoint(run.path, stepper)
     else:
         # From here until the run is done there is a checkpoint: its absence means finished.
-        save_checkpoint(run.path, stepper, epoch=0)
+        from_first(parallel, lambda: save_checkpoint(run.path, stepper, epoch=0))
+    patience = model.config.train.patience
     for epoch in epochs:
-        if _out_of_patience(run.epochs(branch.name), model.config.train.patience):
+        if from_first(parallel, lambda: _out_of_patience(run.epochs(branch.name), patience)):
             break
         record = _run_epoch(model, stepper, images, data, run, epoch, advance)
         if on_epoch is not None:
             on_epoch(record)
+
+
+def _begun(run: RunFolder, branch: Branch) -> bool:
+    return run.checkpoint.is_file() and checkpointed(run.path)[0] == branch.name
 
 
 def _out_of_patience(epochs: list[EpochRecord], patience: int) -> bool:
@@ -222,9 +246,28 @@ def _run_epoch(
     advance: Advance,
 ) -> EpochRecord:
     """Train and validate a branch once, and bring the folder up to date."""
-    branch, start = stepper.branch, time.perf_counter()
+    start = time.perf_counter()
     loss = train_epoch(stepper, images, epoch, advance)
-    trained = time.perf_counter()
+    rate = len(images) / (time.perf_counter() - start)
+
+    def close() -> EpochRecord:
+        return _close_epoch(model, stepper, data, run, epoch, loss, start, rate)
+
+    return from_first(stepper.parallel, close)
+
+
+def _close_epoch(
+    model: ProtoLeakNet,
+    stepper: Stepper,
+    data: TrainingData,
+    run: RunFolder,
+    epoch: int,
+    loss: float,
+    start: float,
+    rate: float,
+) -> EpochRecord:
+    """Validate a branch after an epoch, and write what follows from it."""
+    branch = stepper.branch
     found = validate(branch, data.val, model.classes)
     if found is None or not math.isfinite(loss):
         raise TrainingError(
@@ -242,7 +285,7 @@ def _run_epoch(
         temperature=_temperature(branch),
         attention=found.attention,
         seconds=time.perf_counter() - start,
-        images_per_second=len(images) / (trained - start),
+        images_per_second=rate,
     )
     append_history(run.path, record)
     save_checkpoint(run.path, stepper, epoch)

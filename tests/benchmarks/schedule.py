@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +111,8 @@ def _build(index: Any, encoder: Any, home: Path, number: int, of: int) -> None:
         ends.append(time.monotonic())
 
     BuildPlan.record = record  # type: ignore[method-assign]
-    build_cache(
-        index, encoder, home / "closed", worker=(number, of), advance=lambda images: None
-    )
-    times = [after - before for before, after in zip(ends, ends[1:], strict=False)]
+    build_cache(index, encoder, home / "closed", worker=(number, of), advance=lambda images: None)
+    times = [after - before for before, after in pairwise(ends)]
     (home / f"times{number}").write_text(json.dumps(times))
 
 

@@ -13,7 +13,7 @@ TIMES = st.lists(st.floats(0.1, 10), min_size=1, max_size=30)
 @given(times=TIMES, workers=st.integers(1, 8))
 def test_it_lies_between_perfect_balance_and_one_unit_more(times, workers):
     found = simulate(times, [1.0] * workers)
-    perfect = max(max(times), sum(times) / workers)
+    perfect = max(*times, sum(times) / workers)
     assert perfect <= found * (1 + 1e-9)
     assert found <= sum(times) / workers + max(times) + 1e-9
 

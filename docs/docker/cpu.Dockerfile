@@ -1,0 +1,13 @@
+# docker build -f docs/docker/cpu.Dockerfile -t leak:cpu .
+FROM python:3.11-slim-bookworm
+
+# The default Linux wheel of torch brings 4 GB of CUDA libraries.
+RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu \
+        "torch>=2.6" "torchvision>=0.21"
+COPY . /opt/leak
+RUN pip install --no-cache-dir "/opt/leak[parquet]" \
+    && useradd --create-home --uid 1000 leak
+USER 1000
+WORKDIR /home/leak
+ENTRYPOINT ["leak"]
+CMD ["--help"]
