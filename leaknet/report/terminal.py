@@ -78,7 +78,7 @@ def _open_table(scores: RunScores) -> Table:
     for result in scores.open.values():
         for name, row in _open_rows(result).items():
             cells = (_cell(row[key]) for key in _OPEN)
-            table.add_row(Text(f"{result.detector}, {name}"), *cells)
+            table.add_row(Text(visible(f"{result.detector}, {name}")), *cells)
     return table
 
 
@@ -108,7 +108,7 @@ def print_images(answers: Answers, run: str, *, verbose: bool = False) -> None:
         run: the run that answers, in words.
         verbose: add p-value, likelihood ratio, raw scores and reason.
     """
-    _print(Text(f"run {run}"))
+    _print(Text(visible(f"run {run}")))
     stability = any(answer.stability for answer in answers)
     headings = ["answer", "likeliest", f"not excluded at {answers.alpha:g}"]
     headings += ["stable"] if stability else []
@@ -156,9 +156,9 @@ def _cells(result: Answer) -> list[Text]:
     if result.verdict == FAMILY:
         answer += f" {100 * (result.family_probability or 0):.0f} %"
     return [
-        Text(answer, _STYLES.get(result.verdict or "", "default")),
-        Text(f"{result.generator} {100 * (result.probability or 0):.0f} %"),
-        Text(text or "none"),
+        Text(visible(answer), _STYLES.get(result.verdict or "", "default")),
+        Text(f"{visible(str(result.generator))} {100 * (result.probability or 0):.0f} %"),
+        Text(visible(text) or "none"),
     ]
 
 
