@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from leakcache.errors import RunError
+from leakcache.names import visible
 from leaknet.files import write_text
 from leaknet.report import metric_labels as labels
 from leaknet.report.html import number
@@ -131,6 +132,14 @@ def render_comparison(runs: Sequence[ScoredRun]) -> str:
     )
 
 
+class PageTemplate(Template):
+    """A template whose pages have no invisible or control characters, which names may hold."""
+
+    def render(self, *args: Any, **kwargs: Any) -> str:
+        """The page as text."""
+        return "\n".join(map(visible, super().render(*args, **kwargs).split("\n")))
+
+
 def environment() -> Environment:
     """Templates of all pages, with their functions."""
     environment = Environment(
@@ -138,6 +147,7 @@ def environment() -> Environment:
         autoescape=True,
         undefined=StrictUndefined,
     )
+    environment.template_class = PageTemplate
     functions = (
         labels.against_chance,
         labels.counted,

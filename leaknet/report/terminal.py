@@ -123,7 +123,7 @@ def print_images(answers: Answers, run: str, *, verbose: bool = False) -> None:
             continue
         cells = _cells(result)
         cells += [Text(_stable(result))] if stability else []
-        cells += [Text(_says(result))] if says else []
+        cells += [Text(visible(_says(result)))] if says else []
         cells += _details(result, answers.calibration["smallest_p"]) if verbose else []
         table.add_row(*cells, Text(visible(result.path)))
     print_wide(table)
@@ -179,7 +179,7 @@ def _details(result: Answer, smallest_p: float) -> list[Text]:
         Text(p_words(result.p_value or 0.0, smallest_p).removeprefix("p ").removeprefix("= ")),
         Text(f"{ratio:+.1f} ({result.verbal})"),
         Text(scores),
-        Text(result.explanation or ""),
+        Text(visible(result.explanation or "")),
     ]
 
 

@@ -79,9 +79,8 @@ class Leak:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=30)
+        with self._process:  # closes its pipes and waits
+            pass
 
     def run(self, cwd: Path, *argv: str, signal: int | None = None, after: float = 0.0) -> Outcome:
         """Run one command in `cwd`, and send it `signal` after so many seconds."""
