@@ -182,7 +182,7 @@ words = (
         st.characters(blacklist_categories=["Cs", "Cc"], blacklist_characters="/\\"), min_size=1
     )
     .map(str.strip)
-    .filter(lambda text: text not in ("", ".", ".."))
+    .filter(lambda text: text.casefold() not in ("", ".", "..", "nan", "<na>", "null"))
 )
 
 
