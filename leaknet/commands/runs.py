@@ -23,7 +23,7 @@ def runs(ctx: click.Context, as_json: bool) -> None:
 
     Figures of a run that was only trained are those of the validation fold (val).
     JSON keys: folder, latest, runs[] with path, data, preset, seed, generators, fold,
-    figures.top1, figures.macro_auc, figures.auroc, trained.
+    figures.top1, figures.macro_auc, figures.auroc, trained; damaged[] in words (exit 1).
 
     \b
     Example:
@@ -35,20 +35,28 @@ def runs(ctx: click.Context, as_json: bool) -> None:
     from leaknet.report.run_list import find_runs
 
     folder = (ctx.find_object(Settings) or Settings({})).runs
-    found, default = find_runs(folder), latest(folder)
+    (found, damaged), default = find_runs(folder), latest(folder)
     if as_json:
         emit(
             {
                 "folder": str(folder),
                 "latest": str(default) if default else None,
                 "runs": [run.as_dict() for run in found],
+                "damaged": damaged,
             }
         )
-        return
-    if not found:
+    elif found:
+        _list(found, default)
+    for line in damaged:
+        click.echo(f"error: {line}", err=True)
+    if damaged:
+        ctx.exit(1)
+    if not found and not as_json:
         click.echo(f"{folder}: no run yet")
         next_steps(["train"], ["demo"])
-        return
+
+
+def _list(found: list[RunSummary], default: Path | None) -> None:
     _print(found, default)
     first, *others = sorted(found, key=lambda run: not _same(run.path, default))
     switch = [["runs", "use", others[0].path.name]] if others else []

@@ -7,7 +7,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from leakcache.errors import LeakError
 from leakcache.files import parse_json, parse_toml
+from leakcache.names import visible
 from leaknet.checksums import read_text
 
 CONFIG = "config.toml"
@@ -42,15 +44,18 @@ class RunSummary:
         return {**vars(self), "path": str(self.path)}
 
 
-def find_runs(parent: Path) -> list[RunSummary]:
-    """Trained runs directly below a folder, the newest first; damaged ones are left out."""
-    found = []
-    for config in parent.glob(f"*/{CONFIG}"):
+def find_runs(parent: Path) -> tuple[list[RunSummary], list[str]]:
+    """Trained runs directly below a folder, the newest first, and what is wrong with the others."""
+    found, damaged = [], []
+    for config in sorted(parent.glob(f"*/{CONFIG}")):
+        if not (config.parent / "model.safetensors").exists():
+            continue  # not trained yet
         try:
             found.append(_summary(config.parent))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return sorted(found, key=lambda run: (run.trained, run.path.name), reverse=True)
+        except (LeakError, OSError, ValueError, KeyError, TypeError) as error:
+            reason = error if isinstance(error, LeakError) else "`leak train` again"
+            damaged.append(visible(f"{config.parent} is damaged: {reason}"))
+    return sorted(found, key=lambda run: (run.trained, run.path.name), reverse=True), damaged
 
 
 def _summary(folder: Path) -> RunSummary:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +135,20 @@ def test_runs_are_listed_with_their_figures(say: Any, project: Path) -> None:
     assert (found["first"]["fold"], found["second"]["fold"]) == ("test", "val")
     assert found["first"]["data"] == "photos-vae-resize64"
     assert np.isfinite(found["second"]["figures"]["top1"])
+
+
+def test_a_damaged_run_is_listed_with_its_reason(say: Any, project: Path) -> None:
+    shutil.copytree(project / "runs" / "first", project / "runs" / "harmed", dirs_exist_ok=True)
+    file = project / "runs" / "harmed" / "classes.json"
+    file.write_text(file.read_text().replace("ada", "eve"))
+    try:
+        said, table = say("runs"), say("runs", "--json")
+    finally:
+        shutil.rmtree(project / "runs" / "harmed")
+    assert (said.exit_code, table.exit_code) == (1, 1)
+    assert "first" in said.stdout  # the others are listed all the same
+    (line,) = said.stderr.splitlines()
+    assert line.startswith("error: runs/harmed is damaged: ")
+    assert "classes.json" in line
+    assert json.loads(table.stdout)["damaged"] == [line.removeprefix("error: ")]
+    assert say("runs").exit_code == 0
