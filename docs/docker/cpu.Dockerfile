@@ -1,8 +1,10 @@
 # docker build -f docs/docker/cpu.Dockerfile -t leak:cpu .
 FROM python:3.11-slim-bookworm
 
-# The default Linux wheel of torch brings 4 GB of CUDA libraries.
-RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu \
+# The default Linux wheel of torch brings 4 GB of CUDA libraries: name the index of CPU wheels that
+# the installation page of torch gives, by --build-arg TORCH_INDEX=URL.
+ARG TORCH_INDEX=""
+RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} \
         "torch>=2.6" "torchvision>=0.21"
 COPY . /opt/leak
 RUN pip install --no-cache-dir "/opt/leak[parquet]" \
