@@ -30,3 +30,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--full", action="store_true", help="The full matrix of tests/faults, not a sample of it."
     )
+    parser.addoption(
+        "--screenshots", metavar="FOLDER", help="Where tests/browser saves what it has seen."
+    )

@@ -92,7 +92,7 @@ def test_names_are_text_whatever_they_hold(tmp_path: Path) -> None:
     assert not [n for node in page.all() for n in node.attributes if n.startswith("on")]
     confusion = page.one("section", id="closed").one("table", class_="confusion")
     assert [row[0] for row in confusion.rows()] == list(names)
-    titles = [panel.text for panel in page.one("section", id="open").all("h4")]
+    titles = [panel.text for panel in page.one("section", id="open").all("p", class_="title")]
     assert titles == ["</style><b>", "Ж" * 200]
 
 

@@ -1,0 +1,89 @@
+"""Pages that are files: accessible, no wider than the window, without errors and requests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from leaknet.atlas import make_atlas
+from leaknet.atlas.page import write_atlas
+from leaknet.explain import explain_image
+from leaknet.explain.page import PAGE, write_explanations
+from leaknet.report.page import write_page
+from leaknet.scoring.predict import Predictor
+from leaknet.sources.cluster_page import write_clusters
+from leaknet.sources.clustering import Clustering
+from leaknet.sources.comparison import SourceComparison
+from leaknet.sources.page import write_comparison
+from tests.browser.conftest import Visit
+from tests.leaknet.atlas.test_atlas import images
+from tests.leaknet.report.runs import Recipe, write_run
+from tests.leaknet.small_run import small_run
+from tests.leaknet.sources.test_cluster import CALIBRATION
+from tests.tiny_data import tiny_image
+
+Open = Callable[[str], Visit]
+SORTED = """(column) => [...document.querySelectorAll("#closed table.compact tbody tr")]
+  .map((row) => Number(row.cells[column].dataset.sort))"""
+
+
+def test_report(tmp_path: Path, visit: Open, screenshots: Path | None) -> None:
+    run = write_run(tmp_path / "run", Recipe(preset="best", keep_unknown=True, images=20))
+    found = visit(write_page([run]).as_uri())
+    heading = found.page.locator("#closed table.compact th").nth(2)
+    heading.get_by_role("button").click()
+    falling = found.page.evaluate(SORTED, 2)
+    assert falling == sorted(falling, reverse=True)
+    heading.get_by_role("button").click()
+    assert found.page.evaluate(SORTED, 2) == falling[::-1]
+    assert heading.get_attribute("aria-sort") == "ascending"
+    found.check("report", screenshots)
+
+
+def test_runs_side_by_side(tmp_path: Path, visit: Open, screenshots: Path | None) -> None:
+    runs = [write_run(tmp_path / name, Recipe(preset=name)) for name in ("best", "paper")]
+    visit(write_page(runs).as_uri()).check("comparison", screenshots)
+
+
+def test_atlas(tmp_path: Path, visit: Open, screenshots: Path | None) -> None:
+    page = tmp_path / "atlas.html"
+    write_atlas(make_atlas(images()), "caches/photos", tmp_path, page)
+    visit(page.as_uri()).check("atlas", screenshots)
+
+
+def test_explanation(
+    tmp_path: Path, predictor: Predictor, visit: Open, screenshots: Path | None
+) -> None:
+    path = tmp_path / "suspect.png"
+    tiny_image(5, (144, 136)).save(path)
+    latents = Predictor(small_run(tmp_path, 10, "paper"), device="cpu")
+    write_explanations([explain_image(run, path) for run in (predictor, latents)], "run", tmp_path)
+    visit((tmp_path / PAGE).as_uri()).check("explanation", screenshots)
+
+
+@pytest.fixture
+def compared(tmp_path: Path) -> SourceComparison:
+    """Nine images of three sources, and a file that is none."""
+    source = np.arange(9) % 3
+    ratios = np.where(source[:, None] == source, 1.5, -1.0)
+    paths = [tmp_path / f"suspects/a rather long name of an image {i}.png" for i in range(9)]
+    paths[0].parent.mkdir()
+    for number, path in enumerate(paths):
+        Image.fromarray(np.asarray(tiny_image(number))).save(path)
+    return SourceComparison(
+        tuple(map(str, paths)), ratios, (("junk.png", "no image"),), CALIBRATION
+    )
+
+
+def test_sources(
+    tmp_path: Path, compared: SourceComparison, visit: Open, screenshots: Path | None
+) -> None:
+    page = tmp_path / "same.html"
+    write_comparison(compared, tmp_path / "run", page)
+    visit(page.as_uri()).check("same", screenshots)
+    write_clusters(Clustering.of(compared), tmp_path / "run", page)
+    visit(page.as_uri()).check("cluster", screenshots)
