@@ -41,6 +41,11 @@ def normal_form(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", folded).split()) or text
 
 
+def without_braces(name: str) -> str:
+    """The name without braces, which a shell expands."""
+    return name.replace("{", "").replace("}", "")
+
+
 def cell(text: str) -> str:
     """The text as a CSV cell: a quote in front of what a spreadsheet would run as a formula."""
     return f"'{text}" if _FORMULA.match(text) else text

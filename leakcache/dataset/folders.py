@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from leakcache.dataset.records import Reject
-from leakcache.errors import DataError
 from leakcache.names import visible
 
 # Formats that decode() cannot read (HEIC, SVG, ...) are images all the same: they are listed
@@ -32,7 +31,7 @@ _DROPPINGS = frozenset(
 # fmt: on
 METADATA = frozenset({"metadata.csv", "metadata.jsonl", "metadata.parquet"})
 UNPACKED = (".parquet", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
-"""Archives that `leak data unpack` writes as files."""
+"""Archives whose images `leakcache.dataset.archives` or `leak data unpack` reads."""
 ARCHIVES = (*UNPACKED, ".zip", ".7z", ".rar", ".arrow")
 TABLES = frozenset({".csv", ".tsv", ".jsonl"})
 _Pending = tuple[str, frozenset[tuple[int, int]], bool]  # folder, those above it, taken?
@@ -186,42 +185,6 @@ def images_below(root: Path) -> tuple[list[str], list[Reject]]:
     tree = scan(root, enter_steps=True, any_name=True)
     images = [image for folder in tree.images.values() for image in folder]
     return sorted(images), tree.rejects
-
-
-def find_images(arguments: Sequence[str]) -> list[tuple[Path, str]]:
-    """Files as named and every image below folders as named, in order, each with a reason.
-
-    The reason says why something cannot be an image (it does not exist, a folder holds none);
-    it is empty for all that is worth opening.
-
-    Raises:
-        DataError: nothing was found that is worth opening.
-    """
-    found = list_images(arguments)
-    if all(reason for _, reason in found):
-        path, reason = found[0]
-        raise DataError(f"{path}: {reason}; name image files, or folders that hold some")
-    return found
-
-
-def list_images(arguments: Sequence[str]) -> list[tuple[Path, str]]:
-    """As `find_images`, also where nothing is worth opening."""
-    found: list[tuple[Path, str]] = []
-    for argument in arguments:
-        path = Path(argument)
-        if path.is_dir():
-            found += _below(path)
-        else:
-            found.append((path, "" if path.exists() else "no such file or folder"))
-    return found
-
-
-def _below(folder: Path) -> list[tuple[Path, str]]:
-    images, rejects = images_below(folder)
-    if not images and not rejects:
-        return [(folder, "no images in this folder")]
-    found = [(folder / image, "") for image in images]
-    return found + [(folder / reject.path, reject.reason) for reject in rejects]
 
 
 def _take(tree: Tree, folder: str, contents: Contents) -> None:

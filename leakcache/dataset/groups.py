@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from leakcache.dataset.folders import UNPACKED
 from leakcache.dataset.placed import Parts, Placed, is_prompt, shared_depth, stem_of
 from leakcache.errors import DataError
 from leakcache.names import normal_form, visible
@@ -95,12 +96,17 @@ def find_row_groups(
         DataError: the folders may be prompts or not.
     """
     folders: defaultdict[str, list[Parts]] = defaultdict(list)
+    # A shard of an archive says nothing about prompts.
+    above = {
+        path: [part for part in path.split("/")[:-1] if not part.lower().endswith(UNPACKED)]
+        for path in labels
+    }
     for path, label in labels.items():
-        folders[label].append(tuple(path.split("/")[:-1]))
+        folders[label].append(tuple(above[path]))
     shared = {label: shared_depth(found) for label, found in folders.items()}
     images = []
     for path, label in labels.items():
-        parts = path.split("/")[:-1]
+        parts = above[path]
         named = [n for n, part in enumerate(parts) if normal_form(part) == normal_form(label)]
         start = named[-1] + 1 if named else shared[label]
         images.append(Placed(path, label, "", "", tuple(parts[start:])))

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from leakcache.dataset.archives import archives_below, find_archives, read_archives
 from leakcache.dataset.findings import merge_alike
-from leakcache.dataset.folders import UNPACKED, Tree, scan, step_of
+from leakcache.dataset.folders import Tree, scan, step_of
 from leakcache.dataset.grouped_split import cut_folds
 from leakcache.dataset.groups import CHOICES, find_groups, find_row_groups
-from leakcache.dataset.index_file import read_table
+from leakcache.dataset.index_file import Table, read_table, refuse_some_folds
 from leakcache.dataset.layout import EXPECTED, find_layout
 from leakcache.dataset.metadata import Described, read_metadata
 from leakcache.dataset.placed import ClassFolder, Layout, class_folders
@@ -46,8 +47,9 @@ def read_index(
     layout: str | None = None,
     group: str | None = None,
     label: str | None = None,
+    image: str | None = None,
 ) -> DatasetIndex:
-    """Index the images at `root`: a folder of any layout, or a table.
+    """Index the images at `root`: a folder of any layout, a table, or archives of images.
 
     Folds come from the folders, the table's column or from Split.json; without any they are cut
     by group, half training, a fifth validation and three tenths test, seeded and stratified.
@@ -57,7 +59,8 @@ def read_index(
     a flat folder of images is one class named after the folder.
 
     Args:
-        root: a folder, or a CSV, TSV, JSON lines or Parquet file.
+        root: a folder, a CSV, TSV, JSON lines or Parquet file, a tar archive, or several archives
+            as in `shards/{0000..0099}.tar`.
         seed: of the fold cut.
         open_set: whether every class is an unknown generator.
         layout: the levels of folders, as in `split/class` (`leakcache.dataset.layout`), instead
@@ -65,13 +68,20 @@ def read_index(
         group: `stem`, `prefix`, `folder` or `file`, or the column of a table that holds prompt
             groups.
         label: the column of a table that holds labels.
+        image: the column of images, of Parquet files that have several.
 
     Raises:
         DataError: nothing can be read as classes of images, or it can be read in two ways.
     """
     root = Path(os.path.normpath(root.expanduser().absolute()))
-    choices = _Choices(seed, open_set, layout, group, label)
-    given = {"seed": seed or None, "layout": layout, "group": group, "label": label}
+    choices = _Choices(seed, open_set, layout, group, label, image)
+    given = {
+        "seed": seed or None,
+        "layout": layout,
+        "group": group,
+        "label": label,
+        "image": image,
+    }
     reading = {name: value for name, value in given.items() if value is not None}
     return replace(_read(root, choices), source=root, reading=reading)
 
@@ -79,12 +89,12 @@ def read_index(
 def _read(root: Path, choices: _Choices) -> DatasetIndex:
     if root.is_dir():
         return _read_folder(root, None, choices)
+    if archives := find_archives(root):
+        return _read_archives(archives, choices)
     if root.is_file():
         if root.suffix.lower() not in SUFFIXES:
-            unpack = f"; `leak data unpack {root} --out DIR` unpacks a tar archive"
             raise DataError(
                 f"{root} is neither a folder nor a CSV or Parquet file: --data takes {EXPECTED}"
-                + unpack * root.name.lower().endswith(UNPACKED)
             )
         return _read_table(root, choices)
     step = step_of(root.name)
@@ -100,6 +110,7 @@ class _Choices:
     layout: str | None
     group: str | None
     label: str | None
+    image: str | None
 
 
 @dataclass
@@ -116,6 +127,8 @@ class _Reading:
 
 def _read_folder(root: Path, step: str | None, choices: _Choices) -> DatasetIndex:
     tree = scan(root, step=step, enter_steps=choices.layout is not None)
+    if packed := [] if tree.images else archives_below(root):
+        return _read_archives(packed, choices, tree.rejects)
     described = _described(root, tree, step, choices)
     if described.labels:
         return _read_described(root, tree, described, choices)
@@ -271,10 +284,28 @@ def _other_levels(layout: Layout) -> str:
 
 
 def _read_table(path: Path, choices: _Choices) -> DatasetIndex:
-    given = choices.group
-    column = None if given in CHOICES else given
+    column = None if choices.group in CHOICES else choices.group
     table = read_table(path, label=choices.label, group=column)
-    rows = table.rows
+    return _read_rows(path, path.parent, table, choices, f"index file {path.name}")
+
+
+def _read_archives(
+    archives: Sequence[Path], choices: _Choices, rejects: Sequence[Reject] = ()
+) -> DatasetIndex:
+    root = Path(os.path.commonpath([path.parent for path in archives]))
+    column = None if choices.group in CHOICES else choices.group
+    table = read_archives(root, archives, label=choices.label, group=column, image=choices.image)
+    if any(path.suffix.lower() == ".parquet" for path in archives) and column == choices.group:
+        # Numbers of rows, which stand for the names of files, say nothing about prompts.
+        choices = replace(choices, group=None if "group" in table.columns else "file")
+    refuse_some_folds(archives[0], table.rows)
+    table = replace(table, rejects=(*table.rejects, *rejects))
+    names = archives[0].name if len(archives) == 1 else f"{len(archives)} archives"
+    return _read_rows(archives[0], root, table, choices, names)
+
+
+def _read_rows(path: Path, root: Path, table: Table, choices: _Choices, what: str) -> DatasetIndex:
+    given, rows = choices.group, table.rows
     if choices.open_set:
         opened = [row for row in rows if row.fold == "open"] or rows
         rows = tuple(replace(row, fold="open") for row in opened)
@@ -286,15 +317,15 @@ def _read_table(path: Path, choices: _Choices) -> DatasetIndex:
         records = [replace(record, group=grouping.groups[record.path]) for record in records]
     records, merged = merge_alike(records)
     _refuse_both(path, records)
-    how, cut = [f"folds from its {table.columns.get('fold')} column"], None
-    if any(not record.fold for record in records):
-        records, how = _cut(records, choices.seed)
-        cut = choices.seed
+    how, findings = [f"folds from its {table.columns.get('fold')} column"], list[Finding]()
+    if "fold" not in table.columns or not all(record.fold for record in records):
+        words = "folds from columns and names of the archives"
+        records, how, findings = _completed(records, choices.seed, words)
     labels = f"labels from its {table.columns['label']} column"
-    words = [f"Read as index file {path.name}", labels, *how, groups]
-    reading = _Reading(path.parent, records, words, list(table.rejects), merged)
+    said = [f"Read as {what}", labels, *how, groups]
+    reading = _Reading(root, records, said, list(table.rejects), merged + findings)
     reading.alternatives = f"--label COLUMN or --group COLUMN|{'|'.join(CHOICES)}"
-    return _index(reading, cut)
+    return _index(reading, _cut_seed(how, choices))
 
 
 def _refuse_both(table: Path, records: Iterable[ImageRecord]) -> None:

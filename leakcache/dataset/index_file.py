@@ -13,7 +13,8 @@ from leakcache.dataset.records import FOLD_NAMES, DatasetIndex, Reject, relative
 from leakcache.dataset.table_file import PATH, Lines, read_lines, value_of
 from leakcache.errors import DataError
 from leakcache.files import replace_file, write_text
-from leakcache.names import visible
+from leakcache.images.archive import image_exists
+from leakcache.names import visible, without_braces
 
 _KNOWN_FOLDS = {"": None, "open": "open", **FOLD_NAMES}
 
@@ -53,8 +54,8 @@ def read_table(path: Path, *, label: str | None = None, group: str | None = None
     if not lines.rows:
         raise DataError(f"{path} has no rows: list one image a row as path,label,group,fold")
     rows, rejects = _unique(path, (_row(path, number, row, columns) for number, row in lines.rows))
-    _refuse_some_folds(path, rows)
-    present = [row for row in rows if (path.parent / row.path).is_file()]
+    refuse_some_folds(path, rows)
+    present = [row for row in rows if image_exists(path.parent / row.path)]
     absent = set(rows).difference(present)
     rejects += [Reject(row.path, f"named in {path.name}, not on disk") for row in absent]
     if not present:
@@ -92,7 +93,7 @@ def _row(table: Path, number: int, cells: dict[str, str], columns: dict[str, str
     if path.startswith(("b'", 'b"')):
         raise DataError(
             f"{table} row {number}: the path is the content of a file ({path[:12]}...): give "
-            "the images as files, or unpack the original Parquet with `leak data unpack`"
+            "the images as files, or the original Parquet file as --data"
         )
     fold = value("fold").casefold()
     if fold not in _KNOWN_FOLDS:
@@ -110,7 +111,7 @@ def _located(folder: Path, path: str) -> str:
     for candidate in (path, path.strip(), plain, *forms):
         if "\0" in candidate or len(candidate) > 4096:
             raise DataError(f"{folder}: {visible(candidate[:40])!r}... cannot be a path: mend it")
-        if (folder / candidate).is_file():
+        if image_exists(folder / candidate):
             return relative_to(folder, candidate, folder)
     return relative_to(folder, plain, folder)
 
@@ -135,7 +136,8 @@ def _unique(table: Path, rows: Iterable[Row]) -> tuple[list[Row], list[Reject]]:
     return list(seen.values()), rejects
 
 
-def _refuse_some_folds(table: Path, rows: Iterable[Row]) -> None:
+def refuse_some_folds(table: Path, rows: Iterable[Row]) -> None:
+    """Refuse a table of which only some known images have a fold; raises DataError."""
     closed = [row for row in rows if row.fold != "open"]
     without = [row.path for row in closed if row.fold is None]
     if without and len(without) < len(closed):
@@ -148,7 +150,7 @@ def _refuse_some_folds(table: Path, rows: Iterable[Row]) -> None:
 def default_name(root: Path) -> str:
     """A file name for the index of `root`; roots of one name have different ones."""
     source = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:6]
-    return f"{root.name or 'root'}-{source}.index.csv"
+    return f"{without_braces(root.name) or 'root'}-{source}.index.csv"
 
 
 def save_index(index: DatasetIndex, path: Path) -> bool:

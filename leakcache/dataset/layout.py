@@ -36,7 +36,8 @@ from leakcache.names import normal_form, visible
 LEVELS = ("split", "class", "kind", "prompt", "*")
 EXPECTED = (
     "one folder of images a class, also below or above train, val and test; real and generated "
-    "images side by side; WILD's Closed_Set and Open_Set; or a CSV, JSON lines or Parquet index"
+    "images side by side; WILD's Closed_Set and Open_Set; a CSV, JSON lines or Parquet index; or "
+    "tar archives or Parquet files of images"
 )
 _SIDES = {"closed_set": False, "open_set": True}
 
@@ -148,14 +149,11 @@ def _flat(root: Path, tree: Tree, layout: Layout, open_only: bool, step: str | N
 
 def _how_to_unpack(root: Path, tree: Tree) -> str:
     if any(name.lower().endswith(UNPACKED) for name in tree.archives):
-        return (
-            f"`leak data unpack {root} --out DIR` writes the images of Parquet files and tar "
-            "archives as files, then give DIR"
-        )
+        return "no column of it holds images; if it is an index, give it as --data"
     if any(name.lower().endswith(".arrow") for name in tree.archives):
         return (
             f"datasets.load_from_disk('{root}') reads it, its to_parquet writes a Parquet file, "
-            "and `leak data unpack` writes the images of that as files"
+            "which --data takes"
         )
     return "unpack it, then give the folder"
 

@@ -226,7 +226,7 @@ def _parquet(path: Path) -> Lines:
         if images:
             raise DataError(
                 f"{path} holds images as bytes (column {visible(images[0])}): "
-                f"`leak data unpack {path} --out DIR` writes them as files, then give DIR"
+                "give that file as --data, without the files beside it"
             )
         names = [field.name for field in schema if not _nested(field.type)]
         rows = parquet.read_table(path, columns=names).to_pylist()

@@ -28,8 +28,9 @@ from leakcache.dataset.folders import step_of
 from leakcache.dataset.records import FOLDS, DatasetIndex, ImageRecord, Reject, canonical
 from leakcache.degrade.chain import degrade
 from leakcache.errors import DataError, ImageError
-from leakcache.files import parse_json, read_bytes
-from leakcache.images.decode import FILE_LIMIT, decoded
+from leakcache.files import parse_json
+from leakcache.images.archive import read_image
+from leakcache.images.decode import decoded
 from leakcache.images.loader import in_order
 from leakcache.progress import track
 
@@ -246,7 +247,7 @@ class _Maker:
 
     def __call__(self, record: ImageRecord) -> Copy | Reject:
         try:
-            data = read_bytes(self.root / record.path, FILE_LIMIT)
+            data = read_image(self.root / record.path)
         except OSError as error:
             return Reject(record.path, f"cannot be read ({error.strerror or error})")
         path, sha256 = self.places[record.path], hashlib.sha256(data).hexdigest()

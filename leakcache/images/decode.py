@@ -30,7 +30,6 @@ from leakcache.images.pixel_budget import PixelBudget
 from leakcache.images.preprocess import Preprocessing, preprocess, to_unit_range
 
 __all__ = [
-    "FILE_LIMIT",
     "PIXEL_LIMIT",
     "VERSION",
     "Preprocessing",
@@ -46,8 +45,6 @@ VERSION = 1
 """To be raised when the code refuses other files."""
 PIXEL_LIMIT = 2**30 // 12
 """Most pixels that are decoded: 256 MiB of RGB, about 9,459 × 9,459; Pillow's own bound."""
-FILE_LIMIT = 2**31
-"""Most bytes of an image file that are read."""
 _AT_ONCE = PixelBudget(PIXEL_LIMIT)
 _BAND = 2**22
 """Pixels of an image that are converted at a time where the conversion makes copies."""
@@ -89,6 +86,8 @@ _FINE = re.compile(r"(RGB|RGBA|RGBX);16([BLN])")
 # Pillow warns of odd metadata in files whose pixels are fine. Said once here, since filters
 # belong to the process and cannot be changed for one call while other threads decode.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+# Pillow registers its formats on first use, which threads must not do at once.
+Image.init()
 
 
 def decode(data: bytes, *, least: int = 0) -> Image.Image:

@@ -10,8 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from leakcache.files import read_bytes
-from leakcache.images.decode import FILE_LIMIT
+from leakcache.images.archive import read_image
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -24,7 +23,7 @@ AHEAD = 32
 def hash_file(path: Path) -> str:
     """sha256 of a file's bytes; empty where it cannot be read."""
     try:
-        return hashlib.sha256(read_bytes(path, FILE_LIMIT)).hexdigest()
+        return hashlib.sha256(read_image(path)).hexdigest()
     except OSError:
         return ""
 

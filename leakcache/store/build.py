@@ -6,18 +6,19 @@ import shutil
 import time
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from leakcache.columns.table import columns_named
-from leakcache.dataset.index import DatasetIndex, Finding, Split
+from leakcache.dataset.index import DatasetIndex, Finding, ImageRecord, Split
 from leakcache.distributed.plan import close_other_plan
 from leakcache.distributed.ray_pool import RayPool
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheStale, ConfigError, DataError, ImageError
 from leakcache.files import locked
+from leakcache.images.archive import archive_of
 from leakcache.images.decode import Preprocessing
 from leakcache.progress import Advance, track
 from leakcache.store.cache import Cache
@@ -128,6 +129,7 @@ def build_cache(
             damaged = store.damaged()
             repaired += damaged.values()
             store.forget(damaged)
+    chosen = replace(chosen, records=_reading_order(chosen))
     files = [ImageFile(index.root / r.path, r.fold == "train") for r in chosen.records]
     wanted = columns_named(columns)
     identity = plan_identity(chosen, files, wanted, encoding)
@@ -150,6 +152,13 @@ def build_cache(
         findings=publication.findings,
         seconds=time.monotonic() - start,
     )
+
+
+def _reading_order(index: DatasetIndex) -> tuple[ImageRecord, ...]:
+    """Images in archives one archive after another, training images first; files as indexed."""
+    if not any(archive_of(index.root / record.path) for record in index.records):
+        return index.records
+    return tuple(sorted(index.records, key=lambda r: (r.fold != "train", r.path)))
 
 
 def ensure_columns(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leakcache.errors import CacheStale
+from leakcache.images.archive import image_stat
 from leakcache.images.loader import hash_file
 from leakcache.store import manifest
 from leakcache.store.cache import Cache
@@ -89,11 +90,11 @@ def _altered_since(cache: Cache, built: int) -> tuple[str, ...]:
     columns = (cache.paths.tolist(), cache.sizes.tolist(), cache.hashes.tolist())
     for path, size, sha256 in zip(*columns, strict=True):
         try:
-            found = (root / path).stat()
+            bytes_now, changed = image_stat(root / path)
         except OSError:
             continue
-        newer = found.st_mtime_ns > built
-        if found.st_size != size or (newer and hash_file(root / path) != sha256):
+        newer = changed > built
+        if bytes_now not in (None, size) or (newer and hash_file(root / path) != sha256):
             altered.append(path)
     return tuple(altered)
 

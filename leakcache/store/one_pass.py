@@ -19,8 +19,8 @@ from leakcache.columns.compute import IMAGES, ColumnComputer
 from leakcache.columns.spec import ROWS, ColumnSpec, decoder_versions
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import ImageError
-from leakcache.files import read_bytes
-from leakcache.images.decode import FILE_LIMIT, VERSION, Preprocessing, bands, decoded
+from leakcache.images.archive import read_image
+from leakcache.images.decode import VERSION, Preprocessing, bands, decoded
 from leakcache.images.loader import in_order
 from leakcache.images.preprocess import refuse_tiny
 from leakcache.progress import Advance
@@ -198,7 +198,7 @@ class OnePass:
 
     def _load(self, file: ImageFile) -> _Decoded:
         try:
-            data = read_bytes(file.path, FILE_LIMIT)
+            data = read_image(file.path)
         except OSError as error:
             return _Decoded(ReadFile("", 0, f"cannot be read ({error.strerror or error})"))
         sha256 = hashlib.sha256(data).hexdigest()

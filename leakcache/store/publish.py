@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 
 from leakcache.dataset.findings import join_equal_pixels, refuse_vanished
 from leakcache.dataset.index import DatasetIndex, Finding, ImageRecord, Split
+from leakcache.dataset.records import canonical
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheCorrupt, CacheIncomplete, CacheStale, DataError
 from leakcache.names import visible
@@ -27,7 +28,8 @@ class Publication:
     """Writes the manifest of a build.
 
     Attributes:
-        index: images of the split, before equal pixels are put into one group.
+        index: images of the split in the order of reading, before equal pixels are put into one
+            group.
         encoding, encoder, folder, split: of the cache.
         former: the manifest that was here when the build began.
         identity: of the plan.
@@ -57,7 +59,9 @@ class Publication:
             DataError: every image was refused, or every image of a class.
         """
         read = run.explained(collected.files)
-        index, table, refused, self.findings = _accepted(self.index, read)
+        files = {r.path: file for r, file in zip(self.index.records, read, strict=True)}
+        ordered = replace(self.index, records=canonical(self.index.records))
+        index, table, refused, self.findings = _accepted(ordered, files)
         _fill_moved(run, self.index, index)
         manifest = CacheManifest(
             self.encoding,
@@ -114,7 +118,7 @@ def former_manifest(folder: Path, encoding: Encoding, repair: bool) -> CacheMani
 
 
 def _accepted(
-    index: DatasetIndex, read: Sequence[ReadFile]
+    index: DatasetIndex, files: Mapping[str, ReadFile]
 ) -> tuple[DatasetIndex, dict[str, list[Any]], tuple[tuple[str, str], ...], tuple[Finding, ...]]:
     """Decide which images are accepted, and put equal pixels into one group.
 
@@ -126,9 +130,8 @@ def _accepted(
         DataError: every image was refused, or every image of a class.
     """
     records = index.records
-    reasons = [file.reason for file in read]
-    _refuse_duplicates(records, [file.sha256 for file in read], reasons)
-    files = {record.path: file for record, file in zip(records, read, strict=True)}
+    reasons = [files[record.path].reason for record in records]
+    _refuse_duplicates(records, [files[record.path].sha256 for record in records], reasons)
     refused = {r.path: why for r, why in zip(records, reasons, strict=True) if why}
     if len(refused) == len(records):
         raise DataError(

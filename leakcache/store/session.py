@@ -18,6 +18,7 @@ from leakcache.distributed.plan import BuildPlan
 from leakcache.distributed.ray_pool import RayPool
 from leakcache.distributed.worker import Worker
 from leakcache.encoder.autoencoder import Encoder
+from leakcache.images.archive import image_stat
 from leakcache.memory import keep_freed_memory
 from leakcache.progress import Advance
 from leakcache.store.column_store import ColumnStore
@@ -231,10 +232,9 @@ def plan_identity(
         digest.update(column.spec(encoding).fingerprint.encode())
     for record, file in zip(index.records, files, strict=True):
         try:
-            found = file.path.stat()
-            stat = [found.st_size, found.st_mtime_ns]
+            stat = image_stat(file.path)
         except OSError:
-            stat = []
+            stat = ()
         row = [record.path, record.label, record.group, record.fold, *stat]
         digest.update(json.dumps(row).encode())
     return digest.hexdigest()

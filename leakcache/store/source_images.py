@@ -15,9 +15,9 @@ from leakcache.columns.column import on_track
 from leakcache.columns.pixels import Cut
 from leakcache.columns.spec import ColumnSpec
 from leakcache.errors import CacheStale
-from leakcache.files import read_bytes
+from leakcache.images.archive import read_image
 from leakcache.images.canonical import canonical_bytes
-from leakcache.images.decode import FILE_LIMIT, decode, decoded
+from leakcache.images.decode import decode, decoded
 from leakcache.images.loader import in_order
 from leakcache.progress import track
 from leakcache.store.cache import Cache
@@ -73,7 +73,7 @@ class SourceImages:
         """
         path = self.files[row]
         try:
-            content = read_bytes(path, FILE_LIMIT)
+            content = read_image(path)
         except OSError as error:
             raise CacheStale(f"{path}: cannot be read any more ({error.strerror})") from error
         if hashlib.sha256(content).hexdigest() != self.hashes[row]:

@@ -14,8 +14,8 @@ from leakcache.columns.compute import ColumnComputer
 from leakcache.columns.table import COLUMNS
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheStale
-from leakcache.files import read_bytes
-from leakcache.images.decode import FILE_LIMIT, decode
+from leakcache.images.archive import read_image
+from leakcache.images.decode import decode
 from leakcache.progress import track
 from leakcache.store.cache import Cache
 from leakcache.store.column_store import ColumnStore
@@ -85,7 +85,7 @@ def _difference(cache: Cache, encoder: Encoder, row: int) -> tuple[float, list[s
     """Largest relative RMS difference of an image's columns; one line for each that differs."""
     path, sha256 = Path(cache.manifest.data) / str(cache.paths[row]), str(cache.hashes[row])
     try:
-        data = read_bytes(path, FILE_LIMIT)
+        data = read_image(path)
     except OSError:
         return 0.0, [f"{path}: cannot be read any more"]
     if hashlib.sha256(data).hexdigest() != sha256:

@@ -14,9 +14,9 @@ from PIL import Image
 
 from leakcache.dataset.index import DatasetIndex, ImageRecord, Reject
 from leakcache.errors import ImageError
-from leakcache.files import read_bytes
+from leakcache.images.archive import read_image
 from leakcache.images.canonical import canonical_bytes
-from leakcache.images.decode import FILE_LIMIT, decoded
+from leakcache.images.decode import decoded
 from leakcache.images.loader import in_order
 from leakcache.progress import track
 from leaknet.audit.duplicates import perceptual_hash
@@ -136,7 +136,7 @@ def observe(data: bytes, side: int | None = None) -> Observation:
 def _try_observe(path: Path, side: int | None) -> Observation | str:
     """The observation, or the reason why the file cannot be read."""
     try:
-        return observe(read_bytes(path, FILE_LIMIT), side)
+        return observe(read_image(path), side)
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     except ImageError as error:

@@ -221,6 +221,7 @@ def build(settings: Settings, /, **options: Any) -> None:
     Example:
       leak cache build --split all
       leak cache build --data photos/ --vae taesd --precision bf16 --for paper
+      leak cache build --data 'shards/{0000..0099}.tar' --label generator
       srun --ntasks 8 leak cache build --data photos/ --cache shared/c --worker auto
       leak cache build --data photos/ --engine ray --actors 4
     """

@@ -12,6 +12,7 @@ import click
 from leakcache.errors import CacheError, ConfigError, DataError, RunError
 from leakcache.files import parse_toml, read_text
 from leakcache.memory import keep_freed_memory
+from leakcache.names import without_braces
 
 FILE = Path("leak.toml")
 COMMON = ("data", "caches", "runs", "cache", "run", "vae", "open", "preset", "seed", "device")
@@ -178,7 +179,7 @@ def sample_root() -> Path:
 def name_cache(root: Path, vae: str, preprocessing: str, precision: str) -> str:
     """Folder name that tells caches of the same data apart."""
     autoencoder = Path(vae).stem if vae.endswith(".safetensors") else vae.rstrip("/").split("/")[-1]
-    name = f"{root.resolve().name}-{autoencoder}-{preprocessing}"
+    name = f"{without_braces(root.resolve().name)}-{autoencoder}-{preprocessing}"
     return name if precision == "fp32" else f"{name}-{precision}"
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leakcache.dataset.folders import find_images
+from leakcache.dataset.image_files import find_images
 from leakcache.names import visible
 from leaknet.commands.defaults import LeakCommand, Settings, run_folder
 from leaknet.commands.options import (

@@ -40,12 +40,13 @@ def data_option(command: Command) -> Command:
     return click.option(
         "--data",
         metavar="ROOT",
-        help="Folder of class folders, WILD, or a CSV/Parquet index. [default: data/]",
+        help="Folder of class folders, WILD, a CSV/Parquet index, or images in tar or Parquet "
+        "files, as in 'shards/{0000..0099}.tar'. [default: data/]",
     )(command)
 
 
 def reading_options(command: Command) -> Command:
-    """`--layout`, `--group` and `--label`: how a data root is to be understood."""
+    """`--layout`, `--group`, `--label` and `--image`: how a data root is to be understood."""
     layout = click.option(
         "--layout",
         metavar="LEVELS",
@@ -59,7 +60,10 @@ def reading_options(command: Command) -> Command:
         "the folder, nothing, or a column of the table. [default: by the names]",
     )
     label = click.option("--label", metavar="COLUMN", help="Column of a table that has the labels.")
-    return layout(group(label(command)))
+    image = click.option(
+        "--image", metavar="COLUMN", help="Column that has the images, of Parquet with several."
+    )
+    return layout(group(label(image(command))))
 
 
 def read_data(root: Path, options: dict[str, Any], split: Split = "all") -> DatasetIndex:
@@ -80,7 +84,7 @@ def read_data(root: Path, options: dict[str, Any], split: Split = "all") -> Data
 
 def reading(options: dict[str, Any]) -> dict[str, Any]:
     """The arguments of `read_index` among a command's options."""
-    names = ("seed", "open_set", "layout", "group", "label")
+    names = ("seed", "open_set", "layout", "group", "label", "image")
     return {name: options[name] for name in names if options.get(name) is not None}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Shaped
 
-from leakcache.dataset.folders import find_images
+from leakcache.dataset.image_files import find_images
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import DataError
 from leakcache.store.manifest import Encoding

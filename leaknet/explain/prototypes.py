@@ -20,8 +20,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from leakcache.errors import CacheError, ImageError
-from leakcache.files import read_bytes
-from leakcache.images.decode import FILE_LIMIT, decode
+from leakcache.images.archive import read_image
+from leakcache.images.decode import decode
 from leakcache.store.manifest import CacheManifest
 from leaknet.data.embeddings import Embeddings
 from leaknet.model.branch import Branch
@@ -156,7 +156,7 @@ def _thumbnail(root: Path | None, path: str, sha256: str) -> bytes:
     if root is None:
         return b""
     try:
-        data = read_bytes(root / path, FILE_LIMIT)
+        data = read_image(root / path)
         if hashlib.sha256(data).hexdigest() != sha256:
             return b""
         return thumbnail(decode(data, least=128))

@@ -22,9 +22,9 @@ from leakcache.columns.compute import ColumnComputer, Prepared
 from leakcache.columns.table import COLUMNS, columns_named
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import ImageError, RunError, WeightsError
-from leakcache.files import read_bytes
+from leakcache.images.archive import read_image
 from leakcache.images.declared_origin import DeclaredOrigin, declared_origin
-from leakcache.images.decode import FILE_LIMIT, Preprocessing, as_rgb, decoded
+from leakcache.images.decode import Preprocessing, as_rgb, decoded
 from leakcache.images.loader import in_order
 from leakcache.images.preprocess import refuse_tiny, texture
 from leakcache.progress import Track, track
@@ -193,7 +193,7 @@ def opened_source(image: Source) -> Iterator[tuple[str, Image.Image, DeclaredOri
     """SHA-256, decoded pixels and declared origin; raises ImageError."""
     if isinstance(image, str | Path):
         try:
-            image = read_bytes(Path(image), FILE_LIMIT)
+            image = read_image(Path(image))
         except OSError as error:
             raise ImageError(f"cannot be read ({error.strerror})") from error
     if isinstance(image, bytes):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
-from leakcache.dataset.folders import list_images
+from leakcache.dataset.image_files import list_images
 from leakcache.device import resolve_device
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import ScoringError

@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL import Image
 
 from leakcache.errors import ImageError
-from leakcache.files import read_bytes
-from leakcache.images.decode import FILE_LIMIT, decode
+from leakcache.images.archive import read_image
+from leakcache.images.decode import decode
 from leaknet.files import write_text
 from leaknet.report.page import Section
 from leaknet.sources.clustering import Clustering
@@ -46,7 +46,7 @@ def write_clusters(found: Clustering, run: Path, page: Path) -> None:
 def thumbnail(path: Path) -> str:
     """A small copy of an image as a data URI; empty where the file can no longer be read."""
     try:
-        image = decode(read_bytes(path, FILE_LIMIT), least=SIDE)
+        image = decode(read_image(path), least=SIDE)
     except (OSError, ImageError):
         return ""
     image.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)

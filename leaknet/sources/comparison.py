@@ -117,7 +117,7 @@ def compare_images(
     Args:
         model: of a trained run.
         found: files, each with the reason why it cannot be an image, else an empty one; see
-            `leakcache.dataset.folders.find_images`.
+            `leakcache.dataset.image_files.find_images`.
         vae: where the run's autoencoder lies now, if not where it was.
         device: where to encode.
 

@@ -150,7 +150,7 @@ def test_parquet_without_its_reader_names_the_cure(root, monkeypatch):
 
 def test_damaged_parquet_is_refused(root):
     (root / "index.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(DataError, match="cannot be read as Parquet"):
+    with pytest.raises(DataError, match=r"index\.parquet cannot be read"):
         read_index(root / "index.parquet")
 
 

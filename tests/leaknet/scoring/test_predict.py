@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from PIL import Image, PngImagePlugin
 
 from cli import leak
-from leakcache.dataset.folders import find_images
+from leakcache.dataset.image_files import find_images
 from leakcache.errors import DataError, RunError, ScoringError, WeightsError
 from leaknet.data.embeddings import Embeddings
 from leaknet.scoring.answers import Answer
