@@ -32,7 +32,9 @@ SORTED = """(column) => [...document.querySelectorAll("#closed table.compact tbo
 
 
 def test_report(tmp_path: Path, visit: Open, screenshots: Path | None) -> None:
-    run = write_run(tmp_path / "run", Recipe(preset="best", keep_unknown=True, images=20))
+    run = write_run(
+        tmp_path / "run", Recipe(preset="best", keep_unknown=True, images=20, apart=1.2)
+    )
     found = visit(write_page([run]).as_uri())
     heading = found.page.locator("#closed table.compact th").nth(2)
     heading.get_by_role("button").click()
@@ -67,9 +69,9 @@ def test_explanation(
 
 @pytest.fixture
 def compared(tmp_path: Path) -> SourceComparison:
-    """Nine images of three sources, and a file that is none."""
-    source = np.arange(9) % 3
-    ratios = np.where(source[:, None] == source, 1.5, -1.0)
+    """Nine images whose chances of one source have every colour, and a file that is none."""
+    ratios = np.linspace(-1.5, 1.5, 81).reshape(9, 9)
+    ratios = (ratios + ratios.T) / 2
     paths = [tmp_path / f"suspects/a rather long name of an image {i}.png" for i in range(9)]
     paths[0].parent.mkdir()
     for number, path in enumerate(paths):
