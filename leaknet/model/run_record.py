@@ -29,7 +29,7 @@ from leaknet.files import write_text
 
 CONFIG = "config.toml"
 CLASSES = "classes.json"
-FORMAT = 4
+FORMAT = 5
 
 
 @dataclass(frozen=True)

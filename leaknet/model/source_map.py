@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from leaknet.model.pair_calibration import PairCalibration
 from leaknet.model.two_covariance import Directions, TwoCovariance
 
-BUFFERS = ("weight", "offset", "variances", "spread", "centres", "counts", "pairs")
+BUFFERS = ("weight", "offset", "variances", "spread", "centres", "counts", "score_weights", "pairs")
 
 
 class SourceMap(nn.Module):
@@ -24,6 +24,7 @@ class SourceMap(nn.Module):
     spread: Tensor
     centres: Tensor
     counts: Tensor
+    score_weights: Tensor
     pairs: Tensor
 
     def __init__(self, length: int) -> None:
@@ -33,7 +34,7 @@ class SourceMap(nn.Module):
             length: of the features.
         """
         super().__init__()
-        shapes = {"weight": (length, 0), "centres": (0, 0), "spread": ()}
+        shapes = {"weight": (length, 0), "centres": (0, 0), "spread": (), "score_weights": (0, 0)}
         for name in BUFFERS:
             self.register_buffer(name, torch.zeros(shapes.get(name, (0,))))
 
@@ -48,9 +49,18 @@ class SourceMap(nn.Module):
         weight: Float[Tensor, "value coordinate"],
         directions: Directions,
         model: TwoCovariance,
+        score_weights: Float[np.ndarray, "class class"],
         pairs: PairCalibration | None = None,
     ) -> None:
-        """Set the map from features to coordinates, the model and its calibration on pairs."""
+        """Set the map from features to coordinates, the model and its calibration on pairs.
+
+        Args:
+            weight: from features to coordinates.
+            directions: of the coordinates.
+            model: in the coordinates.
+            score_weights: from centred ratios to their part of the class scores.
+            pairs: calibration of `same_source`.
+        """
         values = (
             weight,
             directions.offset,
@@ -58,6 +68,7 @@ class SourceMap(nn.Module):
             torch.tensor(model.spread),
             model.centres,
             model.counts,
+            torch.from_numpy(score_weights),
             torch.zeros(0) if pairs is None else pairs.tensor(),
         )
         for name, value in zip(BUFFERS, values, strict=True):
@@ -67,6 +78,29 @@ class SourceMap(nn.Module):
         """Coordinates of features."""
         found: Tensor = features @ self.weight - self.offset
         return found
+
+    def class_scores(
+        self, coordinates: Float[Tensor, "image coordinate"]
+    ) -> Float[Tensor, "image class"]:
+        """The part that likelihood ratios have in the scores of the trained classes."""
+        trained = len(self.score_weights)
+        ratios = self.model.log_likelihood_ratios(coordinates)[:, :trained].to(self.weight)
+        return (ratios - ratios.mean(dim=1, keepdim=True)) @ self.score_weights
+
+    def margin_form(
+        self, features: Float[Tensor, " feature"], pair: tuple[int, int]
+    ) -> tuple[Float64[Tensor, " feature"], Float64[Tensor, ""]]:
+        """Weights w and constant b: the class scores of a pair differ by w · features + b.
+
+        Exact for these features; for others too, where all classes have equally many images.
+        """
+        first, second = pair
+        difference = (self.score_weights[:, first] - self.score_weights[:, second]).double()
+        factors = difference.new_zeros(len(self.counts))
+        factors[: len(difference)] = difference - difference.mean()
+        coordinates = self.coordinates(features).double()
+        along, constant = self.model.margin_form(coordinates, factors)
+        return self.weight.double() @ along, constant - along @ self.offset.double()
 
     @property
     def pair_calibration(self) -> PairCalibration | None:

@@ -1,22 +1,17 @@
 """The branch of image statistics, fitted in closed form.
 
     statistics of the image and of its quarters → features (`leaknet.model.ridge`), their mean
-      → ridge regression → class scores
-      → coordinates of a two-covariance model (`leaknet.model.two_covariance`)
-          → log-likelihood ratios of the classes; class scores + weight · ratios → softmax → class
-            probabilities along class directions: what the prototypes read
-          → unit length and evidence: what density detectors read
+      → ridge regression, and coordinates of a two-covariance model (`leaknet.model.two_covariance`)
+        with the log-likelihood ratios of the classes
+          → logistic regression on both (`leaknet.model.score_map`) → class scores along class
+            directions: what the prototypes read
+          → coordinates at unit length and evidence: what density detectors read
     statistics of the image's pixels → novelty (`leaknet.model.novelty`): they read it too
 
 With a hundred images a class a strongly shrunk linear map is far ahead of one that is trained by
 gradient descent (docs/LOG.md). Quarters are training images of their own: their differences within
 an image tell both fits which differences carry no class. Activations are read of the image as
 it is and of the image resized to one size.
-
-The weight of the ratios is that under which held-out training images are likeliest, 0 where they
-add nothing to the ridge (`leaknet.model.fusion`): the fewer prompts there are, the more they add.
-
-Probabilities are embedded, because an image that two classes claim is then far from both.
 
 With degraded copies (`statistics.degraded`) there are two regressions, because a single one loses
 on original images what it gains on copies. The second is fitted to whole images and copies, as they
@@ -48,7 +43,6 @@ from leakcache.errors import ConfigError
 from leakcache.images.views import PARTS
 from leakcache.statistics.activation_features import LENGTHS as ACTIVATION_LENGTHS
 from leakcache.statistics.pixel_features import LENGTH, LENGTHS
-from leaknet.calibration.temperature import fit_temperature
 from leaknet.config import (
     ACTIVATIONS,
     DEGRADED_ACTIVATIONS,
@@ -61,11 +55,11 @@ from leaknet.data.columns import ImageColumns
 from leaknet.data.training_data import TrainingData
 from leaknet.model.branch import Branch, Sampler
 from leaknet.model.fit_cache import cached_fit
-from leaknet.model.fusion import fit_fusion
 from leaknet.model.head import PrototypeHead
 from leaknet.model.novelty import Novelty
 from leaknet.model.pair_calibration import calibrate_pairs, held_out_pairs
 from leaknet.model.ridge import RidgeMap, cross_ridge
+from leaknet.model.score_map import fit_score_map
 from leaknet.model.source_map import SourceMap
 from leaknet.model.two_covariance import TwoCovariance, fit_directions, held_out
 
@@ -75,9 +69,6 @@ cube of their number, and the more images there are, the fewer views of each are
 
 UNPENALISED = 1e4
 """Inverse strength of a logistic regression that is not regularised."""
-
-INVERSE_TEMPERATURE = 0.2
-"""Of class probabilities, relative to the likeliest one: at 1 all certain images coincide."""
 
 EVIDENCE_SPREAD = 2.0
 """Spread of new images for evidence; the one that suits names accepts other pipelines."""
@@ -90,19 +81,21 @@ NOVELTY_SCALE = 0.5
 
 LEAST_SCALE = 1e-6
 
+LEAST_GAP = 1.0
+"""Nats between scores, below which classes are as good as not separated."""
+
 
 class StatisticsBranch(Branch):
     """From statistics of pixels and activations to an embedding.
 
-    The embedding is class probabilities along class directions, `head.dimension` values, and after
-    them the coordinates of the two-covariance model and novelty. All that the closed form fits is
+    The embedding is class scores along class directions, `head.dimension` values, and after them
+    the coordinates of the two-covariance model and novelty. All that the closed form fits is
     held in buffers; only gate and head have parameters.
     """
 
     name: ClassVar[str] = "statistics"
     directions: Tensor
     usual: Tensor
-    score_weights: Tensor
 
     def __init__(self, config: StatisticsConfig, head: HeadConfig, classes: int) -> None:
         """Build empty: `fit` or a state dict supplies the closed-form part."""
@@ -116,7 +109,6 @@ class StatisticsBranch(Branch):
         self.copy_ridge = RidgeMap({**lengths, **_resized(LENGTHS)}) if config.degraded else None
         self.register_buffer("directions", torch.zeros(dimension, dimension))
         self.register_buffer("usual", torch.tensor([0.0, math.inf]))
-        self.register_buffer("score_weights", torch.tensor([1.0, 0.0]))
         self.add_head(head, classes)
 
     @property
@@ -154,17 +146,19 @@ class StatisticsBranch(Branch):
                 f"head.dimension = {dimension} is too small for directions of {len(classes)} "
                 f"classes: set it to {len(classes)} or more"
             )
+        targets = train.targets(classes).cpu()
         scores = self._fit_originals(train, classes)
         if self.copy_ridge is not None:
             copy_scores, original = self._fit_copies(self.copy_ridge, train, classes)
             scores = copy_scores + original[:, None] * (scores - copy_scores)
-        probabilities = scores.softmax(dim=1)
-        # With w = 1/2, as an initial gate gives, and prototypes at certain images, logits are the
-        # squared length of a direction times the probabilities, up to a constant.
-        length = math.sqrt(1 / fit_temperature(probabilities.numpy(), _targets(train, classes)))
-        directions = torch.from_numpy(length * _rotation(dimension))
+        scores = scores - scores.mean(dim=1, keepdim=True)
+        # With gates of 1/2, as initial ones are, and prototypes at the mean score of each class,
+        # logits are the scores up to a constant, if directions have this length.
+        own = float(scores[torch.arange(len(scores)), targets].mean())
+        gap = max(own * len(classes) / (len(classes) - 1), LEAST_GAP)
+        directions = torch.from_numpy(_rotation(dimension) / math.sqrt(gap))
         self.directions.copy_(directions)
-        return (probabilities @ directions[: len(classes)]).to(self.directions)
+        return (scores @ directions[: len(classes)]).to(self.directions)
 
     def forward(
         self, inputs: Float[Tensor, "batch dimension"]
@@ -175,7 +169,7 @@ class StatisticsBranch(Branch):
     def embed(
         self, images: ImageColumns
     ) -> tuple[Float[Tensor, "image dimension"], Float[Tensor, "image 1"]]:
-        """Class probabilities along their directions, and coordinates, of images."""
+        """Class scores along their directions, and coordinates, of images."""
         return self.forward(self.embed_statistics(self.statistics_of(images).to(self.device)))
 
     def embed_statistics(
@@ -186,7 +180,8 @@ class StatisticsBranch(Branch):
         features, novelty = parts.mean(dim=1), self.novelty(parts[:, 0, :LENGTH])
         coordinates = self.sources.coordinates(features)
         scores, _ = self._weigh(features, statistics[:, 0])
-        known = scores.softmax(dim=1) @ self.directions[: scores.shape[1]]
+        centred = scores - scores.mean(dim=1, keepdim=True)
+        known = centred @ self.directions[: scores.shape[1]]
         return torch.cat([known, coordinates, novelty[:, None]], dim=1)
 
     def features_of(
@@ -211,8 +206,7 @@ class StatisticsBranch(Branch):
     ) -> tuple[Float[Tensor, "image class"], Float[Tensor, "image"]]:
         """`class_scores` of mean features and of the statistics of the whole image."""
         ridge, coordinates = self.ridge.apply_features(features), self.sources.coordinates(features)
-        ratios = self.sources.model.log_likelihood_ratios(coordinates)[:, : ridge.shape[1]]
-        scores = self.score_weights[0] * ridge + self.score_weights[1] * ratios.to(ridge)
+        scores = ridge + self.sources.class_scores(coordinates)
         if self.copy_ridge is None:
             return scores, scores.new_ones(len(scores))
         outputs = self.copy_ridge(whole)
@@ -231,18 +225,15 @@ class StatisticsBranch(Branch):
             pair: numbers of the class and of the one that is subtracted.
         """
         first, second = pair
-        of_ridge, of_ratios = self.score_weights.double()
         weight, bias = self.ridge.weight.double(), self.ridge.bias.double()
-        along, constant = self.sources.model.margin_form(self.sources.coordinates(features), pair)
-        map_, offset = self.sources.weight.double(), self.sources.offset.double()
-        ridge = weight[:, first] - weight[:, second]
-        biases = of_ridge * (bias[first] - bias[second]) + of_ratios * (constant - along @ offset)
-        return of_ridge * ridge + of_ratios * (map_ @ along), float(biases)
+        of_ratios, constant = self.sources.margin_form(features, pair)
+        together = weight[:, first] - weight[:, second] + of_ratios
+        return together, float(bias[first] - bias[second] + constant)
 
     def class_part(
         self, embedding: Float[Tensor, "*batch dimension"]
     ) -> Float[Tensor, "*batch part"]:
-        """Class probabilities along their directions."""
+        """Class scores along their directions."""
         return embedding[..., : len(self.directions)]
 
     def coordinates(
@@ -275,16 +266,16 @@ class StatisticsBranch(Branch):
     ) -> Float[Tensor, "class dimension"]:
         """Initial centres of the prototypes, equally far from the middle of all classes.
 
-        Their probability of the own class is the mean one of held-out images. The classes' own
-        means differ in their distance to the middle, so that the flat probabilities of degraded
-        images would go to the classes near it.
+        Their score of the own class is the mean one of held-out images. The classes' own means
+        differ in their distance to the middle, so that the flat scores of degraded images would
+        go to the classes near it.
         """
         means = class_means(held_out, targets)
         classes = len(means)
         directions = self.directions[:classes]
-        probabilities = means.to(directions) @ directions.T / directions[0].square().sum()
-        own = probabilities.diagonal().mean()
-        even = ((1 - own) / (classes - 1)).expand(classes, classes).clone()
+        scores = means.to(directions) @ directions.T / directions[0].square().sum()
+        own = scores.diagonal().mean()
+        even = (-own / (classes - 1)).expand(classes, classes).clone()
         even.fill_diagonal_(float(own))
         return even @ directions
 
@@ -333,28 +324,18 @@ class StatisticsBranch(Branch):
         dual = torch.cat([regression.dual, directions.weights], dim=1)
         weights = self.ridge.features.weights(views, dual)
         ridge_scores = regression.held_out.reshape(images, parts, -1).mean(axis=1)
-        self.ridge.set_weights(weights[:, : len(classes)].numpy())
         model = TwoCovariance.of(directions, held.spread)
-        self.sources.set_model(weights[:, len(classes) :], directions, model, pairs)
         self.usual.copy_(_usual(held.evidence))
         whole = views[::parts].to(self.directions.device)
         self.novelty.fit(self.ridge.features(whole)[:, :LENGTH], train.groups)
-        return self._fit_score_weights(torch.from_numpy(ridge_scores), held.ratios, train, targets)
-
-    def _fit_score_weights(
-        self,
-        ridge: Float64[Tensor, "image class"],
-        ratios: Float64[Tensor, "image class"],
-        train: ImageColumns,
-        targets: Int[np.ndarray, "image"],
-    ) -> Float64[Tensor, "image class"]:
-        """Fit the weights of both class scores to held-out ones; their sum."""
-        held = {"ridge": ridge.numpy(), "ratios": ratios.numpy()}
-        first, second = fit_fusion(held, targets, train.groups).coefficients.values()
-        scores = first * ridge + second * ratios
-        scale = INVERSE_TEMPERATURE / fit_temperature(scores.numpy(), targets)
-        self.score_weights.copy_(torch.tensor([scale * first, scale * second]))
-        return scale * scores
+        outputs = {"ridge": ridge_scores, "ratios": held.ratios.numpy()}
+        scores = fit_score_map(outputs, targets, train.groups)
+        ridge = weights[:, : len(classes)].numpy()
+        self.ridge.set_weights(_centred(ridge) @ scores.weights["ridge"], scores.bias)
+        self.sources.set_model(
+            weights[:, len(classes) :], directions, model, scores.weights["ratios"], pairs
+        )
+        return torch.from_numpy(scores.held_out)
 
     def _fit_copies(
         self, ridge: RidgeMap, train: ImageColumns, classes: tuple[str, ...]
@@ -374,20 +355,21 @@ class StatisticsBranch(Branch):
             np.column_stack([_centred_one_hot(targets), original - original.mean()]),
             np.tile(train.groups, 1 + count),
         )
-        scores, originality = fitted.held_out[:, :-1], fitted.held_out[:, -1:]
-        scale = INVERSE_TEMPERATURE / fit_temperature(scores, targets)
+        originality, groups = fitted.held_out[:, -1:], np.tile(train.groups, 1 + count)
+        scores = fit_score_map({"ridge": fitted.held_out[:, :-1]}, targets, groups)
         # Importing scikit-learn costs a second, which fitted branches need not pay.
         from sklearn.linear_model import LogisticRegression
 
         logistic = LogisticRegression(C=UNPENALISED, class_weight="balanced")
         logistic.fit(originality, original)
         slope, intercept = float(logistic.coef_[0, 0]), float(logistic.intercept_[0])
-        zeros = np.zeros(len(classes))
+        weights = _centred(fitted.weights[:, :-1]) @ scores.weights["ridge"]
         ridge.set_weights(
-            np.append(zeros + scale, slope) * fitted.weights, np.append(zeros, intercept)
+            np.column_stack([weights, slope * fitted.weights[:, -1]]),
+            np.append(scores.bias, intercept),
         )
         probability = logistic.predict_proba(originality[:images])[:, 1]
-        return torch.from_numpy(scale * scores[:images]), torch.from_numpy(probability)
+        return torch.from_numpy(scores.held_out[:images]), torch.from_numpy(probability)
 
 
 def _usual(evidence: Float64[Tensor, "image"]) -> Float64[Tensor, "2"]:
@@ -424,6 +406,12 @@ def _centred_one_hot(targets: Int[np.ndarray, "image"]) -> Float[np.ndarray, "im
     classes = int(targets.max()) + 1
     found: np.ndarray = np.eye(classes)[targets] - 1 / classes
     return found
+
+
+def _centred(weights: Float[np.ndarray, "value class"]) -> Float[np.ndarray, "value class"]:
+    """Weights of outputs less their mean over the classes."""
+    centred: np.ndarray = weights - weights.mean(axis=1, keepdims=True)
+    return centred
 
 
 def _rotation(dimension: int) -> Float[np.ndarray, "{dimension} {dimension}"]:

@@ -107,18 +107,24 @@ class TwoCovariance:
         return (outside[:, None] - inside) / 2
 
     def margin_form(
-        self, coordinates: Float[Tensor, " coordinate"], pair: tuple[int, int]
+        self,
+        coordinates: Float[Tensor, " coordinate"],
+        factors: Float64[Tensor, "class"],
     ) -> tuple[Float64[Tensor, " coordinate"], Float64[Tensor, ""]]:
-        """Weights w and constant b: the ratios of two classes differ by w · coordinates + b.
+        """Weights w and constant b: Σ_c factor_c · ratio_c = w · coordinates + b.
 
-        Where the classes have different numbers of images the difference is quadratic, and w
-        depends on the coordinates.
+        Where the classes have different numbers of images the sum is quadratic, and w depends on
+        the coordinates.
+
+        Args:
+            coordinates: of one image.
+            factors: of the ratios; they sum to 0.
         """
-        means, variances = (values[list(pair)] for values in self._predictive())
-        linear, curved = means / variances, 1 / variances
-        weights = linear[0] - linear[1] - (curved[0] - curved[1]) * coordinates.double() / 2
+        means, variances = self._predictive()
+        curved = (factors[:, None] / variances).sum(dim=0)
+        weights = (factors[:, None] * means / variances).sum(dim=0) - curved * coordinates / 2
         constants = (means.square() / variances + variances.log()).sum(dim=1)
-        return weights, (constants[1] - constants[0]) / 2
+        return weights, -(factors @ constants) / 2
 
     def _predictive(
         self,
@@ -294,10 +300,10 @@ def held_out(
     return HeldOut(found[best], found[-1].amax(dim=1), spreads[best], folds)
 
 
-def group_folds(groups: Shaped[np.ndarray, "image"]) -> Int64[Tensor, "image"]:
+def group_folds(groups: Shaped[np.ndarray, "image"], folds: int = FOLDS) -> Int64[Tensor, "image"]:
     """Fold of each image, equal within a prompt group; a single group is one fold."""
     names, number = np.unique(groups, return_inverse=True)
-    order = np.random.default_rng(SEED).permutation(len(names)) % min(FOLDS, len(names))
+    order = np.random.default_rng(SEED).permutation(len(names)) % min(folds, len(names))
     return torch.from_numpy(order[number]).long()
 
 

@@ -100,7 +100,7 @@ def test_a_kill_between_checksum_and_file_leaves_a_readable_file(tmp_path: Path)
 def test_a_run_of_an_older_format_is_refused(finished: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(finished, tmp_path / "run")
     text = (folder / "config.toml").read_text()
-    write_text(folder / "config.toml", text.replace("format = 4", "format = 1"))
-    with pytest.raises(RunError, match=r"run format 1, not 4: `leak train` again") as caught:
+    write_text(folder / "config.toml", text.replace("format = 5", "format = 1"))
+    with pytest.raises(RunError, match=r"run format 1, not 5: `leak train` again") as caught:
         RunFolder(folder).record()
     assert "\n" not in str(caught.value)

@@ -40,7 +40,9 @@ assert list(LENGTHS)[7] == "luma_covariance"
 def branch(request: pytest.FixtureRequest) -> StatisticsBranch:
     split = data().train
     branch, _ = fitted(with_copies(split) if request.param else split, degraded=request.param)
-    branch.score_weights.copy_(torch.tensor([1.0, 0.05]))
+    branch.sources.score_weights.copy_(
+        0.05 * torch.tensor([[1, 0.2, 0], [0, 1, -0.1], [0.3, 0, 1]])
+    )
     branch.sources.counts[0] += 5  # ratios of classes with different numbers are quadratic
     return branch
 
@@ -57,7 +59,7 @@ def planted(deviation: float = 2.0) -> tuple[StatisticsBranch, torch.Tensor]:
     place = LUMA.start + 5
     weight[place, 0] = 1.0
     branch.ridge.set_weights(weight.numpy())
-    branch.score_weights.copy_(torch.tensor([1.0, 0.0]))
+    branch.sources.score_weights.zero_()
     features = branch.ridge.features
     values = torch.cat([features.mean, torch.zeros(LENGTH)]).repeat(1, 5, 1)
     values[0, 1, place] += deviation / float(features.scale[place])

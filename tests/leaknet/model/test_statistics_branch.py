@@ -131,7 +131,7 @@ def test_embeddings_of_new_images_lie_where_those_of_held_out_ones_do():
     assert (distances.argmin(1) == both.val.targets(CLASSES)).float().mean() > 0.9
 
 
-def probabilities_of(branch: StatisticsBranch, values: torch.Tensor) -> torch.Tensor:
+def scores_of(branch: StatisticsBranch, values: torch.Tensor) -> torch.Tensor:
     """Coordinates along the directions, read back from the embedding of these statistics."""
     with torch.no_grad():
         known = branch.class_part(branch.embed_statistics(values))
@@ -143,48 +143,42 @@ def coordinates_of(branch: StatisticsBranch, values: torch.Tensor) -> torch.Tens
         return branch.coordinates(branch.embed_statistics(values))
 
 
-def test_the_embedding_holds_class_probabilities_and_nothing_else():
+def test_the_embedding_holds_centred_class_scores_and_nothing_else():
     both = data()
     branch, _ = fitted(both.train)
-    probabilities = probabilities_of(branch, branch.statistics_of(both.val))
-    classes = probabilities[:, : len(CLASSES)]
-    torch.testing.assert_close(classes.sum(1), torch.ones(len(probabilities)), atol=1e-4, rtol=0)
-    assert float(classes.min()) > 0
-    assert float(probabilities[:, len(CLASSES) :].abs().max()) < 1e-4
+    scores = scores_of(branch, branch.statistics_of(both.val))
+    classes = scores[:, : len(CLASSES)]
+    rounding = 1e-5 * float(classes.abs().max())
+    assert float(classes.sum(1).abs().max()) < rounding
+    assert float(scores[:, len(CLASSES) :].abs().max()) < rounding
     assert (classes.argmax(1) == both.val.targets(CLASSES)).float().mean() > 0.9
 
 
-def test_class_probabilities_come_from_the_ridge_and_the_likelihood_ratios():
+def test_class_scores_come_from_the_ridge_and_the_likelihood_ratios():
     split = data()
     branch, _ = fitted(split.train)
-    ridge, ratios = branch.score_weights
-    assert ridge > 0
-    assert ratios >= 0
-    branch.score_weights.copy_(torch.tensor([0.3, 0.7]))  # whatever the fit found
+    weights = torch.tensor([[0.5, 0.1, 0.0], [0.0, 0.6, -0.2], [0.3, 0.0, 0.7]])
+    branch.sources.score_weights.copy_(weights)  # whatever the fit found
     features = branch.ridge.features(branch.statistics_of(split.val)[..., :LENGTH]).mean(dim=1)
     model, coordinates = branch.sources.model, branch.sources.coordinates(features)
-    expected = 0.3 * branch.ridge.apply_features(features)
-    expected = expected + 0.7 * model.log_likelihood_ratios(coordinates).float()
-    found = probabilities_of(branch, branch.statistics_of(split.val))[:, : len(CLASSES)]
-    torch.testing.assert_close(found, expected.softmax(dim=1), atol=1e-4, rtol=1e-3)
+    ratios = model.log_likelihood_ratios(coordinates).float()
+    centred = ratios - ratios.mean(dim=1, keepdim=True)
+    expected = branch.ridge.apply_features(features) + centred @ weights
+    expected = expected - expected.mean(dim=1, keepdim=True)
+    found = scores_of(branch, branch.statistics_of(split.val))[:, : len(CLASSES)]
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
 
 
-def test_a_picture_that_two_classes_claim_is_far_from_both():
-    """Half of each statistic of two classes: closer to neither than their own images are."""
+def test_the_initial_head_gives_the_class_scores():
+    """A gate of 1/2 and single prototypes: logits differ from the scores by a constant."""
     both = data()
     branch, held_out = fitted(both.train)
-    targets, values = both.val.targets(CLASSES), branch.statistics_of(both.val)
-    centres = class_means(held_out, both.train.targets(CLASSES))
-    first, second = (values[targets == number] for number in (0, 1))
-    count = min(len(first), len(second))
-    between = (first[:count] + second[:count]) / 2
-
-    @torch.no_grad()
-    def nearest(images: torch.Tensor) -> float:
-        known = branch.class_part(branch.embed_statistics(images))
-        return float(torch.cdist(known, centres).min(dim=1).values.mean())
-
-    assert nearest(between) > 1.5 * nearest(first)
+    centres = branch.centres(held_out, both.train.targets(CLASSES))
+    found = embedded(branch, both.val)
+    logits = -torch.cdist(found, centres).square() / 2
+    scores, _ = branch.class_scores(branch.statistics_of(both.val))
+    apart = (logits.double().softmax(1) - scores.double().softmax(1)).abs()
+    assert float(apart.max()) < 1e-3
 
 
 def test_prototypes_start_where_they_are_fair_to_pictures_that_say_little():
@@ -208,8 +202,8 @@ def test_all_parts_of_an_image_count_alike_and_their_order_not_at_all():
     split = data().train
     branch, _ = fitted(split)
     parts = branch.statistics_of(split)
-    found = probabilities_of(branch, parts)[:, : len(CLASSES)]
-    flipped = probabilities_of(branch, parts.flip(1))[:, : len(CLASSES)]
+    found = scores_of(branch, parts)[:, : len(CLASSES)]
+    flipped = scores_of(branch, parts.flip(1))[:, : len(CLASSES)]
     torch.testing.assert_close(flipped, found, atol=1e-3, rtol=0)
     alone = torch.stack([coordinates_of(branch, parts[:, [part]]) for part in range(PARTS)])
     together = alone.mean(0)
@@ -422,7 +416,7 @@ def test_what_only_activations_show_of_copies_is_learnt():
     copies = turned(both.val, 9)[:, 0, :1].expand(-1, SIGHTS, -1)
     for seen in (both.val["activation_statistics"], copies):
         images = both.val.with_column("activation_statistics", seen)
-        probabilities = probabilities_of(branch, branch.statistics_of(images))
+        probabilities = scores_of(branch, branch.statistics_of(images))
         named = probabilities[:, : len(CLASSES)].argmax(1)
         assert (named == both.val.targets(CLASSES)).float().mean() > 0.9
 

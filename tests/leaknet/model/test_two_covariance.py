@@ -60,14 +60,14 @@ def with_mean(mean: np.ndarray, count: int) -> np.ndarray:
     return np.asarray(found - found.mean(axis=0) + mean)
 
 
-@pytest.mark.parametrize("pair", [(0, 1), (2, 0), (1, 3)])
-def test_the_margin_form_gives_the_difference_of_two_ratios(pair: tuple[int, int]):
+@pytest.mark.parametrize("factors", [[1, -1, 0, 0], [-1, 0, 1, 0], [0.2, 0.5, -0.3, -0.4]])
+def test_the_margin_form_gives_a_weighted_sum_of_ratios(factors: list[float]):
     model, new = small_model(), torch.from_numpy(np.random.default_rng(6).normal(size=(5, 3)))
-    ratios = model.log_likelihood_ratios(new)
+    ratios, weight = model.log_likelihood_ratios(new), torch.tensor(factors).double()
     for row, image in enumerate(new):
-        weights, constant = model.margin_form(image, pair)
-        difference = float(ratios[row, pair[0]] - ratios[row, pair[1]])
-        assert float(weights @ image + constant) == pytest.approx(difference, rel=1e-9)
+        weights, constant = model.margin_form(image, weight)
+        expected = float(ratios[row] @ weight)
+        assert float(weights @ image + constant) == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
 def test_a_ratio_is_that_of_joint_densities():
@@ -227,7 +227,8 @@ def test_a_map_is_saved_with_shapes_of_its_own():
     offset = torch.zeros(3, dtype=torch.float64)
     directions = Directions(torch.eye(3, dtype=torch.float64), offset, centres, counts)
     fitted = SourceMap(3)
-    fitted.set_model(directions.weights, directions, TwoCovariance.of(directions, 2.0))
+    model = TwoCovariance.of(directions, 2.0)
+    fitted.set_model(directions.weights, directions, model, np.eye(CLASSES))
     again = SourceMap(3)
     again.load_state_dict(fitted.state_dict())
     new = (centres[TARGETS] + torch.from_numpy(rng.normal(size=(len(TARGETS), 3)))).float()

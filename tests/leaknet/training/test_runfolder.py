@@ -105,7 +105,7 @@ def test_records_say_what_differs() -> None:
         ("config.toml", "[record"),
         ("config.toml", "preset = 'paper'"),
         ("config.toml", "[record]\nformat = 99\nlatent_shape = [4, 8, 8]"),
-        ("config.toml", "[head]\nwidth = 3\n[record]\nformat = 4\nlatent_shape = [4, 8, 8]"),
+        ("config.toml", "[head]\nwidth = 3\n[record]\nformat = 5\nlatent_shape = [4, 8, 8]"),
         ("classes.json", "["),
         ("classes.json", '["one", "other"]'),
     ],
