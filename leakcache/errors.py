@@ -6,6 +6,7 @@
     ├── WeightsError      an autoencoder or backbone cannot be had
     ├── CacheError        a latent cache cannot be used
     │   ├── CacheIncomplete   its build has not finished
+    │   ├── CacheBusy         another process writes to it
     │   ├── CacheStale        images, weights or preprocessing have changed since
     │   └── CacheCorrupt      its bytes do not match their checksums
     ├── ConfigError       a setting is unknown or out of range
@@ -42,6 +43,10 @@ class CacheError(LeakError, ValueError):
 
 class CacheIncomplete(CacheError):
     """The build of a cache has not finished."""
+
+
+class CacheBusy(CacheError):
+    """Another process writes to a cache."""
 
 
 class CacheStale(CacheError):

@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from leakcache.errors import CacheError
+from leakcache.errors import CacheBusy
 
 TEXT_LIMIT = 2**28
 """Most bytes of a JSON or TOML file that are read: a manifest of a million images."""
@@ -152,13 +152,14 @@ def locked(folder: Path, wait: float = 0.0) -> Iterator[None]:
         wait: seconds to wait for another writer; negative for no limit.
 
     Raises:
-        CacheError: another process writes there, or the folder cannot be written to.
+        CacheBusy: another process writes there.
+        OSError: the folder cannot be written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock", timeout=wait):
             yield
     except Timeout as error:
-        raise CacheError(
+        raise CacheBusy(
             f"{folder}: another process is writing here; wait for it or stop it"
         ) from error

@@ -33,7 +33,7 @@ _SIGNATURES = (
     (b"II*\0", ".tif"),
     (b"MM\0*", ".tif"),
 )
-_COMPRESSED: tuple[tuple[bytes, Callable[[Path], IO[Any]]], ...] = (
+_COMPRESSED: tuple[tuple[bytes, Callable[..., IO[Any]]], ...] = (
     (b"\x1f\x8b", gzip.open),
     (b"BZh", bz2.open),
     (b"\xfd7zXZ", lzma.open),

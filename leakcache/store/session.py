@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -231,10 +231,9 @@ def plan_identity(
     for column in columns:
         digest.update(column.spec(encoding).fingerprint.encode())
     for record, file in zip(index.records, files, strict=True):
-        try:
+        stat: tuple[int | None, ...] = ()
+        with suppress(OSError):
             stat = image_stat(file.path)
-        except OSError:
-            stat = ()
         row = [record.path, record.label, record.group, record.fold, *stat]
         digest.update(json.dumps(row).encode())
     return digest.hexdigest()

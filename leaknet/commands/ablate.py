@@ -13,9 +13,11 @@ from leaknet.commands.options import (
     cache_option,
     device_option,
     emit,
+    engine_options,
     fill_option,
     json_option,
     next_steps,
+    ray_pool,
 )
 from leaknet.commands.preflight import check_trainable
 
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
 )
 @fill_option
 @device_option
+@engine_options
 @json_option
 @click.pass_obj
 def ablate(settings: Settings, /, **options: Any) -> None:
@@ -83,6 +86,7 @@ def ablate(settings: Settings, /, **options: Any) -> None:
     Example:
       leak ablate table5 --seeds 3
       leak ablate table3 --also caches/faces-taesdxl-resize256 --open unknown/ --json
+      leak ablate table3 --engine ray --actors 4
     """
     folder = cache_folder(options["cache"], settings.caches)
     check_trainable(folder)
@@ -127,6 +131,7 @@ def _plan(settings: Settings, folder: Path, options: dict[str, Any]) -> Ablation
         seeds=options["seeds"],
         out=out,
         device=resolve_device(options["device"]),
+        pool=ray_pool(options),
         force=options["force"],
         on_start=_announce,
         on_rows=keep,

@@ -23,8 +23,10 @@ from leaknet.commands.options import (
     data_option,
     device_option,
     emit,
+    engine_options,
     json_option,
     next_steps,
+    ray_pool,
     vae_option,
 )
 from leaknet.commands.preflight import check_roots, check_trainable
@@ -91,6 +93,7 @@ STEPS = (0, 1, 2, 3)
     "--out", metavar="DIR", help="Table and trainings. [default: bench-CACHE under the runs]"
 )
 @device_option
+@engine_options
 @json_option
 @click.pass_obj
 def bench(settings: Settings, /, **options: Any) -> None:
@@ -109,6 +112,7 @@ def bench(settings: Settings, /, **options: Any) -> None:
     Example:
       leak bench --methods all --data data/ --epochs 1 --limit 24
       leak bench --methods resnet50,npr,ours --open unknown/ --steps 0,1,2,3 --seeds 3
+      leak bench --methods all --engine ray --address auto
     """
     steps = _steps(options["steps"])
     if options["detector"] == "all":
@@ -172,6 +176,7 @@ def _plan(options: dict[str, Any]) -> BenchPlan:
         seeds=options["seeds"],
         kinds=detectors_named([options["detector"]]),
         device=resolve_device(options["device"]),
+        pool=ray_pool(options),
         options=BaselineOptions(
             weights=Path(options["weights"]) if options["weights"] else None,
             epochs=options["epochs"],

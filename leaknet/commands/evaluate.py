@@ -14,9 +14,11 @@ from leaknet.commands.options import (
     cache_option,
     device_option,
     emit,
+    engine_options,
     fill_option,
     json_option,
     next_steps,
+    ray_pool,
 )
 from leaknet.commands.preflight import check_roots, check_trainable
 
@@ -89,6 +91,7 @@ if TYPE_CHECKING:
 )
 @fill_option
 @device_option
+@engine_options
 @json_option
 @click.pass_obj
 def evaluate(settings: Settings, /, **options: Any) -> None:
@@ -109,6 +112,7 @@ def evaluate(settings: Settings, /, **options: Any) -> None:
       leak evaluate --preset paper --seeds 3 --leave-out 2
       leak evaluate --open unknown/ --detectors all --table2 --shuffle-labels --out eval/
       leak evaluate --transfer elsewhere/ --same-as pixart=PixArt-XL
+      leak evaluate --seeds 5 --leave-out 2 --engine ray --address auto
     """
     folder = cache_folder(options["cache"], settings.caches)
     check_trainable(folder)
@@ -154,6 +158,7 @@ def _plan(options: dict[str, Any], runs: Path, cache: str, device: torch.device)
     return EvaluationPlan(
         out=Path(options["out"] or runs / f"evaluation-{run_name(cache, config)}"),
         device=device,
+        pool=ray_pool(options),
         config=config,
         seeds=options["seeds"],
         kinds=detectors_named(names),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from leakcache.distributed.ray_pool import RayPool
 from leaknet.config import RunConfig
 from leaknet.detectors import Detector, GlobalKDE
 
@@ -23,6 +24,7 @@ class Plan:
         kinds: open-set detectors, the reported one first; 1 or more.
         device: where to compute.
         force: leave open images out that are also closed ones, instead of refusing.
+        pool: actors that train in place of this process; None for none.
     """
 
     out: Path
@@ -30,6 +32,7 @@ class Plan:
     kinds: tuple[type[Detector], ...] = (GlobalKDE,)
     device: torch.device = CPU
     force: bool = False
+    pool: RayPool | None = None
 
     @property
     def reported(self) -> str:

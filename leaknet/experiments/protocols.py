@@ -16,6 +16,7 @@ stopped; runs lie below one output folder:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from math import ceil, gcd
 from pathlib import Path
 
@@ -29,14 +30,17 @@ from leaknet.experiments.answers import summarise_answers
 from leaknet.experiments.attention_modes import ModeSummary, gate_of, summarise_modes
 from leaknet.experiments.evaluation import Evaluation, EvaluationPlan, LeaveOut, SeedFacts
 from leaknet.experiments.label_shuffle import ShuffleSummary, summarise_shuffled
+from leaknet.experiments.on_actors import Training, train_on_actors
 from leaknet.experiments.plan import CPU
 from leaknet.experiments.real_or_generated import check_real, summarise_real
-from leaknet.experiments.task import ClosedSet
+from leaknet.experiments.task import ClosedSet, Task
 from leaknet.experiments.transfer import Collection, TransferSummary, summarise_transfer
-from leaknet.experiments.trial import RunTrial, Trial, run_trials
+from leaknet.experiments.trial import RunTrial, Trial, run_trials, trainings
 from leaknet.files import write_json
 from leaknet.scoring.run_embeddings import CLOSED_FOLDS, open_splits
 from leaknet.scoring.score_run import settings_of
+
+SHUFFLED = "shuffled"
 
 
 def left_out(
@@ -100,6 +104,8 @@ def evaluate(
     blocks = _blocks(plan, closed)
     data = ClosedSet.load(closed, plan.config)
     task = data.whole(open_splits(unknown, closed, plan.config))
+    if plan.pool:
+        train_on_actors(plan.pool, _trainings(plan, data, task, blocks))
     main = run_trials(task, plan.configs, _folders(plan, plan.out), plan, score=True)
     tests = [one.test for one in main]
     others = [one.unknown for one in main if one.unknown is not None]
@@ -128,6 +134,25 @@ def _folders(plan: EvaluationPlan, parent: Path, fold: str = "") -> list[Path]:
     return [parent / f"{fold}seed{config.train.seed}" for config in plan.configs]
 
 
+def _trainings(
+    plan: EvaluationPlan, data: ClosedSet, task: Task, blocks: tuple[tuple[str, ...], ...]
+) -> list[Training]:
+    """All runs of the protocols."""
+    found = trainings(lambda: task, plan.configs, _folders(plan, plan.out), plan)
+    for number, block in enumerate(blocks):
+        folders = _folders(plan, _leave_out_folder(plan), f"fold{number}-")
+        found += trainings(partial(data.without, block), plan.configs, folders, plan)
+    if plan.shuffle:
+        for config, folder in zip(plan.configs, _folders(plan, plan.out / SHUFFLED), strict=True):
+            shuffled = partial(data.shuffled, config.train.seed)
+            found += trainings(shuffled, [config], [folder], plan)
+    return found
+
+
+def _leave_out_folder(plan: EvaluationPlan) -> Path:
+    return plan.out / f"leave-{plan.leave_out}-out"
+
+
 def _blocks(plan: EvaluationPlan, closed: Cache) -> tuple[tuple[str, ...], ...]:
     if not plan.leave_out:
         return ()
@@ -138,7 +163,7 @@ def _blocks(plan: EvaluationPlan, closed: Cache) -> tuple[tuple[str, ...], ...]:
 def _leave_out(
     plan: EvaluationPlan, data: ClosedSet, blocks: tuple[tuple[str, ...], ...]
 ) -> LeaveOut:
-    parent = plan.out / f"leave-{plan.leave_out}-out"
+    parent = _leave_out_folder(plan)
     folds = [
         run_trials(
             data.without(block), plan.configs, _folders(plan, parent, f"fold{number}-"), plan
@@ -167,7 +192,7 @@ def _modes(trials: Sequence[RunTrial]) -> dict[str, ModeSummary]:
 
 
 def _shuffle(plan: EvaluationPlan, data: ClosedSet) -> ShuffleSummary:
-    folders = _folders(plan, plan.out / "shuffled")
+    folders = _folders(plan, plan.out / SHUFFLED)
     tests = []
     for config, folder in zip(plan.configs, folders, strict=True):
         task = data.shuffled(config.train.seed)

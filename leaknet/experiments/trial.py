@@ -6,9 +6,11 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from leakcache.store.manifest import images_hash
@@ -18,6 +20,7 @@ from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Detector, DiagonalMahalanobis
 from leaknet.evaluation.evaluated import Evaluated
 from leaknet.evaluation.open_set import Detection
+from leaknet.experiments.on_actors import Training
 from leaknet.experiments.plan import Plan
 from leaknet.experiments.task import Task
 from leaknet.model.run_record import RunRecord
@@ -138,6 +141,19 @@ def _run_trial(
     if score:
         evaluate_run(run, model, known, unknown, scorers)
     return RunTrial(known, known.select("test"), unknown, scorers.detectors, run, scorers.naming)
+
+
+def trainings(
+    task: Callable[[], Task], configs: Sequence[RunConfig], folders: Sequence[Path], plan: Plan
+) -> list[Training]:
+    """The trainings of `run_trials`; `task` is called where one of them runs."""
+
+    def finish(config: RunConfig, folder: Path, device: torch.device) -> None:
+        run_trials(task(), [config], [folder], replace(mine, device=device), kinds=())
+
+    mine = Plan(out=plan.out, force=plan.force)
+    pairs = zip(configs, folders, strict=True)
+    return [Training(folder, partial(finish, config, folder)) for config, folder in pairs]
 
 
 def run_folders(config: RunConfig, seeds: int, task: Task, parent: Path) -> list[Path]:

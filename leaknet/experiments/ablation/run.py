@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -10,7 +11,7 @@ import timm
 from huggingface_hub import constants, try_to_load_from_cache
 
 from leakcache.encoder.weights import answers
-from leakcache.errors import WeightsError
+from leakcache.errors import LeakError, WeightsError
 from leaknet.config import RunConfig, differences
 from leaknet.evaluation.evaluated import OPEN
 from leaknet.evaluation.summary import Summary
@@ -18,10 +19,18 @@ from leaknet.experiments.ablation.spec import CLOSED, Ablation, Row
 from leaknet.experiments.ablation.tables import AblationResult
 from leaknet.experiments.attention_modes import REPORTED, gate_of, summarise_modes
 from leaknet.experiments.caches import CachePool
+from leaknet.experiments.on_actors import Training, train_on_actors
 from leaknet.experiments.plan import CPU, Plan, seeded
 from leaknet.experiments.rows import Job, Outcome, RowResult, run_jobs
 from leaknet.experiments.task import Task
-from leaknet.experiments.trial import RunTrial, evaluated, run_folders, run_trials, unfinished
+from leaknet.experiments.trial import (
+    RunTrial,
+    evaluated,
+    run_folders,
+    run_trials,
+    trainings,
+    unfinished,
+)
 from leaknet.model.backbone import build_backbone
 from leaknet.model.backbone import describe_patches as patches
 from leaknet.model.latent_branch import LatentBranch
@@ -60,13 +69,15 @@ def run_ablation(plan: AblationPlan, pool: CachePool) -> AblationResult:
     """
     ablation = plan.ablation
     source = f"{ablation.key}.toml"
+    configured = [row.configured(plan.base, source) for row in ablation.rows]
     jobs = [
         Job(
-            (RowResult(row.name, published=row.published),),
-            partial(_run_row, plan, pool, row, row.configured(plan.base, source)),
+            (RowResult(row.name, published=row.published),), partial(_run_row, plan, pool, row, one)
         )
-        for row in ablation.rows
+        for row, one in zip(ablation.rows, configured, strict=True)
     ]
+    if plan.pool:
+        train_on_actors(plan.pool, _trainings(plan, pool, configured))
 
     def result(rows: tuple[RowResult, ...]) -> AblationResult:
         main = pool.main
@@ -78,6 +89,24 @@ def run_ablation(plan: AblationPlan, pool: CachePool) -> AblationResult:
     return result(
         run_jobs(jobs, ablation.reference, lambda rows, new: plan.on_rows(result(rows), new[0]))
     )
+
+
+def _trainings(
+    plan: AblationPlan, pool: CachePool, configured: Sequence[RunConfig]
+) -> list[Training]:
+    """All runs of the table, but for rows that cannot run: `_run_row` says why."""
+    found: list[Training] = []
+    for row, config in zip(plan.ablation.rows, configured, strict=True):
+        with suppress(LeakError, RuntimeError, MemoryError):
+            task = pool.task(pool.find(row.cache), config)
+            mine, _ = _with_weights(plan, row, config, task)
+            folders = run_folders(mine, plan.seeds, task, plan.out / RUNS)
+            found += trainings(partial(_same, task), seeded(mine, plan.seeds), folders, plan)
+    return found
+
+
+def _same(task: Task) -> Task:
+    return task
 
 
 def _run_row(plan: AblationPlan, pool: CachePool, row: Row, config: RunConfig) -> list[Outcome]:

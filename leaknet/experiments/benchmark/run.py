@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import torch
+
 from leakcache.errors import ConfigError, RunError, ScoringError
 from leakcache.files import parse_json, read_text
 from leaknet.baselines import BASELINES
@@ -15,6 +17,7 @@ from leaknet.detectors import Detector
 from leaknet.experiments.benchmark.data import BenchData
 from leaknet.experiments.benchmark.tables import METRICS, OURS, PUBLISHED, BenchResult
 from leaknet.experiments.benchmark.trial import BaselineTrial, run_baseline
+from leaknet.experiments.on_actors import Training, train_on_actors
 from leaknet.experiments.plan import Plan
 from leaknet.experiments.rows import Job, Outcome, RowResult, run_jobs
 from leaknet.experiments.trial import evaluated
@@ -68,6 +71,8 @@ def run_bench(plan: BenchPlan, data: BenchData) -> BenchResult:
     """
     _claim(plan, data)
     facts = _facts(plan, data)
+    if plan.pool:
+        train_on_actors(plan.pool, _trainings(plan, data))
     jobs = [
         Job(
             tuple(_blank(method.name, step) for step in data.steps),
@@ -84,20 +89,27 @@ def _blank(method: str, step: int) -> RowResult:
     return RowResult(method, step, published=published)
 
 
-def _run_method(plan: BenchPlan, data: BenchData, method: type[Baseline]) -> list[Outcome]:
-    trials = [
-        run_baseline(
-            method,
-            data,
-            replace(
-                plan.options,
-                seed=seed,
-                device=plan.device,
-                folder=plan.out / method.name / f"seed{seed}",
-            ),
-        )
+def _trainings(plan: BenchPlan, data: BenchData) -> list[Training]:
+    """Every method under every seed."""
+
+    def finish(method: type[Baseline], options: BaselineOptions, device: torch.device) -> None:
+        run_baseline(method, data, replace(options, device=device))
+
+    cells = [(method, one) for method in plan.methods for one in _options(plan, method)]
+    return [Training(one.folder or plan.out, partial(finish, method, one)) for method, one in cells]
+
+
+def _options(plan: BenchPlan, method: type[Baseline]) -> list[BaselineOptions]:
+    """Of a method under each seed."""
+    folder = plan.out / method.name
+    return [
+        replace(plan.options, seed=seed, device=plan.device, folder=folder / f"seed{seed}")
         for seed in range(plan.seeds)
     ]
+
+
+def _run_method(plan: BenchPlan, data: BenchData, method: type[Baseline]) -> list[Outcome]:
+    trials = [run_baseline(method, data, options) for options in _options(plan, method)]
     detectors, reason = _detectors(trials, plan.kinds)
     return [_outcome(method.name, step, trials, detectors, reason) for step in data.steps]
 
