@@ -11,19 +11,18 @@ published), `authors` (the settings of their public code) and `best`.
 
 from __future__ import annotations
 
-import difflib
 import math
-import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, get_type_hints
+from typing import Any
 
 import tomli_w
 
 from leakcache.errors import ConfigError
 from leakcache.files import parse_toml, read_text
+from leaknet.config_table import coerce, parse_override, refuse_unknown, with_fields
 
 __all__ = [
     "AUTHORS",
@@ -41,8 +40,6 @@ __all__ = [
     "dump_config",
     "load_config",
     "preset",
-    "refuse_unknown",
-    "with_fields",
 ]
 
 SCHEDULES = ("cosine", "scaled_linear", "linear")
@@ -222,12 +219,6 @@ class TrainConfig:
             _require(0 <= value < math.inf, f"train.{name}", value, "0 or more, and finite")
 
 
-_LISTS: dict[Any, tuple[type, str]] = {
-    tuple[int, ...]: (int, "a list of whole numbers"),
-    tuple[str, ...]: (str, "a list of names"),
-}
-
-
 @dataclass(frozen=True)
 class RunConfig:
     """All settings of a run; `preset` names the one it started from."""
@@ -276,7 +267,7 @@ class RunConfig:
         """
         table: dict[str, dict[str, Any]] = {}
         for text in overrides:
-            section, name, value = _parse_override(text)
+            section, name, value = parse_override(text)
             table.setdefault(section, {})[name] = value
         return _apply(self, table, source="--set")
 
@@ -388,30 +379,13 @@ def _flatten(config: RunConfig) -> Iterator[tuple[str, Any]]:
             yield key, value
 
 
-def _parse_override(text: str) -> tuple[str, str, Any]:
-    key, equals, raw = (part.strip() for part in text.partition("="))
-    section, dot, name = key.partition(".")
-    if not (equals and dot and name and raw):
-        raise ConfigError(f"--set {text} is malformed: write it as train.epochs=20")
-    return section, name, _parse_value(raw)
-
-
-def _parse_value(raw: str) -> Any:
-    for candidate in (raw, f"[{raw}]" if "," in raw else raw):
-        try:
-            return tomllib.loads(f"value = {candidate}")["value"]
-        except tomllib.TOMLDecodeError:
-            continue
-    return raw
-
-
 def _apply(config: RunConfig, table: Mapping[str, Any], source: str) -> RunConfig:
     changes: dict[str, Any] = {}
     for key, value in table.items():
         refuse_unknown(key, [part.name for part in fields(config)], key, source)
         section = getattr(config, key)
         if key == "preset":
-            changes[key] = _coerce(value, str, key, source)
+            changes[key] = coerce(value, str, key, source)
         elif isinstance(value, Mapping):
             changes[key] = with_fields(section, value, key, source)
         else:
@@ -420,52 +394,3 @@ def _apply(config: RunConfig, table: Mapping[str, Any], source: str) -> RunConfi
         return replace(config, **changes)
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from None
-
-
-def with_fields(section: Any, table: Mapping[str, Any], prefix: str, source: str) -> Any:
-    """A frozen dataclass with the fields that a parsed TOML table names.
-
-    Args:
-        section: fields that the table does not name stay as they are here.
-        table: values by field.
-        prefix: what stands before a field's name in errors.
-        source: file or flag, named in errors.
-
-    Raises:
-        ConfigError: a key is no field, or a value is of the wrong type or out of range.
-    """
-    kinds = get_type_hints(type(section))
-    changes = {}
-    for key, value in table.items():
-        refuse_unknown(key, list(kinds), f"{prefix}.{key}", source)
-        changes[key] = _coerce(value, kinds[key], f"{prefix}.{key}", source)
-    try:
-        return replace(section, **changes)
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from None
-
-
-def refuse_unknown(key: str, valid: list[str], shown: str, source: str) -> None:
-    """Refuse a key that is not valid, naming the nearest that is.
-
-    Raises:
-        ConfigError: in one line, with the key as `shown`.
-    """
-    if key not in valid:
-        nearest = difflib.get_close_matches(key, valid, n=1, cutoff=0.0)[0]
-        prefix = shown.removesuffix(key)
-        raise ConfigError(f"{source}: {shown} is no setting; the nearest is {prefix}{nearest}")
-
-
-def _coerce(value: Any, kind: Any, key: str, source: str) -> Any:
-    """Accept a TOML value for a field of the given type; only int to float is converted."""
-    if kind is float and type(value) is int:
-        return float(value)
-    if kind in _LISTS:
-        items = value if isinstance(value, list | tuple) else [value]
-        if all(type(item) is _LISTS[kind][0] for item in items):
-            return tuple(items)
-    elif type(value) is kind:
-        return value
-    expected = _LISTS[kind][1] if kind in _LISTS else f"of type {kind.__name__}"
-    raise ConfigError(f"{source}: {key} = {value!r} must be {expected}")

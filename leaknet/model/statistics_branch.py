@@ -18,12 +18,6 @@ on original images what it gains on copies. The second is fitted to whole images
 are and resized; its outputs are class scores and a score of being original, whose probability
 weights the two. The coordinates ignore copies, so that a copy is unlike the known images.
 
-In the coordinates an image of an unknown generator lies near the origin, amid all classes, where
-the density of the known images is highest. At unit length images of arbitrary generators spread
-evenly over the sphere, and the density of the known is a likelihood ratio up to a constant. Images
-of other pipelines lie far out instead; what their evidence lacks is one more coordinate. Images
-that are unlike all known ones where these do not differ, as photographs are, have novelty.
-
 Gate and prototypes train on class scores that fits without the image's prompt group give;
 otherwise they would learn from scores that have seen the label.
 """
@@ -60,6 +54,7 @@ from leaknet.model.novelty import Novelty
 from leaknet.model.pair_calibration import calibrate_pairs, held_out_pairs
 from leaknet.model.ridge import RidgeMap, cross_ridge
 from leaknet.model.score_map import fit_score_map
+from leaknet.model.source_density import EVIDENCE_SPREAD, SourceDensity, evidence
 from leaknet.model.source_map import SourceMap
 from leaknet.model.two_covariance import TwoCovariance, fit_directions, held_out
 
@@ -69,17 +64,6 @@ cube of their number, and the more images there are, the fewer views of each are
 
 UNPENALISED = 1e4
 """Inverse strength of a logistic regression that is not regularised."""
-
-EVIDENCE_SPREAD = 2.0
-"""Spread of new images for evidence; the one that suits names accepts other pipelines."""
-
-DEFICIT_SCALE = 0.5
-"""Length, on the unit sphere, of evidence as far below the median as its 5 % quantile."""
-
-NOVELTY_SCALE = 0.5
-"""Length, on the unit sphere, of one deviation of novelty."""
-
-LEAST_SCALE = 1e-6
 
 LEAST_GAP = 1.0
 """Nats between scores, below which classes are as good as not separated."""
@@ -95,7 +79,6 @@ class StatisticsBranch(Branch):
 
     name: ClassVar[str] = "statistics"
     directions: Tensor
-    usual: Tensor
 
     def __init__(self, config: StatisticsConfig, head: HeadConfig, classes: int) -> None:
         """Build empty: `fit` or a state dict supplies the closed-form part."""
@@ -106,9 +89,9 @@ class StatisticsBranch(Branch):
         self.ridge = RidgeMap(lengths)
         self.sources = SourceMap(sum(lengths.values()))
         self.novelty = Novelty(LENGTH)
+        self.density = SourceDensity()
         self.copy_ridge = RidgeMap({**lengths, **_resized(LENGTHS)}) if config.degraded else None
         self.register_buffer("directions", torch.zeros(dimension, dimension))
-        self.register_buffer("usual", torch.tensor([0.0, math.inf]))
         self.add_head(head, classes)
 
     @property
@@ -244,18 +227,16 @@ class StatisticsBranch(Branch):
 
     def evidence(self, embedding: Float[Tensor, "image dimension"]) -> Float[Tensor, "image"]:
         """Highest log-likelihood ratio of a known source."""
-        model = self.sources.model.with_spread(EVIDENCE_SPREAD)
-        return model.log_likelihood_ratios(self.coordinates(embedding)).amax(dim=1).to(embedding)
+        return evidence(self.sources.model, self.coordinates(embedding)).to(embedding)
 
     def density_part(
         self, embedding: Float[Tensor, "image dimension"]
     ) -> Float[Tensor, "image coordinate"]:
         """Coordinates at unit length, how far evidence lies below its median, and novelty."""
-        unit = torch.nn.functional.normalize(self.coordinates(embedding), dim=1)
-        median, scale = self.usual
-        deficit = ((median - self.evidence(embedding)) / scale).clamp_min(0)
-        further = [DEFICIT_SCALE * deficit, NOVELTY_SCALE * embedding[:, -1]]
-        return torch.cat([unit, torch.stack(further, dim=1)], dim=1)
+        found: Tensor = self.density(
+            self.coordinates(embedding), self.evidence(embedding), embedding[:, -1]
+        )
+        return found
 
     def enrol(self, embedding: Float[Tensor, "image dimension"]) -> None:
         """Add a source, known by images of these embeddings, to the two-covariance model."""
@@ -325,7 +306,7 @@ class StatisticsBranch(Branch):
         weights = self.ridge.features.weights(views, dual)
         ridge_scores = regression.held_out.reshape(images, parts, -1).mean(axis=1)
         model = TwoCovariance.of(directions, held.spread)
-        self.usual.copy_(_usual(held.evidence))
+        self.density.fit(held.evidence)
         whole = views[::parts].to(self.directions.device)
         self.novelty.fit(self.ridge.features(whole)[:, :LENGTH], train.groups)
         outputs = {"ridge": ridge_scores, "ratios": held.ratios.numpy()}
@@ -370,13 +351,6 @@ class StatisticsBranch(Branch):
         )
         probability = logistic.predict_proba(originality[:images])[:, 1]
         return torch.from_numpy(scores.held_out[:images]), torch.from_numpy(probability)
-
-
-def _usual(evidence: Float64[Tensor, "image"]) -> Float64[Tensor, "2"]:
-    """Median, and how far the 5 % quantile lies below; infinity where all are equal."""
-    median, low = torch.quantile(evidence, evidence.new_tensor([0.5, 0.05]))
-    scale = median - low
-    return torch.stack([median, scale if scale > LEAST_SCALE else scale.new_tensor(math.inf)])
 
 
 def class_means(

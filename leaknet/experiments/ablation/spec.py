@@ -21,7 +21,8 @@ from typing import Any
 from leakcache.errors import ConfigError
 from leakcache.files import parse_toml, read_text
 from leakcache.store.manifest import Encoding
-from leaknet.config import RunConfig, refuse_unknown, with_fields
+from leaknet.config import RunConfig
+from leaknet.config_table import refuse_unknown, with_fields
 from leaknet.detectors import Detector, GlobalKDE
 from leaknet.experiments.attention_modes import MODES
 from leaknet.scoring.fitted_detectors import detectors_named

@@ -467,7 +467,7 @@ def test_evidence_of_held_out_images_is_that_of_new_ones():
     both = data()
     branch, _ = fitted(both.train)
     _, evidence = density_of(branch, both.val)
-    median, scale = branch.usual.tolist()
+    median, scale = branch.density.usual.tolist()
     assert abs(float(evidence.median()) - median) < 2 * scale
 
 
