@@ -105,6 +105,11 @@ def json_text(content: Any) -> str:
     return json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False)
 
 
+def json_line(content: Any) -> str:
+    """JSON text as `json_text`, on one line."""
+    return json.dumps(_plain(content), ensure_ascii=False, allow_nan=False)
+
+
 def _plain(value: Any) -> Any:
     """The value as JSON knows it; see `json_text`."""
     if isinstance(value, dict):

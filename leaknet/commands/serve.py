@@ -43,11 +43,12 @@ def serve(settings: Settings, /, **options: Any) -> None:
     """Serve a page that scores images dropped on it, and an HTTP API.
 
     POST /v1/score takes images and ZIP files of images as multipart form data (field `files`,
-    query alpha and stability) and answers as `leak score IMAGE --json`. GET /healthz, /metrics
-    (Prometheus) and /openapi.json. Uploads stay in memory and temporary files; nothing is sent
-    elsewhere. Limits: 128 MiB and 64 images a request, 64 MiB and 50 megapixels an image, 16
-    waiting requests (then status 429), 120 s. Other addresses than this machine's own need a token,
-    sent as `Authorization: Bearer TOKEN`; put a proxy with TLS in front there.
+    query alpha and stability) and answers as `leak score IMAGE --json`; stream=true gives lines of
+    JSON as images are scored. POST /v1/explain gives the page of `leak explain` for one image. GET
+    /healthz, /metrics (Prometheus) and /openapi.json. Uploads stay in memory and temporary files;
+    nothing is sent elsewhere. Limits: 128 MiB and 64 images a request, 64 MiB and 50 megapixels an
+    image, 16 waiting requests (then status 429), 120 s. Other addresses than this machine's own
+    need a token, sent as `Authorization: Bearer TOKEN`; put a proxy with TLS in front there.
 
     \b
     Example:

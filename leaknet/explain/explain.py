@@ -23,6 +23,7 @@ from leaknet.explain.latent_map import (
     integrated_gradients,
 )
 from leaknet.explain.latent_map import shuffled_agreement as latent_agreement
+from leaknet.explain.nearest import data_root
 from leaknet.explain.patterns import patterns
 from leaknet.explain.position import position
 from leaknet.explain.prototypes import Prototypes, neighbours, prototypes_of
@@ -93,7 +94,7 @@ def _explained(
         run.classes[pair[1]],
         float(embedded.logits[0, pair[0]] - embedded.logits[0, pair[1]]),
         weights,
-        position(embedded, train, run.detectors[0], run.calibration, alpha),
+        position(embedded, train, run.detectors[0], run.calibration, alpha, data_root(run.model)),
         _statistics(run, name, image, columns, pair) if "statistics" in weights else None,
         _latents(run, image, columns, pair) if "latents" in weights else None,
     )

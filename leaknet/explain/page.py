@@ -60,7 +60,7 @@ def write_explanations(
         (folder / FIGURES).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{folder} cannot be made a folder: {error.strerror}") from error
-    figures = [{f.key: f for f in figures_of(one)} for one in explanations]
+    figures = [keyed_figures(one) for one in explanations]
     for number, own in enumerate(figures, 1):
         for figure in own.values():
             (folder / FIGURES / f"{number}-{figure.key}.png").write_bytes(figure.png)
@@ -134,15 +134,23 @@ def render(
 # Figures.
 
 
+def keyed_figures(explanation: Explanation) -> dict[str, Figure]:
+    """Every image of one explanation by its key."""
+    return {figure.key: figure for figure in figures_of(explanation)}
+
+
 def figures_of(explanation: Explanation) -> Iterator[Figure]:
     """Every image of one explanation."""
     if (statistics := explanation.statistics) is not None:
         yield from _statistics_figures(explanation, statistics)
     if (latents := explanation.latents) is not None:
         yield from _latent_figures(explanation, latents)
+    shown = {"nearest": explanation.position.nearest}
     for name, evidence in (("statistics", statistics), ("latents", latents)):
-        prototypes = evidence.prototypes if evidence else None
-        for place, near in enumerate(prototypes.neighbours if prototypes else (), 1):
+        if evidence and evidence.prototypes:
+            shown[name] = evidence.prototypes.neighbours
+    for name, neighbours in shown.items():
+        for place, near in enumerate(neighbours, 1):
             if near.image:
                 alt = f"Training image {visible(near.path)}"
                 yield Figure(f"{name}-neighbour{place}", alt, near.image)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Float64, Shaped
@@ -11,6 +12,7 @@ from sklearn.decomposition import PCA
 from leaknet.calibration import Calibration, score_threshold
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Detector
+from leaknet.explain.nearest import Neighbour, nearest_images
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Position:
         points: of the training images.
         labels: of the training images.
         explained: variance along the two axes of the map, as fractions of the whole.
+        nearest: the training images nearest to the image in the embedding, of any generator.
     """
 
     detector: str
@@ -40,6 +43,7 @@ class Position:
     points: Float[np.ndarray, "train 2"]
     labels: Shaped[np.ndarray, " train"]
     explained: tuple[float, float]
+    nearest: tuple[Neighbour, ...]
 
 
 def position(
@@ -48,6 +52,7 @@ def position(
     detector: Detector,
     calibration: Calibration,
     alpha: float,
+    root: Path | None,
 ) -> Position:
     """The position of one embedded image.
 
@@ -57,6 +62,7 @@ def position(
         detector: the one that decides.
         calibration: of the run.
         alpha: the false-alarm rate.
+        root: folder of the training images, for their thumbnails; None where it is gone.
     """
     known = calibration.references[detector.name]
     point, points, explained = None, np.zeros((0, 2)), (0.0, 0.0)
@@ -77,4 +83,7 @@ def position(
         points,
         train.labels,
         explained,
+        nearest_images(
+            root, train, np.linalg.norm(train.coordinates - image.coordinates[0], axis=1)
+        ),
     )

@@ -9,45 +9,19 @@ p_a and p_b are the nearest prototypes of the two classes (the paper, Eq. 14-15)
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from leakcache.errors import CacheError, ImageError
-from leakcache.images.archive import read_image
-from leakcache.images.decode import decode
-from leakcache.store.manifest import CacheManifest
 from leaknet.data.embeddings import Embeddings
+from leaknet.explain.nearest import Neighbour, data_root, nearest_images
 from leaknet.model.branch import Branch
 from leaknet.model.head import PrototypeHead
 from leaknet.model.protoleaknet import ProtoLeakNet
-from leaknet.report.raster import thumbnail
-
-NEIGHBOURS = 6
-"""Training images of the first class that are nearest to its winning prototype."""
-
-
-@dataclass(frozen=True)
-class Neighbour:
-    """A training image near a prototype.
-
-    Attributes:
-        path: below the data root.
-        sha256: of its file.
-        distance: to the prototype, weighted by the gate of the explained image.
-        image: a thumbnail, PNG; empty where the file is not there or has changed.
-    """
-
-    path: str
-    sha256: str
-    distance: float
-    image: bytes
 
 
 @dataclass(frozen=True)
@@ -130,35 +104,4 @@ def neighbours(
     gate = branch.classify(embedding, embedding.new_ones(1, 1)).gate
     point = branch.head.prototypes[prototype]
     distances = (gate * (read - point).square()).sum(dim=1).cpu().numpy()
-    root = data_root(model)
-    return tuple(
-        Neighbour(
-            str(own.paths[row]),
-            str(own.hashes[row]),
-            float(distances[row]),
-            _thumbnail(root, str(own.paths[row]), str(own.hashes[row])),
-        )
-        for row in np.argsort(distances, kind="stable")[:NEIGHBOURS].tolist()
-    )
-
-
-def data_root(model: ProtoLeakNet) -> Path | None:
-    """Where the images of the run's cache lay; None where the cache is gone."""
-    if model.cache is None:
-        return None
-    try:
-        return Path(CacheManifest.read(Path(model.cache.folder)).data)
-    except CacheError:
-        return None
-
-
-def _thumbnail(root: Path | None, path: str, sha256: str) -> bytes:
-    if root is None:
-        return b""
-    try:
-        data = read_image(root / path)
-        if hashlib.sha256(data).hexdigest() != sha256:
-            return b""
-        return thumbnail(decode(data, least=128))
-    except (OSError, ImageError):
-        return b""
+    return nearest_images(data_root(model), own, distances)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeVar
 
+from leakcache.files import json_text
 from leakcache.progress import silent
 from leaknet.scoring.answers import Answer, Answers
 from leaknet.scoring.predict import Predictor
@@ -18,7 +20,7 @@ from leaknet.serve.limits import Limits
 from leaknet.serve.uploads import Upload
 
 AT_ONCE = 8
-"""Images that are scored between two looks at the clock."""
+"""Images that are scored before another request has its turn."""
 
 Result = TypeVar("Result")
 
@@ -60,34 +62,53 @@ class Jobs:
             with self._lock:
                 self._inside -= 1
 
-    def submit(self, work: Callable[[], Result]) -> Future[Result]:
+    async def run(self, work: Callable[[], Result]) -> Result:
         """Run on the thread that scores, after what was submitted before."""
-        return self._thread.submit(work)
+        return await asyncio.wrap_future(self._thread.submit(work))
 
-    def score(self, uploads: Sequence[Upload], alpha: float, *, stability: bool) -> Answers:
+    def parts(
+        self, uploads: Sequence[Upload], alpha: float, *, stability: bool
+    ) -> Iterator[Answers]:
         """Answers for images, in order; those after the time limit get a reason instead."""
-        end = time.monotonic() + self._limits.seconds
+        limit, spent = self._limits.seconds, 0.0
+        late = f"not scored: the time limit of {limit:g} s was reached"
+        for first in range(0, len(uploads), AT_ONCE):
+            start = time.monotonic()
+            part = uploads[first : first + AT_ONCE]
+            if spent > limit:
+                part = [replace(u, data=b"", reason=u.reason or late) for u in part]
+            yield self._scored(part, alpha, stability=stability)
+            spent += time.monotonic() - start
+
+    def _scored(self, uploads: Sequence[Upload], alpha: float, *, stability: bool) -> Answers:
         usable = [upload for upload in uploads if not upload.reason]
-        found: list[Answer] = []
-        for start in range(0, max(len(usable), 1), AT_ONCE):
-            part = usable[start : start + AT_ONCE]
-            if found and time.monotonic() > end:
-                late = f"not scored: the time limit of {self._limits.seconds:g} s was reached"
-                found += [Answer(upload.name, late) for upload in usable[start:]]
-                break
-            answers = self._predictor.score(
-                [upload.data for upload in part],
-                alpha=alpha,
-                stability=stability,
-                names=[upload.name for upload in part],
-                progress=silent,
-            )
-            found += answers
-        scored = iter(found)
+        answers = self._predictor.score(
+            [upload.data for upload in usable],
+            alpha=alpha,
+            stability=stability,
+            names=[upload.name for upload in usable],
+            progress=silent,
+        )
+        scored = iter(answers)
         images = [Answer(u.name, u.reason) if u.reason else next(scored) for u in uploads]
         with self._lock:
             self.counts.update(("images", one.verdict or "not_scored") for one in images)
         return replace(answers, images=tuple(images))
+
+    def explain(self, upload: Upload, alpha: float, form: str) -> str:
+        """The explanation of one image, as "html" or "json".
+
+        Raises:
+            ImageError: it cannot be used as an image.
+        """
+        from leaknet.explain import explain_image
+        from leaknet.explain.page import keyed_figures, render
+
+        run = self._predictor
+        found = replace(explain_image(run, upload.data, alpha), path=upload.name)
+        if form == "json":
+            return json_text({"run": str(run.run), "images": [found.as_dict()]})
+        return render([found], str(run.run), [keyed_figures(found)])
 
     def count(self, status: int, seconds: float) -> None:
         """Count an answered request."""

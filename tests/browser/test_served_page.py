@@ -59,7 +59,7 @@ def saved(found: Visit, button: str) -> str:
 
 
 def test_dropped_files_are_answered(
-    address: str, predictor: Predictor, visit: Open, screenshots: Path | None
+    address: str, predictor: Predictor, tmp_path: Path, visit: Open, screenshots: Path | None
 ) -> None:
     found = visit(address)
     found.page.get_by_text("Known generators: ada, bob.").wait_for()
@@ -79,6 +79,40 @@ def test_dropped_files_are_answered(
     assert [line.split(",")[0] for line in table.splitlines()[1:]] == [row["File"] for row in shown]
     content = json.loads(saved(found, "JSON"))
     assert [one["path"] for one in content["images"]] == [row["File"] for row in shown]
+    page = tmp_path / "scores.html"
+    page.write_text(saved(found, "HTML"), encoding="utf-8")
+    alone = visit(page.as_uri())
+    assert [row["Answer"] for row in cells(alone)] == [row["Answer"] for row in shown]
+    alone.check("served-saved", screenshots)
+
+
+def test_answers_are_explained(address: str, visit: Open, screenshots: Path | None) -> None:
+    found = visit(address)
+    files = [("in.png", png(2)), ("other.png", png(3))]
+    drop(found, [("a.png", png(1)), ("x.zip", zipped(files))])
+    for name, folder in (("a.png", ""), ("in.png", "x.zip/")):
+        found.page.get_by_role("button", name=f"Explain {folder}{name}").click()
+        frame = found.page.frame_locator("iframe")
+        frame.get_by_role("heading", name=name).wait_for()
+        assert frame.locator("body").evaluate("body => getComputedStyle(body).margin") == "0px"
+        assert frame.locator("th button").count() > 0  # its script ran
+        assert not found.problems
+        if name == "a.png":
+            found.check("served-explained", screenshots)
+        found.page.get_by_role("button", name="Close").click()
+
+
+def test_a_folder_is_searched(address: str, tmp_path: Path, visit: Open) -> None:
+    (tmp_path / "photos" / "deep").mkdir(parents=True)
+    (tmp_path / "photos" / "notes.txt").write_text("no image")
+    for number in range(10):
+        (tmp_path / "photos" / "deep" / f"{number}.png").write_bytes(png(number))
+    found = visit(address)
+    found.page.get_by_label("Folder").set_input_files(tmp_path / "photos")
+    found.page.locator("tbody tr").nth(9).wait_for()
+    names = {row["File"] for row in cells(found)}
+    assert names == {f"photos/deep/{number}.png" for number in range(10)}
+    assert not found.problems
 
 
 def test_what_the_server_refuses_is_said(address: str, visit: Open) -> None:

@@ -12,7 +12,7 @@ import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from PIL import Image  # noqa: E402
 
 from cli import leak  # noqa: E402
 from leaknet.commands.serve import _listen  # noqa: E402
+from leaknet.explain import explain_image  # noqa: E402
+from leaknet.explain.page import keyed_figures, render  # noqa: E402
 from leaknet.scoring.predict import Predictor  # noqa: E402
 from leaknet.serve.app import create_app  # noqa: E402
 from leaknet.serve.jobs import AT_ONCE, Jobs  # noqa: E402
@@ -102,12 +104,12 @@ def ask(url: str, data: bytes | None = None, **headers: str) -> Reply:
             return Reply(error.code, error.read(), dict(error.headers))
 
 
-def send(address: str, files: Files, query: str = "", **headers: str) -> Reply:
+def send(address: str, files: Files, query: str = "", to: str = "score", **headers: str) -> Reply:
     head = '--border\r\nContent-Disposition: form-data; name="files"; filename="{}"\r\n\r\n'
     parts = [head.format(name).encode() + data + b"\r\n" for name, data in files]
     body = b"".join(parts) + b"--border--\r\n"
     kind = "multipart/form-data; boundary=border"
-    return ask(f"{address}/v1/score{query}", body, Content_Type=kind, **headers)
+    return ask(f"{address}/v1/{to}{query}", body, Content_Type=kind, **headers)
 
 
 def png(seed: int, size: tuple[int, int] = (64, 64)) -> bytes:
@@ -143,6 +145,12 @@ def test_an_upload_gets_the_answer_of_the_command(
     found = send(address, [("x.zip", zipped(files))], "?alpha=0.3").json["images"]
     for one, answer in zip(found, expected["images"], strict=True):
         assert one == {**answer, "path": f"x.zip/{answer['path']}"}
+    packed = [("x.zip", zipped([(f"{row}/{name}", d) for row in range(5) for name, d in files]))]
+    stream = send(address, packed, "?alpha=0.3&stream=true")
+    parts = [json.loads(line) for line in stream.body.splitlines()]
+    assert [(len(part["images"]), part["total"]) for part in parts] == [(AT_ONCE, 10), (2, 10)]
+    answers = [one["answer"] for part in parts for one in part["images"]]
+    assert answers == [one["answer"] for one in expected["images"]] * 5
     stable = send(address, files[:1], "?stability=true").json["images"][0]["stability"]
     assert stable["of"] == 8
 
@@ -276,12 +284,38 @@ def test_requests_and_images_are_counted(predictor: Predictor) -> None:
     assert 'leak_requests_total{status="404"} 1' in lines
 
 
+def test_an_explanation_is_that_of_the_command(
+    predictor: Predictor, address: str, tmp_path: Path
+) -> None:
+    files = [("a.png", png(1)), ("b.png", png(2))]
+    (tmp_path / "a.png").write_bytes(files[0][1])
+    expected = explain_image(predictor, tmp_path / "a.png", 0.3)
+    page = send(address, files[:1], "?alpha=0.3", to="explain")
+    assert page.headers["content-type"].startswith("text/html")
+    assert page.body.decode() == render(
+        [replace(expected, path="a.png")], str(predictor.run), [keyed_figures(expected)]
+    )
+    packed = [("x.zip", zipped(files))]
+    numbers = send(address, packed, "?alpha=0.3&format=json&name=x.zip/a.png", to="explain").json
+    (found,) = numbers["images"]
+    assert found["path"] == "x.zip/a.png"
+    assert found["margin"] == pytest.approx(expected.margin)
+    nearest = found["position"]["nearest"]
+    assert [one["path"] for one in nearest] == [one.path for one in expected.position.nearest]
+    assert [one["distance"] for one in nearest] == sorted(one["distance"] for one in nearest)
+    several = send(address, packed, to="explain")
+    assert (several.status, several.json["detail"][:20]) == (400, "2 images to explain:")
+    assert "not an image" in send(address, [("a.png", b"junk")], to="explain").json["detail"]
+
+
 def test_images_after_the_time_limit_have_a_reason(predictor: Predictor) -> None:
     uploads = [Upload(f"{row}.png", png(1)) for row in range(AT_ONCE + 2)]
     jobs = Jobs(predictor, Limits(seconds=1e-9))
-    found = jobs.score([Upload("x", reason="no"), *uploads], 0.05, stability=False)
+    parts = list(jobs.parts([Upload("x", reason="no"), *uploads], 0.05, stability=False))
+    assert [len(part) for part in parts] == [AT_ONCE, 3]
+    found = [one for part in parts for one in part]
     late = "not scored: the time limit of 1e-09 s was reached"
-    assert [one.reason for one in found] == ["no", *[""] * AT_ONCE, late, late]
+    assert [one.reason for one in found] == ["no", *[""] * (AT_ONCE - 1), late, late, late]
     assert [one.path for one in found] == ["x", *(upload.name for upload in uploads)]
 
 
@@ -289,13 +323,13 @@ def test_the_page_and_the_description_need_nothing_from_elsewhere(address: str) 
     page = ask(address)
     text = page.body.decode()
     policy = page.headers["content-security-policy"]
-    nonces = set(re.findall(r'nonce="([^"]+)"', text))
+    nonces = set(re.findall(r'nonce="([^"\']+)"', text))
     assert len(nonces) == 1
     assert f"'nonce-{nonces.pop()}'" in policy
     assert "default-src 'none'" in policy
     assert not re.search(r"https?://|innerHTML|document\.write", text)
     described = ask(f"{address}/openapi.json").json
-    assert set(described["paths"]) == {"/healthz", "/metrics", "/v1/score"}
+    assert set(described["paths"]) == {"/healthz", "/metrics", "/v1/score", "/v1/explain"}
     assert (
         "multipart/form-data" in described["paths"]["/v1/score"]["post"]["requestBody"]["content"]
     )
