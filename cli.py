@@ -121,10 +121,28 @@ def main() -> None:
     # Threads that spin while they wait slow a shared machine down several times over.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
+        code = _run()
+        _ignore_signals()
+    except (click.Abort, KeyboardInterrupt):
+        _ignore_signals()
+        click.echo("interrupted: the same command goes on where this one stopped", err=True)
+        code = 1
+    sys.exit(code)
+
+
+def _ignore_signals() -> None:
+    """Let nothing interrupt the end of a command that has done its work."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+
+
+def _run() -> int:
+    """Run the command; the exit status."""
+    try:
         code = leak.main(prog_name="leak", standalone_mode=False, obj=read_settings())
     except LeakError as error:
         click.echo(f"error: {visible(str(error))}", err=True)
-        code = 1
+        return 1
     except OSError as error:
         place = f"{visible(str(error.filename))}: " if error.filename else ""
         click.echo(
@@ -132,18 +150,15 @@ def main() -> None:
             "and written, and that the disk has room",
             err=True,
         )
-        code = 1
+        return 1
     except (MemoryError, RecursionError) as error:
         what = "memory" if isinstance(error, MemoryError) else "depth for what is nested"
         click.echo(f"error: not enough {what}; close other programs or check the input", err=True)
-        code = 1
+        return 1
     except click.ClickException as error:
         error.show()
-        code = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted: the same command goes on where this one stopped", err=True)
-        code = 1
-    sys.exit(code if isinstance(code, int) else 0)
+        return error.exit_code
+    return code if isinstance(code, int) else 0
 
 
 if __name__ == "__main__":

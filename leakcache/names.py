@@ -46,6 +46,24 @@ def without_braces(name: str) -> str:
     return name.replace("{", "").replace("}", "")
 
 
+_LIKE = str.maketrans(
+    "\u0410\u0412\u0415\u0405\u0406\u0408\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0423"
+    "\u0425"
+    "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u04bb\u0501\u051b\u051d"
+    "\u04cf\u0261\u0251"
+    "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7"
+    "\u03b1\u03b9\u03ba\u03bd\u03bf\u03c1\u03c5I1|0",
+    "ABESIJKMHOPCTYXaeopcyxijshdqwlgaABEZHIKMNOPTYXaikvopulllO",
+)
+"""Characters of other scripts, and digits, that look like Latin letters."""
+
+
+def outline(text: str) -> str:
+    """A form that names share which look alike though they differ in characters or separators."""
+    found = unicodedata.normalize("NFKC", text).translate(_LIKE).translate(_LIKE)
+    return normal_form(re.sub(r"[-_. ]+", " ", found))
+
+
 def cell(text: str) -> str:
     """The text as a CSV cell: a quote in front of what a spreadsheet would run as a formula."""
     return f"'{text}" if _FORMULA.match(text) else text

@@ -1,4 +1,6 @@
-"""checksums.json beside the files of a run: the SHA-256 of each; nothing here loads torch.
+"""checksums.json beside the files of a run, evaluation, audit or bench: the SHA-256 of each.
+
+Nothing here loads torch.
 
 The checksum of a new file is added before the file is renamed into place, and the one before it
 stays, so that a kill at any moment leaves files that agree with their checksums.
@@ -34,11 +36,12 @@ CHECKED = (
     "last.safetensors",
     "unknown.h5",
     "enrolment.json",
-    "trial.json",
 )
-"""Files of a run folder, or of a trial of a bench, that have a checksum; others are .h5."""
+"""Files of a run folder that have a checksum; so have all with a suffix of `_SUFFIXES`."""
+_SUFFIXES = (".h5", ".json", ".parquet", ".safetensors")
 _SCORED = ("metrics.json", "scores.csv", "unknown.h5")
 _CURES = dict.fromkeys(_SCORED, "delete it and run `leak score` again")
+_OTHER = "delete it and run the command again that wrote it"
 
 
 def verify(path: Path) -> None:
@@ -50,10 +53,17 @@ def verify(path: Path) -> None:
     _refuse_foreign(path)
     known = _checksums(path.parent).get(path.name)
     if known and path.is_file() and _sha256(path) not in known:
-        cure = _CURES.get(path.name, "restore it, or train again")
+        train = path.name in CHECKED or path.suffix == ".h5"
+        cure = _CURES.get(path.name, "restore it, or train again" if train else _OTHER)
         raise RunError(
             f"{path} is damaged or was changed: its SHA-256 is not that of {CHECKSUMS}; {cure}"
         )
+
+
+def is_there(path: Path) -> bool:
+    """Whether a run has a file; raises RunError for a foreign link and for no regular file."""
+    _refuse_foreign(path)
+    return path.is_file()
 
 
 def was_written(path: Path) -> bool:
@@ -92,7 +102,7 @@ def forget_former(folder: Path) -> None:
 
 
 def _has_checksum(path: Path) -> bool:
-    return path.name in CHECKED or path.suffix == ".h5"
+    return path.name in CHECKED or path.suffix in _SUFFIXES
 
 
 def _refuse_foreign(path: Path) -> None:

@@ -19,7 +19,7 @@ from leakcache.dataset.records import (
     canonical,
 )
 from leakcache.errors import DataError
-from leakcache.names import normal_form, visible
+from leakcache.names import normal_form, outline, visible
 
 FEWEST = 3
 """Images that a class needs, one for each of train, val and test."""
@@ -30,7 +30,7 @@ def inspect(index: DatasetIndex, split: Split = "all") -> tuple[Finding, ...]:
     """All findings of an index, errors first: those of its reading and those of its counts."""
     found = list(index.findings)
     if split != "open" and index.classes:
-        found += [*_classes(index), *_crossing(index), *_folds(index)]
+        found += [*_classes(index), *_look_alike(index), *_crossing(index), *_folds(index)]
     order = ("error", "warning", "note")
     return tuple(sorted(dict.fromkeys(found), key=lambda finding: order.index(finding.level)))
 
@@ -69,6 +69,22 @@ def _classes(index: DatasetIndex) -> list[Finding]:
         Finding("warning", f"class {visible(label)} has {small_class(count)}")
         for label, count in sorted(counts.items())
         if count < FEWEST
+    ]
+
+
+def _look_alike(index: DatasetIndex) -> list[Finding]:
+    """A warning for labels that differ, but look the same."""
+    alike: defaultdict[str, list[str]] = defaultdict(list)
+    for label in (*index.classes, *index.unknown):
+        alike[outline(label)].append(label)
+    return [
+        Finding(
+            "warning",
+            f"the labels {' and '.join(map(ascii, names))} look alike: give them one spelling if "
+            "they are one generator",
+        )
+        for names in alike.values()
+        if len(names) > 1
     ]
 
 
@@ -115,10 +131,8 @@ def _crossing(index: DatasetIndex) -> list[Finding]:
 
 
 def _folds(index: DatasetIndex) -> list[Finding]:
-    if index.cut_seed is not None:
-        return []
     tally = Counter(record.fold for record in index.records)
-    found = _folds_of_classes(index)
+    found = _folds_of_classes(index) if index.cut_seed is None else []
     for fold, use in (
         ("train", "nothing can be trained"),
         ("val", "training needs it to select the epoch and to calibrate"),
@@ -253,7 +267,8 @@ def _about_twins(
         bad = [rs for rs in twins if len({getattr(now[r.path], column) for r in rs}) > 1]
         if bad:
             pair = " and ".join(visible(r.path) for r in bad[0][:2])
-            sentence = f"{len(bad)} images have equal pixels in {what}: {pair}"
+            sets = "1 set of images has" if len(bad) == 1 else f"{len(bad)} sets of images have"
+            sentence = f"{sets} equal pixels in {what}: {pair}"
             found.append(Finding("warning", sentence))
     if not found:
         extra = sum(len(records) - 1 for records in twins)

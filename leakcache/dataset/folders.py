@@ -29,6 +29,7 @@ _DROPPINGS = frozenset(
     }
 )
 # fmt: on
+_STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")
 METADATA = frozenset({"metadata.csv", "metadata.jsonl", "metadata.parquet"})
 UNPACKED = (".parquet", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 """Archives whose images `leakcache.dataset.archives` or `leak data unpack` reads."""
@@ -116,7 +117,7 @@ def _sort_in(entry: os.DirEntry[str], prefix: str, contents: Contents, any_name:
             contents.rejects.append(Reject(shown, "the name is not valid UTF-8"))
     elif kind == "folder":
         contents.folders.append(prefix + name)
-    elif suffix in IMAGE_SUFFIXES and kind == "file":
+    elif kind == "file" and (suffix in IMAGE_SUFFIXES or (not suffix and _begins_as_image(entry))):
         contents.images.append(prefix + name)
     elif suffix in IMAGE_SUFFIXES:
         contents.rejects.append(Reject(prefix + name, kind))
@@ -126,6 +127,16 @@ def _sort_in(entry: os.DirEntry[str], prefix: str, contents: Contents, any_name:
         contents.archives.append(prefix + name)
     elif suffix in TABLES:
         contents.tables.append(prefix + name)
+
+
+def _begins_as_image(entry: os.DirEntry[str]) -> bool:
+    """Whether a file without a suffix is an image; one with another suffix is not opened."""
+    try:
+        with Path(entry.path).open("rb") as file:
+            start = file.read(12)
+    except OSError:
+        return False
+    return start.startswith(_STARTS) or (start[:4] == b"RIFF" and start[8:] == b"WEBP")
 
 
 def _suffix(name: str) -> str:
@@ -146,7 +157,7 @@ def _kind(entry: os.DirEntry[str]) -> str:
             return "file"
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    return "broken link" if entry.is_symlink() else "not a regular file"
+    return "not a regular file" if Path(entry.path).exists() else "broken link"
 
 
 def scan(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leakcache.dataset.folders import UNPACKED
-from leakcache.dataset.placed import Parts, Placed, is_prompt, shared_depth, stem_of
+from leakcache.dataset.placed import Parts, Placed, fold_of, is_prompt, shared_depth, stem_of
 from leakcache.errors import DataError
 from leakcache.names import normal_form, visible
 
@@ -26,7 +26,11 @@ _SAMPLE = re.compile(
     re.IGNORECASE,
 )
 _PLAIN = re.compile(r"(samples?|images?|imgs?|pics?|pictures?|outputs?|results?|png|jpe?g)")
-_BATCH = re.compile(r"(seed|batch|part|shard|chunk|run|style|version|rank|gpu|v)s?[ _-]?\d*")
+_BATCH = re.compile(
+    r"(seed|batch|part|shard|chunk|run|style|version|rank|gpu|v)s?[ _-]?\d*"
+    r"|(64|128|256|384|512|640|768|896|1024|1152|1280|1536|2048|4096)(px|p)?$|\d+ ?x ?\d+"
+)
+"""Folders that part a class, by size among others, and name no prompt."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def find_groups(
 
 
 def find_row_groups(
-    table: Path, labels: Mapping[str, str], *, given: str | None = None
+    table: Path, labels: Mapping[str, str], *, given: str | None = None, ask: bool = True
 ) -> Grouping:
     """The prompt group of every image of a table without a column of groups.
 
@@ -91,6 +95,7 @@ def find_row_groups(
         table: named in errors.
         labels: by path.
         given: one of `CHOICES`, instead of what the names suggest.
+        ask: as for `find_groups`.
 
     Raises:
         DataError: the folders may be prompts or not.
@@ -109,8 +114,9 @@ def find_row_groups(
         parts = above[path]
         named = [n for n, part in enumerate(parts) if normal_form(part) == normal_form(label)]
         start = named[-1] + 1 if named else shared[label]
-        images.append(Placed(path, label, "", "", tuple(parts[start:])))
-    return find_groups(table, images, given=given)
+        inner = tuple(part for part in parts[start:] if not fold_of(part))
+        images.append(Placed(path, label, "", "", inner))
+    return find_groups(table, images, given=given, ask=ask)
 
 
 def _prompt_of(stem: str, prefixes: frozenset[str] | None) -> str:

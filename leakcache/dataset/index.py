@@ -15,11 +15,11 @@ from leakcache.dataset.archives import archives_below, find_archives, read_archi
 from leakcache.dataset.findings import merge_alike
 from leakcache.dataset.folders import Tree, scan, step_of
 from leakcache.dataset.grouped_split import cut_folds
-from leakcache.dataset.groups import CHOICES, find_groups, find_row_groups
+from leakcache.dataset.groups import BY_FOLDER, CHOICES, Grouping, find_groups, find_row_groups
 from leakcache.dataset.index_file import Table, read_table, refuse_some_folds
 from leakcache.dataset.layout import EXPECTED, find_layout
 from leakcache.dataset.metadata import Described, read_metadata
-from leakcache.dataset.placed import ClassFolder, Layout, class_folders
+from leakcache.dataset.placed import ClassFolder, Layout, class_folders, named
 from leakcache.dataset.records import (
     FOLDS,
     DatasetIndex,
@@ -135,9 +135,8 @@ def _read_folder(root: Path, step: str | None, choices: _Choices) -> DatasetInde
     layout = find_layout(root, tree, step=step, open_only=choices.open_set, levels=choices.layout)
     by_column = choices.group is not None and choices.group not in CHOICES and described.groups
     given = None if by_column else choices.group
-    grouping = find_groups(
-        root, layout.images, given=given, kinds=layout.kinds, ask=choices.layout is None
-    )
+    ask = choices.layout is None and any(i.path not in described.groups for i in layout.images)
+    grouping = find_groups(root, layout.images, given=given, kinds=layout.kinds, ask=ask)
     groups = grouping.groups
     sentence = grouping.sentence
     if described.groups and given is None:
@@ -148,7 +147,8 @@ def _read_folder(root: Path, step: str | None, choices: _Choices) -> DatasetInde
     )
     reading = _Reading(root, records, [], layout.rejects, layout.findings + merged)
     words, findings = _folds_of_folder(reading, layout, choices)
-    reading.words = [_about_layout(layout, reading.records), *words, sentence]
+    about = [_about_layout(layout, reading.records), *_parts_of_classes(layout, grouping)]
+    reading.words = [*about, *words, sentence]
     reading.findings = reading.findings + findings
     other = _other_levels(layout)
     reading.alternatives = f"--layout {other} or --group {grouping.other}"
@@ -174,7 +174,8 @@ def _read_described(
     every = sorted(image for images in tree.images.values() for image in images)
     unnamed = [Reject(i, "no metadata file names it") for i in every if i not in described.labels]
     given = choices.group if choices.group in CHOICES else None
-    grouping = find_row_groups(root, described.labels, given=given)
+    ask = any(image not in described.groups for image in described.labels)
+    grouping = find_row_groups(root, described.labels, given=given, ask=ask)
     groups = grouping.groups | ({} if given else described.groups)
     folds = dict.fromkeys(described.labels, "open") if choices.open_set else described.folds
     lacking = [image for image in described.labels if image not in folds]
@@ -278,8 +279,17 @@ def _about_layout(layout: Layout, records: Sequence[ImageRecord]) -> str:
     return f"Read as {kind}: {closed} known and {opened} unknown classes"
 
 
+def _parts_of_classes(layout: Layout, grouping: Grouping) -> list[str]:
+    """Names the folders below the classes that are neither classes nor prompts."""
+    parts = {image.inner[0] for image in layout.images if image.inner}
+    if not parts or grouping.sentence == BY_FOLDER or layout.is_wild:
+        return []
+    return [f"the folders {named(parts)} below the classes are parts of them"]
+
+
 def _other_levels(layout: Layout) -> str:
-    options = ("class", "split/class", "class/split", "class/kind", "split/class/kind")
+    options = ["class", "split/class", "class/split", "class/kind", "split/class/kind"]
+    options += ["*/class"] * any(image.inner for image in layout.images)
     return "|".join(option for option in options if option != layout.levels)
 
 

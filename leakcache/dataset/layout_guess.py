@@ -35,6 +35,8 @@ _SUBJECTS = frozenset(
     "summer table tower train truck tvmonitor winter zebra".split()
 )
 
+_PART = re.compile(r"(k?fold|part|shard|batch|chunk|set|run|subset|folder|dir)s?[ _-]?\d+")
+
 
 class _Roles:
     """The level of every folder, from its name and those of the folders beside it."""
@@ -93,6 +95,7 @@ def guess(root: Path, tree: Tree, folders: list[Parts], skip: int = 0) -> Layout
     roles = {parts: roles_of.of(parts) for parts in folders}
     _refuse_subjects(root, roles, roles_of, skip)
     _refuse_prompts_above(root, tree, roles, skip)
+    _refuse_parts_above(root, roles, skip)
     above = _class_is_below(root, roles, skip)
     layout = Layout("class", kinds=any("kind" in found for found in roles.values()))
     patterns: Counter[str] = Counter()
@@ -251,6 +254,24 @@ def _refuse_prompts_above(
         "--layout class if they are classes"
         + (", or --layout prompt/class" if deeper else ", or an index with path,label,group"),
     )
+
+
+def _refuse_parts_above(root: Path, roles: Mapping[Parts, list[str]], skip: int) -> None:
+    """Ask where the folders that would be the classes are numbered parts with the same folders."""
+    below: defaultdict[str, set[str]] = defaultdict(set)
+    for parts, found in roles.items():
+        plain = [skip + n for n, role in enumerate(found) if role == "plain"]
+        if plain and "kind" not in found:
+            below[parts[plain[0]]] |= {parts[plain[1]]} if len(plain) > 1 else set()
+    alike = len({frozenset(names) for names in below.values()}) == 1
+    if len(below) < 2 or not alike or not all(map(_PART.fullmatch, map(normal_form, below))):
+        return
+    if names := next(iter(below.values())):
+        raise ask(
+            root,
+            f"{named(below)} above {named(names)} look like parts of a data set, not classes",
+            "--layout */class, or --layout class if they are classes",
+        )
 
 
 def _is_prompt_folder(name: str) -> bool:

@@ -97,7 +97,8 @@ def _read(
         image = names.find(path)
         if image is None:
             if columns["label"]:
-                described.rejects.append(Reject(path, f"named in {table.path.name}, not on disk"))
+                where = "outside of the data folder" if path.startswith("../") else "not on disk"
+                described.rejects.append(Reject(path, f"named in {table.path.name}, {where}"))
             continue
         for what, found in (
             ("label", described.labels),

@@ -68,13 +68,18 @@ class Lines:
             return self._given("label", given)
         found = self.first(LABEL)
         others = [name for name in LABEL if name in self.columns and name != found]
-        finer = [name for name in others if len(self.values(name)) > 2]
-        if found and finer and {value.casefold() for value in self.values(found)} <= _TWO_KINDS:
+        finer = [name for name in others if self._names_classes(name)]
+        if found and finer and not self._names_classes(found):
             raise DataError(
                 f"{self.path}: column {found} tells real from generated and column {finer[0]} "
                 f"names the generators: give --label {finer[0]} or --label {found}"
             )
         return found
+
+    def _names_classes(self, column: str) -> bool:
+        """Whether a column has several values, and others than real and generated."""
+        values = {value.casefold() for value in self.values(column)}
+        return len(values) > 1 and not values <= _TWO_KINDS
 
     def group_column(self, given: str | None = None) -> str | None:
         """The column of prompt groups, if any."""
@@ -84,7 +89,7 @@ class Lines:
             (
                 name
                 for name in GROUP
-                if name in self.columns and (name == "group" or len(self.values(name)) > 2)
+                if name in self.columns and (name == "group" or len(self.values(name)) > 1)
             ),
             None,
         )

@@ -11,6 +11,7 @@ What becomes of the pixels (`leakcache.images.preprocess`) may be imported from 
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 import struct
@@ -251,6 +252,14 @@ def bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
     rows = max(1, _BAND // image.width)
     for top in range(0, image.height, rows):
         yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def pixels_hash(image: Image.Image) -> str:
+    """Hash of the size and the pixels of a decoded image."""
+    digest = hashlib.sha256(repr(image.size).encode())
+    for _, band in bands(image):
+        digest.update(band.tobytes())
+    return digest.hexdigest()
 
 
 def _by_bands(

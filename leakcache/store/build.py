@@ -16,7 +16,7 @@ from leakcache.dataset.index import DatasetIndex, Finding, ImageRecord, Split
 from leakcache.distributed.plan import close_other_plan
 from leakcache.distributed.ray_pool import RayPool
 from leakcache.encoder.autoencoder import Encoder
-from leakcache.errors import CacheStale, ConfigError, DataError, ImageError
+from leakcache.errors import CacheCorrupt, CacheStale, ConfigError, DataError, ImageError
 from leakcache.files import locked
 from leakcache.images.archive import archive_of
 from leakcache.images.decode import Preprocessing
@@ -24,7 +24,7 @@ from leakcache.progress import Advance, track
 from leakcache.store.cache import Cache
 from leakcache.store.changes import Changes, find_changes
 from leakcache.store.column_store import STORE, ColumnStore, clear, repair_metadata
-from leakcache.store.manifest import FILE, Encoding
+from leakcache.store.manifest import FILE, CacheManifest, Encoding
 from leakcache.store.one_pass import ImageFile, OnePass
 from leakcache.store.publish import Publication, former_manifest
 from leakcache.store.session import BuildSession, plan_identity
@@ -224,9 +224,22 @@ def _prepare(folder: Path, *, fresh: bool, repair: bool) -> list[str]:
         with locked(home):
             close_other_plan(home / STORE)
             if repair:
-                return repair_metadata(home)
+                return [*repair_metadata(home), *_remove_damaged_manifests(folder)]
             clear(home)
             for path in (home / "rows", *(folder / name for name in _FORMER_FORMAT)):
                 shutil.rmtree(path, ignore_errors=True)
             (folder / FILE).unlink(missing_ok=True)
     return []
+
+
+def _remove_damaged_manifests(folder: Path) -> list[str]:
+    """Remove those of the other splits, which their own command writes again; one line for each."""
+    found = []
+    for path in sorted(folder.parent.glob(f"*/{FILE}")):
+        if path.parent != folder:
+            try:
+                CacheManifest.read(path.parent)
+            except CacheCorrupt as error:
+                path.unlink()
+                found.append(str(error))
+    return found

@@ -32,7 +32,7 @@ from leakcache.errors import (
     LeakError,
 )
 from leakcache.files import locked, read_checked, write_checked
-from leakcache.store.zarr_column import CURE, SHARDS, SPEC, ZarrColumn
+from leakcache.store.zarr_column import CURE, SHARDS, SPEC, ZarrColumn, key_of
 
 STORE = "store"
 
@@ -57,11 +57,6 @@ class Commit:
     refused: Mapping[str, str] = field(default_factory=dict)
     rules: str = ""
     pixels: Mapping[str, str] = field(default_factory=dict)
-
-
-def key_of(spec: ColumnSpec) -> str:
-    """Folder of a column: other settings give another one, another decoder does not."""
-    return f"{spec.name}-{spec.settings[:8]}"
 
 
 class ColumnStore:

@@ -236,8 +236,8 @@ class CacheManifest:
             return cls._from_content(read_checked(path))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CacheCorrupt(
-                f"{path}: is damaged ({error}); the same `leak cache build` writes it again "
-                "with --repair"
+                f"{path}: is damaged ({error}); run the same `leak cache build` with --repair, "
+                "then this command again"
             ) from error
 
     @classmethod

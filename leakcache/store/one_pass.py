@@ -12,7 +12,6 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from leakcache.columns.column import Column, DecodedImage, View
 from leakcache.columns.compute import IMAGES, ColumnComputer
@@ -20,7 +19,7 @@ from leakcache.columns.spec import ROWS, ColumnSpec, decoder_versions
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import ImageError
 from leakcache.images.archive import read_image
-from leakcache.images.decode import VERSION, Preprocessing, bands, decoded
+from leakcache.images.decode import VERSION, Preprocessing, decoded, pixels_hash
 from leakcache.images.loader import in_order
 from leakcache.images.preprocess import refuse_tiny
 from leakcache.progress import Advance
@@ -217,7 +216,7 @@ class OnePass:
                 refuse_tiny(whole.size, self._encoding.preprocessing)
                 image = DecodedImage.of(whole, sha256, self._encoding.preprocessing)
                 views = {column.name: column.views(image) for column in lacking}
-                pixels = _pixels_hash(whole)
+                pixels = pixels_hash(whole)
         except ImageError as error:
             return _Decoded(ReadFile(sha256, len(data), str(error)))
         return _Decoded(ReadFile(sha256, len(data), pixels=pixels), views)
@@ -302,13 +301,6 @@ def images_ahead(preprocessing: Preprocessing) -> int:
     """How many images to decode ahead of the encoder."""
     views = preprocessing.views * preprocessing.size**2 * 3
     return max(2, min(AHEAD, AHEAD_BYTES // views))
-
-
-def _pixels_hash(image: Image.Image) -> str:
-    digest = hashlib.sha256(repr(image.size).encode())
-    for _, band in bands(image):
-        digest.update(band.tobytes())
-    return digest.hexdigest()
 
 
 def _rules(encoding: Encoding, specs: Iterable[ColumnSpec]) -> str:

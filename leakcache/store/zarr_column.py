@@ -16,7 +16,7 @@ from zarr.storage import MemoryStore, StoreLike
 
 from leakcache.columns.spec import ColumnSpec
 from leakcache.errors import CacheCorrupt
-from leakcache.files import read_checked, read_text, replace_file, write_checked
+from leakcache.files import parse_json, read_checked, read_text, replace_file, write_checked
 
 SPEC = "column.json"
 ARRAY = "values.zarr"
@@ -58,7 +58,13 @@ class ZarrColumn:
             content = read_checked(folder / SPEC)
             if read_text(folder / ARRAY / "zarr.json") != content["zarr"]:
                 raise ValueError("zarr.json has changed")
-            return cls(folder, ColumnSpec.from_table(content["spec"]))
+            spec = ColumnSpec.from_table(content["spec"])
+            if key_of(spec) != folder.name:
+                raise ValueError("its spec is that of another column")
+            declared = parse_json(content["zarr"])["shape"]
+            if declared != [SHARDS * spec.per_shard, *spec.shape]:
+                raise ValueError(f"zarr.json declares the shape {declared}")
+            return cls(folder, spec)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CacheCorrupt(f"{folder}: is damaged ({error}); {CURE}") from error
 
@@ -116,6 +122,11 @@ class ZarrColumn:
     def bytes(self) -> int:
         """Size on disk."""
         return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
+
+def key_of(spec: ColumnSpec) -> str:
+    """Folder of a column: other settings give another one, another decoder does not."""
+    return f"{spec.name}-{spec.settings[:8]}"
 
 
 def _key(spec: ColumnSpec, shard: int) -> str:

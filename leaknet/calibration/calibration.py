@@ -21,11 +21,12 @@ from jaxtyping import Bool, Float, Float64
 from scipy.special import softmax
 from torch import Tensor
 
-from leaknet.calibration.conformal import alarm_range, conformal_p_values, grouped_bound
+from leaknet.calibration.conformal import alarm_range, conformal_p_values, depths, grouped_bound
 from leaknet.calibration.conformal import prediction_sets as conformal_sets
 from leaknet.calibration.likelihood_ratio import ClassRatios, cllr, min_cllr
 from leaknet.calibration.split_half import cut_in_halves
 from leaknet.calibration.temperature import fit_temperature, log_probabilities
+from leaknet.checksums import is_there
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Detector
 from leaknet.files import read_tensors, save_tensors
@@ -90,6 +91,10 @@ class Calibration:
     def p_values(self, e: Embeddings, detector: Detector) -> Float64[np.ndarray, " image"]:
         """That each image comes from a known generator, as far as the detector can tell."""
         return conformal_p_values(self.references[detector.name], detector.score_samples(e))
+
+    def depths(self, e: Embeddings, detector: Detector) -> Float64[np.ndarray, " image"]:
+        """How far each image lies below the calibrating ones; see `conformal.depths`."""
+        return depths(self.references[detector.name], detector.score_samples(e))
 
     def prediction_sets(self, e: Embeddings, alpha: float) -> Bool[np.ndarray, "image class"]:
         """Which generators can't be excluded at level α."""
@@ -211,7 +216,7 @@ def load_calibration(
         RunError: the file is damaged.
         ScoringError: there is nothing to calibrate on; see `Calibration.fit`.
     """
-    if (run / FILE).is_file():
+    if is_there(run / FILE):
         tensors, metadata = read_tensors(run / FILE)
         wanted = {f"reference.{detector.name}" for detector in detectors}
         if metadata.get("model") == model and wanted <= tensors.keys():

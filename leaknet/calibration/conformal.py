@@ -36,6 +36,30 @@ def score_threshold(reference: Float[np.ndarray, " reference"], alpha: float) ->
     return float(np.sort(reference)[rank - 1]) if rank else None
 
 
+FAR = 3.0
+"""Depth from which an image called unknown is outside the calibrated range (docs/LOG.md)."""
+
+
+def depths(
+    reference: Float[np.ndarray, " reference"], scores: Float[np.ndarray, " image"]
+) -> Float64[np.ndarray, " image"]:
+    """How far scores lie below the median of the references; the lowest of these has depth 1.
+
+    All are 0 where the references do not differ.
+    """
+    median, lowest = float(np.median(reference)), float(np.min(reference))
+    if median == lowest:
+        return np.zeros(len(scores))
+    found: Float64[np.ndarray, " image"] = (median - scores.astype(np.float64)) / (median - lowest)
+    return found
+
+
+def outside_limit(reference: Float[np.ndarray, " reference"]) -> float | None:
+    """The score of depth `FAR`; None where the references do not differ."""
+    median, lowest = float(np.median(reference)), float(np.min(reference))
+    return None if median == lowest else median - FAR * (median - lowest)
+
+
 def prediction_sets(
     reference: Float[np.ndarray, " reference"],
     log_probabilities: Float[np.ndarray, "image class"],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from leaknet.calibration.conformal import FAR
+
 KNOWN, FAMILY, UNKNOWN, UNSURE = "known", "family", "unknown", "unsure"
 OUTSIDE = "outside"
 MIN_TEXTURE = 0.3
@@ -44,12 +46,16 @@ def decide(
     alpha: float,
     smallest_p: float = 0.0,
     family: str = "",
+    *,
+    depth: float = 0.0,
+    why: str = "",
 ) -> Decision:
     """The answer for one image.
 
     An image of a known generator is called unknown with probability α at most, named after another
     known generator with probability α at most, and after another family likewise; all else that is
-    not certain is unsure.
+    not certain is unsure. An image that would be called unknown is outside the calibrated range
+    where its score lies far below all that calibration saw.
 
     Args:
         p_value: that the image comes from a known generator.
@@ -57,7 +63,16 @@ def decide(
         alpha: the false-alarm rate.
         smallest_p: 1 / (n + 1) for n calibration images.
         family: of several generators, if all other families are excluded at level α.
+        depth: of its score; see `leaknet.calibration.conformal.depths`.
+        why: how the image differs from those that calibrated, where that is known.
     """
+    if p_value <= alpha and depth >= FAR:
+        reason = (
+            f"{p_words(p_value, smallest_p)}, at most {alpha:g}, and its score lies {depth:.2g} "
+            "times as far below the median of the calibration images as the lowest of them, at "
+            f"least {FAR:g} times"
+        )
+        return Decision(OUTSIDE, "", f"{reason}: {why}" if why else reason)
     if p_value <= alpha:
         rank = (
             "is lower than that of every calibration image"

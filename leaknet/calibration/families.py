@@ -25,7 +25,7 @@ from leakcache.files import parse_toml
 from leaknet.calibration.calibration import Calibration
 from leaknet.calibration.conformal import conformal_p_values
 from leaknet.calibration.split_half import cut_in_halves
-from leaknet.checksums import read_text
+from leaknet.checksums import is_there, read_text
 from leaknet.data.embeddings import Embeddings
 from leaknet.files import write_text
 
@@ -116,7 +116,7 @@ def read_families(run: Path, classes: tuple[str, ...]) -> Families | None:
             in two families.
     """
     path = run / FILE
-    if not path.is_file():
+    if not is_there(path):
         return None
     try:
         content = parse_toml(read_text(path))

@@ -10,6 +10,7 @@ import click
 
 from leaknet.commands.defaults import LeakCommand, Settings, cache_folder
 from leaknet.commands.options import (
+    SEEDS,
     cache_option,
     device_option,
     emit,
@@ -51,9 +52,7 @@ if TYPE_CHECKING:
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override, e.g. train.epochs=20."
 )
 @click.option("--epochs", type=int, help="Same as --set train.epochs=N.")
-@click.option(
-    "--seeds", type=click.IntRange(1), default=3, show_default=True, help="Trainings a row."
-)
+@click.option("--seeds", type=SEEDS, default=3, show_default=True, help="Trainings a row.")
 @click.option("--force", is_flag=True, help="Leave out open images that are also closed ones.")
 @click.option(
     "--out",

@@ -19,6 +19,7 @@ from leaknet.commands.defaults import (
     remember,
 )
 from leaknet.commands.options import (
+    SEEDS,
     cache_option,
     data_option,
     device_option,
@@ -65,9 +66,7 @@ STEPS = (0, 1, 2, 3)
     metavar="LIST",
     help="Blocks of the table: 0 raw, 1 to 3 degraded test and open images, e.g. 0,1,2,3.",
 )
-@click.option(
-    "--seeds", type=click.IntRange(1), default=1, show_default=True, help="Trainings a method."
-)
+@click.option("--seeds", type=SEEDS, default=1, show_default=True, help="Trainings a method.")
 @click.option(
     "--epochs", type=click.IntRange(1), help="Of every method. [default: each method's own]"
 )

@@ -61,7 +61,8 @@ def index(ctx: click.Context, /, data: str | None, out: str | None, **options: A
 
     The CSV that is written (path,label,group,fold) can be edited and given as ROOT or --data; an
     edited one is never overwritten. Exits with 1 where the data has an error, such as a
-    single class. [default: data/]
+    single class. Images of equal pixels become one prompt group; those in several classes or folds
+    are a warning. [default: data/]
 
     JSON keys: root, layout, classes, unknown, counts.LABEL.FOLD, groups, crossing_groups,
     findings (level, sentence), rejects (path, reason), out, written.
@@ -72,12 +73,13 @@ def index(ctx: click.Context, /, data: str | None, out: str | None, **options: A
       leak data index path/to/GenImage --layout class/*/split/kind
       leak data index path/to/WILD/step1 --json
     """
+    from leakcache.dataset.equal_images import join_equal_images
     from leakcache.dataset.findings import inspect
     from leakcache.dataset.index import read_index
     from leakcache.dataset.index_file import default_name, save_index
 
     root = data_root(data)
-    found = read_index(root, **reading(options))
+    found = join_equal_images(read_index(root, **reading(options)))
     caches = (ctx.find_object(Settings) or Settings({})).caches
     file = Path(out) if out else caches / default_name(root)
     written = save_index(found, file)

@@ -126,12 +126,14 @@ def read_settings() -> Settings:
     Raises:
         ConfigError: it is not TOML, or names an unknown common option.
     """
-    if not FILE.is_file():
-        return Settings({})
     try:
         content = parse_toml(read_text(FILE))
+    except FileNotFoundError:
+        return Settings({})
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{FILE}: not readable as TOML ({error})") from error
+        raise ConfigError(
+            f"{FILE}: not readable as TOML ({error}); correct or delete it"
+        ) from error
     for key, value in content.items():
         if not isinstance(value, dict) and key not in COMMON:
             raise ConfigError(
@@ -223,8 +225,6 @@ def run_folder(given: str | None, runs: Path) -> Path:
 def latest(parent: Path) -> Path | None:
     """The folder that commands take by default; None without one, or where it is gone."""
     pointer = parent / LATEST
-    if not pointer.is_file():
-        return None
     try:
         folder = Path(read_text(pointer, POINTER_LIMIT).strip())
     except (OSError, ValueError):

@@ -10,6 +10,7 @@ import click
 
 from leaknet.commands.defaults import LeakCommand, Settings, cache_folder
 from leaknet.commands.options import (
+    SEEDS,
     alpha_option,
     cache_option,
     device_option,
@@ -44,9 +45,7 @@ if TYPE_CHECKING:
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override, e.g. train.epochs=20."
 )
-@click.option(
-    "--seeds", type=click.IntRange(1), default=5, show_default=True, help="Trainings a protocol."
-)
+@click.option("--seeds", type=SEEDS, default=5, show_default=True, help="Trainings a protocol.")
 @click.option(
     "--leave-out",
     type=click.IntRange(0),

@@ -23,6 +23,7 @@ _UNSHOWN = re.compile("[\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\u
 ALPHA = 0.05
 """False-alarm rate that answers are given at unless --alpha says otherwise."""
 SEED = click.IntRange(0, 2**63 - 1)
+SEEDS = click.IntRange(1, 1000)
 """A seed that every generator of random numbers takes."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])

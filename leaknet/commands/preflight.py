@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -12,8 +11,9 @@ from typing import Any
 from leakcache.dataset.findings import refuse_small_classes
 from leakcache.dataset.index import read_index
 from leakcache.errors import CacheCorrupt, CacheIncomplete, DataError, RunError
-from leakcache.files import parse_toml, read_checked, read_text
+from leakcache.files import parse_json, parse_toml, read_checked, read_text
 from leakcache.names import visible
+from leaknet import checksums
 
 
 def check_cache(folder: Path, split: str = "closed") -> dict[str, Any]:
@@ -35,8 +35,8 @@ def check_cache(folder: Path, split: str = "closed") -> dict[str, Any]:
         return read_checked(path)
     except (OSError, ValueError) as error:
         raise CacheCorrupt(
-            f"{path}: is damaged ({error}); the same `leak cache build` writes it again with "
-            "--repair"
+            f"{path}: is damaged ({error}); run the same `leak cache build` with --repair, then "
+            "this command again"
         ) from error
 
 
@@ -87,7 +87,12 @@ def check_same_classes(run: Path, folder: Path) -> None:
         return
     pairs = zip(table.get("label", ()), table.get("fold", ()), strict=False)
     there = sorted({str(label) for label, fold in pairs if fold != "open"})
-    known = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        known = parse_json(checksums.read_text(file))
+    except RunError:
+        raise
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file}: damaged ({error}); restore it, or train again") from error
     if isinstance(known, list) and there != sorted(map(str, known)):
         raise RunError(
             f"{folder} is not the cache of {run}: it has the classes {_named(there)}, the run "

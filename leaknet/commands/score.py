@@ -80,10 +80,10 @@ def score(settings: Settings, /, **options: Any) -> None:
 
     For each IMAGE one line: known: X, of the X family (families.toml in the run), unknown
     generator, or unsure, at the false-alarm rate --alpha, or outside the calibrated range for a
-    blank image; the likeliest generator; those that can't be excluded. It needs the run folder and
-    its autoencoder, but no cache.
-    JSON keys: run, alpha, detector (the one that decides), calibration (images, groups,
-    smallest_p, false_alarms.*, temperature, ece_before, ece_after, cllr, min_cllr,
+    blank image or a score far below all that calibration saw; the likeliest generator; those that
+    can't be excluded. It needs the run folder and its autoencoder, but no cache.
+    JSON keys: run, alpha, detector (the one that decides), calibration (images, groups, smallest_p,
+    outside_below (score), false_alarms.*, temperature, ece_before, ece_after, cllr, min_cllr,
     log10_lr_range.GENERATOR), images[] with path, reason (why it was not scored), verdict (known,
     family, unknown, unsure or outside), answer, explanation, generator (likeliest), probability,
     family (likeliest), family_probability, known, p_value (at least 1 / (n + 1) for n calibrating

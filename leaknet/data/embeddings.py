@@ -110,10 +110,12 @@ class Embeddings:
 
     def save(self, path: Path) -> None:
         """Write one HDF5 file, whole or not at all."""
-        replace_file(path, self._write)
+        content = self._file_image()
+        replace_file(path, lambda partial: partial.write_bytes(content))
 
-    def _write(self, path: Path) -> None:
-        with h5py.File(path, "w") as file:
+    def _file_image(self) -> bytes:
+        """Bytes of the HDF5 file: on a full disk the HDF5 library writes to stderr itself."""
+        with h5py.File("embeddings", "w", driver="core", backing_store=False) as file:
             for name in (*_NUMBERS, *self._optional()):
                 file.create_dataset(name, data=getattr(self, name))
             for name, logits in self.branches.items():
@@ -121,6 +123,9 @@ class Embeddings:
             for name in (*_STRINGS, "classes"):
                 file.create_dataset(name, data=list(getattr(self, name)), dtype=h5py.string_dtype())
             file.attrs.update(format=FORMAT, run=self.run, seed=self.seed)
+            file.flush()
+            image: bytes = file.id.get_file_image()
+        return image
 
     @classmethod
     def load(cls, path: Path) -> Embeddings:

@@ -26,6 +26,7 @@ from leaknet.model.inference import embed
 from leaknet.model.protoleaknet import WEIGHTS, ProtoLeakNet
 from leaknet.scoring.encode_files import EncodedFile, as_split, encoding_of, load_encoder
 from leaknet.scoring.fitted_detectors import fit_all, save_scorers
+from leaknet.scoring.image_range import ImageFacts, read_range, write_range
 from leaknet.scoring.relations import learn_families
 from leaknet.training.run_folder import RunFolder
 
@@ -139,7 +140,8 @@ def enroll(
         old_classes(known, grown),
     )
     content = {**result.as_dict(), "from": folder.name, "from_model": known.run, **_sources(new)}
-    write_version(target, lambda target: _fill(target, run, grown, known, new), content)
+    facts = [file.facts for file in usable]
+    write_version(target, lambda target: _fill(target, run, grown, known, new, facts), content)
     return result
 
 
@@ -194,7 +196,12 @@ def _check_images(known: Embeddings, files: Sequence[EncodedFile]) -> None:
 
 
 def _fill(
-    folder: Path, run: RunFolder, grown: ProtoLeakNet, known: Embeddings, new: Embeddings
+    folder: Path,
+    run: RunFolder,
+    grown: ProtoLeakNet,
+    known: Embeddings,
+    new: Embeddings,
+    images: Sequence[ImageFacts],
 ) -> None:
     """Write all files of a version into an empty folder."""
     grown.record().write(folder)
@@ -209,6 +216,8 @@ def _fill(
     save_scorers(folder, detectors, digest)
     calibrate(folder, detectors, everything)
     learn_families(folder, grown, everything)
+    if (former := read_range(run.path)) is not None:
+        write_range(folder, images, former)
 
 
 def recall(images: Embeddings) -> float:

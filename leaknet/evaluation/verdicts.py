@@ -8,12 +8,12 @@ import numpy as np
 from jaxtyping import Float64
 
 from leaknet.calibration import Calibration
-from leaknet.calibration.decision import KNOWN, UNKNOWN, UNSURE
+from leaknet.calibration.decision import FAR, KNOWN, OUTSIDE, UNKNOWN, UNSURE
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Detector
 from leaknet.evaluation.summary import Weights
 
-VERDICTS = (UNKNOWN, KNOWN, UNSURE)
+VERDICTS = (UNKNOWN, OUTSIDE, KNOWN, UNSURE)
 
 Columns = dict[str, Float64[np.ndarray, "_"]]
 
@@ -31,7 +31,9 @@ def known_columns(
     """Columns of images of known generators, whose labels are among the classes.
 
     Returns:
-        false_alarms: called unknown; at most `alpha` on average is guaranteed.
+        false_alarms: called unknown, or outside the calibrated range; at most `alpha` on average
+            is guaranteed.
+        outside: called outside the calibrated range.
         named_right, named_wrong, unsure: the other verdicts.
         coverage: the prediction set holds the right generator; at least 1 - `alpha` on average
             is guaranteed over all generators, not for each.
@@ -40,7 +42,8 @@ def known_columns(
     verdicts, sets = _columns(calibration, detector, e, alpha)
     covered = sets[np.arange(len(e)), e.targets].astype(np.float64)
     return {
-        "false_alarms": verdicts[UNKNOWN],
+        "false_alarms": verdicts[UNKNOWN] + verdicts[OUTSIDE],
+        OUTSIDE: verdicts[OUTSIDE],
         "named_right": verdicts[KNOWN] * covered,
         "named_wrong": verdicts[KNOWN] * (1 - covered),
         "unsure": verdicts[UNSURE],
@@ -62,7 +65,13 @@ def _columns(
     calibration: Calibration, detector: Detector, e: Embeddings, alpha: float
 ) -> tuple[Columns, np.ndarray]:
     sets = calibration.prediction_sets(e, alpha)
-    unknown = calibration.p_values(e, detector) <= alpha
-    known = ~unknown & (sets.sum(axis=1) == 1)
-    found = {UNKNOWN: unknown, KNOWN: known, UNSURE: ~unknown & ~known}
+    rejected = calibration.p_values(e, detector) <= alpha
+    outside = rejected & (calibration.depths(e, detector) >= FAR)
+    known = ~rejected & (sets.sum(axis=1) == 1)
+    found = {
+        UNKNOWN: rejected & ~outside,
+        OUTSIDE: outside,
+        KNOWN: known,
+        UNSURE: ~rejected & ~known,
+    }
     return {verdict: mask.astype(np.float64) for verdict, mask in found.items()}, sets

@@ -31,6 +31,7 @@ from leaknet.experiments.trial import Trial
 
 KNOWN = (
     "false_alarms",
+    "outside",
     "named_right",
     "named_wrong",
     "unsure",
@@ -53,7 +54,7 @@ class AnswerSummary:
         alpha: that rate: how many images of known generators may be called unknown.
         detector: that decides.
         known: figures of `KNOWN`, over test images of known generators.
-        unknown: by unknown generator, fractions called `unknown`, `known` and `unsure`.
+        unknown: by unknown generator, fractions called `unknown`, `outside`, `known` and `unsure`.
     """
 
     alpha: float

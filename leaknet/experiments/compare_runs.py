@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from leakcache.errors import RunError, ScoringError
+from leaknet.checksums import is_there
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Detector
 from leaknet.evaluation.evaluated import OPEN, Evaluated
@@ -129,7 +130,7 @@ def _closed(path: Path) -> Embeddings:
 
 
 def _unknown(path: Path, digest: str) -> Embeddings | None:
-    if not (path / UNKNOWN).is_file():
+    if not is_there(path / UNKNOWN):
         return None
     unknown = Embeddings.load(path / UNKNOWN)
     if unknown.run != digest:

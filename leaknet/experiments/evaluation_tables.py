@@ -43,7 +43,7 @@ TRANSFER = {
     "auroc": "AUROC, highest logit",
     "detector_auroc": "AUROC, detector",
 }
-VERDICTS = ("right", "wrong", "unsure", "unknown", "coverage", "set_size")
+VERDICTS = ("right", "wrong", "unsure", "unknown", "outside", "coverage", "set_size")
 RATES = {
     "ccr1": "CCR@1%",
     "ccr5": "CCR@5%",
@@ -174,18 +174,19 @@ def _answer_grids(where: str, one: AnswerSummary) -> list[Grid]:
         tuple(key.replace("_", " ") for key in KNOWN),
         (tuple(cell(one.known[key]) for key in KNOWN),),
         (
-            f"false alarms: called unknown, {one.alpha:g} on average being promised; coverage: "
+            f"false alarms: called unknown or outside the calibrated range, {one.alpha:g} on "
+            "average being promised; coverage: "
             f"the prediction set holds the right generator, {1 - one.alpha:g} being promised. "
             "Cllr in bits: 1 says nothing, min Cllr is what perfect calibration would leave.",
         ),
     )
     if not one.unknown:
         return [known]
-    verdicts = ("unknown", "known", "unsure")
+    verdicts = ("unknown", "outside", "known", "unsure")
     rows = tuple((name, *(cell(row[v]) for v in verdicts)) for name, row in one.unknown.items())
     unknown = Grid(
         f"{title}: images of unknown generators",
-        ("generator", "unknown (right)", "named (wrong)", "unsure"),
+        ("generator", "unknown (right)", "outside the range", "named (wrong)", "unsure"),
         rows,
     )
     return [known, unknown]

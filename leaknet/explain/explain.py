@@ -13,7 +13,7 @@ from leakcache.columns.column import DecodedImage
 from leakcache.columns.compute import ColumnComputer
 from leakcache.columns.table import columns_named
 from leakcache.errors import ImageError
-from leakcache.images.preprocess import refuse_tiny, texture
+from leakcache.images.preprocess import refuse_tiny
 from leaknet.data.columns import ImageColumns
 from leaknet.explain.contributions import MarginWeights, weigh
 from leaknet.explain.explanation import Checks, Explanation, LatentEvidence, StatisticsEvidence
@@ -36,6 +36,7 @@ from leaknet.explain.tiles import (
 )
 from leaknet.model.inference import embed
 from leaknet.scoring.encode_files import EncodedFile, Source, as_split, name_of, opened_source
+from leaknet.scoring.image_range import ImageFacts
 from leaknet.scoring.predict import Predictor, score_embeddings
 
 SHUFFLES = 20
@@ -63,24 +64,21 @@ def explain_image(run: Predictor, image: Source, alpha: float = 0.05) -> Explana
     """
     name = name_of(image, 1)
     try:
-        with opened_source(image) as (sha256, pixels, _):
+        with opened_source(image) as (sha256, pixels, facts, _):
             refuse_tiny(pixels.size, run.encoding.preprocessing)
-            decoded, grain = (
-                DecodedImage.of(pixels, sha256, run.encoding.preprocessing),
-                texture(pixels),
-            )
-            return _explained(run, name, decoded, grain, alpha)
+            decoded = DecodedImage.of(pixels, sha256, run.encoding.preprocessing)
+            return _explained(run, name, decoded, facts, alpha)
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from error
 
 
 def _explained(
-    run: Predictor, name: str, image: DecodedImage, grain: float, alpha: float
+    run: Predictor, name: str, image: DecodedImage, facts: ImageFacts, alpha: float
 ) -> Explanation:
     columns = _columns(run, [image], name)
     embedded = embed(run.model, columns)
     score = score_embeddings(
-        embedded, run.detectors, run.calibration, alpha, [grain], run.families
+        embedded, run.detectors, run.calibration, alpha, [facts], run.families, run.range
     )[0]
     order = np.argsort(-embedded.logits[0], kind="stable").tolist()
     pair = order[0], order[1]

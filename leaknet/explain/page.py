@@ -15,11 +15,12 @@ import numpy as np
 from PIL import Image
 
 from leakcache.errors import LeakError, RunError
+from leakcache.files import write_json
 from leakcache.names import visible
 from leaknet.explain.contributions import COPIES, PARTS
 from leaknet.explain.explanation import AGREES, Explanation, LatentEvidence, StatisticsEvidence
 from leaknet.explain.position import Position
-from leaknet.files import write_json, write_text
+from leaknet.files import write_text
 from leaknet.report.html import Html
 from leaknet.report.page import Section, environment
 from leaknet.report.raster import SIDE, Figure, enlarged, overlay, pattern, signed_map, thumbnail

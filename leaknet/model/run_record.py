@@ -30,6 +30,7 @@ from leaknet.files import write_text
 CONFIG = "config.toml"
 CLASSES = "classes.json"
 FORMAT = 5
+_CURE = "restore it, or train again"
 
 
 @dataclass(frozen=True)
@@ -121,14 +122,12 @@ class RunRecord:
             classes = tuple(parse_json(read_text(folder / CLASSES)))
             run = cls._from_table(table, classes, source=str(folder / CONFIG))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = str(error) if isinstance(error, LeakError) else repr(error)
+            reason = str(error) if isinstance(error, LeakError) else f"{error!r}; {_CURE}"
             raise RunError(
                 f"{folder} holds no readable {CONFIG} and {CLASSES}: {reason}"
             ) from error
         if _hash_classes(classes) != table["record"]["classes_sha256"]:
-            raise RunError(
-                f"{folder / CLASSES} was changed since {CONFIG} was written: train again"
-            )
+            raise RunError(f"{folder / CLASSES} was changed since {CONFIG} was written: {_CURE}")
         return run
 
     @classmethod

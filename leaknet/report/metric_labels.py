@@ -127,7 +127,12 @@ VERDICTS = (
         "wrong", "Named wrong", "Fraction of the images given another generator.", percent=True
     ),
     Measure("unsure", "Unsure", "Fraction of the images without an answer.", percent=True),
-    Measure("unknown", "Called unknown", "Fraction of the images called unknown.", percent=True),
+    Measure(
+        "unknown",
+        "Called unknown",
+        "Fraction of the images called unknown or outside the calibrated range.",
+        percent=True,
+    ),
 )
 BY_KEY = {measure.key: measure for measure in (*CLOSED, *OPEN)}
 

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from leakcache.files import parse_json, read_checked, read_text
+from leakcache.errors import RunError
+from leakcache.files import parse_json, read_checked
 from leakcache.store.manifest import FILE as MANIFEST
+from leaknet.checksums import read_text
+from leaknet.model.run_record import CONFIG
 from leaknet.report.metric_labels import (
     BY_KEY,
     CLOSED,
@@ -67,14 +70,18 @@ class Related:
 
 
 def find_related(run: ScoredRun) -> Related:
-    """Results whose files name the run's cache (or, for benchmarks, its known generators)."""
+    """Results whose files name the run's cache (or, for benchmarks, its known generators).
+
+    Raises:
+        RunError: a file of results has changed since it was written.
+    """
     if run.record.cache is None:
         return Related()
     cache = Path(run.record.cache.folder)
     audits, tables = list(_audits(cache)), list[Table]()
     folders = run.folder.resolve().parents[:2]
-    files = {file for folder in folders for file in folder.glob("*/*.json")}
-    for file in sorted(file for file in files if file.stat().st_size < LIMIT):
+    files = {file for folder in folders for file in folder.glob("*/*.json") if _result(file)}
+    for file in sorted(files):
         content = _read(file)
         name = f"{file.parent.name}/{file.name}"
         if "protocol" in content and _same(content["protocol"].get("cache"), cache):
@@ -106,9 +113,16 @@ def _audits(cache: Path) -> Iterator[dict[str, Any]]:
         yield audit
 
 
+def _result(file: Path) -> bool:
+    """Whether a file may be a table of results, not of a run."""
+    return file.stat().st_size < LIMIT and not (file.parent / CONFIG).is_file()
+
+
 def _read(file: Path) -> dict[str, Any]:
     try:
         content = parse_json(read_text(file))
+    except RunError:
+        raise
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

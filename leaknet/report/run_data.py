@@ -13,7 +13,7 @@ from leakcache.errors import RunError
 from leakcache.files import parse_json, parse_toml
 from leaknet.calibration import Calibration, conformal_p_values, score_threshold
 from leaknet.calibration.split_half import cut_in_halves
-from leaknet.checksums import read_text
+from leaknet.checksums import is_there, read_text
 from leaknet.config import RunConfig
 from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.model.run_record import CONFIG, RunRecord
@@ -243,7 +243,7 @@ def _read_metrics(folder: Path) -> dict[str, Any]:
 
 def _embeddings(folder: Path, model: str, table: ScoreTable) -> Embeddings | None:
     path = RunFolder(folder).embeddings
-    if not path.is_file():
+    if not is_there(path):
         return None
     known = Embeddings.load(path)
     if known.run != model:
@@ -251,7 +251,7 @@ def _embeddings(folder: Path, model: str, table: ScoreTable) -> Embeddings | Non
             f"{folder}: its weights changed since it was scored; "
             f"run `leak score --run {folder}` again"
         )
-    if not (folder / UNKNOWN).is_file():
+    if not is_there(folder / UNKNOWN):
         return known
     unknown = Embeddings.load(folder / UNKNOWN)
     unknown = unknown.take(~np.isin(unknown.hashes, known.hashes))

@@ -10,7 +10,7 @@ from typing import Any
 from leakcache.errors import LeakError
 from leakcache.files import parse_json, parse_toml
 from leakcache.names import visible
-from leaknet.checksums import read_text
+from leaknet.checksums import is_there, read_text
 
 CONFIG = "config.toml"
 _FIGURES = {"top1": "closed", "macro_auc": "closed", "auroc": "open"}
@@ -61,7 +61,7 @@ def find_runs(parent: Path) -> tuple[list[RunSummary], list[str]]:
 def _summary(folder: Path) -> RunSummary:
     table = parse_toml(read_text(folder / CONFIG))
     metrics_file = folder / "metrics.json"
-    metrics = parse_json(read_text(metrics_file)) if metrics_file.is_file() else {}
+    metrics = parse_json(read_text(metrics_file)) if is_there(metrics_file) else {}
     closed = metrics.get("closed") or metrics.get("validation") or {}
     groups = {"closed": closed, "open": metrics.get("open") or {}}
     cache = table["record"].get("cache")

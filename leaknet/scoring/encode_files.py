@@ -26,11 +26,12 @@ from leakcache.images.archive import read_image
 from leakcache.images.declared_origin import DeclaredOrigin, declared_origin
 from leakcache.images.decode import Preprocessing, as_rgb, decoded
 from leakcache.images.loader import in_order
-from leakcache.images.preprocess import refuse_tiny, texture
+from leakcache.images.preprocess import refuse_tiny
 from leakcache.progress import Track, track
 from leakcache.store.manifest import Encoding
 from leaknet.data.columns import ImageColumns
 from leaknet.model.protoleaknet import ProtoLeakNet
+from leaknet.scoring.image_range import ImageFacts
 
 AHEAD = 8
 """Files that are decoded ahead of the encoder at most."""
@@ -50,7 +51,7 @@ class EncodedFile:
         columns: by name, those asked for: a row of the image, then one of each variant that was
             asked for; empty where refused.
         reason: why it is refused; empty where it is not.
-        texture: of the image; see `leakcache.images.preprocess.texture`.
+        facts: texture, size and compression of the image.
         origin: what the file says of its origin; None where it says nothing, or is no file.
     """
 
@@ -58,7 +59,7 @@ class EncodedFile:
     sha256: str = ""
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     reason: str = ""
-    texture: float = 0.0
+    facts: ImageFacts = field(default_factory=ImageFacts)
     origin: DeclaredOrigin | None = None
 
 
@@ -179,18 +180,20 @@ def as_split(files: Sequence[EncodedFile], fold: str, label: str) -> ImageColumn
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A file's hash, the views of the image and of each variant, texture and declared origin."""
+    """A file's hash, the views of the image and of each variant, its facts and declared origin."""
 
     sha256: str = ""
     variants: Sequence[Prepared] = ()
     reason: str = ""
-    texture: float = 0.0
+    facts: ImageFacts = field(default_factory=ImageFacts)
     origin: DeclaredOrigin | None = None
 
 
 @contextmanager
-def opened_source(image: Source) -> Iterator[tuple[str, Image.Image, DeclaredOrigin | None]]:
-    """SHA-256, decoded pixels and declared origin; raises ImageError."""
+def opened_source(
+    image: Source,
+) -> Iterator[tuple[str, Image.Image, ImageFacts, DeclaredOrigin | None]]:
+    """SHA-256, decoded pixels, facts and declared origin; raises ImageError."""
     if isinstance(image, str | Path):
         try:
             image = read_image(Path(image))
@@ -198,23 +201,24 @@ def opened_source(image: Source) -> Iterator[tuple[str, Image.Image, DeclaredOri
             raise ImageError(f"cannot be read ({error.strerror})") from error
     if isinstance(image, bytes):
         with decoded(image) as pixels:
-            yield hashlib.sha256(image).hexdigest(), pixels, declared_origin(image)
+            sha256 = hashlib.sha256(image).hexdigest()
+            yield sha256, pixels, ImageFacts.of(pixels, image), declared_origin(image)
     else:
         pixels = as_rgb(image)
         content = f"{pixels.width}x{pixels.height} RGB\n".encode() + pixels.tobytes()
-        yield hashlib.sha256(content).hexdigest(), pixels, None
+        yield hashlib.sha256(content).hexdigest(), pixels, ImageFacts.of(pixels), None
 
 
 def _load(
     source: Source, cut: Preprocessing, changes: Changes | None, columns: Sequence[Column]
 ) -> _Loaded:
     try:
-        with opened_source(source) as (sha256, image, origin):
+        with opened_source(source) as (sha256, image, facts, origin):
             refuse_tiny(image.size, cut)
             variants = [image, *(changes(image) if changes else ())]
             found = [DecodedImage.of(variant, sha256, cut) for variant in variants]
             views = [{column.name: column.views(one) for column in columns} for one in found]
-            return _Loaded(sha256, views, texture=texture(image), origin=origin)
+            return _Loaded(sha256, views, facts=facts, origin=origin)
     except ImageError as error:
         return _Loaded(reason=str(error))
 
@@ -228,4 +232,4 @@ def _encoded(compute: ColumnComputer, path: Path, loaded: _Loaded) -> EncodedFil
             return EncodedFile(path, loaded.sha256, reason=row)
         rows.append(row)
     columns = {name: COLUMNS[name].read(np.stack([row[name] for row in rows])) for name in rows[0]}
-    return EncodedFile(path, loaded.sha256, columns, texture=loaded.texture, origin=loaded.origin)
+    return EncodedFile(path, loaded.sha256, columns, facts=loaded.facts, origin=loaded.origin)

@@ -10,6 +10,7 @@ import torch
 
 from leakcache.errors import ScoringError
 from leaknet.calibration.split_half import choosing_half
+from leaknet.checksums import is_there
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import DETECTORS, Detector, GlobalKDE
 from leaknet.files import read_tensors, save_tensors
@@ -53,7 +54,7 @@ def save_scorers(run: Path, detectors: Sequence[Detector], model: str) -> None:
         model: sha256 of the weights whose embeddings they were fitted on.
     """
     tensors = {}
-    if (run / FILE).is_file():
+    if is_there(run / FILE):
         kept, metadata = read_tensors(run / FILE)
         tensors = kept if metadata.get("model") == model else {}
     for detector in detectors:
@@ -74,7 +75,7 @@ def load_scorers(
         model: sha256 of the weights.
     """
     tensors: dict[str, torch.Tensor] = {}
-    if (run / FILE).is_file():
+    if is_there(run / FILE):
         kept, metadata = read_tensors(run / FILE)
         tensors = kept if metadata.get("model") == model else {}
     detectors = []

@@ -18,6 +18,7 @@ from leakcache.images.declared_origin import DeclaredOrigin
 from leakcache.progress import Track, track
 from leakcache.store.manifest import Encoding
 from leaknet.calibration import Calibration, Decision, decide, doubt, load_calibration, verbal
+from leaknet.calibration.conformal import outside_limit
 from leaknet.calibration.decision import KNOWN, blank
 from leaknet.calibration.families import FamilyCalibration, load_families
 from leaknet.data.embeddings import Embeddings
@@ -33,6 +34,7 @@ from leaknet.scoring.encode_files import (
     name_of,
 )
 from leaknet.scoring.fitted_detectors import detectors_named, fit_all, load_scorers
+from leaknet.scoring.image_range import ImageFacts, ImageRange, read_range
 from leaknet.scoring.stability import stability_of, variants_of
 from leaknet.training.run_folder import RunFolder
 
@@ -48,13 +50,14 @@ class _Family:
 
 @dataclass(frozen=True)
 class _Scores:
-    """Scores of embedded images, one row each; the deciding detector's p-values."""
+    """Scores of embedded images, one row each; p-values and depths by the deciding detector."""
 
     probabilities: Float[np.ndarray, "image class"]
     log10_ratios: Float[np.ndarray, "image class"]
     sets: Bool[np.ndarray, "image class"]
     p_values: Float[np.ndarray, " image"]
     smallest_p: float
+    depths: Float[np.ndarray, " image"]
     families: tuple[_Family, ...]
     scores: dict[str, Float[np.ndarray, " image"]]
 
@@ -69,6 +72,7 @@ class Predictor:
         detectors: fitted ones; the first decides.
         calibration: of the run.
         families: of the known generators, calibrated; None for a run without.
+        range: of the images that it is calibrated on; None for a run that does not say.
     """
 
     def __init__(
@@ -107,6 +111,7 @@ class Predictor:
         else:
             self.calibration = load_calibration(folder.path, self.detectors, self.known, digest)
         self.families = load_families(folder.path, self.calibration, self.known)
+        self.range = read_range(folder.path)
         self._vae, self._device = vae, str(where)
 
     @property
@@ -157,8 +162,11 @@ class Predictor:
         usable = [(image, name) for image, name, reason in found if not reason]
         scored = iter(self._answers(usable, alpha, stability, progress))
         answers = [Answer(name, why) if why else next(scored) for _, name, why in found]
-        facts = self.calibration.as_dict(alpha)
-        return Answers(tuple(answers), str(self.run), alpha, self.detectors[0].name, facts)
+        name = self.detectors[0].name
+        facts = self.calibration.as_dict(alpha) | {
+            "outside_below": outside_limit(self.calibration.references[name])
+        }
+        return Answers(tuple(answers), str(self.run), alpha, name, facts)
 
     def _answers(
         self,
@@ -182,9 +190,9 @@ class Predictor:
         scored: Iterator[Answer] = iter(())
         if usable:
             embedded = embed(self.model, as_split(usable, "open", "?"))
-            textures = [file.texture for file in usable]
+            facts = [file.facts for file in usable]
             found = score_embeddings(
-                embedded, self.detectors, self.calibration, alpha, textures, self.families
+                embedded, self.detectors, self.calibration, alpha, facts, self.families, self.range
             )
             scored = (
                 _with_origin(one, file.origin, self.classes)
@@ -219,24 +227,27 @@ def score_embeddings(
     detectors: Sequence[Detector],
     calibration: Calibration,
     alpha: float,
-    textures: Sequence[float],
+    images: Sequence[ImageFacts],
     families: FamilyCalibration | None = None,
+    known: ImageRange | None = None,
 ) -> list[Answer]:
     """Answers for embedded images, in their order.
 
     Args:
-        e: images in the order of `textures`, each followed by as many variants.
+        e: images in the order of `images`, each followed by as many variants.
         detectors: of the run; the first decides.
         calibration: of the run.
         alpha: rate at which images of known generators may be called unknown, in (0, 1).
-        textures: of each image; see `leakcache.images.preprocess.texture`.
+        images: facts of each.
         families: of the run.
+        known: range of the images that calibrated the run.
     """
-    scored, tried = _score(e, detectors, calibration, alpha, families), len(e) // len(textures)
+    scored, tried = _score(e, detectors, calibration, alpha, families), len(e) // len(images)
     found = []
-    for place, grain in enumerate(textures):
+    for place, facts in enumerate(images):
         rows, path = range(place * tried, (place + 1) * tried), str(e.paths[place * tried])
-        found.append(_result(path, scored, rows, e.classes, alpha, blank(grain)))
+        why = known.difference(facts) if known else ""
+        found.append(_result(path, scored, rows, e.classes, alpha, blank(facts.texture), why))
     return found
 
 
@@ -253,6 +264,7 @@ def _score(
         calibration.prediction_sets(e, alpha),
         calibration.p_values(e, detectors[0]),
         calibration.smallest_p,
+        calibration.depths(e, detectors[0]),
         _families(families, calibration.log_probabilities(e), alpha),
         {detector.name: detector.score_samples(e) for detector in detectors},
     )
@@ -285,9 +297,13 @@ def _result(
     classes: tuple[str, ...],
     alpha: float,
     unanswered: Decision | None,
+    why: str,
 ) -> Answer:
-    """One image, whose variants follow it in `rows`; `unanswered` replaces its own answer."""
-    decisions = [_decide(scored, row, classes, alpha) for row in rows]
+    """One image, whose variants follow it in `rows`.
+
+    `unanswered` replaces its own answer; `why` says how it differs from calibrating images.
+    """
+    decisions = [_decide(scored, row, classes, alpha, why) for row in rows]
     decision, stability = unanswered or decisions[0], None
     if len(decisions) > 1:
         stability = stability_of([item.answer for item in decisions])
@@ -315,11 +331,21 @@ def _result(
     )
 
 
-def _decide(scored: _Scores, row: int, classes: tuple[str, ...], alpha: float) -> Decision:
+def _decide(
+    scored: _Scores, row: int, classes: tuple[str, ...], alpha: float, why: str
+) -> Decision:
     members = _members(scored, row, classes)
     family = scored.families[row] if scored.families else None
     named = family.name if family and family.alone else ""
-    return decide(float(scored.p_values[row]), members, alpha, scored.smallest_p, named)
+    return decide(
+        float(scored.p_values[row]),
+        members,
+        alpha,
+        scored.smallest_p,
+        named,
+        depth=float(scored.depths[row]),
+        why=why,
+    )
 
 
 def _members(scored: _Scores, row: int, classes: tuple[str, ...]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float64
 
 from leaknet.calibration.families import write_families
+from leaknet.checksums import is_there
 from leaknet.data.embeddings import Embeddings
 from leaknet.files import read_tensors, save_tensors
 from leaknet.model.pair_calibration import clusters
@@ -51,7 +52,7 @@ def read_relations(run: Path, model: str) -> Relations | None:
         run: run folder.
         model: sha256 of its weights.
     """
-    if not (run / FILE).is_file():
+    if not is_there(run / FILE):
         return None
     tensors, metadata = read_tensors(run / FILE)
     if metadata.get("model") != model:

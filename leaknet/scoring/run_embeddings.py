@@ -18,6 +18,7 @@ from jaxtyping import Shaped
 from leakcache.errors import CacheStale, ScoringError
 from leakcache.progress import track
 from leakcache.store.cache import Cache
+from leaknet.checksums import is_there
 from leaknet.config import RunConfig
 from leaknet.data.columns import ImageColumns, load_fold
 from leaknet.data.embeddings import Embeddings, concatenate
@@ -123,7 +124,7 @@ def embed_split(model: ProtoLeakNet, split: ImageColumns, digest: str) -> Embedd
 
 
 def _enrolled(run: RunFolder, cached: tuple[str, ...]) -> Embeddings | None:
-    if not run.embeddings.is_file():
+    if not is_there(run.embeddings):
         return None
     stored = Embeddings.load(run.embeddings)
     rows = ~np.isin(stored.labels, cached)
@@ -138,7 +139,7 @@ def _kept(
     path: Path, run: RunFolder, identity: Identity, make: Callable[[str], Embeddings]
 ) -> Embeddings:
     digest = run.fingerprint()
-    if path.is_file():
+    if is_there(path):
         stored = Embeddings.load(path)
         found = tuple(getattr(stored, name) for name in _COLUMNS)
         if stored.run == digest and all(map(np.array_equal, found, identity)):

@@ -25,6 +25,7 @@ from leaknet.evaluation.open_set import Detection, OpenSummary, summarise_open
 from leaknet.files import write_json
 from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.scoring.fitted_detectors import fit_all, save_scorers
+from leaknet.scoring.image_range import facts_of_cache, write_range
 from leaknet.scoring.relations import learn_families
 from leaknet.scoring.run_embeddings import (
     CLOSED_FOLDS,
@@ -231,6 +232,7 @@ def prepare_run(folder: Path, closed: Cache, device: torch.device = CPU) -> Vali
     save_scorers(folder, detectors, known.run)
     calibrate(folder, detectors, known)
     learn_families(folder, model, known)
+    write_range(folder, facts_of_cache(closed))
     found = _validation(run, known)
     metrics = {
         "run": str(folder),

@@ -14,7 +14,7 @@ from scipy.special import softmax
 
 from leakcache.errors import RunError
 from leakcache.names import cell, from_cell
-from leaknet.checksums import read_text
+from leaknet.checksums import is_there, read_text
 from leaknet.data.embeddings import Embeddings
 from leaknet.files import write_text
 
@@ -63,7 +63,7 @@ def read_score_table(run: Path) -> ScoreTable:
         RunError: the run has not been scored, or the file was changed.
     """
     path = run / FILE
-    if not path.is_file():
+    if not is_there(path):
         raise RunError(f"{run}: has not been scored; run `leak score --run {run}` first")
     try:
         heading, *rows = csv.reader(io.StringIO(read_text(path), newline=""))

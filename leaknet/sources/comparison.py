@@ -168,7 +168,7 @@ def comparing_branch(model: ProtoLeakNet) -> tuple[StatisticsBranch, PairCalibra
 
 
 def _reason(file: EncodedFile) -> str:
-    decision = None if file.reason else blank(file.texture)
+    decision = None if file.reason else blank(file.facts.texture)
     return decision.explanation if decision else file.reason
 
 

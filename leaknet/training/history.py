@@ -9,7 +9,7 @@ from pathlib import Path
 
 from leakcache.errors import RunError
 from leakcache.files import parse_json
-from leaknet.checksums import read_text, was_written
+from leaknet.checksums import is_there, read_text, was_written
 from leaknet.files import write_text
 
 HISTORY = "history.jsonl"
@@ -58,7 +58,7 @@ def read_history(folder: Path) -> list[EpochRecord]:
         RunError: a line is damaged, or the file was changed.
     """
     path = folder / HISTORY
-    if not path.is_file():
+    if not is_there(path):
         if was_written(path):
             raise RunError(f"{path} is missing: restore it, or train again")
         return []

@@ -47,10 +47,12 @@ CACHE_FILES = (
     "store/commits/000003.json",
 )
 """Shard and commit 0 are of the closed set, 3 of the open set."""
+RESULT_FILES = ("evaluation.json", "checksums.json")
 VERSION_FILES = ("enrolment.json", "embeddings.h5", "model.safetensors", "history.jsonl")
 
 SCORE_VERSION = ("score", "--run", "runs/r@2", "--json")
 REPORT = ("report", "runs/r")
+REPORT_RESULTS = ("report", "eval/seed0")
 UNDO = ("enroll", "--undo", "--run", "runs/r@2")
 TRAIN_OTHER = tuple(word.replace("runs/r", "runs/q") for word in TRAIN)
 VERIFY = ("cache", "verify", "--spot", "4", "--json")
@@ -59,8 +61,9 @@ READERS = {
     "run": (SCORE, SCORE_IMAGE, REPORT, ENROLL, RUNS),
     "cache": (SCORE, TRAIN_OTHER, VERIFY, INFO),
     "version": (SCORE_VERSION, UNDO),
+    "evaluation": (REPORT_RESULTS,),
 }
-LISTINGS = (RUNS, INFO, VERIFY, REPORT)
+LISTINGS = (RUNS, INFO, VERIFY, REPORT, REPORT_RESULTS)
 """Commands that show what is there: of what was deleted they say nothing."""
 CURE = re.compile(r"again|restore|--repair|delete|leak cache build|leak train|leak score")
 Fault = Callable[[Path, random.Random], None]
@@ -110,14 +113,14 @@ def result(argv: tuple[str, ...], outcome: Outcome, world: Path) -> str:
     """Everything that a command gave but times: its figures, weights or page."""
     if argv == TRAIN_OTHER and outcome.code == 0:
         return state(world)["runs/q/model.safetensors"]
-    if argv == REPORT and outcome.code == 0:
-        return content(world / "runs/r")["report.html"]
+    if argv[0] == "report" and outcome.code == 0:
+        return content(world / argv[1])["report.html"]
     return outcome.out
 
 
 def prepare(stages: Stages, kind: str) -> None:
     """The world that holds files of this kind, where every command reads them."""
-    stages.reset("enroll" if kind == "version" else "score")
+    stages.reset({"version": "enroll", "evaluation": "evaluate"}.get(kind, "score"))
     if kind == "cache":  # kept embeddings would do without the cache
         for name in ("embeddings.h5", "unknown.h5", "metrics.json", "scores.csv"):
             (stages.world / "runs/r" / name).unlink()
@@ -130,7 +133,12 @@ def reading(stages: Stages) -> Reading:
 
 def cases(full: bool) -> Iterator[tuple[str, str, Fault, tuple[str, ...]]]:
     """Kind and pattern of a file, what happens to it, and who reads it."""
-    folders = {"run": RUN_FILES, "cache": CACHE_FILES, "version": VERSION_FILES}
+    folders = {
+        "run": RUN_FILES,
+        "cache": CACHE_FILES,
+        "version": VERSION_FILES,
+        "evaluation": RESULT_FILES,
+    }
     number = 0
     for kind, patterns in folders.items():
         readers = READERS[kind]
@@ -139,7 +147,8 @@ def cases(full: bool) -> Iterator[tuple[str, str, Fault, tuple[str, ...]]]:
             for fault in faults if full else [list(COUNTS)[number % len(COUNTS)]]:
                 number += 1
                 able = [one for one in readers if fault is not delete or one not in LISTINGS]
-                yield kind, pattern, fault, able[number % len(able)]
+                if able:
+                    yield kind, pattern, fault, able[number % len(able)]
 
 
 @pytest.mark.timeout(7200)
@@ -162,8 +171,8 @@ def test_damage_is_refused_or_changes_no_figure(
 
 def only(world: Path, kind: str, pattern: str) -> Path:
     """The file of a pattern."""
-    folder = {"run": "runs/r", "cache": CACHE, "version": "runs/r@2"}[kind]
-    (path,) = (path for path in (world / folder).glob(pattern) if path.is_file())
+    folders = {"run": "runs/r", "cache": CACHE, "version": "runs/r@2", "evaluation": "eval"}
+    (path,) = (path for path in (world / folders[kind]).glob(pattern) if path.is_file())
     return path
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from leakcache.errors import ConfigError, RunError, ScoringError
-from leakcache.files import parse_json, read_text
+from leakcache.files import parse_json
 from leaknet.baselines import BASELINES
 from leaknet.baselines.base import Baseline, BaselineOptions
+from leaknet.checksums import read_text
 from leaknet.detectors import Detector
 from leaknet.experiments.benchmark.data import BenchData
 from leaknet.experiments.benchmark.tables import METRICS, OURS, PUBLISHED, BenchResult
@@ -171,6 +172,8 @@ def _claim(plan: BenchPlan, data: BenchData) -> None:
     try:
         theirs: dict[str, Any] = parse_json(read_text(path))
     except ValueError as error:
+        if isinstance(error, RunError):
+            raise
         raise RunError(f"{path}: is damaged ({error}); take another --out") from error
     changed = [name for name in mine if theirs.get(name) != mine[name]]
     if changed:

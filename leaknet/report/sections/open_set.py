@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from leaknet.calibration import Calibration, decide
-from leaknet.calibration.decision import KNOWN, UNSURE
+from leaknet.calibration.conformal import depths
+from leaknet.calibration.decision import FAR, KNOWN, OUTSIDE, UNKNOWN, UNSURE
 from leaknet.data.embeddings import Embeddings
 from leaknet.metrics.roc import roc
 from leaknet.report.html import Html
@@ -117,7 +118,11 @@ def _answers(
     if generator is not None:
         images = images.take(images.labels == generator)
     row: dict[str, Any] = {"name": name, "images": len(p_values), "known": generator is None}
-    row["unknown"] = int((p_values <= ALPHA).sum())
+    assert run.reference is not None
+    deep = depths(run.reference, run.scores(run.detector, fold, generator))
+    rejected = p_values <= ALPHA
+    row[OUTSIDE] = int((rejected & (deep >= FAR)).sum())
+    row[UNKNOWN] = int(rejected.sum()) - row[OUTSIDE]
     found = _count(calibration, images, p_values) if len(images) == len(p_values) else None
     for key in ("right", "wrong", UNSURE):
         row[key] = None if found is None else found[key]

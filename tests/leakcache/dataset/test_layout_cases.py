@@ -604,3 +604,101 @@ def test_images_as_text_in_a_table_are_one_line_that_says_what_to_do(tmp_path):
     with pytest.raises(DataError, match="the original Parquet file as --data") as caught:
         read_index(tmp_path / "t.csv")
     assert len(str(caught.value)) < 400
+
+
+# Inputs of the second look at the layouts.
+
+
+def test_metadata_in_split_folders_gives_the_prompts_though_the_file_numbers_restart(tmp_path):
+    for fold, count in (("train", 6), ("test", 4)):
+        fill(tmp_path, fold, count)
+        rows = [
+            {"file_name": f"{n:04}.png", "text": f"{fold} {n // 2}", "generator": "ab"[n % 2]}
+            for n in range(count)
+        ]
+        (tmp_path / fold / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    index = read_index(tmp_path)
+    assert index.classes == ("a", "b")
+    assert index.crossing_groups == ()
+    assert len({record.group for record in index.records}) == 5
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("sdxl", "\u0455dxl"), ("fIux", "flux"), ("sd-1.5", "sd_1_5"), ("gpt\u03bf", "gpto")],
+)
+def test_labels_that_look_alike_are_warned_of_and_not_merged(tmp_path, one, other):
+    for label in (one, other, "third"):
+        fill(tmp_path, label, 4)
+    index = read_index(tmp_path)
+    assert len(index.classes) == 3
+    warned = said(index, "warning")
+    assert f"{min(one, other)!a} and {max(one, other)!a} look alike" in warned
+    assert "third" not in warned
+
+
+@pytest.mark.parametrize("name", ["fold", "part_", "Run "])
+def test_numbered_parts_above_the_same_folders_are_a_question(tmp_path, name):
+    for part in range(3):
+        for label in ("flux", "sdxl"):
+            fill(tmp_path, f"{name}{part}/{label}", 3, 10 * part)
+    with pytest.raises(DataError, match=r"look like parts of a data set.*--layout \*/class"):
+        read_index(tmp_path)
+    assert read_index(tmp_path, layout="*/class").classes == ("flux", "sdxl")
+    assert len(read_index(tmp_path, layout="class").classes) == 3
+
+
+@pytest.mark.parametrize(
+    "sizes", [("512", "1024"), ("256px", "512px", "768px"), ("640x480", "9x9")]
+)
+def test_folders_of_sizes_are_no_prompts_and_are_named(tmp_path, sizes):
+    for label in ("flux", "sdxl"):
+        for size in sizes:
+            fill(tmp_path, f"{label}/{size}", 5)
+    index = read_index(tmp_path)
+    assert len({record.group for record in index.records}) == 5
+    assert f"the folders {', '.join(sorted(sizes))} below the classes are parts" in index.layout
+    assert "*/class" in index.layout
+
+
+def test_a_cut_that_leaves_a_fold_empty_is_warned_of(tmp_path):
+    for label in ("a", "b"):
+        touch(tmp_path, f"{label}/one.png", f"{label}/two.png")
+    assert "no image is in the fold val" in said(read_index(tmp_path), "warning")
+
+
+def test_real_or_generated_beside_two_generators_is_a_question(tmp_path):
+    fill(tmp_path, "images", 4)
+    rows = "".join(f"images/{n:04}.png,{n % 2},{'flux' if n % 2 else 'sdxl'}\n" for n in range(4))
+    (tmp_path / "index.csv").write_text("path,label,generator\n" + rows)
+    with pytest.raises(DataError, match="--label generator or --label label"):
+        read_index(tmp_path / "index.csv")
+
+
+def test_images_without_a_suffix_count_and_other_files_do_not(tmp_path):
+    for label in ("a", "b"):
+        for number in range(4):
+            touch(tmp_path, f"{label}/{number}")
+            (tmp_path / label / str(number)).write_bytes(b"\xff\xd8\xff\xe0 and more")
+        (tmp_path / label / "LICENSE").write_text("text")
+    assert len(read_index(tmp_path).records) == 8
+
+
+def test_metadata_that_names_files_outside_is_not_followed(tmp_path):
+    fill(tmp_path, "in", 3)
+    touch(tmp_path.parent, "secret.png")
+    rows = "0000.png,a\n0001.png,b\n0002.png,a\n../../secret.png,b\n"
+    (tmp_path / "in" / "metadata.csv").write_text("file_name,label\n" + rows)
+    index = read_index(tmp_path)
+    assert len(index.records) == 3
+    (reject,) = index.rejects
+    assert "outside of the data folder" in reject.reason
+
+
+def test_a_link_to_a_device_is_no_image(tmp_path):
+    for label in ("a", "b"):
+        fill(tmp_path, label, 3)
+    (tmp_path / "a" / "endless.png").symlink_to("/dev/zero")
+    (tmp_path / "a" / "lost.png").symlink_to("nowhere")
+    reasons = {reject.path: reject.reason for reject in read_index(tmp_path).rejects}
+    assert reasons == {"a/endless.png": "not a regular file", "a/lost.png": "broken link"}

@@ -15,8 +15,8 @@ from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheStale
 from leakcache.store.build import build_cache
 from leakcache.store.cache import Cache
-from leakcache.store.column_store import key_of
 from leakcache.store.verify import verify
+from leakcache.store.zarr_column import key_of
 
 
 @pytest.fixture

@@ -18,7 +18,9 @@ from scipy.stats import binom
 from leaknet.calibration.conformal import (
     alarm_range,
     conformal_p_values,
+    depths,
     grouped_bound,
+    outside_limit,
     prediction_sets,
 )
 from leaknet.calibration.temperature import log_probabilities
@@ -142,3 +144,11 @@ def test_sets_shrink_as_alpha_grows_down_to_none() -> None:
         assert not (members & ~before).any()
         before = members
     assert (before.sum(axis=1) == 0).any()
+
+
+def test_depth_is_measured_by_the_lowest_reference_below_the_median() -> None:
+    reference = np.array([0.0, -2.0, 5.0, -8.0, 1.0])
+    assert depths(reference, np.array([0.0, -8.0, -24.0, 8.0])).tolist() == [0, 1, 3, -1]
+    assert outside_limit(reference) == -24
+    assert depths(np.ones(4), np.array([-1e9])).tolist() == [0]
+    assert outside_limit(np.ones(4)) is None

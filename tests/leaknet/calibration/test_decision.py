@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from leaknet.calibration.decision import MIN_TEXTURE, blank, decide, doubt
+from leaknet.calibration.decision import FAR, MIN_TEXTURE, blank, decide, doubt
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,15 @@ def test_doubt_makes_an_answer_unsure_and_says_what_altered_it() -> None:
         assert "2 of 8 mild changes alter that (jpeg75: known: b)" in doubted.explanation
     unsure = decide(0.5, ("a", "b"), 0.05)
     assert doubt(unsure, {"flip": "known: a"}, 8) == unsure
+
+
+def test_a_score_far_below_calibration_is_outside_only_where_it_would_be_unknown() -> None:
+    far = decide(0.01, (), 0.05, smallest_p=0.01, depth=FAR, why="its size differs")
+    assert far.answer == "outside the calibrated range"
+    assert far.explanation.startswith("p ≤ 0.01, at most 0.05, and its score lies 3 times as far")
+    assert far.explanation.endswith("at least 3 times: its size differs")
+    assert decide(0.01, (), 0.05, depth=FAR - 0.01).answer == "unknown generator"
+    assert decide(0.2, ("a",), 0.05, depth=9.0).answer == "known: a"
 
 
 def test_a_blank_image_is_outside_whatever_mild_changes_say() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -46,8 +48,19 @@ def test_rates_are_counts_over_the_images(alpha: float) -> None:
     assert found["unsure"] == pytest.approx(verdicts.count("unsure") / 90)
     each = verdict_columns(calibration, detectors[0], test, alpha)
     assert sum(each.values()) == pytest.approx(np.ones(90))
-    assert each["unknown"].mean() == pytest.approx(found["false_alarms"])
+    rejected = each["unknown"] + each["outside"]
+    assert rejected.mean() == pytest.approx(found["false_alarms"])
     weights = np.zeros((1, 90))
     weights[0, :2] = 1, 3
     expected = (columns["set_size"][0] + 3 * columns["set_size"][1]) / 4
     assert rates(columns, [weights])["set_size"][0] == pytest.approx(expected)
+
+
+def test_images_far_below_calibration_are_outside_and_still_false_alarms() -> None:
+    e = closed(30, signal=3.0)
+    detectors = fit_all([Energy], e)
+    calibration, test = Calibration.fit(e, detectors), e.select("test")
+    far = replace(test, logits=test.logits - 1000)
+    found = known_columns(calibration, detectors[0], far, 0.05)
+    assert found["outside"].mean() == found["false_alarms"].mean() == 1
+    assert verdict_columns(calibration, detectors[0], far, 0.05)["unknown"].sum() == 0

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from leakcache.errors import RunError
 from leakcache.files import write_checked
 from leaknet.calibration import conformal_p_values
 from leaknet.files import write_json
@@ -205,6 +206,20 @@ def test_results_on_the_same_data_are_shown(tmp_path: Path) -> None:
     assert ["own test images", "80.0 %", "0.600", "25.0 %"] in rows
     assert ["ada", "10.0 %", "90.0 %"] in rows
     assert next(row for row in rows if row[0] == "mean")[1] == "0.700 0.600–0.800"
+
+
+@pytest.mark.parametrize("number", [2, 30, -3])
+def test_a_changed_file_of_results_is_refused(tmp_path: Path, number: int) -> None:
+    run = write_run(tmp_path / "runs" / "run", Recipe(unknown=()))
+    file = tmp_path / "runs" / "bench-x" / "bench.json"
+    file.parent.mkdir()
+    write_json(file, {"classes": ["ada", "bob", "cyd"], "steps": [0], "limit": None, "rows": []})
+    page_of(run)
+    data = bytearray(file.read_bytes())
+    data[number] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(RunError, match=r"bench\.json is damaged .* again"):
+        page_of(run)
 
 
 def test_runs_side_by_side(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from cli import leak
 from leaknet.calibration import Calibration
+from leaknet.calibration.decision import FAR
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import GlobalKDE
 from leaknet.files import write_json
@@ -208,7 +209,8 @@ def test_answers_are_those_of_the_calibrated_run(run: Path, page: Node) -> None:
         alarms = p_values <= 0.05
         named = ~alarms & (members.sum(axis=1) == 1)
         right = named & (members.argmax(axis=1) == images.targets)
-        expected = [right, named & ~right, ~alarms & ~named, alarms]
+        outside = alarms & (calibration.depths(images, detector) >= FAR)
+        expected = [right, named & ~right, ~alarms & ~named, alarms & ~outside, outside]
         shown_counts = [int(text.split()[0]) if text != "–" else 0 for text in rows[name][1:]]
         assert int(rows[name][0]) == len(images)
         assert shown_counts == [int(mask.sum()) for mask in expected]
