@@ -36,6 +36,7 @@ CHECKED = (
     "last.safetensors",
     "unknown.h5",
     "enrolment.json",
+    "range.json",
 )
 """Files of a run folder that have a checksum; so have all with a suffix of `_SUFFIXES`."""
 _SUFFIXES = (".h5", ".json", ".parquet", ".safetensors")

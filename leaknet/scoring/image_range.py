@@ -21,7 +21,7 @@ from leakcache.images.decode import opened
 from leakcache.images.preprocess import texture
 from leakcache.store.cache import Cache
 from leaknet.audit.file_facts import quality
-from leaknet.checksums import is_there, read_text
+from leaknet.checksums import is_there, read_text, was_written
 from leaknet.files import write_json
 
 FILE = "range.json"
@@ -138,13 +138,15 @@ def write_range(run: Path, images: Sequence[ImageFacts], former: ImageRange | No
 
 
 def read_range(run: Path) -> ImageRange | None:
-    """The range of a run; None without range.json.
+    """The range of a run; None for a run that has none.
 
     Raises:
-        RunError: the file is damaged.
+        RunError: the file is damaged, or gone.
     """
     path = run / FILE
     if not is_there(path):
+        if was_written(path):
+            raise RunError(f"{path} is missing: restore it, or train again")
         return None
     try:
         content = {key: tuple(value) for key, value in parse_json(read_text(path)).items()}
@@ -154,7 +156,7 @@ def read_range(run: Path) -> ImageRange | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, RunError):
             raise
-        raise RunError(f"{path} is damaged ({error}): delete it, or train again") from error
+        raise RunError(f"{path} is damaged ({error}): restore it, or train again") from error
 
 
 def facts_of_cache(cache: Cache, fold: str = "val") -> list[ImageFacts]:

@@ -5,6 +5,7 @@ model.safetensors           weights of the best epoch so far
 history.jsonl               one line an epoch
 last.safetensors            state to go on from; there only until training is finished
 metrics.json, scorers.safetensors, embeddings.h5    written by scoring
+range.json                  sizes and compressions of the validation images
 families.toml               families of related generators, to be edited
 checksums.json              SHA-256 of these files; see `leaknet.checksums`
 """

@@ -34,6 +34,7 @@ RUN_FILES = (
     "calibration.safetensors",
     "metrics.json",
     "scores.csv",
+    "range.json",
     "checksums.json",
 )
 CACHE_FILES = (

@@ -56,6 +56,9 @@ def test_a_range_is_kept_and_grows_with_new_images(tmp_path: Path) -> None:
     write_range(tmp_path, [facts((9, 9), "PNG")], former)
     grown = read_range(tmp_path)
     assert grown == ImageRange((9, 80), (9, 96), ("JPEG", "PNG"), (90, 95))
+    (tmp_path / "range.json").unlink()
+    with pytest.raises(RunError, match="is missing"):
+        read_range(tmp_path)
 
 
 def test_a_damaged_range_is_refused(tmp_path: Path) -> None:
