@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from leaknet.calibration import Calibration
-from leaknet.calibration.decision import FAR, KNOWN, OUTSIDE, UNKNOWN, UNSURE
+from leaknet.calibration.conformal import FAR
+from leaknet.calibration.decision import KNOWN, OUTSIDE, UNKNOWN, UNSURE
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Detector
 from leaknet.evaluation.summary import Weights

@@ -36,10 +36,10 @@ LATER = (
     "unknown.h5",
     "scores.csv",
     "enrolment.json",
-    "trial.json",
+    "range.json",
 )
 TRAINED = [name for name in CHECKED if name not in LATER]
-"""Files of a run that is trained and not scored."""
+"""Files of a run that is trained and not scored, on a cache whose images are gone."""
 
 
 def read_everything(folder: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from leaknet.calibration import Calibration, decide
-from leaknet.calibration.conformal import depths
-from leaknet.calibration.decision import FAR, KNOWN, OUTSIDE, UNKNOWN, UNSURE
+from leaknet.calibration.conformal import FAR, depths
+from leaknet.calibration.decision import KNOWN, OUTSIDE, UNKNOWN, UNSURE
 from leaknet.data.embeddings import Embeddings
 from leaknet.metrics.roc import roc
 from leaknet.report.html import Html

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from leaknet.calibration.decision import FAR, MIN_TEXTURE, blank, decide, doubt
+from leaknet.calibration.conformal import FAR
+from leaknet.calibration.decision import MIN_TEXTURE, blank, decide, doubt
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 
 from cli import leak
 from leaknet.calibration import Calibration
-from leaknet.calibration.decision import FAR
+from leaknet.calibration.conformal import FAR
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import GlobalKDE
 from leaknet.files import write_json
