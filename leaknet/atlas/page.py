@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from leaknet.atlas.traces import RATE, Atlas, autocorrelation, whole_spectrum
 from leaknet.files import write_text
 from leaknet.report.dendrogram import MAX_LEAVES, dendrogram
 from leaknet.report.html import Html
-from leaknet.report.page import Section, environment
+from leaknet.report.page import Section, page_text
 from leaknet.report.raster import Figure, signed_map
 from leaknet.report.svg import Axis
 
@@ -77,19 +76,14 @@ def render(atlas: Atlas, cache: str, causes: dict[str, dict[str, Any]]) -> str:
         sections.append(
             Section("distances", "Distances", "Distances of generators", content, "atlas_distances")
         )
-    return (
-        environment()
-        .get_template("atlas.html")
-        .render(
-            title="Traces of generators",
-            version=version("leaknet"),
-            command="leak atlas",
-            cache=cache,
-            atlas=atlas,
-            rate=RATE,
-            visible=visible,
-            sections=sections,
-        )
+    return page_text(
+        "atlas.html",
+        "Traces of generators",
+        sections,
+        command="leak atlas",
+        cache=cache,
+        atlas=atlas,
+        rate=RATE,
     )
 
 

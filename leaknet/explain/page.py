@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +21,7 @@ from leaknet.explain.explanation import AGREES, Explanation, LatentEvidence, Sta
 from leaknet.explain.position import Position
 from leaknet.files import write_text
 from leaknet.report.html import Html
-from leaknet.report.page import Section, environment
+from leaknet.report.page import Section, page_text
 from leaknet.report.raster import SIDE, Figure, enlarged, overlay, pattern, signed_map, thumbnail
 from leaknet.report.svg import Axis, Frame
 
@@ -116,19 +115,14 @@ def render(
         name = visible(Path(one.path).name)
         content = {"e": one, "figures": own, **_tables(one)}
         sections.append(Section(f"image{number}", name, name, content, "explained"))
-    return (
-        environment()
-        .get_template("explain.html")
-        .render(
-            title="Why this answer?",
-            version=version("leaknet"),
-            command="leak explain",
-            run=run,
-            count=len(explanations),
-            sections=sections,
-            agrees=AGREES,
-            visible=visible,
-        )
+    return page_text(
+        "explain.html",
+        "Why this answer?",
+        sections,
+        command="leak explain",
+        run=run,
+        count=len(explanations),
+        agrees=AGREES,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -79,17 +80,13 @@ def write_page(runs: Sequence[Path], out: Path | None = None) -> Path:
 
 def render(run: ScoredRun) -> str:
     """The page of one run as text."""
-    related = find_related(run)
-    return (
-        environment()
-        .get_template("run.html")
-        .render(
-            title=run.name,
-            version=run.versions.get("leaknet", ""),
-            run=run,
-            summary=summary(run),
-            sections=_sections(run, related),
-        )
+    return page_text(
+        "run.html",
+        run.name,
+        _sections(run, find_related(run)),
+        version=run.versions.get("leaknet", ""),
+        run=run,
+        summary=summary(run),
     )
 
 
@@ -119,17 +116,28 @@ def render_comparison(runs: Sequence[ScoredRun]) -> str:
         Section("generators", "Generators", "Each generator", content),
         Section("settings", "Settings", "Settings that differ", content),
     ]
-    return (
-        environment()
-        .get_template("compare.html")
-        .render(
-            title=", ".join(content["labels"]),
-            version=runs[0].versions.get("leaknet", ""),
-            runs=runs,
-            it=content,
-            sections=sections,
-        )
+    return page_text(
+        "compare.html",
+        ", ".join(content["labels"]),
+        sections,
+        version=runs[0].versions.get("leaknet", ""),
+        runs=runs,
+        it=content,
     )
+
+
+def page_text(template: str, title: str, sections: Sequence[Section], **values: Any) -> str:
+    """A page as text.
+
+    Args:
+        template: file in templates/ that extends base.html.
+        title: of the window.
+        sections: in order.
+        values: `version` of leaknet and `command` that writes the page, where they are not those
+            that run now and `leak report`; what else the template reads.
+    """
+    values = {"version": version("leaknet"), **values}
+    return _environment().get_template(template).render(title=title, sections=sections, **values)
 
 
 class PageTemplate(Template):
@@ -140,7 +148,7 @@ class PageTemplate(Template):
         return "\n".join(map(visible, super().render(*args, **kwargs).split("\n")))
 
 
-def environment() -> Environment:
+def _environment() -> Environment:
     """Templates of all pages, with their functions."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).with_name("templates"), encoding="utf-8"),
@@ -158,6 +166,7 @@ def environment() -> Environment:
         labels.plain,
         labels.whole_percent,
         number,
+        visible,
     )
     environment.globals.update({function.__name__: function for function in functions})
     environment.globals.update(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from leaknet.files import write_text
 from leaknet.model.pair_calibration import merges
 from leaknet.report.dendrogram import MAX_LEAVES, dendrogram, leaf_order
 from leaknet.report.html import Html
-from leaknet.report.page import Section, environment
+from leaknet.report.page import Section, page_text
 from leaknet.report.svg import Axis
 from leaknet.sources.comparison import SURE, SourceComparison
 
@@ -39,19 +38,15 @@ def render(
     template: str, found: SourceComparison, run: Path, sections: list[Section], **values: Any
 ) -> str:
     """A page about a comparison as text."""
-    return (
-        environment()
-        .get_template(template)
-        .render(
-            title=f"{len(found)} images",
-            version=version("leaknet"),
-            command=f"leak {Path(template).stem}",
-            run=run.name,
-            found=found,
-            sure=SURE,
-            sections=sections,
-            **values,
-        )
+    return page_text(
+        template,
+        f"{len(found)} images",
+        sections,
+        command=f"leak {Path(template).stem}",
+        run=run.name,
+        found=found,
+        sure=SURE,
+        **values,
     )
 
 
