@@ -21,7 +21,13 @@ from jaxtyping import Bool, Float, Float64
 from scipy.special import softmax
 from torch import Tensor
 
-from leaknet.calibration.conformal import alarm_range, conformal_p_values, depths, grouped_bound
+from leaknet.calibration.conformal import (
+    alarm_range,
+    conformal_p_values,
+    depths,
+    grouped_bound,
+    naming_threshold,
+)
 from leaknet.calibration.conformal import prediction_sets as conformal_sets
 from leaknet.calibration.likelihood_ratio import ClassRatios, cllr, min_cllr
 from leaknet.calibration.split_half import cut_in_halves
@@ -43,6 +49,7 @@ class Calibration:
         temperature: of the logits.
         references: by detector name, scores of the calibrating images.
         conformity: log probability of its true class, for each calibrating image.
+        confidence: log probability of its likeliest class.
         ratios: log10 likelihood ratios from log odds at that temperature.
         facts: how many images and prompt groups calibrate, and how well (see `as_dict`).
     """
@@ -51,6 +58,7 @@ class Calibration:
     temperature: float
     references: dict[str, Float[np.ndarray, " calibrating"]]
     conformity: Float[np.ndarray, " calibrating"]
+    confidence: Float[np.ndarray, " calibrating"]
     ratios: ClassRatios
     facts: dict[str, Any]
 
@@ -70,11 +78,13 @@ class Calibration:
         choosing, calibrating = cut_in_halves(val)
         temperature = fit_temperature(choosing.logits, choosing.targets)
         own = np.arange(len(calibrating)), calibrating.targets
+        known = log_probabilities(calibrating.logits, temperature)
         return cls(
             closed.classes,
             temperature,
             {d.name: d.score_samples(calibrating) for d in detectors},
-            log_probabilities(calibrating.logits, temperature)[own],
+            known[own],
+            known.max(axis=1),
             ClassRatios.fit(val.logits / temperature, val.targets),
             {
                 "images": len(calibrating),
@@ -99,6 +109,10 @@ class Calibration:
     def prediction_sets(self, e: Embeddings, alpha: float) -> Bool[np.ndarray, "image class"]:
         """Which generators can't be excluded at level α."""
         return conformal_sets(self.conformity, self.log_probabilities(e), alpha)
+
+    def naming_threshold(self, alpha: float) -> float:
+        """The log probability above which an image is named; see `conformal.naming_threshold`."""
+        return naming_threshold(self.confidence, self.confidence == self.conformity, alpha)
 
     def log10_ratios(self, e: Embeddings) -> Float64[np.ndarray, "image class"]:
         """log10 of the likelihood ratio for each generator against another known one."""
@@ -181,6 +195,7 @@ def save_calibration(run: Path, calibration: Calibration, model: str) -> None:
     arrays = {
         "temperature": np.array(calibration.temperature),
         "conformity": calibration.conformity,
+        "confidence": calibration.confidence,
         **{f"ratios.{name}": getattr(calibration.ratios, name) for name in _RATIOS},
     }
     for name, scores in calibration.references.items():
@@ -239,6 +254,7 @@ def _restored(
         float(arrays["temperature"]),
         below("reference."),
         arrays["conformity"],
+        arrays["confidence"],
         ClassRatios(**below("ratios.")),
         facts,
     )

@@ -14,7 +14,7 @@ averages over calibrating sets; `alarm_range` says how far the one at hand may b
 
 from __future__ import annotations
 
-from math import floor
+from math import floor, inf, log
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64
@@ -77,6 +77,34 @@ def prediction_sets(
         conformal_p_values(reference, log_probabilities) > alpha
     )
     return members
+
+
+LEAST_PROBABILITY = 0.8
+"""Least probability of a generator that an image is named after, whatever the threshold."""
+
+
+def naming_threshold(
+    confidence: Float[np.ndarray, " calibrating"],
+    right: Bool[np.ndarray, " calibrating"],
+    alpha: float,
+) -> float:
+    """The log probability above which an image is named after its likeliest generator.
+
+    The lowest, but not below `LEAST_PROBABILITY`, at which at most a fraction α of images that are
+    exchangeable with the calibrating ones is named wrong on average (conformal risk control:
+    Angelopoulos et al., ICLR 2024); infinity with fewer than 1/α - 1 calibrating images.
+
+    Args:
+        confidence: log probability of the likeliest generator of each calibrating image.
+        right: whether that is its generator.
+        alpha: the rate.
+    """
+    allowed = floor(alpha * (len(confidence) + 1) - 1 + 1e-12)
+    if allowed < 0:
+        return inf
+    wrong = np.sort(confidence[~right])[::-1]
+    least = log(LEAST_PROBABILITY)
+    return max(float(wrong[allowed]), least) if allowed < len(wrong) else least
 
 
 def grouped_bound(alpha: float, images: int, groups: int) -> float:

@@ -47,14 +47,15 @@ def decide(
     smallest_p: float = 0.0,
     family: str = "",
     *,
+    generator: str = "",
     depth: float = 0.0,
     why: str = "",
 ) -> Decision:
     """The answer for one image.
 
     An image of a known generator is called unknown with probability α at most, named after another
-    known generator with probability α at most, and after another family likewise; all else that is
-    not certain is unsure. An image that would be called unknown is outside the calibrated range
+    known generator with probability α at most, and after another family likewise; all else is
+    unsure. An image that would be called unknown is outside the calibrated range
     where its score lies far below all that calibration saw.
 
     Args:
@@ -62,7 +63,9 @@ def decide(
         prediction_set: generators that can't be excluded at level α, likeliest first.
         alpha: the false-alarm rate.
         smallest_p: 1 / (n + 1) for n calibration images.
-        family: of several generators, if all other families are excluded at level α.
+        family: the likeliest, of several generators, if it is probable enough to be named.
+        generator: the likeliest, if it is probable enough to be named; see
+            `leaknet.calibration.conformal.naming_threshold`.
         depth: of its score; see `leaknet.calibration.conformal.depths`.
         why: how the image differs from those that calibrated, where that is known.
     """
@@ -81,19 +84,18 @@ def decide(
         )
         reason = f"{p_words(p_value, smallest_p)}, at most {alpha:g}: its score {rank}"
         return Decision(UNKNOWN, "", f"{reason} of known generators")
-    if len(prediction_set) == 1:
-        return Decision(
-            KNOWN, prediction_set[0], f"p > {alpha:g}, and all others are excluded at {alpha:g}"
-        )
+    if generator:
+        return Decision(KNOWN, generator, f"p > {alpha:g}, and {_enough(alpha)}")
     if family:
-        reason = f"p > {alpha:g}, and all other families are excluded at {alpha:g}"
-        return Decision(FAMILY, family, reason)
-    if not prediction_set:
-        reason = f"p > {alpha:g}, but no generator is probable enough to be named"
-    else:
-        count = len(prediction_set)
-        reason = f"p > {alpha:g}, but {count} generators remain: {_named(prediction_set)}"
+        return Decision(FAMILY, family, f"p > {alpha:g}, and the family {_enough(alpha)}")
+    reason = f"p > {alpha:g}, but no generator is probable enough to be named"
+    if len(prediction_set) > 1:
+        reason += f": {len(prediction_set)} remain, {_named(prediction_set)}"
     return Decision(UNSURE, "", reason)
+
+
+def _enough(alpha: float) -> str:
+    return f"is so probable that at most {alpha:g} of the known images are named wrong"
 
 
 def p_words(p_value: float, smallest_p: float) -> str:

@@ -3,10 +3,11 @@
 families.toml in the run folder names them, one `name = [generators]` a line; it is learnt from
 validation images after training and may be edited. A generator in no family stands for itself.
 
-The probability of a family is the sum of its members' probabilities. Its prediction set is
-conformal at its own level: of the images of known generators, at most a fraction α on average have
-a family that is excluded at α. As families are learnt on the validation images that calibrate them,
-this holds but approximately.
+The probability of a family is the sum of its members' probabilities. Prediction sets and naming
+thresholds of families have their own calibration: of the images of known generators, at most a
+fraction α on average have a family that is excluded at α, and at most α are named after a wrong
+family. As families are learnt on the validation images that calibrate them, this holds but
+approximately.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from scipy.special import logsumexp
 from leakcache.errors import RunError
 from leakcache.files import parse_toml
 from leaknet.calibration.calibration import Calibration
-from leaknet.calibration.conformal import conformal_p_values
+from leaknet.calibration.conformal import conformal_p_values, naming_threshold
 from leaknet.calibration.split_half import cut_in_halves
 from leaknet.checksums import is_there, read_text
 from leaknet.data.embeddings import Embeddings
@@ -79,10 +80,12 @@ class FamilyCalibration:
     Attributes:
         families: of the run.
         conformity: log probability of its true family, for each calibrating image.
+        confidence: log probability of its likeliest family.
     """
 
     families: Families
     conformity: Float64[np.ndarray, " calibrating"]
+    confidence: Float64[np.ndarray, " calibrating"]
 
     @classmethod
     def fit(
@@ -92,7 +95,11 @@ class FamilyCalibration:
         _, calibrating = cut_in_halves(closed.select("val"))
         found = families.log_probabilities(calibration.log_probabilities(calibrating))
         own = families.index[calibrating.targets]
-        return cls(families, found[np.arange(len(own)), own])
+        return cls(families, found[np.arange(len(own)), own], found.max(axis=1))
+
+    def naming_threshold(self, alpha: float) -> float:
+        """The log probability above which a family is named; see `conformal.naming_threshold`."""
+        return naming_threshold(self.confidence, self.confidence == self.conformity, alpha)
 
     def prediction_sets(
         self, log_probabilities: Float[np.ndarray, "image family"], alpha: float

@@ -35,18 +35,20 @@ def known_columns(
         false_alarms: called unknown, or outside the calibrated range; at most `alpha` on average
             is guaranteed.
         outside: called outside the calibrated range.
-        named_right, named_wrong, unsure: the other verdicts.
+        named_right, named_wrong, unsure: the other verdicts; named wrong at most `alpha` on
+            average is guaranteed.
         coverage: the prediction set holds the right generator; at least 1 - `alpha` on average
             is guaranteed over all generators, not for each.
         set_size: generators in the prediction set.
     """
     verdicts, sets = _columns(calibration, detector, e, alpha)
     covered = sets[np.arange(len(e)), e.targets].astype(np.float64)
+    right = (calibration.log_probabilities(e).argmax(axis=1) == e.targets).astype(np.float64)
     return {
         "false_alarms": verdicts[UNKNOWN] + verdicts[OUTSIDE],
         OUTSIDE: verdicts[OUTSIDE],
-        "named_right": verdicts[KNOWN] * covered,
-        "named_wrong": verdicts[KNOWN] * (1 - covered),
+        "named_right": verdicts[KNOWN] * right,
+        "named_wrong": verdicts[KNOWN] * (1 - right),
         "unsure": verdicts[UNSURE],
         "coverage": covered,
         "set_size": sets.sum(axis=1).astype(np.float64),
@@ -66,9 +68,10 @@ def _columns(
     calibration: Calibration, detector: Detector, e: Embeddings, alpha: float
 ) -> tuple[Columns, np.ndarray]:
     sets = calibration.prediction_sets(e, alpha)
+    logs = calibration.log_probabilities(e)
     rejected = calibration.p_values(e, detector) <= alpha
     outside = rejected & (calibration.depths(e, detector) >= FAR)
-    known = ~rejected & (sets.sum(axis=1) == 1)
+    known = ~rejected & (logs.max(axis=1) > calibration.naming_threshold(alpha))
     found = {
         UNKNOWN: rejected & ~outside,
         OUTSIDE: outside,

@@ -41,18 +41,22 @@ from leaknet.training.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class _Family:
-    """The likeliest family of an image: name, probability, and whether all others are excluded."""
+    """The likeliest family of an image, its probability, and whether that is enough to name it."""
 
     name: str
     probability: float
-    alone: bool
+    enough: bool
 
 
 @dataclass(frozen=True)
 class _Scores:
-    """Scores of embedded images, one row each; p-values and depths by the deciding detector."""
+    """Scores of embedded images, one row each; p-values and depths by the deciding detector.
+
+    `enough` says whether the likeliest generator is probable enough to be named.
+    """
 
     probabilities: Float[np.ndarray, "image class"]
+    enough: Bool[np.ndarray, " image"]
     log10_ratios: Float[np.ndarray, "image class"]
     sets: Bool[np.ndarray, "image class"]
     p_values: Float[np.ndarray, " image"]
@@ -258,14 +262,16 @@ def _score(
     alpha: float,
     families: FamilyCalibration | None,
 ) -> _Scores:
+    logs = calibration.log_probabilities(e)
     return _Scores(
-        np.exp(calibration.log_probabilities(e)),
+        np.exp(logs),
+        logs.max(axis=1) > calibration.naming_threshold(alpha),
         calibration.log10_ratios(e),
         calibration.prediction_sets(e, alpha),
         calibration.p_values(e, detectors[0]),
         calibration.smallest_p,
         calibration.depths(e, detectors[0]),
-        _families(families, calibration.log_probabilities(e), alpha),
+        _families(families, logs, alpha),
         {detector.name: detector.score_samples(e) for detector in detectors},
     )
 
@@ -280,13 +286,13 @@ def _families(
         return ()
     families, found = calibration.families, []
     logs = families.log_probabilities(log_probabilities)
-    left = calibration.prediction_sets(logs, alpha)
+    threshold = calibration.naming_threshold(alpha)
     sizes = np.bincount(families.index)
     for row, best in enumerate(logs.argmax(axis=1).tolist()):
         several = sizes[best] > 1
-        alone = bool(several and left[row, best] and left[row].sum() == 1)
+        enough = bool(several and logs[row, best] > threshold)
         name = families.names[best] if several else ""
-        found.append(_Family(name, float(np.exp(logs[row, best])), alone))
+        found.append(_Family(name, float(np.exp(logs[row, best])), enough))
     return tuple(found)
 
 
@@ -336,13 +342,14 @@ def _decide(
 ) -> Decision:
     members = _members(scored, row, classes)
     family = scored.families[row] if scored.families else None
-    named = family.name if family and family.alone else ""
+    best = classes[int(scored.probabilities[row].argmax())]
     return decide(
         float(scored.p_values[row]),
         members,
         alpha,
         scored.smallest_p,
-        named,
+        family.name if family and family.enough else "",
+        generator=best if scored.enough[row] else "",
         depth=float(scored.depths[row]),
         why=why,
     )

@@ -133,11 +133,13 @@ def _answers(
 
 def _count(calibration: Calibration, images: Embeddings, p_values: np.ndarray) -> Counter[str]:
     """How often the answer is right, wrong, unsure or unknown."""
-    members = calibration.prediction_sets(images, ALPHA)
+    logs = calibration.log_probabilities(images)
+    enough = logs.max(axis=1) > calibration.naming_threshold(ALPHA)
+    names = np.array(calibration.classes)[logs.argmax(axis=1)]
+    rows = zip(p_values.tolist(), enough, names.tolist(), images.labels.tolist(), strict=True)
     found: Counter[str] = Counter()
-    for p, own, label in zip(p_values.tolist(), members, images.labels.tolist(), strict=True):
-        names = tuple(np.array(calibration.classes)[own].tolist())
-        decision = decide(p, names, ALPHA)
-        named = "right" if decision.generator == label else "wrong"
-        found[named if decision.verdict == KNOWN else decision.verdict] += 1
+    for p, named, name, label in rows:
+        decision = decide(p, (), ALPHA, generator=name if named else "")
+        right = "right" if decision.generator == label else "wrong"
+        found[right if decision.verdict == KNOWN else decision.verdict] += 1
     return found

@@ -20,6 +20,7 @@ from leaknet.calibration.conformal import (
     conformal_p_values,
     depths,
     grouped_bound,
+    naming_threshold,
     outside_limit,
     prediction_sets,
 )
@@ -59,6 +60,36 @@ def test_false_alarms_keep_their_rate_on_exchangeable_images(
     drawn = SCORES[kind](np.random.default_rng(images), (DRAWS, images + 1))
     p_values = np.array([conformal_p_values(row[:-1], row[-1:])[0] for row in drawn])
     assert within_binomial(int((p_values <= alpha).sum()), alpha)
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    alpha=st.sampled_from([0.02, 0.05, 0.1]),
+    images=st.integers(20, 120),
+    strength=st.sampled_from([0.5, 2.0, 8.0]),
+)
+def test_wrong_names_keep_their_rate_on_exchangeable_images(
+    alpha: float, images: int, strength: float
+) -> None:
+    """Overconfident ones, so that the least probability alone would not keep it."""
+    rng = np.random.default_rng(images)
+    confidence = -rng.exponential(0.3, (DRAWS, images + 1))
+    right = rng.random(confidence.shape) < np.exp(strength * confidence)
+    named_wrong = [
+        row[-1] > naming_threshold(row[:-1], own[:-1], alpha) and not own[-1]
+        for row, own in zip(confidence, right, strict=True)
+    ]
+    assert within_binomial(sum(named_wrong), alpha)
+
+
+def test_images_are_named_from_the_lowest_threshold_that_keeps_the_rate() -> None:
+    confidence = np.log(np.linspace(0.82, 0.99, 39))
+    right = np.ones(39, dtype=bool)
+    right[[5, 20, 30]] = False
+    assert naming_threshold(confidence, right, 0.05) == confidence[20]
+    assert naming_threshold(confidence, right, 0.025) == confidence[30]
+    assert naming_threshold(confidence, right, 0.2) == np.log(0.8)
+    assert naming_threshold(confidence, right, 0.02) == np.inf
 
 
 def test_they_are_not_rarer_than_the_count_of_images_makes_them() -> None:

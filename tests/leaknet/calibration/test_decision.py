@@ -19,9 +19,9 @@ from leaknet.calibration.decision import MIN_TEXTURE, blank, decide, doubt
         ),
         (0.02, (), "unknown generator", "lowest 2 %"),
         (0.01, (), "unknown generator", "p ≤ 0.01, at most 0.05: its score is lower than that of"),
-        (0.051, ("a",), "known: a", "others are excluded at 0.05"),
-        (1.0, ("a", "b"), "unsure", "2 generators remain: a, b"),
-        (1.0, ("a", "b", "c", "d"), "unsure", "4 generators remain: a, b, c, …"),
+        (0.051, ("a",), "unsure", "no generator is probable enough"),
+        (1.0, ("a", "b"), "unsure", "to be named: 2 remain, a, b"),
+        (1.0, ("a", "b", "c", "d"), "unsure", "to be named: 4 remain, a, b, c, …"),
         (0.5, (), "unsure", "no generator is probable enough"),
     ],
 )
@@ -32,7 +32,11 @@ def test_answers(p_value: float, members: tuple[str, ...], answer: str, words: s
 
 
 def test_doubt_makes_an_answer_unsure_and_says_what_altered_it() -> None:
-    known, unknown = decide(0.5, ("a",), 0.05), decide(0.01, (), 0.05)
+    known = decide(0.5, ("a", "b"), 0.05, generator="a")
+    unknown = decide(0.01, (), 0.05, generator="a")
+    assert known.answer == "known: a"
+    assert "at most 0.05 of the known images are named wrong" in known.explanation
+    assert unknown.answer == "unknown generator"
     assert doubt(known, {}, 8) == known
     for decision in (known, unknown):
         doubted = doubt(decision, {"jpeg75": "known: b", "flip": "unsure"}, 8)
@@ -50,7 +54,7 @@ def test_a_score_far_below_calibration_is_outside_only_where_it_would_be_unknown
     assert far.explanation.startswith("p ≤ 0.01, at most 0.05, and its score lies 3 times as far")
     assert far.explanation.endswith("at least 3 times: its size differs")
     assert decide(0.01, (), 0.05, depth=FAR - 0.01).answer == "unknown generator"
-    assert decide(0.2, ("a",), 0.05, depth=9.0).answer == "known: a"
+    assert decide(0.2, ("a",), 0.05, generator="a", depth=9.0).answer == "known: a"
 
 
 def test_a_blank_image_is_outside_whatever_mild_changes_say() -> None:

@@ -66,12 +66,27 @@ def test_the_right_family_is_missed_as_often_as_stated(alpha: float):
     assert alone > of_classes
 
 
+def test_families_are_named_rightly_where_single_generators_cannot_be():
+    val, test = embeddings("val", 1), embeddings("test", 2, prompts=1000)
+    calibration = Calibration.fit(val, [])
+    fitted = FamilyCalibration.fit(PAIR, calibration, val)
+    logs = calibration.log_probabilities(test)
+    single = logs.max(axis=1) > calibration.naming_threshold(0.05)
+    families = PAIR.log_probabilities(logs)
+    named = families.max(axis=1) > fitted.naming_threshold(0.05)
+    wrong = named & (families.argmax(axis=1) != PAIR.index[test.targets])
+    assert wrong.mean() < 0.05 + 3 * np.sqrt(0.05 / 200)
+    pair = test.targets < 2
+    assert single[pair].mean() < 0.3
+    assert named[pair].mean() > 0.9
+
+
 def test_a_family_is_named_only_where_no_single_generator_is():
     several = ("ada", "bob")
     assert decide(0.5, several, 0.05).verdict == UNSURE
     named = decide(0.5, several, 0.05, family="a and b")
     assert (named.verdict, named.answer) == (FAMILY, "of the a and b family")
-    assert decide(0.5, ("ada",), 0.05, family="a and b").verdict == KNOWN
+    assert decide(0.5, several, 0.05, family="a and b", generator="ada").verdict == KNOWN
     assert decide(0.01, several, 0.05, family="a and b").verdict == UNKNOWN
     assert doubt(named, {"flip": "known: ada"}, 8).answer == UNSURE
 
