@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from leakcache.errors import (
     LeakError,
 )
 from leakcache.files import locked, read_checked, write_checked
+from leakcache.store.remote import Mirror
 from leakcache.store.zarr_column import CURE, SHARDS, SPEC, ZarrColumn, key_of
 
 STORE = "store"
@@ -121,6 +123,7 @@ class ColumnStore:
         except KeyError as error:
             raise CacheIncomplete(f"{self.home}: an image lacks {spec.name} ({error})") from error
         shards, offsets = np.divmod(stored, spec.per_shard)
+        self._fetch(key, set(shards.tolist()))
         for shard in set(shards.tolist()):
             # Nothing is compressed: a file smaller than a row is damaged, or the row is made up.
             if 0 < self.columns[key].size(shard) < spec.row_bytes:
@@ -238,11 +241,22 @@ class ColumnStore:
         """Read every committed shard through its checksums; by key and shard, what is wrong."""
         found = {}
         for key, shard, count in self.shards():
+            self._fetch(key, [shard])
             try:
                 self.columns[key].read(shard, np.arange(count))
             except CacheCorrupt as error:
                 found[key, shard] = str(error)
         return found
+
+    def _fetch(self, key: str, shards: Iterable[int]) -> None:
+        """Copy shards that are missing here, where the folder mirrors an object store."""
+        missing = [file for n in shards if not (file := self.columns[key].file(n)).is_file()]
+        if missing and self._mirror:
+            self._mirror.fetch(missing)
+
+    @cached_property
+    def _mirror(self) -> Mirror | None:
+        return Mirror.of(self.home)
 
     def forget(self, lost: Mapping[tuple[str, int], str]) -> None:
         """Take shards out, so that their values are computed again; call it inside `writing`."""

@@ -83,7 +83,7 @@ class ZarrColumn:
             partial: see `leakcache.files.replace_file`.
         """
         content = _shard_bytes(self.spec, values)
-        path = self._file(shard)
+        path = self.file(shard)
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, lambda file: file.write_bytes(content), partial)
 
@@ -93,7 +93,7 @@ class ZarrColumn:
         Raises:
             CacheCorrupt: the shard is missing, or its bytes do not match their checksum.
         """
-        first, file = shard * self.spec.per_shard, self._file(shard)
+        first, file = shard * self.spec.per_shard, self.file(shard)
         try:
             # To zarr a missing file stands for zeros.
             if not file.is_file() or file.stat().st_size == 0:
@@ -112,10 +112,11 @@ class ZarrColumn:
 
     def size(self, shard: int) -> int:
         """Bytes of the file of one shard; 0 where it is missing."""
-        path = self._file(shard)
+        path = self.file(shard)
         return path.stat().st_size if path.is_file() else 0
 
-    def _file(self, shard: int) -> Path:
+    def file(self, shard: int) -> Path:
+        """Where a shard lies."""
         return self.folder / ARRAY / _key(self.spec, shard)
 
     @property

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from leakcache.images.decode import Preprocessing
     from leakcache.store.build import BuildReport
     from leakcache.store.cache import Cache
+    from leakcache.store.remote import Mirror
     from leakcache.store.verify import Verification
 
 
@@ -224,6 +225,7 @@ def build(settings: Settings, /, **options: Any) -> None:
       leak cache build --data 'shards/{0000..0099}.tar' --label generator
       srun --ntasks 8 leak cache build --data photos/ --cache shared/c --worker auto
       leak cache build --data photos/ --engine ray --actors 4
+      leak cache build --data photos/ --cache s3://bucket/caches/photos
     """
     from leakcache.distributed.rank import parse_worker
     from leakcache.encoder.weights import locate
@@ -248,7 +250,10 @@ def build(settings: Settings, /, **options: Any) -> None:
     folder = Path(options["cache"] or settings.caches / name)
     columns = _columns(options)
     click.echo(f"{root}: {len(index.records)} images, {', '.join(columns)}", err=True)
+    mirror = _mirror(folder, options)
     reports = _build_splits(index, folder, preprocessing, columns, options)
+    if mirror:
+        click.echo(f"{mirror.url}: {mirror.push()} objects written", err=True)
     remember(settings.caches, folder)
     if options["as_json"]:
         emit({"cache": str(folder), **{s: built(r) for s, r in reports.items()}})
@@ -257,6 +262,20 @@ def build(settings: Settings, /, **options: Any) -> None:
             print_built(split, report)
         next_steps(["train", "--cache", str(folder)])
     refuse_too_many_rejects(list(reports.values()), options["max_rejects"])
+
+
+def _mirror(folder: Path, options: dict[str, Any]) -> Mirror | None:
+    """The mirror of an object store that is built in; None for a local cache."""
+    from leakcache.errors import ConfigError
+    from leakcache.store.remote import Mirror
+
+    mirror = Mirror.of(folder)
+    if mirror and (options["fresh"] or options["worker"]):
+        raise ConfigError(
+            f"{mirror.url}: --fresh and --worker take a local folder; choose another URL, or build "
+            "there and `leak cache push`"
+        )
+    return mirror
 
 
 def _choose_fastest(options: dict[str, Any]) -> None:
@@ -421,6 +440,40 @@ def verify(
         next_steps(["cache", "info", "--cache", str(folder)])
     if not result.ok:
         sys.exit(1)
+
+
+@cache.command(cls=LeakCommand)
+@click.argument("url", metavar="URL")
+@cache_option
+@json_option
+@click.pass_obj
+def push(settings: Settings, url: str, cache: str | None, as_json: bool) -> None:
+    """Upload a cache to an object store; run it again to resume, or after adding images.
+
+    The manifest comes last, and replaces none that another process wrote meanwhile. Credentials
+    come from the environment, as in docs/SCALE.md. The cache may hold columns of several splits.
+    JSON keys: url, objects (uploaded now).
+
+    \b
+    Example:
+      leak cache push s3://bucket/caches/faces
+      leak train --cache s3://bucket/caches/faces
+    """
+    from leakcache.errors import ConfigError
+    from leakcache.store.remote import SCHEMES, Mirror, is_url
+
+    if not is_url(url):
+        raise ConfigError(
+            f"{visible(url)}: takes a URL of {', '.join(SCHEMES)}, as s3://bucket/name"
+        )
+    folder = cache_folder(cache, settings.caches)
+    open_caches(folder)
+    count = Mirror.begin(url, folder).push()
+    if as_json:
+        emit({"url": url, "objects": count})
+    else:
+        click.echo(f"{url}: {count} objects written")
+        next_steps(["train", "--cache", url])
 
 
 @cache.command(cls=LeakCommand)

@@ -96,10 +96,43 @@ def print_findings(findings: Iterable[Finding], *, err: bool = False) -> None:
 
 
 def cache_option(command: Command) -> Command:
-    """`--cache`: the folder of one cache."""
-    return click.option(
-        "--cache", metavar="DIR", help="Folder of the cache. [default: the one built last]"
-    )(command)
+    """`--cache` and `--cache-mirror`: the folder of one cache, or its URL and the local copy."""
+    folder = click.option(
+        "--cache",
+        metavar="DIR|URL",
+        callback=_local_cache,
+        help="Folder of the cache, or its URL (s3://, gs://, az://). [default: the one built last]",
+    )
+    mirror = click.option(
+        "--cache-mirror",
+        metavar="DIR",
+        is_eager=True,
+        expose_value=False,
+        callback=_remember_mirror,
+        help="Local copy of what is read of a cache by URL. [default: below the folder of caches]",
+    )
+    return folder(mirror(command))
+
+
+_MIRROR = "leak.cache_mirror"
+
+
+def _remember_mirror(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    context.meta[_MIRROR] = value
+
+
+def _local_cache(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> str | None:
+    """The folder, of a URL that of its mirror, which is brought up to date."""
+    from leakcache.store.remote import Mirror, is_url, local_path, mirror_name
+    from leaknet.commands.defaults import Settings
+
+    if value is None or not is_url(value):
+        return value and local_path(value)
+    caches = (context.find_object(Settings) or Settings({})).caches
+    mirror = Path(context.meta[_MIRROR] or caches / mirror_name(value))
+    return str(Mirror.open(value, mirror).folder)
 
 
 def run_option(command: Command) -> Command:

@@ -1,0 +1,349 @@
+"""A cache in an object store, read and written through a local folder, its mirror.
+
+    MIRROR/origin.json    the URL, and of each object its version and the time of an unchanged copy
+
+Opening copies manifests, commits and specs; a shard is copied when it is read. A build works in the
+mirror, and `push` then uploads what is new: shards, specs, commits, manifests, in this order. Each
+upload names the version that it replaces, or that there is none, so that two builds cannot mix.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from secrets import token_hex
+from threading import Lock
+from typing import Any, TypeVar
+from urllib.parse import unquote
+
+from leakcache.errors import CacheBusy, CacheError, CacheStale, ConfigError
+from leakcache.files import read_checked, replace_file, write_checked
+from leakcache.names import visible
+
+ORIGIN = "origin.json"
+SCHEMES = ("s3", "gs", "az")
+THREADS = 8
+TRIES = 4
+"""Times that a request is made before a fault of server or network is reported."""
+TIMEOUT = 60.0
+"""Seconds for one object."""
+_MANIFEST = re.compile(r"[^/]+/manifest\.json")
+_COMMIT = re.compile(r"store/commits/[^/]+\.json")
+_SPEC = re.compile(r"store/columns/[^/]+/(column\.json|values\.zarr/zarr\.json)")
+_SHARD = re.compile(r"store/columns/[^/]+/values\.zarr/c(/\d+)+")
+_ORDER = (_SHARD, _SPEC, _COMMIT, _MANIFEST)
+
+Result = TypeVar("Result")
+
+
+def is_url(text: str) -> bool:
+    """Whether a text names an object store: s3://, gs:// or az://."""
+    return text.partition("://")[0].lower() in SCHEMES and "://" in text
+
+
+def local_path(text: str) -> str:
+    """The path that a file:// URL names; other text as it is.
+
+    Raises:
+        ConfigError: it is a URL of another kind.
+    """
+    scheme, mark, rest = text.partition("://")
+    if not mark:
+        return text
+    if scheme.lower() != "file" or not rest.startswith("/"):
+        raise ConfigError(f"{visible(text)}: takes s3://, gs://, az:// or file:///, or a folder")
+    return unquote(rest)
+
+
+def mirror_name(url: str) -> str:
+    """Folder name of a URL's mirror, another for each URL."""
+    plain = re.sub(r"[^\w.-]+", "-", url.partition("://")[2].strip("/"))
+    return f"{plain}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+
+
+class Mirror:
+    """The mirror of a cache.
+
+    Attributes:
+        folder: local.
+        url: of the cache.
+    """
+
+    def __init__(self, folder: Path, url: str, objects: Mapping[str, tuple[str, int]]) -> None:
+        self.folder, self.url = folder, url.rstrip("/")
+        # By key: version, and the time in ns that a local copy has unless it was changed.
+        self._objects = dict(objects)
+        self._store: Any = None
+        self._lock = Lock()
+
+    @classmethod
+    def of(cls, folder: Path) -> Mirror | None:
+        """The mirror in a folder; None where it is no mirror, or what it says is damaged."""
+        try:
+            content = read_checked(folder / ORIGIN)
+            return cls(folder, content["url"], {k: (v, n) for k, v, n in content["objects"]})
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    @classmethod
+    def begin(cls, url: str, folder: Path) -> Mirror:
+        """Make a local cache the mirror of an empty place; `push` then uploads it.
+
+        Raises:
+            CacheError: there is a cache already, or as `open`.
+        """
+        if mirror := cls._found(folder, url):
+            return mirror
+        mirror = cls(folder, url, {})
+        if mirror._listed(*_ORDER):
+            raise CacheError(f"{url}: there is a cache already; choose another URL")
+        mirror._save()
+        return mirror
+
+    @classmethod
+    def open(cls, url: str, folder: Path) -> Mirror:
+        """Bring manifests, commits and specs in a mirror up to date; shards that changed go.
+
+        Raises:
+            CacheError: the store cannot be reached or refuses; says why.
+            ConfigError: obstore is not installed, or the URL is malformed.
+        """
+        mirror = cls._found(folder, url) or cls(folder, url, {})
+        if not (folder / ORIGIN).exists() and (folder / "store").exists():
+            raise CacheError(f"{folder}: holds a cache of its own; give another --cache-mirror")
+        folder.mkdir(parents=True, exist_ok=True)
+        # A manifest is written last: commits that are listed after it are enough for it.
+        manifests = mirror._listed(_MANIFEST)
+        mirror._refresh(manifests, list(manifests))
+        found = mirror._listed(_SHARD, _SPEC, _COMMIT)
+        mirror._refresh(found, [key for key in found if not _SHARD.fullmatch(key)])
+        gone = set(mirror._objects) - set(found) - set(manifests)
+        for key in gone:
+            (folder / key).unlink(missing_ok=True)
+            del mirror._objects[key]
+        mirror._save()
+        return mirror
+
+    @classmethod
+    def _found(cls, folder: Path, url: str) -> Mirror | None:
+        mirror = cls.of(folder)
+        if mirror and mirror.url != url.rstrip("/"):
+            raise CacheError(f"{folder}: mirrors {mirror.url}; take another folder")
+        return mirror
+
+    def fetch(self, paths: Iterable[Path]) -> None:
+        """Copy objects whose local files are missing.
+
+        Raises:
+            CacheStale: one was replaced since the mirror was opened.
+            CacheError: the store cannot be reached or refuses; says why.
+        """
+        keys = [path.relative_to(self.folder).as_posix() for path in paths]
+        missing = [k for k in keys if k in self._objects and not (self.folder / k).is_file()]
+        self._on_threads(self._download, missing)
+
+    def push(self) -> int:
+        """Upload what the store lacks or has in another version; returns how many objects.
+
+        Raises:
+            CacheBusy: another process has written the same objects meanwhile.
+            CacheError: the store cannot be reached or refuses; says why.
+        """
+        files = (path for path in self.folder.rglob("*") if path.is_file())
+        keys = sorted(path.relative_to(self.folder).as_posix() for path in files)
+        changed = [key for key in keys if self._objects.get(key, ("", 0))[1] != self._time(key)]
+        count = 0
+        try:
+            for kind in _ORDER:
+                todo = [key for key in changed if kind.fullmatch(key)]
+                self._on_threads(self._upload, todo)
+                count += len(todo)
+        finally:
+            self._save()
+        return count
+
+    def _listed(self, *kinds: re.Pattern[str]) -> dict[str, tuple[str, int]]:
+        """Version and time of each object of these kinds."""
+
+        def listed() -> dict[str, tuple[str, int]]:
+            objects = (one for batch in self._obstore.list(self._opened) for one in batch)
+            return {
+                one["path"]: (str(one["e_tag"]), int(one["last_modified"].timestamp() * 1e9))
+                for one in objects
+                if any(kind.fullmatch(one["path"]) for kind in kinds)
+            }
+
+        return self._request(listed, self.url)
+
+    def _refresh(self, found: Mapping[str, tuple[str, int]], wanted: Iterable[str]) -> None:
+        """Take over the versions that were found; copy those of `wanted` that are new."""
+        for key, (version, changed) in found.items():
+            if self._objects.get(key, ("", 0))[0] != version:
+                (self.folder / key).unlink(missing_ok=True)
+                self._objects[key] = version, changed
+        self._on_threads(self._download, [k for k in wanted if not (self.folder / k).is_file()])
+
+    def _download(self, key: str) -> None:
+        version, changed = self._objects[key]
+        where = f"{self.url}/{visible(key)}"
+
+        def got() -> bytes:
+            found = self._obstore.get(self._opened, key, options={"if_match": version})
+            return bytes(found.bytes())
+
+        try:
+            data = self._request(got, where)
+        except self._errors.PreconditionError as error:
+            raise CacheStale(f"{where}: was replaced meanwhile; run the command again") from error
+        path = self.folder / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial_copy = path.with_name(f".{path.name}.{token_hex(4)}")
+        replace_file(path, lambda file: file.write_bytes(data), partial_copy)
+        os.utime(path, ns=(changed, changed))
+
+    def _upload(self, key: str) -> None:
+        version = self._objects.get(key, ("", 0))[0]
+        mode: Any = {"e_tag": version} if version else "create"
+        where, data = f"{self.url}/{visible(key)}", (self.folder / key).read_bytes()
+
+        def put() -> str:
+            done = self._obstore.put(self._opened, key, data, mode=mode, use_multipart=False)
+            return str(done["e_tag"])
+
+        try:
+            found = self._request(put, where)
+        except (self._errors.PreconditionError, self._errors.AlreadyExistsError) as error:
+            # The answer to an upload that succeeded may have been lost: the same bytes are ours.
+            there = self._request(partial(self._obstore.get, self._opened, key), where)
+            if bytes(there.bytes()) != data:
+                raise CacheBusy(
+                    f"{where}: another process has written it meanwhile; run the command again"
+                ) from error
+            found = str(there.meta["e_tag"])
+        self._objects[key] = found, self._time(key)
+
+    def _time(self, key: str) -> int:
+        return (self.folder / key).stat().st_mtime_ns
+
+    def _save(self) -> None:
+        with self._lock:
+            rows = [[key, *self._objects[key]] for key in sorted(self._objects)]
+            write_checked(self.folder / ORIGIN, {"url": self.url, "objects": rows})
+
+    def _on_threads(self, function: Callable[[str], None], keys: list[str]) -> None:
+        with ThreadPoolExecutor(THREADS) as executor:
+            futures = [executor.submit(function, key) for key in keys]
+            try:
+                for future in futures:
+                    future.result()
+            finally:
+                for future in futures:
+                    future.cancel()
+
+    def _request(self, function: Callable[[], Result], where: str) -> Result:
+        """Call a function, again where a server or the network fails.
+
+        Raises:
+            CacheError: it goes on failing, or there is no use in trying again.
+            PreconditionError, AlreadyExistsError: of obstore, for the caller.
+        """
+        for attempt in range(1, TRIES + 1):
+            try:
+                return function()
+            except (self._errors.PreconditionError, self._errors.AlreadyExistsError):
+                raise
+            except (self._errors.BaseError, OSError) as error:
+                reason, final = _reason(str(error))
+                if final or isinstance(error, FileNotFoundError) or attempt == TRIES:
+                    raise CacheError(f"{where}: {reason}") from error
+            time.sleep(0.2 * 2**attempt)
+        raise AssertionError("not reached")
+
+    @property
+    def _obstore(self) -> Any:
+        return _module("obstore")
+
+    @property
+    def _errors(self) -> Any:
+        return _module("obstore.exceptions")
+
+    @property
+    def _opened(self) -> Any:
+        with self._lock:
+            if self._store is None:
+                self._store = _connect(self.url)
+            return self._store
+
+
+def _module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigError('caches by URL need obstore: pip install "leaknet[objects]"') from error
+
+
+def _connect(url: str) -> Any:
+    stores = _module("obstore.store")
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3", os.environ.get("AWS_ENDPOINT_URL", ""))
+    client = {
+        "timeout": timedelta(seconds=TIMEOUT),
+        "connect_timeout": timedelta(seconds=10),
+        "allow_http": endpoint.startswith("http://"),
+    }
+    retry = {"max_retries": 2, "retry_timeout": timedelta(seconds=TIMEOUT)}
+    options: dict[str, Any] = {"client_options": client, "retry_config": retry}
+    if url.startswith("s3://") and not _has_keys():
+        options["credential_provider"] = _profile(url)
+    try:
+        return stores.from_url(url, **options)
+    except (_module("obstore.exceptions").BaseError, ValueError) as error:
+        raise ConfigError(f"{url}: {_reason(str(error))[0]}") from error
+
+
+def _has_keys() -> bool:
+    return bool({"AWS_ACCESS_KEY_ID", "AWS_SKIP_SIGNATURE"} & set(os.environ))
+
+
+def _profile(url: str) -> Any:
+    """Credentials of a profile or role, as boto3 finds them."""
+    try:
+        return _module("obstore.auth.boto3").Boto3CredentialProvider()
+    except (ConfigError, ValueError) as error:
+        raise CacheError(f"{url}: {NO_CREDENTIALS}") from error
+
+
+NO_CREDENTIALS = (
+    "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE, with boto3 "
+    "installed), or AWS_SKIP_SIGNATURE=true for a public bucket"
+)
+_KNOWN = (
+    ("ExpiredToken", "the credentials have expired: get new ones", True),
+    ("NoSuchBucket", "there is no such bucket: check the URL", True),
+    ("ContainerNotFound", "there is no such container: check the URL", True),
+    ("InvalidAccessKeyId", "the access key is not known: check the credentials", True),
+    ("SignatureDoesNotMatch", "the secret key is wrong: check the credentials", True),
+    ("AccessDenied", "access is denied: check the credentials and their rights", True),
+    ("403 Forbidden", "access is denied: check the credentials and their rights", True),
+    ("169.254.169.254", NO_CREDENTIALS, True),
+    ("metadata.google.internal", "no credentials: set GOOGLE_APPLICATION_CREDENTIALS", True),
+    ("NoSuchKey", "there is no such object any more; run the command again", True),
+    ("timed out", f"no answer within {TIMEOUT:.0f} s, {TRIES} times: try again later", False),
+)
+
+
+def _reason(text: str) -> tuple[str, bool]:
+    """Why a request failed, in one line, and whether another try is of no use."""
+    for mark, words, final in _KNOWN:
+        if mark in text:
+            return words, final
+    if status := re.search(r"status code: (5\d\d [A-Za-z ]+)", text):
+        return f"the server answers {status[1].strip()}, {TRIES} times: try again later", False
+    return f"cannot be reached ({' '.join(text.split())[:160]}), {TRIES} times", False
