@@ -18,7 +18,9 @@ from leaknet.commands.options import (
     fill_option,
     json_option,
     next_steps,
+    open_option,
     ray_pool,
+    recipe_options,
 )
 from leaknet.commands.preflight import check_trainable
 
@@ -39,18 +41,8 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Folder of another cache of the same images, for rows that need it.",
 )
-@click.option(
-    "--open",
-    "open_roots",
-    multiple=True,
-    metavar="ROOT",
-    help="Folder of unknown generators. [default: the open set of the data, if it has one]",
-)
-@click.option("--preset", default="paper", show_default=True, help="paper, authors or best.")
-@click.option("--config", metavar="FILE", help="TOML settings instead of a preset.")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override, e.g. train.epochs=20."
-)
+@open_option
+@recipe_options(preset="paper")
 @click.option("--epochs", type=int, help="Same as --set train.epochs=N.")
 @click.option("--seeds", type=SEEDS, default=3, show_default=True, help="Trainings a row.")
 @click.option("--force", is_flag=True, help="Leave out open images that are also closed ones.")

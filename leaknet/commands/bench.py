@@ -27,6 +27,7 @@ from leaknet.commands.options import (
     engine_options,
     json_option,
     next_steps,
+    open_option,
     ray_pool,
     vae_option,
 )
@@ -52,13 +53,7 @@ STEPS = (0, 1, 2, 3)
 @data_option
 @cache_option
 @vae_option
-@click.option(
-    "--open",
-    "open_roots",
-    multiple=True,
-    metavar="ROOT",
-    help="Folder of unknown generators. [default: the open set of the data, if it has one]",
-)
+@open_option
 @click.option(
     "--steps",
     default="0",

@@ -19,7 +19,9 @@ from leaknet.commands.options import (
     fill_option,
     json_option,
     next_steps,
+    open_option,
     ray_pool,
+    recipe_options,
 )
 from leaknet.commands.preflight import check_roots, check_trainable
 
@@ -33,18 +35,8 @@ if TYPE_CHECKING:
 
 @click.command(cls=LeakCommand)
 @cache_option
-@click.option(
-    "--open",
-    "open_roots",
-    multiple=True,
-    metavar="ROOT",
-    help="Folder of unknown generators. [default: the open set of the data, if it has one]",
-)
-@click.option("--preset", default="best", show_default=True, help="paper, authors or best.")
-@click.option("--config", metavar="FILE", help="TOML settings instead of a preset.")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override, e.g. train.epochs=20."
-)
+@open_option
+@recipe_options(preset="best")
 @click.option("--seeds", type=SEEDS, default=5, show_default=True, help="Trainings a protocol.")
 @click.option(
     "--leave-out",

@@ -18,6 +18,7 @@ from leaknet.commands.options import (
     json_option,
     next_steps,
     run_option,
+    run_vae_option,
 )
 from leaknet.commands.preflight import check_run
 
@@ -37,12 +38,7 @@ if TYPE_CHECKING:
 )
 @click.option("--pdf", is_flag=True, help="Also write index.pdf, by Chromium or Chrome.")
 @alpha_option
-@click.option(
-    "--vae",
-    "autoencoder",
-    metavar="NAME|PATH|ID",
-    help="Where the run's autoencoder lies now. [default: where it was in training]",
-)
+@run_vae_option
 @device_option
 @json_option
 @click.pass_obj

@@ -23,8 +23,9 @@ _UNSHOWN = re.compile("[\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\u
 ALPHA = 0.05
 """False-alarm rate that answers are given at unless --alpha says otherwise."""
 SEED = click.IntRange(0, 2**63 - 1)
+"""A seed that every generator of random numbers accepts."""
 SEEDS = click.IntRange(1, 1000)
-"""A seed that every generator of random numbers takes."""
+"""How many trainings a protocol has."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -140,6 +141,37 @@ def run_option(command: Command) -> Command:
     return click.option(
         "--run", metavar="DIR", help="Folder of the run. [default: the one trained last]"
     )(command)
+
+
+def open_option(command: Command) -> Command:
+    """`--open`: folders of unknown generators."""
+    return click.option(
+        "--open",
+        "open_roots",
+        multiple=True,
+        metavar="ROOT",
+        help="Folder of unknown generators. [default: the open set of the data, if it has one]",
+    )(command)
+
+
+def recipe_options(preset: str) -> Callable[[Command], Command]:
+    """`--preset`, by default the one given, `--config` and `--set`: settings of a model."""
+
+    def add(command: Command) -> Command:
+        start = click.option(
+            "--preset", default=preset, show_default=True, help="paper, authors or best."
+        )
+        file = click.option("--config", metavar="FILE", help="TOML settings instead of a preset.")
+        override = click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Override, e.g. train.epochs=20.",
+        )
+        return start(file(override(command)))
+
+    return add
 
 
 def device_option(command: Command) -> Command:

@@ -18,6 +18,7 @@ from leaknet.commands.options import (
     fill_option,
     json_option,
     next_steps,
+    open_option,
     run_option,
     run_vae_option,
 )
@@ -43,13 +44,7 @@ if TYPE_CHECKING:
     metavar="NAMES",
     help="Open-set detectors, comma-separated; or all. KDE is reported where it is among them.",
 )
-@click.option(
-    "--open",
-    "open_roots",
-    multiple=True,
-    metavar="ROOT",
-    help="Folder of unknown generators. [default: the open set of the data, if it has one]",
-)
+@open_option
 @alpha_option
 @click.option(
     "--stability",

@@ -11,7 +11,7 @@ import click
 
 from leakcache.errors import ConfigError
 from leaknet.commands.defaults import LeakCommand, Settings, run_folder
-from leaknet.commands.options import device_option, run_option
+from leaknet.commands.options import device_option, run_option, run_vae_option
 from leaknet.commands.preflight import check_run
 
 
@@ -31,12 +31,7 @@ from leaknet.commands.preflight import check_run
     default="",
     help="Secret that requests must carry. [default: none on 127.0.0.1, else a random one]",
 )
-@click.option(
-    "--vae",
-    "autoencoder",
-    metavar="NAME|PATH|ID",
-    help="Where the run's autoencoder lies now. [default: where it was in training]",
-)
+@run_vae_option
 @device_option
 @click.pass_obj
 def serve(settings: Settings, /, **options: Any) -> None:

@@ -17,6 +17,7 @@ from leaknet.commands.options import (
     fill_option,
     json_option,
     next_steps,
+    recipe_options,
     run_option,
 )
 from leaknet.commands.preflight import check_trainable
@@ -31,11 +32,7 @@ if TYPE_CHECKING:
 @click.command(cls=LeakCommand)
 @cache_option
 @run_option
-@click.option("--preset", default="best", show_default=True, help="paper, authors or best.")
-@click.option("--config", metavar="FILE", help="TOML settings instead of a preset.")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override, e.g. train.epochs=20."
-)
+@recipe_options(preset="best")
 @click.option("--seed", type=SEED, help="Same as --set train.seed=N.")
 @click.option("--epochs", type=int, help="Same as --set train.epochs=N.")
 @fill_option
