@@ -44,6 +44,12 @@ def test_report(tmp_path: Path, visit: Open, screenshots: Path | None) -> None:
     assert found.page.evaluate(SORTED, 2) == falling[::-1]
     assert heading.get_attribute("aria-sort") == "ascending"
     found.check("report", screenshots)
+    found.page.emulate_media(media="print")
+    found.page.set_viewport_size({"width": 720, "height": 1000})  # A4 less its margins
+    assert found.page.evaluate("document.documentElement.scrollWidth") <= 720
+    assert not found.page.locator("nav").is_visible()
+    assert found.page.locator("details dl").first.is_visible()
+    assert found.page.pdf(format="A4").startswith(b"%PDF")
 
 
 def test_runs_side_by_side(tmp_path: Path, visit: Open, screenshots: Path | None) -> None:

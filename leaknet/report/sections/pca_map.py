@@ -1,4 +1,4 @@
-"""The embeddings of the test images in the plane of the two first principal components."""
+"""Embeddings of the test images in the plane of the two first principal components."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from leaknet.report.html import Html, element
 from leaknet.report.run_data import ScoredRun
 from leaknet.report.svg import Axis, Frame
 
+COLOURS = 7
+"""Known generators at most of which one drawing shows all."""
 POINTS = 6000
 """Points drawn at most; beyond that every n-th image of each set."""
 
 
 def pca_map(run: ScoredRun) -> dict[str, Any]:
-    """One panel a generator over the faint cloud of all test images; no panels if impossible."""
+    """All generators in one drawing, and one panel each over the faint cloud of all test images."""
     if run.embeddings is None:
         return {"panels": [], "reason": "The run holds no embeddings.h5, so nothing can be drawn."}
     train, test = run.embeddings.select("train"), run.embeddings.select("test")
@@ -27,6 +29,8 @@ def pca_map(run: ScoredRun) -> dict[str, Any]:
     unknown = run.embeddings.select("open")
     return {
         "panels": _panels(plane, test, unknown),
+        "together": _together(plane, test, unknown) if len(test.classes) <= COLOURS else None,
+        "colours": [(name, f"c{number}") for number, name in enumerate(test.classes)],
         "explained": np.nan_to_num(plane.explained_variance_ratio_).tolist(),
         "unknown": len(unknown) > 0,
     }
@@ -51,6 +55,19 @@ def _panels(plane: PCA, test: Embeddings, unknown: Embeddings) -> list[tuple[str
     return panels
 
 
+def _together(plane: PCA, test: Embeddings, unknown: Embeddings) -> Html:
+    """All generators, the unknown ones below the known."""
+    test, unknown = (_thinned(e, POINTS // 2) for e in (test, unknown))
+    points, others = (_project(plane, e) for e in (test, unknown))
+    frame = _frame(np.concatenate([points, others]), width=640, height=400)
+    marks = [frame.dots(others, "cloud")]
+    marks += [
+        frame.dots(points[test.labels == name], f"c{number} mark")
+        for number, name in enumerate(test.classes)
+    ]
+    return frame.draw("Embeddings of all generators", *marks)
+
+
 def _project(plane: PCA, embeddings: Embeddings) -> np.ndarray:
     vectors = embeddings.coordinates.astype(np.float64)
     points: np.ndarray = plane.transform(vectors) if len(vectors) else np.empty((0, 2))
@@ -65,11 +82,11 @@ def _panel(
     return frame.draw(f"Embeddings of {name} among all test images", cloud, *marks)
 
 
-def _frame(points: np.ndarray) -> Frame:
+def _frame(points: np.ndarray, width: int = 230, height: int = 210) -> Frame:
     (left, bottom), (right, top) = points.min(axis=0), points.max(axis=0)
     across, up = 0.04 * (right - left), 0.04 * (top - bottom)
     x, y = Axis("", left - across, right + across), Axis("", bottom - up, top + up)
-    return Frame(x, y, width=230, height=210, left=12, bottom=8, top=8)
+    return Frame(x, y, width=width, height=height, left=12, bottom=8, top=8)
 
 
 def _thinned(embeddings: Embeddings, limit: int) -> Embeddings:

@@ -15,7 +15,7 @@ from cli import leak
 from leaknet.calibration import Calibration
 from leaknet.calibration.conformal import FAR
 from leaknet.data.embeddings import Embeddings
-from leaknet.detectors import GlobalKDE
+from leaknet.detectors import GlobalKDE, MaxLogit
 from leaknet.files import write_json
 from leaknet.report.page import write_page
 from leaknet.scoring.run_embeddings import UNKNOWN
@@ -229,6 +229,10 @@ def test_the_map_shows_every_image_once(run: Path, page: Node) -> None:
             assert sum(map(dot_count, drawing.all("path", class_=class_))) == count
     drawing = drawings["Embeddings of eve among all test images"]
     assert dot_count(drawing.one("path", class_="unknown")) == 12
+    together = drawings["Embeddings of all generators"]
+    assert dot_count(together.one("path", class_="cloud")) == 24
+    for number, name in enumerate(embeddings.classes):
+        assert dot_count(together.one("path", class_=f"c{number}")) == (test.labels == name).sum()
 
 
 def test_attention_is_the_mean_over_the_images(run: Path, page: Node) -> None:
@@ -286,3 +290,10 @@ def test_controls_are_printed_once_they_are_run(tmp_path: Path) -> None:
     write_json(run / "metrics.json", content)
     rows = section(read_page(run), "reading").one("table").rows()
     assert rows == [["metadata", "0.980", "7"], ["thumbnail", "–", "–"]]
+
+
+def test_a_run_of_ten_thousand_images_has_a_small_page(tmp_path: Path) -> None:
+    recipe = Recipe(images=910, per_prompt=1, kinds=(MaxLogit,), keep_unknown=True)
+    run = write_run(tmp_path / "run", recipe)
+    assert len(Embeddings.load(run / "embeddings.h5")) + 2 * 910 >= 10_000
+    assert write_page([run]).stat().st_size < 5_000_000
