@@ -55,8 +55,8 @@ def decide(
 
     An image of a known generator is called unknown with probability α at most, named after another
     known generator with probability α at most, and after another family likewise; all else is
-    unsure. An image that would be called unknown is outside the calibrated range
-    where its score lies far below all that calibration saw.
+    unsure. An image is outside the calibrated range where its score lies far below all that
+    calibration saw, and it would be called unknown or is not only for want of calibrating images.
 
     Args:
         p_value: that the image comes from a known generator.
@@ -69,11 +69,10 @@ def decide(
         depth: of its score; see `leaknet.calibration.conformal.depths`.
         why: how the image differs from those that calibrated, where that is known.
     """
-    if p_value <= alpha and depth >= FAR:
+    if p_value <= max(alpha, smallest_p) and depth >= FAR:
         reason = (
-            f"{p_words(p_value, smallest_p)}, at most {alpha:g}, and its score lies {depth:.2g} "
-            "times as far below the median of the calibration images as the lowest of them, at "
-            f"least {FAR:g} times"
+            f"{p_words(p_value, smallest_p)}, and its score lies {depth:.2g} times as far below "
+            f"the median of the calibration images as the lowest of them, at least {FAR:g} times"
         )
         return Decision(OUTSIDE, "", f"{reason}: {why}" if why else reason)
     if p_value <= alpha:

@@ -32,9 +32,10 @@ def known_columns(
     """Columns of images of known generators, whose labels are among the classes.
 
     Returns:
-        false_alarms: called unknown, or outside the calibrated range; at most `alpha` on average
-            is guaranteed.
-        outside: called outside the calibrated range.
+        false_alarms: called unknown, or outside the calibrated range in place of it; at most
+            `alpha` on average is guaranteed.
+        outside: called outside the calibrated range, also where there are too few calibrating
+            images to call any unknown.
         named_right, named_wrong, unsure: the other verdicts; named wrong at most `alpha` on
             average is guaranteed.
         coverage: the prediction set holds the right generator; at least 1 - `alpha` on average
@@ -42,10 +43,11 @@ def known_columns(
         set_size: generators in the prediction set.
     """
     verdicts, sets = _columns(calibration, detector, e, alpha)
+    rejected = calibration.p_values(e, detector) <= alpha
     covered = sets[np.arange(len(e)), e.targets].astype(np.float64)
     right = (calibration.log_probabilities(e).argmax(axis=1) == e.targets).astype(np.float64)
     return {
-        "false_alarms": verdicts[UNKNOWN] + verdicts[OUTSIDE],
+        "false_alarms": rejected.astype(np.float64),
         OUTSIDE: verdicts[OUTSIDE],
         "named_right": verdicts[KNOWN] * right,
         "named_wrong": verdicts[KNOWN] * (1 - right),
@@ -69,13 +71,11 @@ def _columns(
 ) -> tuple[Columns, np.ndarray]:
     sets = calibration.prediction_sets(e, alpha)
     logs = calibration.log_probabilities(e)
-    rejected = calibration.p_values(e, detector) <= alpha
-    outside = rejected & (calibration.depths(e, detector) >= FAR)
-    known = ~rejected & (logs.max(axis=1) > calibration.naming_threshold(alpha))
-    found = {
-        UNKNOWN: rejected & ~outside,
-        OUTSIDE: outside,
-        KNOWN: known,
-        UNSURE: ~rejected & ~known,
-    }
+    p_values = calibration.p_values(e, detector)
+    far = calibration.depths(e, detector) >= FAR
+    outside = far & (p_values <= max(alpha, calibration.smallest_p))
+    unknown = ~outside & (p_values <= alpha)
+    rest = ~outside & ~unknown
+    known = rest & (logs.max(axis=1) > calibration.naming_threshold(alpha))
+    found = {UNKNOWN: unknown, OUTSIDE: outside, KNOWN: known, UNSURE: rest & ~known}
     return {verdict: mask.astype(np.float64) for verdict, mask in found.items()}, sets

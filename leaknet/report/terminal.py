@@ -193,7 +193,7 @@ def _footnote(alpha: float, calibration: Mapping[str, Any]) -> str:
         f"1/{images + 1} = {smallest:.2g}. "
     )
     if (limit := calibration.get("outside_below")) is not None:
-        text += f"Outside the calibrated range: as unknown, and a score of {limit:.4g} at most. "
+        text += f"Outside the calibrated range: a score of {limit:.4g} at most. "
     if alpha < smallest:
         text += f"So no image can be called unknown at {alpha:g}: add validation images. "
     else:

@@ -120,10 +120,10 @@ def _answers(
     row: dict[str, Any] = {"name": name, "images": len(p_values), "known": generator is None}
     assert run.reference is not None
     deep = depths(run.reference, run.scores(run.detector, fold, generator))
-    rejected = p_values <= ALPHA
-    row[OUTSIDE] = int((rejected & (deep >= FAR)).sum())
-    row[UNKNOWN] = int(rejected.sum()) - row[OUTSIDE]
-    found = _count(calibration, images, p_values) if len(images) == len(p_values) else None
+    outside = (p_values <= max(ALPHA, calibration.smallest_p)) & (deep >= FAR)
+    row[OUTSIDE] = int(outside.sum())
+    row[UNKNOWN] = int(((p_values <= ALPHA) & ~outside).sum())
+    found = _count(calibration, images, p_values, deep) if len(images) == len(p_values) else None
     for key in ("right", "wrong", UNSURE):
         row[key] = None if found is None else found[key]
     if generator is not None:
@@ -131,15 +131,19 @@ def _answers(
     return row
 
 
-def _count(calibration: Calibration, images: Embeddings, p_values: np.ndarray) -> Counter[str]:
+def _count(
+    calibration: Calibration, images: Embeddings, p_values: np.ndarray, deep: np.ndarray
+) -> Counter[str]:
     """How often the answer is right, wrong, unsure or unknown."""
     logs = calibration.log_probabilities(images)
     enough = logs.max(axis=1) > calibration.naming_threshold(ALPHA)
     names = np.array(calibration.classes)[logs.argmax(axis=1)]
-    rows = zip(p_values.tolist(), enough, names.tolist(), images.labels.tolist(), strict=True)
+    columns = (p_values.tolist(), deep.tolist(), enough, names.tolist(), images.labels.tolist())
+    rows = zip(*columns, strict=True)
     found: Counter[str] = Counter()
-    for p, named, name, label in rows:
-        decision = decide(p, (), ALPHA, generator=name if named else "")
+    for p, depth, named, name, label in rows:
+        generator = name if named else ""
+        decision = decide(p, (), ALPHA, calibration.smallest_p, generator=generator, depth=depth)
         right = "right" if decision.generator == label else "wrong"
         found[right if decision.verdict == KNOWN else decision.verdict] += 1
     return found

@@ -48,13 +48,15 @@ def test_doubt_makes_an_answer_unsure_and_says_what_altered_it() -> None:
     assert doubt(unsure, {"flip": "known: a"}, 8) == unsure
 
 
-def test_a_score_far_below_calibration_is_outside_only_where_it_would_be_unknown() -> None:
+def test_a_score_far_below_calibration_is_outside_where_it_is_below_all_of_it() -> None:
     far = decide(0.01, (), 0.05, smallest_p=0.01, depth=FAR, why="its size differs")
     assert far.answer == "outside the calibrated range"
-    assert far.explanation.startswith("p ≤ 0.01, at most 0.05, and its score lies 3 times as far")
+    assert far.explanation.startswith("p ≤ 0.01, and its score lies 3 times as far")
     assert far.explanation.endswith("at least 3 times: its size differs")
     assert decide(0.01, (), 0.05, depth=FAR - 0.01).answer == "unknown generator"
     assert decide(0.2, ("a",), 0.05, generator="a", depth=9.0).answer == "known: a"
+    few = decide(0.2, ("a",), 0.05, smallest_p=0.2, generator="a", depth=9.0)
+    assert few.answer == "outside the calibrated range"
 
 
 def test_a_blank_image_is_outside_whatever_mild_changes_say() -> None:
