@@ -14,7 +14,7 @@ from typing import Any
 
 from leakcache.errors import RunError
 from leakcache.files import locked, parse_json
-from leaknet.checksums import read_text
+from leaknet.checksums import read_text, was_written
 from leaknet.files import write_json
 
 FILE = "enrolment.json"
@@ -66,6 +66,8 @@ def undo(run: Path) -> tuple[Path, Path]:
     if target is None and (numbers := _versions(run)):
         target = run.with_name(f"{run.name}@{max(numbers)}")
     if target is None:
+        if was_written(run / FILE):
+            raise RunError(f"{run / FILE} is missing: restore it, or delete the folder by hand")
         raise RunError(f"{run} has no enrolled generator to undo")
     origin = target.with_name(read_enrolment(target)["from"])
     removed = target.with_name(f".{target.name}.removed")

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Shaped
 
-from leakcache.errors import CacheStale, ScoringError
+from leakcache.errors import CacheStale, RunError, ScoringError
 from leakcache.progress import track
 from leakcache.store.cache import Cache
-from leaknet.checksums import is_there
+from leaknet.checksums import is_there, was_written
 from leaknet.config import RunConfig
 from leaknet.data.columns import ImageColumns, load_fold
 from leaknet.data.embeddings import Embeddings, concatenate
@@ -125,6 +125,11 @@ def embed_split(model: ProtoLeakNet, split: ImageColumns, digest: str) -> Embedd
 
 def _enrolled(run: RunFolder, cached: tuple[str, ...]) -> Embeddings | None:
     if not is_there(run.embeddings):
+        if set(run.record().classes) - set(cached) and was_written(run.embeddings):
+            raise RunError(
+                f"{run.embeddings} is missing, and the cache lacks images that were enrolled: "
+                "restore it, or enrol them again"
+            )
         return None
     stored = Embeddings.load(run.embeddings)
     rows = ~np.isin(stored.labels, cached)

@@ -205,10 +205,10 @@ def test_answers_are_those_of_the_calibrated_run(run: Path, page: Node) -> None:
     assert set(rows) == set(sets)
     for name, images in sets.items():
         p_values = calibration.p_values(images, detector)
-        members = calibration.prediction_sets(images, 0.05)
+        logs = calibration.log_probabilities(images)
         alarms = p_values <= 0.05
-        named = ~alarms & (members.sum(axis=1) == 1)
-        right = named & (members.argmax(axis=1) == images.targets)
+        named = ~alarms & (logs.max(axis=1) > calibration.naming_threshold(0.05))
+        right = named & (logs.argmax(axis=1) == images.targets)
         outside = p_values <= max(0.05, calibration.smallest_p)
         outside &= calibration.depths(images, detector) >= FAR
         found = [right, named & ~right, ~alarms & ~named, alarms]
