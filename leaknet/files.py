@@ -7,7 +7,7 @@ format does not fix the order of several, and equal content must give equal byte
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,8 +61,14 @@ def save_tensors(
     replace_file(path, lambda partial: partial.write_bytes(content))
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_tensors(
+    path: Path, undefined: Collection[str] = ()
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors, on the CPU, and metadata of a file that `save_tensors` wrote.
+
+    Args:
+        path: of the file.
+        undefined: names of tensors in which NaN has a meaning.
 
     Raises:
         RunError: the file is missing, damaged or another program's.
@@ -71,7 +77,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         metadata = _metadata(file)
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and tensor.isnan().any():
+        if name not in undefined and tensor.is_floating_point() and tensor.isnan().any():
             raise RunError(f"{path} has numbers that are not finite in {name}: train again")
     return tensors, metadata
 

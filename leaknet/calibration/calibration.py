@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Float64
 from scipy.special import softmax
 from torch import Tensor
 
+from leakcache.errors import RunError
 from leaknet.calibration.conformal import (
     alarm_range,
     conformal_p_values,
@@ -188,6 +189,7 @@ def ratio_costs(
 
 FILE = "calibration.safetensors"
 _RATIOS = tuple(field.name for field in fields(ClassRatios))
+_ALWAYS = ("temperature", "conformity", "confidence", *(f"ratios.{name}" for name in _RATIOS))
 
 
 def save_calibration(run: Path, calibration: Calibration, model: str) -> None:
@@ -232,19 +234,25 @@ def load_calibration(
         ScoringError: there is nothing to calibrate on; see `Calibration.fit`.
     """
     if is_there(run / FILE):
-        tensors, metadata = read_tensors(run / FILE)
-        wanted = {f"reference.{detector.name}" for detector in detectors}
+        tensors, metadata = read_tensors(run / FILE, undefined=_ALWAYS[3:])
+        wanted = {*_ALWAYS, *(f"reference.{detector.name}" for detector in detectors)}
         if metadata.get("model") == model and wanted <= tensors.keys():
-            return _restored(tensors, metadata["facts"], closed.classes)
+            return _restored(run / FILE, tensors, metadata.get("facts"), closed.classes)
     calibration = Calibration.fit(closed, detectors)
     save_calibration(run, calibration, model)
     return calibration
 
 
 def _restored(
-    tensors: dict[str, Tensor], facts: dict[str, Any], classes: tuple[str, ...]
+    path: Path, tensors: dict[str, Tensor], facts: Any, classes: tuple[str, ...]
 ) -> Calibration:
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    images, unknown = arrays["conformity"].shape, arrays.keys() - {*_ALWAYS}
+    shapes = {f"ratios.{name}": (len(classes),) for name in _RATIOS} | {"temperature": ()}
+    odd = [name for name, array in arrays.items() if array.shape != shapes.get(name, images)]
+    other = [name for name in unknown if not name.startswith("reference.")]
+    if odd or other or len(images) != 1 or not images[0] or not isinstance(facts, dict):
+        raise RunError(f"{path} does not fit the run: delete it, or train again")
 
     def below(prefix: str) -> dict[str, np.ndarray]:
         return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}

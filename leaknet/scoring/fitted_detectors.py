@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from leakcache.errors import ScoringError
+from leakcache.errors import RunError, ScoringError
 from leaknet.calibration.split_half import choosing_half
 from leaknet.checksums import is_there
 from leaknet.data.embeddings import Embeddings
@@ -84,7 +84,10 @@ def load_scorers(
         state = {
             k.removeprefix(prefix): v.numpy() for k, v in tensors.items() if k.startswith(prefix)
         }
-        detectors.append(kind.from_state(state) if state else fit_all([kind], known)[0])
+        try:
+            detectors.append(kind.from_state(state) if state else fit_all([kind], known)[0])
+        except (KeyError, IndexError, TypeError, RuntimeError) as error:
+            raise RunError(f"{run / FILE} does not fit {kind.name}: delete it") from error
         if not state:
             save_scorers(run, detectors[-1:], model)
     return detectors

@@ -213,6 +213,10 @@ CASES: dict[str, tuple[Alter, tuple[str, ...]]] = {
     "infinite weights": (tensors(WEIGHTS, number(np.inf)), SCORE_IMAGE),
     "NaN detectors": (tensors(RUN + "scorers.safetensors", number(np.nan)), SCORE_IMAGE),
     "NaN calibration": (tensors(RUN + "calibration.safetensors", number(np.nan)), SCORE_IMAGE),
+    "other calibration": (
+        tensors(RUN + "calibration.safetensors", lambda _, t: t[:1] if t.ndim else t),
+        SCORE_IMAGE,
+    ),
     "pickle for weights": (data(WEIGHTS, pickle.dumps(Touch())), SCORE_IMAGE),
     "pickle for embeddings": (data(RUN + "embeddings.h5", pickle.dumps(Touch())), SCORE_IMAGE),
     "huge shape: HDF5": (

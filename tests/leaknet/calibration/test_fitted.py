@@ -14,6 +14,7 @@ from leaknet.calibration.calibration import FILE, ratio_costs
 from leaknet.calibration.split_half import cut_in_halves
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Energy, GlobalKDE
+from leaknet.files import read_tensors, save_tensors
 from leaknet.scoring.fitted_detectors import fit_all
 from tests.leaknet.calibration.exchangeable import closed
 
@@ -131,3 +132,32 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(b"junk")
     with pytest.raises(RunError, match="damaged"):
         load_calibration(tmp_path, [], closed(5), "weights")
+
+
+def test_a_class_without_validation_images_leaves_a_calibration_that_can_be_read(
+    tmp_path: Path,
+) -> None:
+    e = closed(30)
+    e = e.take((e.folds != "val") | (e.labels != e.classes[0]))
+    detectors = fit_all([Energy], e)
+    save_calibration(tmp_path, Calibration.fit(e, detectors), "weights")
+    again = load_calibration(tmp_path, detectors, e, "weights")
+    assert np.isnan(again.ratios.slope).tolist() == [True, False, False]
+    assert np.isnan(again.log10_ratios(e)).any(axis=0).tolist() == [True, False, False]
+
+
+def test_a_calibration_that_lacks_a_part_is_made_anew_and_one_of_other_shapes_is_refused(
+    tmp_path: Path,
+) -> None:
+    e = closed(30)
+    detectors = fit_all([Energy], e)
+    fresh = Calibration.fit(e, detectors)
+    save_calibration(tmp_path, fresh, "weights")
+    path = tmp_path / "calibration.safetensors"
+    tensors, metadata = read_tensors(path)
+    save_tensors(path, {k: v for k, v in tensors.items() if k != "confidence"}, metadata)
+    again = load_calibration(tmp_path, detectors, e, "weights")
+    assert again.confidence.tolist() == fresh.confidence.tolist()
+    save_tensors(path, {k: v[:2] if v.ndim else v for k, v in tensors.items()}, metadata)
+    with pytest.raises(RunError, match=r"calibration\.safetensors does not fit the run"):
+        load_calibration(tmp_path, detectors, e, "weights")
