@@ -61,7 +61,7 @@ def find_archives(root: Path) -> list[Path]:
     Raises:
         DataError: one is missing, or is compressed, so that its members cannot be read in place.
     """
-    found = [root] if root.is_file() or not _BRACES.search(str(root)) else _expanded(str(root))
+    found = [root] if root.is_file() or not _BRACES.search(str(root)) else expanded(str(root))
     if not all(path.name.lower().endswith(UNPACKED) for path in found):
         return []
     missing = [path for path in found if not path.is_file()]
@@ -96,7 +96,7 @@ def archives_below(root: Path) -> list[Path]:
     return [path for path in found if path.name.lower().endswith(UNPACKED) and holds_images(path)]
 
 
-def _expanded(pattern: str) -> list[Path]:
+def expanded(pattern: str) -> list[Path]:
     """All names that a pattern with braces stands for, as a shell writes them: {00..12}, {a,b}."""
     pieces = _BRACES.split(pattern)
     choices = [_choices(piece) if n % 2 else [piece] for n, piece in enumerate(pieces)]

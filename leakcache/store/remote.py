@@ -24,9 +24,13 @@ from threading import Lock
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
+from leakcache.dataset.archives import expanded
+from leakcache.dataset.folders import UNPACKED
+from leakcache.dataset.table_file import SUFFIXES
 from leakcache.errors import CacheBusy, CacheError, CacheStale, ConfigError
 from leakcache.files import read_checked, replace_file, write_checked
 from leakcache.names import visible
+from leakcache.progress import Advance, track
 
 ORIGIN = "origin.json"
 SCHEMES = ("s3", "gs", "az")
@@ -39,6 +43,7 @@ _MANIFEST = re.compile(r"[^/]+/manifest\.json")
 _COMMIT = re.compile(r"store/commits/[^/]+\.json")
 _SPEC = re.compile(r"store/columns/[^/]+/(column\.json|values\.zarr/zarr\.json)")
 _SHARD = re.compile(r"store/columns/[^/]+/values\.zarr/c(/\d+)+")
+_INSIDE = re.compile(r"(?!.*(^|/)\.\.?(/|$))[^/].*[^/]")
 _ORDER = (_SHARD, _SPEC, _COMMIT, _MANIFEST)
 
 Result = TypeVar("Result")
@@ -119,9 +124,9 @@ class Mirror:
         mirror = cls._found(folder, url) or cls(folder, url, {})
         if not (folder / ORIGIN).exists() and (folder / "store").exists():
             raise CacheError(f"{folder}: holds a cache of its own; give another --cache-mirror")
-        folder.mkdir(parents=True, exist_ok=True)
         # A manifest is written last: commits that are listed after it are enough for it.
         manifests = mirror._listed(_MANIFEST)
+        folder.mkdir(parents=True, exist_ok=True)
         mirror._refresh(manifests, list(manifests))
         found = mirror._listed(_SHARD, _SPEC, _COMMIT)
         mirror._refresh(found, [key for key in found if not _SHARD.fullmatch(key)])
@@ -183,13 +188,20 @@ class Mirror:
 
         return self._request(listed, self.url)
 
-    def _refresh(self, found: Mapping[str, tuple[str, int]], wanted: Iterable[str]) -> None:
+    def _refresh(
+        self,
+        found: Mapping[str, tuple[str, int]],
+        wanted: Iterable[str],
+        advance: Advance = lambda count: None,
+    ) -> None:
         """Take over the versions that were found; copy those of `wanted` that are new."""
         for key, (version, changed) in found.items():
             if self._objects.get(key, ("", 0))[0] != version:
                 (self.folder / key).unlink(missing_ok=True)
                 self._objects[key] = version, changed
-        self._on_threads(self._download, [k for k in wanted if not (self.folder / k).is_file()])
+        missing = [key for key in wanted if not (self.folder / key).is_file()]
+        advance(len(found) - len(missing))
+        self._on_threads(self._download, missing, advance)
 
     def _download(self, key: str) -> None:
         version, changed = self._objects[key]
@@ -238,12 +250,18 @@ class Mirror:
             rows = [[key, *self._objects[key]] for key in sorted(self._objects)]
             write_checked(self.folder / ORIGIN, {"url": self.url, "objects": rows})
 
-    def _on_threads(self, function: Callable[[str], None], keys: list[str]) -> None:
+    def _on_threads(
+        self,
+        function: Callable[[str], None],
+        keys: list[str],
+        advance: Advance = lambda count: None,
+    ) -> None:
         with ThreadPoolExecutor(THREADS) as executor:
             futures = [executor.submit(function, key) for key in keys]
             try:
                 for future in futures:
                     future.result()
+                    advance(1)
             finally:
                 for future in futures:
                     future.cancel()
@@ -281,6 +299,46 @@ class Mirror:
             if self._store is None:
                 self._store = _connect(self.url)
             return self._store
+
+
+def copy_images(url: str, folder: Path) -> Path:
+    """Copy images, archives or tables of a data set to a local folder; what is there stays.
+
+    Args:
+        url: of a folder, a file, or several as in `s3://bucket/shards/{0000..0099}.tar`.
+        folder: for this URL alone.
+
+    Returns:
+        The local folder, file or pattern.
+
+    Raises:
+        CacheError: there is nothing, or the store cannot be reached or refuses; says why.
+        ConfigError: obstore is not installed, or the URL is malformed.
+    """
+    base, wanted = _split(url.rstrip("/"))
+    names = {str(path) for path in expanded(wanted)} if wanted else set()
+    mirror = Mirror._found(folder, base) or Mirror(folder, base, {})
+    found = mirror._listed(_INSIDE)
+    found = {key: one for key, one in found.items() if not names or key in names}
+    if not found:
+        raise CacheError(f"{url}: there are no objects: check the URL")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with track("copying", len(found), "objects") as advance:
+            mirror._refresh(found, list(found), advance)
+    finally:
+        mirror._save()
+    return folder / wanted
+
+
+def _split(url: str) -> tuple[str, str]:
+    """URL of a folder, and the file or pattern of files in it; empty for the folder itself."""
+    scheme, _, rest = url.partition("://")
+    parts = rest.split("/")
+    braces = [n for n, part in enumerate(parts) if "{" in part]
+    is_file = parts[-1].lower().endswith((*UNPACKED, *SUFFIXES)) and len(parts) > 1
+    place = braces[0] if braces else len(parts) - is_file
+    return f"{scheme}://{'/'.join(parts[:place])}", "/".join(parts[place:])
 
 
 def _module(name: str) -> Any:

@@ -451,7 +451,7 @@ def push(settings: Settings, url: str, cache: str | None, as_json: bool) -> None
     """Upload a cache to an object store; run it again to resume, or after adding images.
 
     The manifest comes last, and replaces none that another process wrote meanwhile. Credentials
-    come from the environment, as in docs/SCALE.md. The cache may hold columns of several splits.
+    come from the environment, as in docs/SCALE.md.
     JSON keys: url, objects (uploaded now).
 
     \b

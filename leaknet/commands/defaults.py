@@ -154,11 +154,19 @@ SAMPLE = Path("share") / "leaknet" / "data"
 def data_root(given: str | None) -> Path:
     """The data root: as given, else `data/` here, else the sample that was installed.
 
+    What a URL names is copied below the folder of caches first.
+
     Raises:
         DataError: there is none.
     """
+    from leakcache.store.remote import copy_images, is_url, local_path, mirror_name
+
+    if given is not None and is_url(given):
+        context = click.get_current_context(silent=True)
+        caches = ((context and context.find_object(Settings)) or Settings({})).caches
+        return copy_images(given, caches / f"images-{mirror_name(given)}")
     if given is not None:
-        return Path(given)
+        return Path(local_path(given))
     here = Path("data")
     if here.is_dir():
         return here

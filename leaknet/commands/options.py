@@ -41,9 +41,9 @@ def data_option(command: Command) -> Command:
     """`--data`: the data root or index file."""
     return click.option(
         "--data",
-        metavar="ROOT",
+        metavar="ROOT|URL",
         help="Folder of class folders, WILD, a CSV/Parquet index, or images in tar or Parquet "
-        "files, as in 'shards/{0000..0099}.tar'. [default: data/]",
+        "files, as in 'shards/{0000..0099}.tar'; or a URL of these. [default: data/]",
     )(command)
 
 

@@ -21,11 +21,13 @@ from leakcache.errors import CacheBusy, CacheError, CacheIncomplete, CacheStale,
 from leakcache.store import remote
 from leakcache.store.build import BuildReport, build_cache
 from leakcache.store.cache import Cache
-from leakcache.store.remote import Mirror, is_url, local_path
+from leakcache.store.remote import Mirror, copy_images, is_url, local_path
 
 WHY = 'needs an S3 server: pip install "leaknet[objects]" "moto[server]"'
 pytest.importorskip("obstore", reason=WHY)
 pytest.importorskip("moto.server", reason=WHY)
+
+from obstore.store import from_url  # noqa: E402
 
 from tests.leakcache.store.s3_server import Faults, serving  # noqa: E402
 
@@ -152,6 +154,7 @@ def test_a_bucket_or_credentials_that_are_missing_are_named(
 ) -> None:
     with pytest.raises(CacheError, match="no such bucket: check the URL"):
         Mirror.open("s3://elsewhere/cache", tmp_path / "a")
+    assert not (tmp_path / "a").exists()
     with pytest.raises(CacheIncomplete, match="no finished cache"):
         Cache.open(Mirror.open(url, tmp_path / "b").folder / "closed")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
@@ -246,6 +249,35 @@ def test_a_shard_that_is_replaced_meanwhile_is_stale(home: Path, tmp_path: Path,
     assert mirror.push() == 1
     with pytest.raises(CacheStale, match="was replaced meanwhile"):
         values(copy)
+
+
+def test_images_are_copied_once_and_read_as_a_folder_or_as_archives(
+    local: Path, tmp_path: Path, faults: Faults
+) -> None:
+    store = from_url("s3://bucket/data", client_options={"allow_http": True})
+    for path in sorted((local / "images").rglob("*.png")):
+        key = path.relative_to(local).as_posix()
+        store.put(key, path.read_bytes())
+    for n in range(3):
+        store.put(f"shards/{n}.tar", b"x" * n)
+    copy = copy_images("s3://bucket/data/images", tmp_path / "copy")
+    index = read_index(copy)
+    assert index.records == read_index(local / "images").records
+    faults.set("expired", 1, lambda method, path: path.endswith("004.png"))
+    with pytest.raises(CacheError, match="have expired"):
+        copy_images("s3://bucket/data/images", tmp_path / "part")
+    some = len(list((tmp_path / "part").rglob("*.png")))
+    faults.seen.clear()
+    copy_images("s3://bucket/data/images", tmp_path / "part")
+    assert len(faults.seen) == 1 + 12 - some
+    faults.seen.clear()
+    copy_images("s3://bucket/data/images/", tmp_path / "copy")
+    assert [method for method, _ in faults.seen] == ["GET"]  # the list
+    pattern = copy_images("s3://bucket/data/shards/{1..2}.tar", tmp_path / "shards")
+    assert pattern == tmp_path / "shards" / "{1..2}.tar"
+    assert sorted(path.name for path in (tmp_path / "shards").glob("*.tar")) == ["1.tar", "2.tar"]
+    with pytest.raises(CacheError, match="there are no objects"):
+        copy_images("s3://bucket/data/nothing", tmp_path / "nothing")
 
 
 def test_a_folder_that_is_no_mirror_of_the_url_is_left_alone(home: Path, url: str) -> None:
