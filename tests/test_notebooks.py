@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPECTED = {
-    "attribute": ("192 images of", "→ known: ", "against"),
+    "attribute": ("144 images of", "→ known: ", "against"),
     "ablation": ("0 images encoded, 3 runs trained", "0 images encoded, 1 runs trained, 1 taken"),
 }
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
