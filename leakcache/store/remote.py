@@ -10,43 +10,32 @@ upload names the version that it replaces, or that there is none, so that two bu
 from __future__ import annotations
 
 import hashlib
-import importlib
 import os
 import re
-import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from secrets import token_hex
-from threading import Lock
-from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from leakcache.dataset.archives import expanded
 from leakcache.dataset.folders import UNPACKED
 from leakcache.dataset.table_file import SUFFIXES
-from leakcache.errors import CacheBusy, CacheError, CacheStale, ConfigError
+from leakcache.errors import CacheError, ConfigError
 from leakcache.files import read_checked, replace_file, write_checked
 from leakcache.names import visible
 from leakcache.progress import Advance, track
+from leakcache.store.object_store import ObjectStore
 
 ORIGIN = "origin.json"
 SCHEMES = ("s3", "gs", "az")
 THREADS = 8
-TRIES = 4
-"""Times that a request is made before a fault of server or network is reported."""
-TIMEOUT = 60.0
-"""Seconds for one object."""
 _MANIFEST = re.compile(r"[^/]+/manifest\.json")
 _COMMIT = re.compile(r"store/commits/[^/]+\.json")
 _SPEC = re.compile(r"store/columns/[^/]+/(column\.json|values\.zarr/zarr\.json)")
 _SHARD = re.compile(r"store/columns/[^/]+/values\.zarr/c(/\d+)+")
 _INSIDE = re.compile(r"(?!.*(^|/)\.\.?(/|$))[^/].*[^/]")
 _ORDER = (_SHARD, _SPEC, _COMMIT, _MANIFEST)
-
-Result = TypeVar("Result")
 
 
 def is_url(text: str) -> bool:
@@ -86,8 +75,7 @@ class Mirror:
         self.folder, self.url = folder, url.rstrip("/")
         # By key: version, and the time in ns that a local copy has unless it was changed.
         self._objects = dict(objects)
-        self._store: Any = None
-        self._lock = Lock()
+        self._store = ObjectStore(self.url)
 
     @classmethod
     def of(cls, folder: Path) -> Mirror | None:
@@ -177,16 +165,8 @@ class Mirror:
 
     def _listed(self, *kinds: re.Pattern[str]) -> dict[str, tuple[str, int]]:
         """Version and time of each object of these kinds."""
-
-        def listed() -> dict[str, tuple[str, int]]:
-            objects = (one for batch in self._obstore.list(self._opened) for one in batch)
-            return {
-                one["path"]: (str(one["e_tag"]), int(one["last_modified"].timestamp() * 1e9))
-                for one in objects
-                if any(kind.fullmatch(one["path"]) for kind in kinds)
-            }
-
-        return self._request(listed, self.url)
+        found = self._store.list().items()
+        return {key: one for key, one in found if any(kind.fullmatch(key) for kind in kinds)}
 
     def _refresh(
         self,
@@ -205,17 +185,7 @@ class Mirror:
 
     def _download(self, key: str) -> None:
         version, changed = self._objects[key]
-        where = f"{self.url}/{visible(key)}"
-
-        def got() -> bytes:
-            found = self._obstore.get(self._opened, key, options={"if_match": version})
-            return bytes(found.bytes())
-
-        try:
-            data = self._request(got, where)
-        except self._errors.PreconditionError as error:
-            raise CacheStale(f"{where}: was replaced meanwhile; run the command again") from error
-        path = self.folder / key
+        data, path = self._store.get(key, version), self.folder / key
         path.parent.mkdir(parents=True, exist_ok=True)
         partial_copy = path.with_name(f".{path.name}.{token_hex(4)}")
         replace_file(path, lambda file: file.write_bytes(data), partial_copy)
@@ -223,32 +193,15 @@ class Mirror:
 
     def _upload(self, key: str) -> None:
         version = self._objects.get(key, ("", 0))[0]
-        mode: Any = {"e_tag": version} if version else "create"
-        where, data = f"{self.url}/{visible(key)}", (self.folder / key).read_bytes()
-
-        def put() -> str:
-            done = self._obstore.put(self._opened, key, data, mode=mode, use_multipart=False)
-            return str(done["e_tag"])
-
-        try:
-            found = self._request(put, where)
-        except (self._errors.PreconditionError, self._errors.AlreadyExistsError) as error:
-            # The answer to an upload that succeeded may have been lost: the same bytes are ours.
-            there = self._request(partial(self._obstore.get, self._opened, key), where)
-            if bytes(there.bytes()) != data:
-                raise CacheBusy(
-                    f"{where}: another process has written it meanwhile; run the command again"
-                ) from error
-            found = str(there.meta["e_tag"])
+        found = self._store.put(key, (self.folder / key).read_bytes(), version)
         self._objects[key] = found, self._time(key)
 
     def _time(self, key: str) -> int:
         return (self.folder / key).stat().st_mtime_ns
 
     def _save(self) -> None:
-        with self._lock:
-            rows = [[key, *self._objects[key]] for key in sorted(self._objects)]
-            write_checked(self.folder / ORIGIN, {"url": self.url, "objects": rows})
+        rows = [[key, *self._objects[key]] for key in sorted(self._objects)]
+        write_checked(self.folder / ORIGIN, {"url": self.url, "objects": rows})
 
     def _on_threads(
         self,
@@ -265,40 +218,6 @@ class Mirror:
             finally:
                 for future in futures:
                     future.cancel()
-
-    def _request(self, function: Callable[[], Result], where: str) -> Result:
-        """Call a function, again where a server or the network fails.
-
-        Raises:
-            CacheError: it goes on failing, or there is no use in trying again.
-            PreconditionError, AlreadyExistsError: of obstore, for the caller.
-        """
-        for attempt in range(1, TRIES + 1):
-            try:
-                return function()
-            except (self._errors.PreconditionError, self._errors.AlreadyExistsError):
-                raise
-            except (self._errors.BaseError, OSError) as error:
-                reason, final = _reason(str(error))
-                if final or isinstance(error, FileNotFoundError) or attempt == TRIES:
-                    raise CacheError(f"{where}: {reason}") from error
-            time.sleep(0.2 * 2**attempt)
-        raise AssertionError("not reached")
-
-    @property
-    def _obstore(self) -> Any:
-        return _module("obstore")
-
-    @property
-    def _errors(self) -> Any:
-        return _module("obstore.exceptions")
-
-    @property
-    def _opened(self) -> Any:
-        with self._lock:
-            if self._store is None:
-                self._store = _connect(self.url)
-            return self._store
 
 
 def copy_images(url: str, folder: Path) -> Path:
@@ -339,69 +258,3 @@ def _split(url: str) -> tuple[str, str]:
     is_file = parts[-1].lower().endswith((*UNPACKED, *SUFFIXES)) and len(parts) > 1
     place = braces[0] if braces else len(parts) - is_file
     return f"{scheme}://{'/'.join(parts[:place])}", "/".join(parts[place:])
-
-
-def _module(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ConfigError('caches by URL need obstore: pip install "leaknet[objects]"') from error
-
-
-def _connect(url: str) -> Any:
-    stores = _module("obstore.store")
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3", os.environ.get("AWS_ENDPOINT_URL", ""))
-    client = {
-        "timeout": timedelta(seconds=TIMEOUT),
-        "connect_timeout": timedelta(seconds=10),
-        "allow_http": endpoint.startswith("http://"),
-    }
-    retry = {"max_retries": 2, "retry_timeout": timedelta(seconds=TIMEOUT)}
-    options: dict[str, Any] = {"client_options": client, "retry_config": retry}
-    if url.startswith("s3://") and not _has_keys():
-        options["credential_provider"] = _profile(url)
-    try:
-        return stores.from_url(url, **options)
-    except (_module("obstore.exceptions").BaseError, ValueError) as error:
-        raise ConfigError(f"{url}: {_reason(str(error))[0]}") from error
-
-
-def _has_keys() -> bool:
-    return bool({"AWS_ACCESS_KEY_ID", "AWS_SKIP_SIGNATURE"} & set(os.environ))
-
-
-def _profile(url: str) -> Any:
-    """Credentials of a profile or role, as boto3 finds them."""
-    try:
-        return _module("obstore.auth.boto3").Boto3CredentialProvider()
-    except (ConfigError, ValueError) as error:
-        raise CacheError(f"{url}: {NO_CREDENTIALS}") from error
-
-
-NO_CREDENTIALS = (
-    "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE, with boto3 "
-    "installed), or AWS_SKIP_SIGNATURE=true for a public bucket"
-)
-_KNOWN = (
-    ("ExpiredToken", "the credentials have expired: get new ones", True),
-    ("NoSuchBucket", "there is no such bucket: check the URL", True),
-    ("ContainerNotFound", "there is no such container: check the URL", True),
-    ("InvalidAccessKeyId", "the access key is not known: check the credentials", True),
-    ("SignatureDoesNotMatch", "the secret key is wrong: check the credentials", True),
-    ("AccessDenied", "access is denied: check the credentials and their rights", True),
-    ("403 Forbidden", "access is denied: check the credentials and their rights", True),
-    ("169.254.169.254", NO_CREDENTIALS, True),
-    ("metadata.google.internal", "no credentials: set GOOGLE_APPLICATION_CREDENTIALS", True),
-    ("NoSuchKey", "there is no such object any more; run the command again", True),
-    ("timed out", f"no answer within {TIMEOUT:.0f} s, {TRIES} times: try again later", False),
-)
-
-
-def _reason(text: str) -> tuple[str, bool]:
-    """Why a request failed, in one line, and whether another try is of no use."""
-    for mark, words, final in _KNOWN:
-        if mark in text:
-            return words, final
-    if status := re.search(r"status code: (5\d\d [A-Za-z ]+)", text):
-        return f"the server answers {status[1].strip()}, {TRIES} times: try again later", False
-    return f"cannot be reached ({' '.join(text.split())[:160]}), {TRIES} times", False

@@ -18,7 +18,7 @@ from leakcache.columns.spec import ColumnSpec
 from leakcache.dataset.index import read_index
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheBusy, CacheError, CacheIncomplete, CacheStale, ConfigError
-from leakcache.store import remote
+from leakcache.store import object_store, remote
 from leakcache.store.build import BuildReport, build_cache
 from leakcache.store.cache import Cache
 from leakcache.store.remote import Mirror, copy_images, is_url, local_path
@@ -138,7 +138,7 @@ def test_faults_that_stay_are_one_line(
     kind: str,
     reason: str,
 ) -> None:
-    monkeypatch.setattr(remote, "TRIES", 2)
+    monkeypatch.setattr(object_store, "TRIES", 2)
     Mirror.begin(url, home).push()
     copy = Mirror.open(url, tmp_path / "mirror").folder
     faults.set(kind, 10**6, is_shard)
@@ -175,7 +175,7 @@ def test_the_manifest_is_written_last(home: Path, url: str, faults: Faults) -> N
 def test_a_push_that_is_cut_short_publishes_nothing_and_resumes(
     home: Path, tmp_path: Path, url: str, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "TRIES", 1)
+    monkeypatch.setattr(object_store, "TRIES", 1)
     faults.set("expired", 10**6, lambda method, path: method == "PUT" and "commits" in path)
     with pytest.raises(CacheError, match="have expired"):
         Mirror.begin(url, home).push()
