@@ -37,6 +37,8 @@ COMMANDS = {
     "bench": "Run the compared methods on the same folds: the paper's Table 1.",
     "compare": "Test whether two runs differ on the same images.",
     "enroll": "Add a new generator to a run from a few images.",
+    "export": "Write a run as ONNX graphs with a scorer that needs neither torch nor leak.",
+    "push": "Push a run to the hub of Hugging Face, with a model card.",
     "serve": "Score images on a local page, or through HTTP.",
     "report": "Write the report of a run, or of several, as one HTML page.",
     "runs": "List the trained runs, or choose the default one.",

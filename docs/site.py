@@ -33,7 +33,13 @@ NAV = {
         "docs/evaluation/*.md",
     ],
     "Reference": ["docs/CLI.md", "docs/PYTHON.md", "reference/*.md", "docs/GLOSSARY.md"],
-    "Operating": ["docs/PERFORMANCE.md", "docs/SCALE.md", "docs/RELIABILITY.md", "SECURITY.md"],
+    "Operating": [
+        "docs/EXPORT.md",
+        "docs/PERFORMANCE.md",
+        "docs/SCALE.md",
+        "docs/RELIABILITY.md",
+        "SECURITY.md",
+    ],
     "Project": [
         "CONTRIBUTING.md",
         "docs/CITING.md",

@@ -20,6 +20,7 @@ from leakcache.store.changes import open_current
 from leaknet.config import RunConfig
 from leaknet.config import preset as preset_named
 from leaknet.detectors import Detector
+from leaknet.hub.runs import local_run
 from leaknet.scoring.predict import Predictor
 from leaknet.scoring.score_run import prepare_run
 from leaknet.training.run_folder import run_name
@@ -33,8 +34,12 @@ def load(
     vae: str | Encoder | None = None,
     device: str = "auto",
 ) -> Predictor:
-    """Load a trained run; arguments and errors as of `leaknet.Predictor`."""
-    return Predictor(run, detectors=detectors, vae=vae, device=device)
+    """Load a trained run, from a folder or by its hub id; otherwise as `leaknet.Predictor`.
+
+    Raises:
+        RunError: also where the hub does not give the run.
+    """
+    return Predictor(local_run(run), detectors=detectors, vae=vae, device=device)
 
 
 def build_cache(

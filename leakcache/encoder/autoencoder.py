@@ -87,8 +87,8 @@ class Encoder:
             if precision == "fp32"
             else Encoder(copy.deepcopy(network), identity, "fp32", device)
         )
-        self._network = network.eval().to(self.device, self._dtype)
-        self._network.to(memory_format=torch.channels_last)
+        self.network = network.eval().to(self.device, self._dtype)
+        self.network.to(memory_format=torch.channels_last)
 
     @classmethod
     def load(
@@ -148,7 +148,7 @@ class Encoder:
             pixels: RGB in [-1, 1]; height and width are multiples of 8.
         """
         batch = pixels.to(device=self.device, dtype=self._dtype, memory_format=torch.channels_last)
-        mean: Tensor = self._network(batch).float()
+        mean: Tensor = self.network(batch).float()
         return (mean - self.identity.shift_factor) * self.identity.scaling_factor
 
     def encode_bytes(
@@ -177,7 +177,7 @@ class Encoder:
             if get_ident() == thread:  # other threads may encode at the same time
                 found.append(output)
 
-        hooks = [module.register_forward_hook(keep) for module in _halvings(self._network)]
+        hooks = [module.register_forward_hook(keep) for module in halvings(self.network)]
         try:
             latents = self.encode_bytes(views[:, :height, :width])
         finally:
@@ -194,7 +194,7 @@ class Encoder:
         return float(error.square().mean().sqrt() / reference.square().mean().sqrt())
 
 
-def _halvings(network: nn.Module) -> Iterable[nn.Module]:
+def halvings(network: nn.Module) -> Iterable[nn.Module]:
     """Modules that give the activations: convolutions that halve the resolution."""
     found: Iterable[nn.Module] = getattr(network, "halvings", ()) or [
         module

@@ -1,7 +1,7 @@
 """What an image file says of its origin: EXIF, XMP, PNG texts and Content Credentials.
 
 Anyone can write or remove these: they are shown beside the evidence of the pixels, and no score
-depends on them. The signature of Content Credentials is not verified.
+depends on them. For the signature of Content Credentials see `leakcache.images.credentials`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from typing import Any
 
 from PIL import Image
 
+from leakcache.images.credentials import signature_state
 from leakcache.images.file_parts import Part, exif_of, has_c2pa, read_parts, xmp_of
 from leakcache.names import visible
 
+CREDENTIALS = "Content Credentials"
 SHOWN = 120
 """Largest number of characters of a value."""
 TEXT_LIMIT = 2**20
@@ -190,8 +192,8 @@ def _xmp(parts: Sequence[Part]) -> Iterator[Claim]:
 def _credentials(data: bytes, parts: list[Part]) -> Iterator[Claim]:
     if not has_c2pa(data, parts):
         return
-    yield Claim("Content Credentials", "present, signature not verified")
+    yield _claim(CREDENTIALS, signature_state(data))
     for name, content in parts:
         if name in ("APP11", "caBX", "C2PA"):
             for kind in _SOURCE_TYPE.findall(content[:TEXT_LIMIT].decode("latin-1")):
-                yield _claim("Content Credentials DigitalSourceType", kind)
+                yield _claim(f"{CREDENTIALS} DigitalSourceType", kind)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from leakcache.images.preprocess import GRID
 from leakcache.images.resize import centre_square, fitted, rectangle
-from leakcache.statistics.planes import LEAST
+from leakcache.statistics.part_grid import LEAST
 
 MAX_SIDE = 512
 """Longest side of the part of an image that is read: bounds its cost."""

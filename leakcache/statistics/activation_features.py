@@ -20,8 +20,8 @@ from torch import Tensor
 from leakcache.device import torch_threads
 from leakcache.encoder.autoencoder import Activations
 from leakcache.statistics.log_covariance import log_triangle, triangle_length
-from leakcache.statistics.parts import Parts, Span, part_covariances
-from leakcache.statistics.planes import LEAST
+from leakcache.statistics.part_grid import Parts, Span, activation_parts
+from leakcache.statistics.parts import part_covariances
 
 SCALES = (2, 4, 8)
 """How many times smaller than the view the activations are."""
@@ -58,24 +58,20 @@ def activation_statistics(
         families = [
             found
             for scale, maps in zip(SCALES, activations, strict=True)
-            for found in _families(maps, LEAST // scale, parts)
+            for found in _families(maps, scale, parts)
         ]
         return torch.cat(families, dim=2)
 
 
 def _families(
-    maps: Float[Tensor, "batch channel height width"], least: int, parts: int
+    maps: Float[Tensor, "batch channel height width"], scale: int, parts: int
 ) -> list[Float32[Tensor, "batch {parts} value"]]:
-    height, width = maps.shape[2:]
-    grid = Parts.whole(height, width)
-    if parts > 1:
-        quarter = (max(height // 2, least), max(width // 2, least))
-        grid = Parts.quarters((height, width), quarter)
-    centred = _centred(maps)
-    return [_log_covariances(centred, grid, step) for step in STEPS.values()]
+    grid = activation_parts((maps.shape[2], maps.shape[3]), scale, parts)
+    channels = centred(maps)
+    return [_log_covariances(channels, grid, step) for step in STEPS.values()]
 
 
-def _centred(
+def centred(
     maps: Float[Tensor, "batch channel height width"],
 ) -> Float32[Tensor, "batch height width _"]:
     """At most `CHANNELS` channels, last, each less its mean, which keeps float32 sums exact."""
@@ -91,20 +87,28 @@ def _log_covariances(
     """Of the differences of positions `step` apart; of the maps themselves where it is (0, 0)."""
 
     def vectors(rows: Span, spans: list[Span]) -> list[Float32[Tensor, "batch channel position"]]:
-        return [_differences(maps, rows, columns, step).flatten(1, 2).mT for columns in spans]
+        return [differences(maps, rows, columns, step).flatten(1, 2).mT for columns in spans]
 
     grid = grid.positions(1, (1 + step[0], 1 + step[1]))
-    matrices = _widened(part_covariances(vectors, maps.shape[3], maps, grid))
+    matrices = widened(part_covariances(vectors, maps.shape[3], maps, grid))
+    return log_triangle(matrices, floors(matrices))
+
+
+def floors(
+    matrices: Float64[Tensor, "batch part 64 64"],
+) -> Float64[Tensor, "batch part"]:
+    """What is added to the variances of each matrix before its logarithm."""
     traces = matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
-    return log_triangle(matrices, FLOOR * traces / CHANNELS + LEAST_VARIANCE)
+    return FLOOR * traces / CHANNELS + LEAST_VARIANCE
 
 
-def _differences(
+def differences(
     maps: Float32[Tensor, "batch height width channel"],
     rows: Span,
     columns: Span,
     step: tuple[int, int],
 ) -> Float32[Tensor, "batch row column channel"]:
+    """What lies `step` beyond each position, less the position; itself where that is (0, 0)."""
     found = maps[:, slice(*rows), slice(*columns)]
     if step == (0, 0):
         return found
@@ -112,7 +116,7 @@ def _differences(
     return maps[:, rows[0] + down : rows[1] + down, columns[0] + right : columns[1] + right] - found
 
 
-def _widened(
+def widened(
     matrices: Float64[Tensor, "batch part channel channel"],
 ) -> Float64[Tensor, "batch part 64 64"]:
     """Covariances of fewer channels, rotated into `CHANNELS`, which keeps their distances."""

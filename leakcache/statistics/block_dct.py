@@ -8,12 +8,13 @@ of a JPEG file, whose tables they also show: see docs/AUDIT.md and the canonical
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 from torch import Tensor
 
 from leakcache.statistics.log_covariance import triangle_length
-from leakcache.statistics.parts import Span, part_counts, part_covariances, part_means
-from leakcache.statistics.planes import GRID, Planes, amplitudes
+from leakcache.statistics.part_grid import GRID, Span
+from leakcache.statistics.parts import part_counts, part_covariances, part_means
+from leakcache.statistics.planes import Planes, amplitudes
 
 FREQUENCIES = GRID * GRID
 BLOCK_DCT_LENGTH = 3 * 3 * FREQUENCIES
@@ -89,9 +90,15 @@ def dct_correlation(planes: Planes) -> Float32[Tensor, "batch part value"]:
         return [logs[:, slice(*rows), slice(*columns)].flatten(1, 2).mT for columns in spans]
 
     grid = planes.parts.positions(GRID, (GRID, GRID))
-    matrices = part_covariances(vectors, FREQUENCIES, logs, grid)
+    return correlations_of(part_covariances(vectors, FREQUENCIES, logs, grid))
+
+
+def correlations_of(
+    matrices: Float64[Tensor, "batch part value value"],
+) -> Float32[Tensor, "batch part entry"]:
+    """Correlations of covariances, upper triangle, then the deviations."""
     spread = matrices.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
     scale = spread.clamp_min(CONSTANT)
     correlations = matrices / (scale[..., :, None] * scale[..., None, :])
-    rows, columns = torch.triu_indices(FREQUENCIES, FREQUENCIES, device=logs.device)
+    rows, columns = torch.triu_indices(FREQUENCIES, FREQUENCIES, device=matrices.device)
     return torch.cat([correlations[..., rows, columns], spread], dim=-1).float()

@@ -1,103 +1,24 @@
-"""Parts of a view, and means and covariances of what lies at the positions of each part.
+"""Means, counts and covariances of what lies at the positions of each part of a view.
 
-A view's parts are the whole, and where five are asked for its four corner quarters. What is
-computed at a position, a block or a patch, is computed once and enters every part that holds it.
+What is computed at a position, a block or a patch, is computed once and enters every part that
+holds it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float32, Float64, Int64, Integer
 from torch import Tensor
 
+from leakcache.statistics.part_grid import Parts, Span
+
 CHUNK_BYTES = {"cpu": 2**20, "cuda": 2**28}
 """Vectors of one matrix product: on a CPU they stay in the cache of a core."""
 
-Span = tuple[int, int]
-"""First position and the one after the last."""
-
 Vectors = Callable[[Span, list[Span]], list[Float32[Tensor, "batch value position"]]]
 """Gives the vectors at the positions of some rows of a grid, a tensor for each span of columns."""
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Rectangles of a grid, one for each part.
-
-    Attributes:
-        rows: rows of each part.
-        columns: columns of each part.
-    """
-
-    rows: tuple[Span, ...]
-    columns: tuple[Span, ...]
-
-    @classmethod
-    def whole(cls, height: int, width: int) -> Parts:
-        """The whole of a grid of that size, alone."""
-        return cls(((0, height),), ((0, width),))
-
-    @classmethod
-    def quarters(cls, size: tuple[int, int], quarter: tuple[int, int], grid: int = 1) -> Parts:
-        """The whole of a grid of that size, then its corners of the size of a quarter.
-
-        Corners start on multiples of `grid`.
-        """
-        down, right = (
-            (side - part) // grid * grid for side, part in zip(size, quarter, strict=True)
-        )
-        top, bottom = (0, quarter[0]), (down, down + quarter[0])
-        left, beside = (0, quarter[1]), (right, right + quarter[1])
-        return cls(
-            ((0, size[0]), top, top, bottom, bottom), ((0, size[1]), left, beside, left, beside)
-        )
-
-    def positions(self, stride: int, extent: tuple[int, int]) -> Parts:
-        """Positions of the windows of `extent` rows and columns that lie within each part.
-
-        Windows start at every `stride`-th row and column of the grid, and so do the parts.
-        """
-        return Parts(
-            tuple(_positions(span, stride, extent[0]) for span in self.rows),
-            tuple(_positions(span, stride, extent[1]) for span in self.columns),
-        )
-
-    def take(self, chosen: list[int]) -> Parts:
-        """Some parts."""
-        return Parts(
-            tuple(self.rows[part] for part in chosen), tuple(self.columns[part] for part in chosen)
-        )
-
-    def cells(self) -> Iterator[tuple[Span, list[Span], list[list[int]]]]:
-        """Disjoint rectangles that cover the parts, row by row of rectangles.
-
-        Each time rows, the columns of each rectangle, and the parts in which each lies.
-        """
-        columns = _intervals(self.columns)
-        for rows in _intervals(self.rows):
-            owners = [
-                [
-                    part
-                    for part, (down, right) in enumerate(self)
-                    if _within(rows, down) and _within(span, right)
-                ]
-                for span in columns
-            ]
-            yield rows, columns, owners
-
-    def counts(self) -> list[int]:
-        """Positions of each part."""
-        return [(down[1] - down[0]) * (right[1] - right[0]) for down, right in self]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __iter__(self) -> Iterator[tuple[Span, Span]]:
-        return zip(self.rows, self.columns, strict=True)
 
 
 def part_means(
@@ -154,16 +75,3 @@ def part_covariances(
     means = sums / counts[:, None]
     second = products / counts[:, None, None]
     return second - means[..., :, None] * means[..., None, :]
-
-
-def _positions(span: Span, stride: int, extent: int) -> Span:
-    first = span[0] // stride
-    return first, first + (span[1] - span[0] - extent) // stride + 1
-
-
-def _intervals(spans: tuple[Span, ...]) -> list[Span]:
-    return list(pairwise(sorted({end for span in spans for end in span})))
-
-
-def _within(inner: Span, outer: Span) -> bool:
-    return outer[0] <= inner[0] and inner[1] <= outer[1]

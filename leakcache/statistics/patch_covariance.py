@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from leakcache.statistics.log_covariance import log_triangle, triangle_length
-from leakcache.statistics.parts import Parts, Span, part_covariances
+from leakcache.statistics.part_grid import Parts, Span
+from leakcache.statistics.parts import part_covariances
 from leakcache.statistics.planes import Planes, residuals
 
 STRIDE = 2
@@ -121,13 +122,13 @@ def log_covariance(
 
     grid = parts.positions(STRIDE, (start + side, start + side))
     matrices = part_covariances(vectors, len(windows.order), planes, grid)
-    matrices = _without_mean(matrices[..., windows.order[:, None], windows.order])
+    matrices = without_mean(matrices[..., windows.order[:, None], windows.order])
     return log_triangle(matrices, FLOOR if contrast is None else NORMALISED_FLOOR)
 
 
-def _without_mean(
-    matrices: Float64[Tensor, "batch part value value"],
-) -> Float64[Tensor, "batch part value value"]:
+def without_mean(
+    matrices: Float64[Tensor, "*batch value value"],
+) -> Float64[Tensor, "*batch value value"]:
     """Covariances of values whose sum is zero, as rounding left it in `matrices` only nearly."""
     across = matrices - matrices.mean(-1, keepdim=True)
     return across - across.mean(-2, keepdim=True)

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from leakcache.device import torch_threads
 from leakcache.statistics import block_dct, cooccurrence, patch_covariance, residuals
-from leakcache.statistics.planes import LEAST, Planes
+from leakcache.statistics.part_grid import LEAST
+from leakcache.statistics.planes import Planes
 
 Family = Callable[[Planes], Float32[Tensor, "batch part length"]]
 

@@ -10,12 +10,8 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from leakcache.dct import dct_basis
-from leakcache.statistics.parts import Parts, part_means
-
-LEAST = 64
-"""Shortest side of a view, in pixels."""
-GRID = 8
-"""Quarters start on multiples of this many pixels, the block of a JPEG file."""
+from leakcache.statistics.part_grid import GRID, Parts, pixel_parts
+from leakcache.statistics.parts import part_means
 
 # JFIF (ITU-R BT.601, full range) without the offset of chroma, which no family reads.
 _YCBCR = (
@@ -34,13 +30,9 @@ class Planes:
     """
 
     def __init__(self, views: UInt8[Tensor, "batch height width 3"], parts: int = 1) -> None:
-        height, width = views.shape[1:3]
         self.views = views
         self.luma_chroma = luma_chroma(views)
-        self.parts = Parts.whole(height, width)
-        if parts > 1:
-            tall, wide = (max(side // 2 // GRID * GRID, LEAST) for side in (height, width))
-            self.parts = Parts.quarters((height, width), (tall, wide), GRID)
+        self.parts: Parts = pixel_parts((views.shape[1], views.shape[2]), parts)
 
     @cached_property
     def amplitudes(self) -> Float32[Tensor, "batch row column 192"]:

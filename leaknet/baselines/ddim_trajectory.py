@@ -33,7 +33,7 @@ from leaknet.baselines.weights import (
     model_folder,
     transformers,
 )
-from leaknet.features.noise import evaluation_noise
+from leaknet.features.evaluation_noise import evaluation_noise
 
 TIMESTEPS = (981, 741, 521, 261, 1)
 STEPS = 100

@@ -7,8 +7,7 @@ from leaknet.calibration.calibration import (
     save_calibration,
 )
 from leaknet.calibration.conformal import conformal_p_values, score_threshold
-from leaknet.calibration.decision import Decision, decide, doubt
-from leaknet.calibration.likelihood_ratio import verbal
+from leaknet.calibration.decision import Decision, decide, doubt, verbal
 
 __all__ = [
     "Calibration",

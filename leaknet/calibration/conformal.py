@@ -18,7 +18,6 @@ from math import floor, inf, log
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64
-from scipy.special import betaincinv
 
 
 def conformal_p_values(
@@ -124,6 +123,9 @@ def alarm_range(alpha: float, images: int, coverage: float = 0.95) -> tuple[floa
     Over calibrating sets it follows a beta distribution with parameters k and n + 1 − k, where
     k = floor(α (n + 1)) (Vovk 2012), if scores have no ties; with ties it is lower.
     """
+    # Importing scipy costs time, and scorers that are exported run without it.
+    from scipy.special import betaincinv
+
     count = floor(alpha * (images + 1) + 1e-12)
     if count == 0:
         return 0.0, 0.0

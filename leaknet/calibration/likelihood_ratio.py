@@ -16,7 +16,6 @@ it can't exceed n + 1.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isnan
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
@@ -194,30 +193,3 @@ def _require_both(own: Bool[np.ndarray, " image"]) -> None:
             "a likelihood ratio is evaluated on images of its generator and on others: "
             f"there are {own.sum()} and {(~own).sum()}"
         )
-
-
-# Likelihood ratios in words: the scale of the ENFSI guideline for evaluative reporting (2015).
-
-_SCALE = (
-    (6.0, "extremely strong"),
-    (4.0, "very strong"),
-    (3.0, "strong"),
-    (2.0, "moderately strong"),
-    (1.0, "moderate"),
-    (0.301, "weak"),  # a ratio of 2
-)
-
-
-def verbal(log10_ratio: float) -> str:
-    """Strength of support, and for which of the two propositions.
-
-    The first is that the generator in question made the image, the other that another known
-    generator did.
-    """
-    if isnan(log10_ratio):
-        return "no validation images"
-    for least, word in _SCALE:
-        if abs(log10_ratio) >= least:
-            side = "for it" if log10_ratio > 0 else "against it"
-            return f"{word} support {side}"
-    return "no support either way"

@@ -217,13 +217,17 @@ def cache_folder(given: str | None, caches: Path) -> Path:
 
 
 def run_folder(given: str | None, runs: Path) -> Path:
-    """The run: as given, else the one trained last.
+    """The run: as given, a folder or a hub id, else the one trained last.
 
     Raises:
-        RunError: nothing was trained yet.
+        RunError: nothing was trained yet, or the hub does not give the run.
     """
     if given is not None:
-        return Path(given)
+        if Path(given).exists():
+            return Path(given)
+        from leaknet.hub.runs import local_run
+
+        return local_run(given)
     found = latest(runs)
     if found is None:
         raise RunError(f"{runs}: no run yet; run `leak train` or name one with --run")

@@ -18,6 +18,7 @@ from leaknet.commands.options import (
     engine_options,
     fill_option,
     json_option,
+    log_option,
     next_steps,
     open_option,
     ray_pool,
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Runs, evaluation.json and evaluation.md. [default: under the folder of runs]",
 )
+@log_option
 @fill_option
 @device_option
 @engine_options
@@ -112,10 +114,12 @@ def evaluate(settings: Settings, /, **options: Any) -> None:
     from leakcache.device import resolve_device
     from leakcache.store.build import ensure_columns
     from leakcache.store.changes import open_current
+    from leaknet.config import config_to_table
     from leaknet.experiments.caches import open_set_caches
     from leaknet.experiments.evaluation_tables import evaluation_tables, write_evaluation
     from leaknet.experiments.protocols import evaluate as run_protocols
     from leaknet.experiments.tables import print_grids
+    from leaknet.tracking import open_tracker
 
     device = resolve_device(options["device"])
     plan = _plan(options, settings.runs, folder.name, device)
@@ -128,6 +132,10 @@ def evaluate(settings: Settings, /, **options: Any) -> None:
     if options["audit"]:
         result = replace(result, audit=_audit(closed, options["open_roots"]))
     write_evaluation(result)
+    if tracker := open_tracker(options["log"], plan.out):
+        tracker.config(config_to_table(plan.config))
+        tracker.metrics(result.as_dict())
+        tracker.close()
     if options["as_json"]:
         emit({**result.as_dict(), "out": str(plan.out)})
         return

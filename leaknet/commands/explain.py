@@ -104,6 +104,9 @@ def explain(settings: Settings, /, **options: Any) -> None:
 def _print(one: Explanation) -> None:
     pair = f"{one.first} against {one.second}: {one.margin:.3f}"
     click.echo(visible(f"{one.path}: {one.score.answer}; {pair}"))
+    if one.score.origin:
+        words = f"; disagrees: {one.score.conflict}" if one.score.conflict else ""
+        click.echo(visible(f"  the file says: {one.score.origin.words}{words}"))
     if one.statistics is not None:
         terms = list(one.statistics.contributions.by_family.items())[:3]
         click.echo("  strongest: " + ", ".join(f"{name} {value:+.3f}" for name, value in terms))

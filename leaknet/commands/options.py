@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from leakcache.errors import ConfigError
 from leakcache.files import json_text
 from leakcache.names import visible
 
@@ -139,7 +140,9 @@ def _local_cache(
 def run_option(command: Command) -> Command:
     """`--run`: the folder of one run."""
     return click.option(
-        "--run", metavar="DIR", help="Folder of the run. [default: the one trained last]"
+        "--run",
+        metavar="DIR|ID",
+        help="Folder of the run, or its hub id OWNER/NAME. [default: the one trained last]",
     )(command)
 
 
@@ -191,6 +194,28 @@ def vae_option(command: Command) -> Command:
         help="bundled, sd21, sd15, sdxl, sd3, flux, taesd, taesdxl; a folder, a .safetensors "
         "file or a hub id.",
     )(command)
+
+
+def log_option(command: Command) -> Command:
+    """`--log`: an experiment tracker."""
+    return click.option(
+        "--log",
+        type=click.Choice(["tensorboard", "trackio", "wandb", "mlflow"]),
+        callback=_installed,
+        help="Also write settings, epochs and final metrics to an experiment tracker. "
+        "[default: none]",
+    )(command)
+
+
+def _installed(_: click.Context, __: click.Parameter, client: str | None) -> str | None:
+    if client is not None:
+        from leaknet.tracking import check_client
+
+        try:
+            check_client(client)
+        except ConfigError as error:
+            raise click.UsageError(str(error)) from error
+    return client
 
 
 def run_vae_option(command: Command) -> Command:
@@ -255,7 +280,6 @@ def ray_pool(options: dict[str, Any]) -> RayPool | None:
         ConfigError: an option of Ray without `--engine ray`.
     """
     from leakcache.distributed.ray_pool import RayPool
-    from leakcache.errors import ConfigError
 
     if options["engine"] == "ray":
         return RayPool(options["address"], options["actors"])

@@ -16,6 +16,7 @@ from leaknet.commands.options import (
     emit,
     fill_option,
     json_option,
+    log_option,
     next_steps,
     recipe_options,
     run_option,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 @recipe_options(preset="best")
 @click.option("--seed", type=SEED, help="Same as --set train.seed=N.")
 @click.option("--epochs", type=int, help="Same as --set train.epochs=N.")
+@log_option
 @fill_option
 @device_option
 @json_option
@@ -52,6 +54,7 @@ def train(settings: Settings, /, **options: Any) -> None:
     Example:
       leak train
       leak train --preset paper --seed 1 --set head.prototypes=6
+      leak train --log tensorboard && tensorboard --logdir runs
       torchrun --nproc-per-node 8 $(which leak) train --preset paper
     """
     config = configured(options)
@@ -63,7 +66,9 @@ def train(settings: Settings, /, **options: Any) -> None:
     from leakcache.store.build import ensure_columns
     from leakcache.store.changes import open_current
     from leaknet.calibration.split_half import calibration_limits
+    from leaknet.config import config_to_table
     from leaknet.scoring.score_run import prepare_run
+    from leaknet.tracking import open_tracker
     from leaknet.training.parallel import Parallel, from_first
     from leaknet.training.run_folder import run_name
     from leaknet.training.train import train as fit
@@ -83,8 +88,20 @@ def train(settings: Settings, /, **options: Any) -> None:
         cache.store.load()
         fit(config, cache, run, device=str(device), track=silent, parallel=parallel)
         return
-    result = fit(config, cache, run, device=str(device), on_epoch=_print_epoch, parallel=parallel)
+    tracker = open_tracker(options["log"], run)
+    if tracker:
+        tracker.config(config_to_table(config))
+
+    def on_epoch(epoch: EpochRecord) -> None:
+        _print_epoch(epoch)
+        if tracker:
+            tracker.epoch(epoch)
+
+    result = fit(config, cache, run, device=str(device), on_epoch=on_epoch, parallel=parallel)
     scores = prepare_run(run, cache, device)
+    if tracker:
+        tracker.metrics(scores.as_dict())
+        tracker.close()
     remember(settings.runs, run)
     if options["as_json"]:
         emit(_as_dict(result, scores))

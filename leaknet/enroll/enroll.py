@@ -26,7 +26,8 @@ from leaknet.model.inference import embed
 from leaknet.model.protoleaknet import WEIGHTS, ProtoLeakNet
 from leaknet.scoring.encode_files import EncodedFile, as_split, encoding_of, load_encoder
 from leaknet.scoring.fitted_detectors import fit_all, save_scorers
-from leaknet.scoring.image_range import ImageFacts, read_range, write_range
+from leaknet.scoring.image_facts import ImageFacts
+from leaknet.scoring.image_range import read_range, write_range
 from leaknet.scoring.relations import learn_families
 from leaknet.training.run_folder import RunFolder
 

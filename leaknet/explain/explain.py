@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +37,9 @@ from leaknet.explain.tiles import (
 )
 from leaknet.model.inference import embed
 from leaknet.scoring.encode_files import EncodedFile, Source, as_split, name_of, opened_source
-from leaknet.scoring.image_range import ImageFacts
+from leaknet.scoring.image_facts import ImageFacts
 from leaknet.scoring.predict import Predictor, score_embeddings
+from leaknet.scoring.scores import with_origin
 
 SHUFFLES = 20
 """Maps of shuffled weights of statistics; maps of latents take longer and need fewer."""
@@ -64,10 +66,11 @@ def explain_image(run: Predictor, image: Source, alpha: float = 0.05) -> Explana
     """
     name = name_of(image, 1)
     try:
-        with opened_source(image) as (sha256, pixels, facts, _):
+        with opened_source(image) as (sha256, pixels, facts, origin):
             refuse_tiny(pixels.size, run.encoding.preprocessing)
             decoded = DecodedImage.of(pixels, sha256, run.encoding.preprocessing)
-            return _explained(run, name, decoded, facts, alpha)
+            found = _explained(run, name, decoded, facts, alpha)
+            return replace(found, score=with_origin(found.score, origin, run.classes))
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from error
 

@@ -24,8 +24,8 @@ from leakcache.columns.quantise import dequantise, quantise
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.statistics.activation_features import LENGTHS as ACTIVATION_LENGTHS
 from leakcache.statistics.activation_features import SCALES, activation_statistics
+from leakcache.statistics.part_grid import GRID, LEAST
 from leakcache.statistics.pixel_features import LENGTHS, pixel_statistics
-from leakcache.statistics.planes import GRID, LEAST
 from leaknet.explain.contributions import MarginWeights, native_families
 from leaknet.model.ridge import RidgeMap
 

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from leaknet.config import HeadConfig, LatentConfig
 from leaknet.data.columns import ImageColumns
 from leaknet.data.training_data import TrainingData
+from leaknet.features.evaluation_noise import evaluation_noise
 from leaknet.features.latent_features import LatentFeatures
-from leaknet.features.noise import evaluation_noise, training_noise
+from leaknet.features.noise import training_noise
 from leaknet.model.backbone import build_backbone
 from leaknet.model.branch import Branch, Sampler
 from leaknet.model.head import TemporalAttention

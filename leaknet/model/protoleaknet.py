@@ -6,7 +6,7 @@ is fitted, the standardisation of its inputs included, is in its state dict.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,6 +71,7 @@ class ProtoLeakNet(
         statistics: the branch of image statistics; None where it is not enabled.
         weights: of each branch, 0 or more, the largest 1; see `leaknet.model.fusion`.
         offsets: added to the logits; 0 for trained classes, set by `leaknet.enroll` for others.
+        fixed_weights: `weighted` as numbers, for an export, in which tensors have no values.
     """
 
     weights: Tensor
@@ -91,6 +92,7 @@ class ProtoLeakNet(
         """
         super().__init__()
         self.config, self.classes, self.shape, self.cache = config, tuple(classes), shape, cache
+        self.fixed_weights: dict[str, float] | None = None
         self.latents = self._latents() if config.latents.enabled else None
         self.statistics = self._statistics() if config.statistics.enabled else None
         self.register_buffer("weights", torch.ones(len(self.branches)))
@@ -121,6 +123,8 @@ class ProtoLeakNet(
     @property
     def weighted(self) -> dict[str, float]:
         """Names and weights of the branches whose weight is not 0."""
+        if self.fixed_weights is not None:
+            return self.fixed_weights
         pairs = zip(self.branches, self.weights.tolist(), strict=True)
         return {name: weight for name, weight in pairs if weight > 0}
 
@@ -141,10 +145,15 @@ class ProtoLeakNet(
             CacheIncomplete: the images lack a column that a branch reads.
         """
         with torch.autocast(self.device.type, enabled=False):
-            outputs = {
-                name: branch.classify(*branch.embed(images))
-                for name, branch in self.branches.items()
-            }
+            return self.combine(
+                {
+                    name: branch.classify(*branch.embed(images))
+                    for name, branch in self.branches.items()
+                }
+            )
+
+    def combine(self, outputs: Mapping[str, BranchOutput]) -> ModelOutput:
+        """The model's output, from those of its branches; those without weight may be left out."""
         embedding = torch.cat(
             [weight**0.5 * outputs[name].embedding for name, weight in self.weighted.items()], dim=1
         )

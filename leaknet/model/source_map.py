@@ -42,7 +42,7 @@ class SourceMap(nn.Module):
     def model(self) -> TwoCovariance:
         """The model of the coordinates."""
         centres, counts = self.centres.double(), self.counts.double()
-        return TwoCovariance(self.variances.double(), float(self.spread), centres, counts)
+        return TwoCovariance(self.variances.double(), self.spread.double(), centres, counts)
 
     def set_model(
         self,

@@ -75,7 +75,7 @@ class TwoCovariance:
     """
 
     variances: Float64[Tensor, "coordinate"]
-    spread: float
+    spread: float | Float64[Tensor, ""]
     centres: Float64[Tensor, "class coordinate"]
     counts: Float64[Tensor, "class"]
 

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from leakcache.dataset.image_files import list_images
 from leakcache.device import resolve_device
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import ScoringError
-from leakcache.images.declared_origin import DeclaredOrigin
 from leakcache.progress import Track, track
 from leakcache.store.manifest import Encoding
-from leaknet.calibration import Calibration, Decision, decide, doubt, load_calibration, verbal
+from leaknet.calibration import Calibration, load_calibration
 from leaknet.calibration.conformal import outside_limit
-from leaknet.calibration.decision import KNOWN, blank
 from leaknet.calibration.families import FamilyCalibration, load_families
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Detector
@@ -34,36 +31,17 @@ from leaknet.scoring.encode_files import (
     name_of,
 )
 from leaknet.scoring.fitted_detectors import detectors_named, fit_all, load_scorers
-from leaknet.scoring.image_range import ImageFacts, ImageRange, read_range
-from leaknet.scoring.stability import stability_of, variants_of
+from leaknet.scoring.image_facts import ImageFacts, ImageRange
+from leaknet.scoring.image_range import read_range
+from leaknet.scoring.scores import (
+    LikeliestFamily,
+    Scores,
+    answers_of,
+    likeliest_families,
+    with_origin,
+)
+from leaknet.scoring.stability import variants_of
 from leaknet.training.run_folder import RunFolder
-
-
-@dataclass(frozen=True)
-class _Family:
-    """The likeliest family of an image, its probability, and whether that is enough to name it."""
-
-    name: str
-    probability: float
-    enough: bool
-
-
-@dataclass(frozen=True)
-class _Scores:
-    """Scores of embedded images, one row each; p-values and depths by the deciding detector.
-
-    `enough` says whether the likeliest generator is probable enough to be named.
-    """
-
-    probabilities: Float[np.ndarray, "image class"]
-    enough: Bool[np.ndarray, " image"]
-    log10_ratios: Float[np.ndarray, "image class"]
-    sets: Bool[np.ndarray, "image class"]
-    p_values: Float[np.ndarray, " image"]
-    smallest_p: float
-    depths: Float[np.ndarray, " image"]
-    families: tuple[_Family, ...]
-    scores: dict[str, Float[np.ndarray, " image"]]
 
 
 class Predictor:
@@ -199,7 +177,7 @@ class Predictor:
                 embedded, self.detectors, self.calibration, alpha, facts, self.families, self.range
             )
             scored = (
-                _with_origin(one, file.origin, self.classes)
+                with_origin(one, file.origin, self.classes)
                 for one, file in zip(found, usable, strict=True)
             )
         return [Answer(str(f.path), f.reason) if f.reason else next(scored) for f in files]
@@ -216,14 +194,6 @@ def _listed(images: Sequence[Source], names: Sequence[str] | None) -> list[tuple
         else:
             found.append((image, name_of(image, number), ""))
     return found
-
-
-def _with_origin(answer: Answer, origin: DeclaredOrigin | None, classes: tuple[str, ...]) -> Answer:
-    if origin is None:
-        return answer
-    named = answer.verdict == KNOWN
-    conflict = origin.conflict(answer.generator or "", classes) if named else ""
-    return replace(answer, origin=origin, conflict=conflict)
 
 
 def score_embeddings(
@@ -246,13 +216,9 @@ def score_embeddings(
         families: of the run.
         known: range of the images that calibrated the run.
     """
-    scored, tried = _score(e, detectors, calibration, alpha, families), len(e) // len(images)
-    found = []
-    for place, facts in enumerate(images):
-        rows, path = range(place * tried, (place + 1) * tried), str(e.paths[place * tried])
-        why = known.difference(facts) if known else ""
-        found.append(_result(path, scored, rows, e.classes, alpha, blank(facts.texture), why))
-    return found
+    scored = _score(e, detectors, calibration, alpha, families)
+    paths = e.paths[:: len(e) // len(images)].tolist()
+    return answers_of(scored, paths, e.classes, alpha, images, known)
 
 
 def _score(
@@ -261,9 +227,9 @@ def _score(
     calibration: Calibration,
     alpha: float,
     families: FamilyCalibration | None,
-) -> _Scores:
+) -> Scores:
     logs = calibration.log_probabilities(e)
-    return _Scores(
+    return Scores(
         np.exp(logs),
         logs.max(axis=1) > calibration.naming_threshold(alpha),
         calibration.log10_ratios(e),
@@ -280,82 +246,9 @@ def _families(
     calibration: FamilyCalibration | None,
     log_probabilities: Float[np.ndarray, "image class"],
     alpha: float,
-) -> tuple[_Family, ...]:
-    """The likeliest family of each image, of two generators or more; empty without families."""
+) -> tuple[LikeliestFamily, ...]:
     if calibration is None:
         return ()
-    families, found = calibration.families, []
+    families, threshold = calibration.families, calibration.naming_threshold(alpha)
     logs = families.log_probabilities(log_probabilities)
-    threshold = calibration.naming_threshold(alpha)
-    sizes = np.bincount(families.index)
-    for row, best in enumerate(logs.argmax(axis=1).tolist()):
-        several = sizes[best] > 1
-        enough = bool(several and logs[row, best] > threshold)
-        name = families.names[best] if several else ""
-        found.append(_Family(name, float(np.exp(logs[row, best])), enough))
-    return tuple(found)
-
-
-def _result(
-    path: str,
-    scored: _Scores,
-    rows: range,
-    classes: tuple[str, ...],
-    alpha: float,
-    unanswered: Decision | None,
-    why: str,
-) -> Answer:
-    """One image, whose variants follow it in `rows`.
-
-    `unanswered` replaces its own answer; `why` says how it differs from calibrating images.
-    """
-    decisions = [_decide(scored, row, classes, alpha, why) for row in rows]
-    decision, stability = unanswered or decisions[0], None
-    if len(decisions) > 1:
-        stability = stability_of([item.answer for item in decisions])
-        decision = doubt(decision, stability.changed, len(stability.variants))
-    row = rows[0]
-    best = int(scored.probabilities[row].argmax())
-    p_value = float(scored.p_values[row])
-    return Answer(
-        path,
-        verdict=decision.verdict,
-        answer=decision.answer,
-        explanation=decision.explanation,
-        generator=classes[best],
-        probability=float(scored.probabilities[row, best]),
-        family=scored.families[row].name if scored.families else "",
-        family_probability=scored.families[row].probability if scored.families else None,
-        known=p_value > alpha,
-        p_value=p_value,
-        prediction_set=_members(scored, row, classes),
-        verbal=verbal(float(scored.log10_ratios[row, best])),
-        log10_lr=dict(zip(classes, scored.log10_ratios[row].tolist(), strict=True)),
-        probabilities=dict(zip(classes, scored.probabilities[row].tolist(), strict=True)),
-        scores={name: float(values[row]) for name, values in scored.scores.items()},
-        stability=stability,
-    )
-
-
-def _decide(
-    scored: _Scores, row: int, classes: tuple[str, ...], alpha: float, why: str
-) -> Decision:
-    members = _members(scored, row, classes)
-    family = scored.families[row] if scored.families else None
-    best = classes[int(scored.probabilities[row].argmax())]
-    return decide(
-        float(scored.p_values[row]),
-        members,
-        alpha,
-        scored.smallest_p,
-        family.name if family and family.enough else "",
-        generator=best if scored.enough[row] else "",
-        depth=float(scored.depths[row]),
-        why=why,
-    )
-
-
-def _members(scored: _Scores, row: int, classes: tuple[str, ...]) -> tuple[str, ...]:
-    """The prediction set, likeliest first."""
-    order = np.argsort(-scored.probabilities[row], kind="stable").tolist()
-    return tuple(classes[i] for i in order if scored.sets[row, i])
+    return likeliest_families(families.names, np.bincount(families.index), logs, threshold)

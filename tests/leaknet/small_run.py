@@ -26,7 +26,9 @@ SETTINGS = (
 )
 
 
-def small_run(root: Path, count: int = 16, name: str = "paper", *overrides: str) -> Path:
+def small_run(
+    root: Path, count: int = 16, name: str = "paper", *overrides: str, runtime: str = "torch"
+) -> Path:
     """`root/run`, trained on `root/images` (labels `LABELS`), whose weights lie in `root/vae`.
 
     Args:
@@ -34,11 +36,12 @@ def small_run(root: Path, count: int = 16, name: str = "paper", *overrides: str)
         count: images of each label.
         name: of the preset whose branches the run has.
         overrides: settings besides `SETTINGS`.
+        runtime: of the encoder.
     """
     torch.manual_seed(0)
     save(tiny_model(), root / "vae")
     write_images(root / "images", LABELS, count)
-    encoder = Encoder.load(str(root / "vae"))
+    encoder = Encoder.load(str(root / "vae"), runtime=runtime)
     index = read_index(root / "images")
     config = preset(name).with_overrides([*SETTINGS, *overrides])
     cache = build_cache(

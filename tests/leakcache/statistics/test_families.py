@@ -20,7 +20,7 @@ from leakcache.statistics.block_dct import (
     wide_dct,
 )
 from leakcache.statistics.cooccurrence import cooccurrence
-from leakcache.statistics.parts import Parts
+from leakcache.statistics.part_grid import Parts
 from leakcache.statistics.patch_covariance import (
     FLOOR,
     NORMALISED_FLOOR,

@@ -269,7 +269,7 @@ def test_latents_that_are_not_finite_are_left_out(
     image_folder: Path, encoder: Encoder, folder: Path
 ) -> None:
     Image.new("RGB", (SIDE, SIDE), (255, 255, 255)).save(image_folder / "bob" / "white.png")
-    overflowing = Overflowing(encoder._network, encoder.identity, "fp32", "cpu")
+    overflowing = Overflowing(encoder.network, encoder.identity, "fp32", "cpu")
     cache = build(image_folder, overflowing, folder).cache
     assert reasons(cache) == {"bob/white.png": "its z0 is not finite in fp32"}
     assert np.isfinite(cache.column("z0", np.arange(12))).all()
@@ -289,7 +289,7 @@ class Counting(Encoder):
 def test_a_cpu_encodes_one_view_at_a_time(
     image_folder: Path, encoder: Encoder, folder: Path
 ) -> None:
-    counting = Counting(encoder._network, encoder.identity, "fp32", "cpu")
+    counting = Counting(encoder.network, encoder.identity, "fp32", "cpu")
     build(image_folder, counting, folder, preprocessing=Preprocessing("crop", SIDE, views=3))
     assert set(counting.batches) == {1}
 
@@ -423,7 +423,7 @@ class Stopping(Encoder):
 
 
 def interrupt(root: Path, encoder: Encoder, folder: Path, views: int) -> None:
-    stopping = Stopping(encoder._network, encoder.identity, "fp32", "cpu")
+    stopping = Stopping(encoder.network, encoder.identity, "fp32", "cpu")
     stopping.left = views
     with pytest.raises(KeyboardInterrupt):
         build(root, stopping, folder)

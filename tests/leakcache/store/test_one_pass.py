@@ -44,7 +44,7 @@ class Counting(Encoder):
 
 @pytest.fixture
 def counting(encoder: Encoder) -> Counting:
-    found = Counting(encoder._network, encoder.identity, "fp32", "cpu")
+    found = Counting(encoder.network, encoder.identity, "fp32", "cpu")
     found.seen = Counter()
     return found
 
@@ -205,7 +205,7 @@ def test_a_column_that_is_not_finite_refuses_the_image(
             return z0, tuple(m.where(~bright[:, None, None, None], torch.nan) for m in maps)
 
     Image.new("RGB", (64, 64), (255, 255, 255)).save(images / "bob" / "white.png")
-    overflowing = Overflowing(encoder._network, encoder.identity, "fp32", "cpu")
+    overflowing = Overflowing(encoder.network, encoder.identity, "fp32", "cpu")
     columns = ["z0", "activation_statistics"]
     cache = build(images, overflowing, tmp_path / "c", columns=columns).cache
     assert dict(cache.manifest.rejects) == {

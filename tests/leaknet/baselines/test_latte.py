@@ -18,7 +18,7 @@ from leaknet.baselines.base import BaselineOptions
 from leaknet.baselines.ddim_trajectory import CUT, REPOSITORY, TIMESTEPS
 from leaknet.baselines.latte import CrossAttentionBlock, Latte, LatteNetwork, warmup_cosine
 from leaknet.baselines.weights import count
-from leaknet.features.noise import evaluation_noise
+from leaknet.features.evaluation_noise import evaluation_noise
 
 
 class Small(Latte):

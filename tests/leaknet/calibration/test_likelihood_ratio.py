@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from leakcache.errors import ScoringError
+from leaknet.calibration.decision import verbal
 from leaknet.calibration.likelihood_ratio import (
     ClassRatios,
     cllr,
     min_cllr,
     pav_log10_ratios,
     supported_range,
-    verbal,
 )
 from leaknet.metrics.closed_set import log_odds
 from tests.leaknet.calibration.exchangeable import closed

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 import cli
 from leakcache.errors import ImageError, LeakError
@@ -254,3 +255,20 @@ def test_the_command_explains_what_it_can(
     code, _, err = call("bad.png")
     assert code == 1
     assert "bad.png" in err
+
+
+def test_the_page_shows_what_the_file_says_beside_the_answer(
+    runs: dict[str, Predictor], tmp_path: Path
+) -> None:
+    info = PngInfo()
+    info.add_text("parameters", "a <cat>\nSteps: 20, Sampler: Euler, Model: other-model")
+    tiny_image(5, (96, 96)).save(tmp_path / "said.png", pnginfo=info)
+    plain, said = (
+        explain_image(runs["paper"], one) for one in (tiny_image(5), tmp_path / "said.png")
+    )
+    assert plain.score.origin is None
+    assert said.score.origin is not None
+    pages = [render([one], "run", [{}]) for one in (plain, said)]
+    assert "The file says" not in pages[0]
+    assert "The file says (not part of the answer): PNG text parameters" in pages[1]
+    assert "other-model" in pages[1]

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from leaknet.features.noise import epoch_seed, evaluation_noise, training_generator, training_noise
+from leaknet.features.evaluation_noise import evaluation_noise
+from leaknet.features.noise import epoch_seed, training_generator, training_noise
 
 SHAPE = (2, 4, 4)
 

@@ -10,7 +10,7 @@ import torch
 
 from leakcache.errors import ScoringError
 from leaknet.data.embeddings import Embeddings
-from leaknet.features.noise import evaluation_noise
+from leaknet.features.evaluation_noise import evaluation_noise
 from leaknet.model.inference import embed
 from tests.leaknet.tiny import CLASSES, tiny_model, tiny_split
 

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from leakcache.errors import RunError
-from leaknet.scoring.image_range import CONTENT, ImageFacts, ImageRange, read_range, write_range
+from leaknet.scoring.image_facts import CONTENT, ImageFacts, ImageRange
+from leaknet.scoring.image_range import read_range, write_range
 
 
 def saved(size: tuple[int, int], form: str, **options: int) -> bytes:

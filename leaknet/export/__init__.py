@@ -1,0 +1,1 @@
+"""Runs as ONNX graphs, with a scorer that needs neither torch nor leak."""

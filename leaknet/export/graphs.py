@@ -1,0 +1,275 @@
+"""What ONNX graphs are exported from: encoder, statistics of one part of a view, model.
+
+The statistics are those of `leakcache.statistics` for a part by itself, computed at once where
+that code works in chunks. Matrix logarithms are missing, because ONNX has no eigendecomposition:
+graphs return the covariances, and `leaknet.export.scorer` takes the logarithms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Float64, UInt8
+from torch import Tensor, nn
+from torch.nn import functional
+
+from leakcache.encoder.autoencoder import AutoencoderIdentity, halvings
+from leakcache.statistics import activation_features, block_dct, cooccurrence, patch_covariance
+from leakcache.statistics.patch_covariance import without_mean
+from leakcache.statistics.planes import Planes, amplitudes, residuals
+from leakcache.statistics.residuals import residual_spectrum
+from leaknet.calibration import Calibration
+from leaknet.calibration.families import Families
+from leaknet.config import ACTIVATIONS, PIXELS, Z0
+from leaknet.data.columns import ImageColumns
+from leaknet.detectors import GlobalKDE
+from leaknet.model.branch import Branch
+from leaknet.model.latent_branch import LatentBranch
+from leaknet.model.protoleaknet import ProtoLeakNet
+from leaknet.model.statistics_branch import StatisticsBranch
+
+NOISE = "noise"
+Matrices = Float64[Tensor, "batch value value"]
+
+
+class EncoderGraph(nn.Module):
+    """RGB views, sides a multiple of 8, to scaled latents and the activations at three scales."""
+
+    def __init__(self, network: nn.Module, identity: AutoencoderIdentity) -> None:
+        super().__init__()
+        self.network, self.identity = network, identity
+
+    def forward(self, views: UInt8[Tensor, "view height width 3"]) -> tuple[Tensor, ...]:
+        """Latents, then activations at a half, a quarter and an eighth of the size."""
+        found: list[Tensor] = []
+        hooks = [
+            module.register_forward_hook(lambda _, __, output: found.append(output))
+            for module in halvings(self.network)
+        ]
+        mean = self.network(views.permute(0, 3, 1, 2).float() / 127.5 - 1)
+        for hook in hooks:
+            hook.remove()
+        return (mean - self.identity.shift_factor) * self.identity.scaling_factor, *found
+
+
+class PixelGraph(nn.Module):
+    """Statistics of the pixels of a part of a view."""
+
+    def forward(self, views: UInt8[Tensor, "part height width 3"]) -> tuple[Tensor, ...]:
+        """Values of the families without logarithms, then a covariance of each other family."""
+        planes = _WholePlanes(views)
+        values = [
+            block_dct.block_dct(planes)[:, 0],
+            amplitudes(planes.luma_chroma, block_dct.WIDE).mean((1, 2)).log1p(),
+            _dct_histogram(planes.amplitudes),
+            _dct_correlation(planes.amplitudes),
+            residual_spectrum(planes)[:, 0],
+            _cooccurrence(planes.luma_chroma),
+        ]
+        return torch.cat(values, dim=1), *_patch_covariances(planes)
+
+
+class ActivationGraph(nn.Module):
+    """Covariances of the encoder's activations in a part of a view."""
+
+    def forward(self, half: Tensor, quarter: Tensor, eighth: Tensor) -> tuple[Tensor, ...]:
+        """Of each scale the covariances of activations and of their two differences."""
+        return tuple(self._covariances(maps) for maps in (half, quarter, eighth))
+
+    def _covariances(
+        self, maps: Float[Tensor, "part channel height width"]
+    ) -> Float64[Tensor, "part step value value"]:
+        centred, found = activation_features.centred(maps), []
+        height, width = maps.shape[2:]
+        for down, right in activation_features.STEPS.values():
+            spans = (0, height - down), (0, width - right)
+            found.append(
+                _covariance(activation_features.differences(centred, *spans, (down, right)))
+            )
+        matrices = activation_features.widened(torch.stack(found, dim=1))
+        floors = activation_features.floors(matrices)[..., None, None]
+        return matrices + floors * torch.eye(activation_features.CHANNELS, dtype=torch.float64)
+
+
+class ModelGraph(nn.Module):
+    """The weighted branches, the deciding detector and the calibration of a run.
+
+    Attributes:
+        inputs: names of the inputs, in their order.
+        outputs: names of the outputs, in their order.
+    """
+
+    z_mean: Tensor
+    z_scale: Tensor
+    references: Tensor
+    slope: Tensor
+    offset: Tensor
+    low: Tensor
+    high: Tensor
+    families: Tensor | None
+
+    def __init__(
+        self,
+        model: ProtoLeakNet,
+        detector: GlobalKDE,
+        calibration: Calibration,
+        families: Families | None,
+    ) -> None:
+        super().__init__()
+        self.model, self.temperature = model, calibration.temperature
+        model.fixed_weights = model.weighted
+        self.chosen = {name: model.branches[name] for name in model.weighted}
+        self.inputs = [name for branch in self.chosen.values() for name in inputs_of(branch)]
+        self.outputs = ["logits", "embedding", "score", "log_probabilities", "log10_ratios"]
+        constants = {
+            "z_mean": detector.mean_,
+            "z_scale": detector.scale_,
+            "references": detector.standardise(detector.references_) / float(detector.bandwidth_),
+            **{name: getattr(calibration.ratios, name) for name in ("slope", "offset")},
+            **{name: getattr(calibration.ratios, name) for name in ("low", "high")},
+        }
+        for name, values in constants.items():
+            self.register_buffer(name, torch.from_numpy(np.asarray(values, np.float64)))
+        self.bandwidth = float(detector.bandwidth_)
+        self.register_buffer("families", None)
+        if families is not None:
+            self.outputs.append("family_log_probabilities")
+            members = families.index[None] == np.arange(len(families.names))[:, None]
+            self.families = torch.from_numpy(members)
+
+    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
+        """Values of `outputs`, from those of `inputs`."""
+        columns = dict(zip(self.inputs, given, strict=True))
+        output = self.model.combine(
+            {
+                name: branch.classify(*_embedded(branch, columns))
+                for name, branch in self.chosen.items()
+            }
+        )
+        coordinates, _ = self.model.density(output.embedding)
+        read = output.embedding if coordinates is None else coordinates
+        scaled = output.logits.double() / self.temperature
+        logs = scaled.log_softmax(dim=1)
+        found = [output.logits, output.embedding, self._density(read), logs, self._ratios(scaled)]
+        if self.families is not None:
+            found.append(_log_sums(logs, self.families))
+        return tuple(found)
+
+    def _density(self, coordinates: Float[Tensor, "image coordinate"]) -> Float64[Tensor, " image"]:
+        """As `leaknet.detectors.kde.log_density`."""
+        centre = self.references.mean(dim=0)
+        x = (coordinates.double() - self.z_mean) / self.z_scale / self.bandwidth - centre
+        y = self.references - centre
+        exponents = x @ y.mT - y.square().sum(dim=1) / 2
+        constant = np.log(len(y)) + y.shape[1] * np.log(self.bandwidth * np.sqrt(2 * np.pi))
+        return exponents.logsumexp(dim=1) - x.square().sum(dim=1) / 2 - float(constant)
+
+    def _ratios(self, scaled: Float64[Tensor, "image class"]) -> Float64[Tensor, "image class"]:
+        """As `leaknet.calibration.likelihood_ratio.ClassRatios.log10`."""
+        others = ~torch.eye(scaled.shape[1], dtype=torch.bool)
+        odds = scaled - _log_sums(scaled, others)
+        found: Tensor = self.offset + self.slope * odds
+        return torch.minimum(torch.maximum(found, self.low), self.high)
+
+
+def inputs_of(branch: Branch) -> list[str]:
+    """Names of what a branch reads: columns of an image, and noise."""
+    if isinstance(branch, LatentBranch):
+        return [Z0, NOISE] if branch.config.noise else [Z0]
+    return list(branch.columns(training=False))
+
+
+def _embedded(branch: Branch, columns: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    if isinstance(branch, StatisticsBranch):
+        given = {name: columns[name] for name in (PIXELS, ACTIVATIONS) if name in columns}
+        statistics = branch.statistics_of(cast(ImageColumns, given))
+        return branch.forward(branch.embed_statistics(statistics))
+    assert isinstance(branch, LatentBranch)
+    z0, noise = columns[Z0], columns.get(NOISE)
+    maps = branch.features(z0.flatten(0, 1), None if noise is None else noise.flatten(0, 1))
+    pooled, attention = (values.unflatten(0, (-1, z0.shape[1])).mean(1) for values in branch(maps))
+    return pooled, attention
+
+
+def _log_sums(
+    logs: Float64[Tensor, "image class"], members: Tensor
+) -> Float64[Tensor, "image set"]:
+    """Log of the sum of the exponentials of the members of each set of classes."""
+    return logs[:, None].masked_fill(~members, -torch.inf).logsumexp(dim=2)
+
+
+class _WholePlanes(Planes):
+    """Planes of one part: means are plain ones."""
+
+    def block_means(self, values: Float32[Tensor, "batch row column value"]) -> Tensor:
+        return values.mean((1, 2))[:, None]
+
+
+def _covariance(vectors: Float[Tensor, "part *position value"]) -> Matrices:
+    values = vectors.flatten(1, -2).double()
+    values = values - values.mean(dim=1, keepdim=True)
+    return values.mT @ values / values.shape[1]
+
+
+def _dct_histogram(
+    found: Float32[Tensor, "part row column value"],
+) -> Float32[Tensor, "part entry"]:
+    edges = torch.tensor(block_dct.EDGES).expm1()
+    above = (found[..., None] >= edges).float().sum((1, 2))
+    every = torch.ones_like(found).sum((1, 2))[..., None]
+    counts = torch.cat([every, above], dim=2) - torch.cat([above, torch.zeros_like(every)], dim=2)
+    return (counts / every).sqrt().flatten(1)
+
+
+def _dct_correlation(
+    found: Float32[Tensor, "part row column value"],
+) -> Float32[Tensor, "part entry"]:
+    luma = _covariance(found[..., : block_dct.FREQUENCIES].log1p())
+    return block_dct.correlations_of(luma[:, None])[:, 0]
+
+
+def _cooccurrence(values: Float32[Tensor, "part 3 height width"]) -> Float32[Tensor, "part entry"]:
+    counts = torch.zeros_like(values[:, :, :1, :1]).flatten(2).repeat(1, 1, cooccurrence.TRIPLES)
+    for axis in (2, 3):
+        numbers = _triples(values, axis).flatten(2).long()
+        counts = counts.scatter_add(2, numbers, torch.ones_like(numbers, dtype=torch.float32))
+    return (counts / counts.sum(2, keepdim=True) + cooccurrence.RARE).log().flatten(1)
+
+
+def _triples(values: Tensor, axis: int) -> Tensor:
+    """As `leakcache.statistics.cooccurrence`, in floats: ONNX Runtime adds no short integers."""
+    length, most = values.shape[axis], cooccurrence.MAX_STEP
+    steps = values.narrow(axis, 1, length - 1) - values.narrow(axis, 0, length - 1)
+    levels = (steps / cooccurrence.STEP).round().clamp(-most, most) + most
+    first, second, third = (levels.narrow(axis, start, length - 3) for start in range(3))
+    return (first * cooccurrence.LEVELS + second) * cooccurrence.LEVELS + third
+
+
+def _patch_covariances(planes: Planes) -> list[Matrices]:
+    """Of the families of `leakcache.statistics.patch_covariance`, in their order."""
+    luma, own = planes.luma_chroma[:, :1], patch_covariance
+    colours = planes.views.permute(0, 3, 1, 2).float()
+    high = residuals(luma, own.RESIDUAL_LIMIT)
+    return [
+        _patch_covariance(colours, own.COLOUR_SIDE),
+        _patch_covariance(luma, own.LUMA_SIDE),
+        _patch_covariance(luma, own.NORMALISED_SIDE, own.NORMALISED_CONTRAST),
+        _patch_covariance(high, own.LUMA_SIDE, own.RESIDUAL_CONTRAST),
+        _patch_covariance(luma[:, :, 1:, 1:], own.LUMA_SIDE, own.ODD_CONTRAST),
+    ]
+
+
+def _patch_covariance(planes: Tensor, side: int, contrast: float | None = None) -> Matrices:
+    """Covariance of patches, with the floor of its logarithm added."""
+    count = planes.shape[1] * side**2
+    kernel = torch.eye(count).reshape(count, planes.shape[1], side, side)
+    patches = functional.conv2d(planes, kernel, stride=patch_covariance.STRIDE)
+    patches = patches - patches.mean(1, keepdim=True)
+    if contrast is not None:
+        patches = patches / patches.square().mean(1, keepdim=True).sqrt().clamp_min(contrast)
+    matrices: Tensor = without_mean(_covariance(patches.permute(0, 2, 3, 1)))
+    floor = patch_covariance.FLOOR if contrast is None else patch_covariance.NORMALISED_FLOOR
+    return matrices + floor * torch.eye(count, dtype=torch.float64)
