@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
 import re
@@ -105,11 +106,15 @@ def ask(url: str, data: bytes | None = None, **headers: str) -> Reply:
 
 
 def send(address: str, files: Files, query: str = "", to: str = "score", **headers: str) -> Reply:
+    kind, body = multipart(files)
+    return ask(f"{address}/v1/{to}{query}", body, Content_Type=kind, **headers)
+
+
+def multipart(files: Files) -> tuple[str, bytes]:
+    """Content type and body of a form of files."""
     head = '--border\r\nContent-Disposition: form-data; name="files"; filename="{}"\r\n\r\n'
     parts = [head.format(name).encode() + data + b"\r\n" for name, data in files]
-    body = b"".join(parts) + b"--border--\r\n"
-    kind = "multipart/form-data; boundary=border"
-    return ask(f"{address}/v1/{to}{query}", body, Content_Type=kind, **headers)
+    return "multipart/form-data; boundary=border", b"".join(parts) + b"--border--\r\n"
 
 
 def png(seed: int, size: tuple[int, int] = (64, 64)) -> bytes:
@@ -271,6 +276,21 @@ def test_more_requests_than_may_wait_get_429(
             thread.join()
         assert [reply.status for reply in replies] == [200, 200]
         assert send(address, [("3.png", png(3))]).status == 200
+
+
+def test_a_client_that_leaves_a_stream_frees_its_place(predictor: Predictor) -> None:
+    with serving(predictor) as address:
+        packed = zipped([(f"{row}.png", png(row)) for row in range(LIMITS.images)])
+        kind, body = multipart([("x.zip", packed)])
+        client = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
+        client.request("POST", "/v1/score?stream=true", body, {"Content-Type": kind})
+        answer = client.getresponse()
+        assert json.loads(answer.readline())["total"] == LIMITS.images
+        answer.close()
+        client.close()
+        while "leak_requests_in_progress 0" not in ask(f"{address}/metrics").body.decode():
+            pass
+        assert send(address, [("a.png", png(1))]).status == 200
 
 
 def test_requests_and_images_are_counted(predictor: Predictor) -> None:
