@@ -28,6 +28,8 @@ from leakcache.files import read_bytes
 
 FILE_LIMIT = 2**31
 """Most bytes of an image file that are read."""
+GROUP_LIMIT = 2**32
+"""Most bytes of a row group that are read."""
 TAR = (".tar",)
 PARQUET = (".parquet",)
 _OPEN = 64
@@ -219,6 +221,9 @@ class _Parquet:
     def _group(self, column: str, group: int) -> Any:
         with self._lock:
             if (column, group) not in self._groups:
+                if self._file.metadata.row_group(group).total_byte_size > GROUP_LIMIT:
+                    words = f"a row group has more than {GROUP_LIMIT:,} bytes"
+                    raise OSError(errno.EFBIG, words, str(self._path))
                 try:
                     table = self._file.read_row_group(group, columns=[column])
                 except ValueError as error:

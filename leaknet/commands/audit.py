@@ -85,7 +85,8 @@ def audit(
         emit(result.as_dict())
     else:
         _print(result)
-        next_steps(["cache", "build", "--data", str(result.index.root)])
+        source = result.index.source or result.index.root
+        next_steps(["cache", "build", "--data", str(source)])
 
 
 def _print(result: Audit) -> None:

@@ -16,6 +16,7 @@ from leakcache.dataset.index import read_index
 from leakcache.dataset.index_file import save_index
 from leakcache.dataset.records import DatasetIndex
 from leakcache.errors import DataError
+from leakcache.images import archive
 from leakcache.images.archive import read_image
 
 
@@ -25,20 +26,20 @@ def png(number: int) -> bytes:
     return buffer.getvalue()
 
 
-def add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+def add(file: tarfile.TarFile, name: str, data: bytes) -> None:
     member = tarfile.TarInfo(name)
     member.size = len(data)
-    archive.addfile(member, io.BytesIO(data))
+    file.addfile(member, io.BytesIO(data))
 
 
 def write_shard(path: Path, numbers: range, facts: Mapping[str, object] | None = None) -> Path:
     """Samples of two classes, `ada` and `bob` in turn, with a prompt for each pair."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as archive:
+    with tarfile.open(path, "w") as file:
         for n in numbers:
             said = {"label": ("ada", "bob")[n % 2], "prompt": f"prompt {n // 2}"}
-            add(archive, f"{n:05d}.png", png(n))
-            add(archive, f"{n:05d}.json", json.dumps({**said, **(facts or {})}).encode())
+            add(file, f"{n:05d}.png", png(n))
+            add(file, f"{n:05d}.json", json.dumps({**said, **(facts or {})}).encode())
     return path
 
 
@@ -99,8 +100,8 @@ def test_a_cut_archive_is_an_error(shards: Path, end: int) -> None:
 @pytest.mark.parametrize("further", [0, 300])
 def test_an_archive_cut_between_members_is_listed(shards: Path, further: int) -> None:
     path = shards / "0001.tar"
-    with tarfile.open(path) as archive:
-        end = archive.getmembers()[4].offset + further
+    with tarfile.open(path) as file:
+        end = file.getmembers()[4].offset + further
     path.write_bytes(path.read_bytes()[:end])
     index = read_index(shards)
     assert reasons(index) == {"0001.tar": "has no end mark: it may be cut off"}
@@ -119,20 +120,20 @@ def test_an_archive_that_is_cut_after_it_was_indexed_is_a_reason(shards: Path) -
 def test_odd_members_are_listed_and_stay_inside(tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(png(99))
     path = write_shard(tmp_path / "x.tar", range(8))
-    with tarfile.open(path, "a") as archive:
-        add(archive, "00001.png", png(50))  # a name for the second time
-        add(archive, "../../etc/00020.png", png(20))
-        add(archive, "../../etc/00020.cls", b"ada")
-        add(archive, "/secret.png", png(21))
-        add(archive, "/secret.cls", b"ada")
-        add(archive, "notes.txt", b"no image")
+    with tarfile.open(path, "a") as file:
+        add(file, "00001.png", png(50))  # a name for the second time
+        add(file, "../../etc/00020.png", png(20))
+        add(file, "../../etc/00020.cls", b"ada")
+        add(file, "/secret.png", png(21))
+        add(file, "/secret.cls", b"ada")
+        add(file, "notes.txt", b"no image")
         for kind, name in ((tarfile.SYMTYPE, "00030.png"), (tarfile.LNKTYPE, "00031.png")):
             link = tarfile.TarInfo(name)
             link.type, link.linkname = kind, "../secret.png"
-            archive.addfile(link)
+            file.addfile(link)
         pipe = tarfile.TarInfo("00032.png")
         pipe.type = tarfile.FIFOTYPE
-        archive.addfile(pipe)
+        file.addfile(pipe)
     index = read_index(path)
     assert reasons(index) == {
         "x.tar/00001.png": "the archive has two members of this name",
@@ -149,10 +150,10 @@ def test_odd_members_are_listed_and_stay_inside(tmp_path: Path) -> None:
 
 def test_a_name_that_is_no_utf8_is_listed(tmp_path: Path) -> None:
     path = tmp_path / "x.tar"
-    with tarfile.open(path, "w", encoding="latin-1", format=tarfile.GNU_FORMAT) as archive:
+    with tarfile.open(path, "w", encoding="latin-1", format=tarfile.GNU_FORMAT) as file:
         for name in ("1.png", "é.png"):
-            add(archive, name, png(1))
-            add(archive, name.replace("png", "cls"), b"ada")
+            add(file, name, png(1))
+            add(file, name.replace("png", "cls"), b"ada")
     index = read_index(path, open_set=True)
     assert [r.path for r in index.records] == ["x.tar/1.png"]
     assert reasons(index)["x.tar/\\xe9.png"] == "the name is not valid UTF-8"
@@ -221,3 +222,13 @@ def test_a_row_without_an_image_is_a_reason(tmp_path: Path) -> None:
     assert len(index.records) == 3
     with pytest.raises(OSError, match="no such row"):
         read_image(tmp_path / "t.parquet" / "image" / "000000003")
+
+
+def test_a_row_group_that_is_too_large_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pandas = pytest.importorskip("pandas")
+    pandas.DataFrame({"image": [png(0)], "label": ["a"]}).to_parquet(tmp_path / "t.parquet")
+    monkeypatch.setattr(archive, "GROUP_LIMIT", 10)
+    with pytest.raises(OSError, match="a row group has more than 10 bytes"):
+        read_image(tmp_path / "t.parquet" / "image" / "000000000")
