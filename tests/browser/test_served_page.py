@@ -102,13 +102,21 @@ def test_answers_are_explained(address: str, visit: Open, screenshots: Path | No
         found.page.get_by_role("button", name="Close").click()
 
 
-def test_a_folder_is_searched(address: str, tmp_path: Path, visit: Open) -> None:
+@pytest.mark.parametrize("way", ["chosen", "dropped"])
+def test_a_folder_is_searched(way: str, address: str, tmp_path: Path, visit: Open) -> None:
     (tmp_path / "photos" / "deep").mkdir(parents=True)
     (tmp_path / "photos" / "notes.txt").write_text("no image")
     for number in range(10):
         (tmp_path / "photos" / "deep" / f"{number}.png").write_bytes(png(number))
     found = visit(address)
-    found.page.get_by_label("Folder").set_input_files(tmp_path / "photos")
+    if way == "chosen":
+        found.page.get_by_label("Folder").set_input_files(tmp_path / "photos")
+    else:
+        mouse = found.page.context.new_cdp_session(found.page)
+        files = {"items": [], "files": [str(tmp_path / "photos")], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            where = {"type": kind, "x": 300, "y": 160, "data": files}
+            mouse.send("Input.dispatchDragEvent", where)
     found.page.locator("tbody tr").nth(9).wait_for()
     names = {row["File"] for row in cells(found)}
     assert names == {f"photos/deep/{number}.png" for number in range(10)}
