@@ -17,6 +17,7 @@ from leakcache.files import write_text
 from leakcache.images.decode import Preprocessing
 from leakcache.store.build import build_cache as build
 from leakcache.store.changes import open_current
+from leakcache.store.remote import cache_home
 from leaknet.config import RunConfig
 from leaknet.config import preset as preset_named
 from leaknet.detectors import Detector
@@ -111,7 +112,7 @@ def train(
     """Train on a cache, and load the run. A finished run of the same settings is loaded only.
 
     Args:
-        cache: its folder.
+        cache: its folder, or URL.
         preset: paper, authors or best, or settings.
         run: the run folder; `runs/` and the name that `leak train` gives without.
         seed: of the training.
@@ -125,8 +126,9 @@ def train(
         ConfigError: a setting is unknown or out of range.
     """
     config = _config(preset).with_overrides([f"train.seed={seed}", *settings])
-    closed = open_current(Path(cache) / "closed")
-    folder = Path(run) if run else Path("runs") / run_name(Path(cache).name, config)
+    home = cache_home(cache)
+    closed = open_current(home / "closed")
+    folder = Path(run) if run else Path("runs") / run_name(home.name, config)
     where = resolve_device(device)
     fit(config, closed, folder, device=str(where))
     prepare_run(folder, closed, where)

@@ -63,6 +63,23 @@ def mirror_name(url: str) -> str:
     return f"{plain}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
 
 
+def cache_home(cache: str | Path, caches: Path = Path("caches"), mirror: str = "") -> Path:
+    """Local folder of a cache: of a URL its mirror, which is brought up to date.
+
+    Args:
+        cache: folder or URL.
+        caches: folder below which a URL has its mirror.
+        mirror: the mirror, instead.
+
+    Raises:
+        CacheError, ConfigError: as `Mirror.open`.
+    """
+    if not is_url(str(cache)):
+        return Path(local_path(str(cache)))
+    url = str(cache)
+    return Mirror.open(url, Path(mirror or caches / mirror_name(url))).folder
+
+
 class Mirror:
     """The mirror of a cache.
 

@@ -127,14 +127,11 @@ def _local_cache(
     context: click.Context, parameter: click.Parameter, value: str | None
 ) -> str | None:
     """The folder, of a URL that of its mirror, which is brought up to date."""
-    from leakcache.store.remote import Mirror, is_url, local_path, mirror_name
+    from leakcache.store.remote import cache_home
     from leaknet.commands.defaults import Settings
 
-    if value is None or not is_url(value):
-        return value and local_path(value)
     caches = (context.find_object(Settings) or Settings({})).caches
-    mirror = Path(context.meta[_MIRROR] or caches / mirror_name(value))
-    return str(Mirror.open(value, mirror).folder)
+    return value and str(cache_home(value, caches, context.meta[_MIRROR] or ""))
 
 
 def run_option(command: Command) -> Command:

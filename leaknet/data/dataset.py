@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from leakcache.store.changes import open_current
+from leakcache.store.remote import cache_home
 from leaknet.data.columns import load_columns
 
 
@@ -25,14 +26,14 @@ class LatentDataset(Dataset[tuple[Tensor, int]]):
         """Open a cache.
 
         Args:
-            cache: its folder.
+            cache: its folder, or URL.
             fold: train, val, test, or open for unknown generators.
             column: in `leakcache.columns.table`. z0 is view × channel × height × width.
 
         Raises:
             CacheError: the cache is not finished or lacks the column.
         """
-        self._cache = open_current(Path(cache) / ("open" if fold == "open" else "closed"))
+        self._cache = open_current(cache_home(cache) / ("open" if fold == "open" else "closed"))
         self._rows, self._column = self._cache.rows(fold), column
         self._cache.require([column], self._rows)
         self.classes = self._cache.classes

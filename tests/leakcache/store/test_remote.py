@@ -6,12 +6,15 @@ obstore and moto are in no extra that tests install: see `WHY`.
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from tiny_data import SMALL, array_bytes, write_images
 
 from leakcache.columns.spec import ColumnSpec
@@ -21,7 +24,9 @@ from leakcache.errors import CacheBusy, CacheError, CacheIncomplete, CacheStale,
 from leakcache.store import object_store, remote
 from leakcache.store.build import BuildReport, build_cache
 from leakcache.store.cache import Cache
-from leakcache.store.remote import Mirror, copy_images, is_url, local_path
+from leakcache.store.remote import Mirror, cache_home, copy_images, is_url, local_path
+from leaknet.commands.cache import cache
+from leaknet.commands.defaults import Settings
 
 WHY = 'needs an S3 server: pip install "leaknet[objects]" "moto[server]"'
 pytest.importorskip("obstore", reason=WHY)
@@ -286,6 +291,20 @@ def test_a_folder_that_is_no_mirror_of_the_url_is_left_alone(home: Path, url: st
     Mirror.begin(url, home).push()
     with pytest.raises(CacheError, match="mirrors s3://bucket"):
         Mirror.open(f"{url}-other", home)
+
+
+def test_commands_push_and_read_a_cache_by_url(home: Path, tmp_path: Path, url: str) -> None:
+    def run(*words: str) -> dict[str, Any]:
+        done = CliRunner().invoke(
+            cache, [*words, "--json"], obj=Settings({}), catch_exceptions=False
+        )
+        return dict(json.loads(done.stdout))
+
+    mirror = tmp_path / "mirror"
+    assert run("push", url, "--cache", str(home)) == {"url": url, "objects": 9}
+    found = run("info", "--cache", url, "--cache-mirror", str(mirror))
+    assert (found["cache"], found["closed"]["images"]) == (str(mirror), 12)
+    assert values(cache_home(url, tmp_path)).tobytes() == values(home).tobytes()
 
 
 def test_urls_and_paths_are_told_apart() -> None:
