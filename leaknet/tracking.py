@@ -11,6 +11,7 @@ import importlib.util
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,18 +70,26 @@ def check_client(client: str) -> None:
         raise ConfigError(f"--log {client}: not installed: pip install {PACKAGES[client]}")
 
 
-def open_tracker(client: str | None, folder: Path) -> Tracker | None:
-    """A tracker for the run in a folder; None where none is asked for.
+@contextmanager
+def open_tracker(client: str | None, folder: Path) -> Iterator[Tracker | None]:
+    """A tracker for the run in a folder, closed with the block; None where none is asked for.
 
     Raises:
         ConfigError: as `check_client`.
     """
     if client is None:
-        return None
+        yield None
+        return
     check_client(client)
+    tracker: Tracker
     if client == "tensorboard":
-        return _TensorBoard(folder)
-    return _MLflow(folder) if client == "mlflow" else _Wandb(client, folder)
+        tracker = _TensorBoard(folder)
+    else:
+        tracker = _MLflow(folder) if client == "mlflow" else _Wandb(client, folder)
+    try:
+        yield tracker
+    finally:
+        tracker.close()
 
 
 class _TensorBoard(Tracker):

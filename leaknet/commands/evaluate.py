@@ -132,10 +132,10 @@ def evaluate(settings: Settings, /, **options: Any) -> None:
     if options["audit"]:
         result = replace(result, audit=_audit(closed, options["open_roots"]))
     write_evaluation(result)
-    if tracker := open_tracker(options["log"], plan.out):
-        tracker.config(config_to_table(plan.config))
-        tracker.metrics(result.as_dict())
-        tracker.close()
+    with open_tracker(options["log"], plan.out) as tracker:
+        if tracker:
+            tracker.config(config_to_table(plan.config))
+            tracker.metrics(result.as_dict())
     if options["as_json"]:
         emit({**result.as_dict(), "out": str(plan.out)})
         return

@@ -88,20 +88,19 @@ def train(settings: Settings, /, **options: Any) -> None:
         cache.store.load()
         fit(config, cache, run, device=str(device), track=silent, parallel=parallel)
         return
-    tracker = open_tracker(options["log"], run)
-    if tracker:
-        tracker.config(config_to_table(config))
-
-    def on_epoch(epoch: EpochRecord) -> None:
-        _print_epoch(epoch)
+    with open_tracker(options["log"], run) as tracker:
         if tracker:
-            tracker.epoch(epoch)
+            tracker.config(config_to_table(config))
 
-    result = fit(config, cache, run, device=str(device), on_epoch=on_epoch, parallel=parallel)
-    scores = prepare_run(run, cache, device)
-    if tracker:
-        tracker.metrics(scores.as_dict())
-        tracker.close()
+        def on_epoch(epoch: EpochRecord) -> None:
+            _print_epoch(epoch)
+            if tracker:
+                tracker.epoch(epoch)
+
+        result = fit(config, cache, run, device=str(device), on_epoch=on_epoch, parallel=parallel)
+        scores = prepare_run(run, cache, device)
+        if tracker:
+            tracker.metrics(scores.as_dict())
     remember(settings.runs, run)
     if options["as_json"]:
         emit(_as_dict(result, scores))

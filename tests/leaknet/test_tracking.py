@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,10 @@ from click.testing import CliRunner
 import cli
 from leakcache.errors import ConfigError
 from leaknet import tracking
-from leaknet.tracking import Tracker, open_tracker
+from leaknet.tracking import open_tracker
 from leaknet.training.history import EpochRecord
 
+ROOT = Path(__file__).resolve().parents[2]
 RECORDS = [
     EpochRecord("latents", epoch, 1 / epoch, 0.5, 0.75, 0.5, True, None, (), 1.0, 10.0)
     for epoch in (1, 2)
@@ -27,20 +30,20 @@ def needs(package: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(missing, reason=f"{package} not installed: the extra [tracking]")
 
 
-def write(tracker: Tracker | None) -> None:
-    assert tracker is not None
-    tracker.config({"preset": "best", "train": {"seed": 0}})
-    for record in RECORDS:
-        tracker.epoch(record)
-    tracker.metrics({"validation": {"top1": 0.5, "ece": math.nan, "confusion": [[1]]}})
-    tracker.close()
+def write(client: str, folder: Path) -> None:
+    with open_tracker(client, folder) as tracker:
+        assert tracker is not None
+        tracker.config({"preset": "best", "train": {"seed": 0}})
+        for record in RECORDS:
+            tracker.epoch(record)
+        tracker.metrics({"validation": {"top1": 0.5, "ece": math.nan, "confusion": [[1]]}})
 
 
 @needs("tensorboard")
 def test_tensorboard_keeps_epochs_metrics_and_settings(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    write(open_tracker("tensorboard", tmp_path))
+    write("tensorboard", tmp_path)
     found = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     losses = [(event.step, event.value) for event in found.Scalars("latents/loss")]
     assert losses == [(1, 1.0), (2, 0.5)]
@@ -55,14 +58,10 @@ def test_tensorboard_keeps_epochs_metrics_and_settings(tmp_path: Path) -> None:
 @needs("trackio")
 @pytest.mark.filterwarnings("ignore")
 def test_trackio_keeps_epochs_and_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import subprocess
-    import sys
-
     program = (
         "from pathlib import Path\n"
-        "from leaknet.tracking import open_tracker\n"
         "from tests.leaknet.test_tracking import write\n"
-        f"write(open_tracker('trackio', Path({str(tmp_path / 'a-run')!r})))\n"
+        f"write('trackio', Path({str(tmp_path / 'a-run')!r}))\n"
         "from trackio.sqlite_storage import SQLiteStorage\n"
         "print(SQLiteStorage.get_logs('leak', 'a-run'))\n"
     )
@@ -75,11 +74,9 @@ def test_trackio_keeps_epochs_and_metrics(tmp_path: Path, monkeypatch: pytest.Mo
     assert "'validation.top1': 0.5" in done.stdout
 
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
 def test_no_tracker_is_opened_unless_asked(tmp_path: Path) -> None:
-    assert open_tracker(None, tmp_path) is None
+    with open_tracker(None, tmp_path) as tracker:
+        assert tracker is None
     assert list(tmp_path.iterdir()) == []
 
 
@@ -88,7 +85,7 @@ def test_a_missing_client_is_wrong_usage_with_its_cure(
 ) -> None:
     monkeypatch.setitem(tracking.PACKAGES, "mlflow", "no_such_client")
     with pytest.raises(ConfigError, match="not installed: pip install no_such_client"):
-        open_tracker("mlflow", tmp_path)
+        write("mlflow", tmp_path)
     result: Any = CliRunner().invoke(cli.leak, ["train", "--log", "mlflow"])
     assert result.exit_code == 2
     assert "--log mlflow: not installed: pip install no_such_client" in result.output
