@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _UNSHOWN = re.compile("[\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
+SHOWN = 20
+"""Rejects printed one by one; `leak cache info --json` lists them all."""
 ALPHA = 0.05
 """False-alarm rate that answers are given at unless --alpha says otherwise."""
 SEED = click.IntRange(0, 2**63 - 1)
@@ -95,6 +97,16 @@ def print_findings(findings: Iterable[Finding], *, err: bool = False) -> None:
     """One line a finding, with its level."""
     for finding in findings:
         click.echo(f"{finding.level}: {finding.sentence}", err=err)
+
+
+def print_rejects(rejects: tuple[tuple[str, str], ...]) -> None:
+    """The first of what was left out."""
+    if rejects:
+        click.echo(f"{len(rejects)} left out:")
+    for path, reason in rejects[:SHOWN]:
+        click.echo(f"  {visible(path)}: {visible(reason)}")
+    if len(rejects) > SHOWN:
+        click.echo(f"  … and {len(rejects) - SHOWN} more (`leak cache info --json` lists them)")
 
 
 def cache_option(command: Command) -> Command:
