@@ -72,7 +72,7 @@ def decide(
     """
     if p_value <= max(alpha, smallest_p) and depth >= FAR:
         reason = (
-            f"{p_words(p_value, smallest_p)}, and its score lies {depth:.2g} times as far below "
+            f"{p_words(p_value, smallest_p)}, and its score lies {_times(depth)} as far below "
             f"the median of the calibration images as the lowest of them, at least {FAR:g} times"
         )
         return Decision(OUTSIDE, "", f"{reason}: {why}" if why else reason)
@@ -92,6 +92,10 @@ def decide(
     if len(prediction_set) > 1:
         reason += f": {len(prediction_set)} remain, {_named(prediction_set)}"
     return Decision(UNSURE, "", reason)
+
+
+def _times(depth: float) -> str:
+    return f"{depth:.2g} times" if depth < 10 else "more than 10 times"
 
 
 def _enough(alpha: float) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from leakcache.dataset.index import read_index
 from leaknet.commands.defaults import (
     LeakCommand,
     Settings,
@@ -34,6 +35,7 @@ from leaknet.commands.options import (
 from leaknet.commands.preflight import check_roots, check_trainable
 
 if TYPE_CHECKING:
+    from leakcache.dataset.records import DatasetIndex
     from leakcache.store.cache import Cache
     from leaknet.experiments.benchmark.run import BenchPlan
     from leaknet.experiments.benchmark.tables import BenchResult
@@ -111,7 +113,8 @@ def bench(settings: Settings, /, **options: Any) -> None:
     steps = _steps(options["steps"])
     if options["detector"] == "all":
         raise click.BadParameter("takes one name", param_hint="--detector")
-    if options["data"] is None:
+    index = None if options["data"] is None else read_index(data_root(options["data"]))
+    if index is None:
         check_trainable(cache_folder(options["cache"], settings.caches))
     check_roots(options["open_roots"])
 
@@ -127,7 +130,7 @@ def bench(settings: Settings, /, **options: Any) -> None:
 
     plan = _plan(options)
     device = str(resolve_device(options["device"]))
-    closed = _closed(settings, options, device)
+    closed = _closed(settings, options, index, device)
     unknown = [build.cache for build in open_set_caches(closed, options["open_roots"], device)]
     for method in plan.methods:
         if issubclass(method, Ours):
@@ -179,22 +182,23 @@ def _plan(options: dict[str, Any]) -> BenchPlan:
     )
 
 
-def _closed(settings: Settings, options: dict[str, Any], device: str) -> Cache:
-    """The cache of the known generators; built from --data where that is given."""
+def _closed(
+    settings: Settings, options: dict[str, Any], index: DatasetIndex | None, device: str
+) -> Cache:
+    """The cache of the known generators; built from the images of --data where that is given."""
     from leakcache.store.changes import open_current
 
-    if options["data"] is None:
+    if index is None:
         return open_current(cache_folder(options["cache"], settings.caches) / "closed")
-    from leakcache.dataset.index import read_index
     from leakcache.encoder.autoencoder import Encoder
     from leakcache.encoder.weights import locate
     from leakcache.images.decode import Preprocessing
     from leakcache.store.build import build_cache
     from leakcache.store.manifest import FILE, CacheManifest
 
-    root, cut = data_root(options["data"]), Preprocessing()
+    cut = Preprocessing()
     spec, precision, stored, runtime = options["vae"], "fp32", "float16", "torch"
-    name = name_cache(root, spec, f"{cut.name}{cut.size}", precision)
+    name = name_cache(index.root, spec, f"{cut.name}{cut.size}", precision)
     folder = Path(options["cache"] or settings.caches / name)
     if options["cache"] and (folder / "closed" / FILE).is_file():
         # The images of --data, encoded as the cache that was named has them.
@@ -203,7 +207,7 @@ def _closed(settings: Settings, options: dict[str, Any], device: str) -> Cache:
         cut, stored = found.preprocessing, found.stored
     locate(spec)
     report = build_cache(
-        read_index(root),
+        index,
         Encoder.load(spec, precision, device, runtime),
         folder / "closed",
         preprocessing=cut,

@@ -19,6 +19,7 @@ from leaknet.commands.options import (
     next_steps,
     print_rejects,
 )
+from leaknet.commands.preflight import check_cache
 
 if TYPE_CHECKING:
     from leakcache.store.cache import Cache
@@ -31,6 +32,14 @@ def cache() -> None:
 
 
 cache.add_command(build)
+
+
+def _finished(given: str | None, settings: Settings, split: str = "") -> Path:
+    """The folder of a cache, of which a split is finished; refused without importing torch."""
+    folder = cache_folder(given, settings.caches)
+    if split or not any(folder.glob("*/manifest.json")):
+        check_cache(folder, split or "closed")
+    return folder
 
 
 def open_caches(folder: Path) -> dict[str, Cache]:
@@ -58,9 +67,10 @@ def info(settings: Settings, cache: str | None, as_json: bool) -> None:
     Example:
       leak cache info
     """
+    folder = _finished(cache, settings)
+
     from leakcache.store.info import describe, describe_columns
 
-    folder = cache_folder(cache, settings.caches)
     facts = {name: describe(found) for name, found in open_caches(folder).items()}
     columns = describe_columns(folder)
     if as_json:
@@ -101,11 +111,12 @@ def verify(
     Example:
       leak cache verify --spot 20
     """
+    folder = _finished(cache, settings)
+
     from leakcache.device import resolve_device
     from leakcache.encoder.autoencoder import Encoder
     from leakcache.store.verify import verify as check
 
-    folder = cache_folder(cache, settings.caches)
     splits = list(open_caches(folder).values())
     encoding = splits[0].manifest.encoding
     spec, where = vae or encoding.autoencoder.spec, str(resolve_device(device))
@@ -144,7 +155,7 @@ def push(settings: Settings, url: str, cache: str | None, as_json: bool) -> None
         raise ConfigError(
             f"{visible(url)}: takes a URL of {', '.join(SCHEMES)}, as s3://bucket/name"
         )
-    folder = cache_folder(cache, settings.caches)
+    folder = _finished(cache, settings)
     open_caches(folder)
     count = Mirror.begin(url, folder).push()
     if as_json:
@@ -170,10 +181,11 @@ def export(
     Example:
       leak cache export --to h5 --out latents.h5
     """
+    folder = _finished(cache, settings, split)
+
     from leakcache.store.cache import Cache
     from leakcache.store.info import export_h5
 
-    folder = cache_folder(cache, settings.caches)
     found = Cache.open(folder / split)
     target = export_h5(found, Path(out) if out else folder / f"{split}.{form}")
     if as_json:

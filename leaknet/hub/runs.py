@@ -12,7 +12,6 @@ from pathlib import Path
 from leakcache.encoder.weights import answers
 from leakcache.errors import RunError
 from leaknet.checksums import CHECKSUMS, verify
-from leaknet.files import write_text
 
 CARD = "README.md"
 NEEDED = ("config.toml", "classes.json", "model.safetensors", CHECKSUMS, "embeddings.h5")
@@ -48,6 +47,8 @@ def push_run(
     """
     names = _present(run)
     if not (run / CARD).is_file():
+        # These import torch, which takes a second that a refusal need not.
+        from leaknet.files import write_text
         from leaknet.hub.card import model_card
 
         write_text(run / CARD, model_card(run))

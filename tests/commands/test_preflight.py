@@ -82,6 +82,17 @@ def leak(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         (["compare", "run", "good"], "good is no run folder"),
         (["enroll", "new", "run", "--run", "run"], "no images in this folder"),
         (["audit", "nowhere"], "nowhere does not exist"),
+        (["bench", "--data", "nowhere"], "nowhere does not exist"),
+        (["score", "--run", "nowhere"], "nowhere is no run folder"),
+        (["explain", "a.png", "--run", "nowhere"], "nowhere is no run folder"),
+        (["same", "a.png", "a.png", "--run", "nowhere"], "nowhere is no run folder"),
+        (["serve", "--run", "nowhere"], "nowhere is no run folder"),
+        (["export", "nowhere"], "nowhere is no run folder"),
+        (["push", "nowhere", "me/run"], "nowhere is no run folder"),
+        (["cache", "info", "--cache", "nowhere"], "no finished cache"),
+        (["cache", "verify", "--cache", "nowhere"], "no finished cache"),
+        (["cache", "export", "--cache", "good", "--split", "open"], "no finished cache"),
+        (["cache", "push", "s3://bucket/x", "--cache", "nowhere"], "no finished cache"),
         (["cache", "build", "--data", "one"], "a single class, only"),
         (["cache", "build", "--data", "nowhere"], "nowhere does not exist"),
     ],
@@ -106,7 +117,7 @@ def test_a_refusal_comes_before_the_work_in_one_line(
 def test_misspelt_commands_and_flags_name_the_nearest(tmp_path: Path) -> None:
     assert "Did you mean 'score'?" in leak(tmp_path, "scroe").stderr
     assert "Did you mean 'build'?" in leak(tmp_path, "cache", "biuld").stderr
-    assert "Did you mean '--cache'?" in leak(tmp_path, "train", "--cach", "x").stderr
+    assert "Did you mean one of: '--cache'" in leak(tmp_path, "train", "--cach", "x").stderr
 
 
 def test_names_in_errors_cannot_forge_lines(tmp_path: Path) -> None:

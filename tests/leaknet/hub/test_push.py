@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from leakcache.errors import RunError
 from leaknet.hub import runs as hub_runs
@@ -27,6 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
     monkeypatch.setenv("HF_TOKEN", "hf_none")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # set for all other tests
     with loopback_hub() as found:
         yield found
 

@@ -74,12 +74,15 @@ def test_an_edited_family_is_the_answer_where_its_members_remain(
     (run / FILE).write_text('everything = ["ada", "bob", "cyd", "dan"]\n', encoding="utf-8")
     predictor = Predictor(run)
     images = sorted((source_run.parent / "images").rglob("*.png"))
-    for answer in predictor.score(images[::6], alpha=0.001):
+    verdicts = []
+    for answer in predictor.score(images[::3], alpha=0.3):
         assert answer.family == "everything"
         assert answer.family_probability == pytest.approx(1)
-        members = answer.prediction_set or ()
-        expected = "known" if len(members) == 1 else "family"
-        assert answer.verdict == expected
+        if answer.known:
+            named = answer.probability is not None and answer.probability >= 0.8
+            assert answer.verdict in (("known", "family") if named else ("family",))
+            verdicts.append(answer.verdict)
+    assert verdicts
     (run / FILE).unlink()
     (plain,) = Predictor(run).score(images[:1])
     assert (plain.family, plain.family_probability) == ("", None)
