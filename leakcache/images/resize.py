@@ -9,6 +9,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+_BAND = 2**22
+"""Pixels that are copied at a time."""
+
 
 def fitted(width: int, height: int, size: int) -> tuple[int, int]:
     """Width and height after the shorter side is brought to `size`.
@@ -50,11 +53,21 @@ def rectangle(
         return np.asarray(image.crop((left, top, left + width, top + height)))
     across = _span(left, width, image.width, scaled[0])
     down = _span(top, height, image.height, scaled[1])
-    part = image.crop((across.first, down.first, across.last, down.last))
-    rows = (across.start, 0, across.stop, part.height)
-    part = part.resize((width, part.height), Image.Resampling.BILINEAR, box=rows)
+    part = _resampled_rows(image, across, down, width)
     columns = (0, down.start, width, down.stop)
     return np.asarray(part.resize((width, height), Image.Resampling.BILINEAR, box=columns))
+
+
+def _resampled_rows(image: Image.Image, across: _Span, down: _Span, width: int) -> Image.Image:
+    """The rows that `down` needs, each resampled to `width`; of the image only a band is copied."""
+    found = Image.new(image.mode, (width, down.last - down.first))
+    rows = max(1, _BAND // max(1, across.last - across.first))
+    for top in range(down.first, down.last, rows):
+        band = image.crop((across.first, top, across.last, min(top + rows, down.last)))
+        box = (across.start, 0, across.stop, band.height)
+        resampled = band.resize((width, band.height), Image.Resampling.BILINEAR, box=box)
+        found.paste(resampled, (0, top - down.first))
+    return found
 
 
 class _Span(NamedTuple):
