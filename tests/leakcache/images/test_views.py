@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.functional import normalize, to_tensor
 
 from leakcache.errors import ConfigError
+from leakcache.images import resize
 from leakcache.images.decode import Preprocessing, preprocess, to_unit_range
 from leakcache.images.preprocess import GRID, crop_corners, texture
 
@@ -57,6 +58,15 @@ def test_the_usual_sizes_match_torchvision_value_for_value(size, unequal):
     difference = np.abs(preprocess(image, Preprocessing())[0].astype(int) - np.asarray(reference))
     assert difference.max() <= 1
     assert (difference > 0).mean() <= unequal
+
+
+@pytest.mark.parametrize("size", [(700, 500), (333, 1001), (1200, 90), (80, 900)])
+def test_bands_of_any_height_give_the_same_pixels(size, monkeypatch):
+    image = noise(*size)
+    whole = preprocess(image, Preprocessing())
+    for pixels in (1, 10_000, 60_000):
+        monkeypatch.setattr(resize, "_BAND", pixels)
+        assert np.array_equal(preprocess(image, Preprocessing()), whole)
 
 
 @pytest.mark.parametrize("name", ["resize", "crop"])
