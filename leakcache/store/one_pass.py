@@ -22,12 +22,15 @@ from leakcache.images.archive import read_image
 from leakcache.images.decode import VERSION, Preprocessing, decoded, pixels_hash
 from leakcache.images.loader import in_order
 from leakcache.images.preprocess import refuse_tiny
+from leakcache.memory import release_freed_memory
 from leakcache.progress import Advance
 from leakcache.store.column_store import ColumnStore
 from leakcache.store.manifest import Encoding
 
 AHEAD = 16
 """Images that are decoded ahead of the encoder at most."""
+LARGE = 2**24
+"""Pixels of an image after which freed memory is given back to the system."""
 AHEAD_BYTES = 2**28
 """Bytes of latent views in flight at most: bounds memory for large and many views."""
 
@@ -212,14 +215,22 @@ class OnePass:
         if not lacking:
             return _Decoded(ReadFile(sha256, len(data)))
         try:
-            with decoded(data) as whole:
-                refuse_tiny(whole.size, self._encoding.preprocessing)
-                image = DecodedImage.of(whole, sha256, self._encoding.preprocessing)
-                views = {column.name: column.views(image) for column in lacking}
-                pixels = pixels_hash(whole)
+            views, pixels, count = self._cut(data, sha256, lacking)
         except ImageError as error:
             return _Decoded(ReadFile(sha256, len(data), str(error)))
+        if count >= LARGE:
+            release_freed_memory()
         return _Decoded(ReadFile(sha256, len(data), pixels=pixels), views)
+
+    def _cut(
+        self, data: bytes, sha256: str, columns: Sequence[Column]
+    ) -> tuple[dict[str, Sequence[View]], str, int]:
+        """The views of an image by column, the hash of its pixels, and their number."""
+        with decoded(data) as whole:
+            refuse_tiny(whole.size, self._encoding.preprocessing)
+            image = DecodedImage.of(whole, sha256, self._encoding.preprocessing)
+            views = {column.name: column.views(image) for column in columns}
+            return views, pixels_hash(whole), whole.width * whole.height
 
     def _take(self, current: _Open, image: _Decoded) -> None:
         file = image.file

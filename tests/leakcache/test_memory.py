@@ -34,3 +34,26 @@ def _faults(mode: str) -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not glibc")
 def test_pages_are_not_faulted_in_again() -> None:
     assert _faults("keep") < _faults("leave") / 10
+
+
+# Blocks that are served from the heap, as those below one gigabyte are when memory is kept.
+RELEASE = """
+from pathlib import Path
+from leakcache.memory import keep_freed_memory, release_freed_memory
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+keep_freed_memory()
+block = bytearray(256 << 20)
+del block
+kept = resident()
+release_freed_memory()
+print(kept - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not glibc")
+def test_kept_memory_can_be_released() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", RELEASE], check=True, capture_output=True, text=True
+    )
+    assert int(done.stdout) > 200 << 20
