@@ -224,7 +224,7 @@ class OnePass:
 
     def _cut(
         self, data: bytes, sha256: str, columns: Sequence[Column]
-    ) -> tuple[dict[str, Sequence[View]], str, int]:
+    ) -> tuple[Mapping[str, Sequence[View]], str, int]:
         """The views of an image by column, the hash of its pixels, and their number."""
         with decoded(data) as whole:
             refuse_tiny(whole.size, self._encoding.preprocessing)
