@@ -85,7 +85,7 @@ def decide(
         reason = f"{p_words(p_value, smallest_p)}, at most {alpha:g}: its score {rank}"
         return Decision(UNKNOWN, "", f"{reason} of known generators")
     if generator:
-        return Decision(KNOWN, generator, f"p > {alpha:g}, and {_enough(alpha)}")
+        return Decision(KNOWN, generator, f"p > {alpha:g}, and the generator {_enough(alpha)}")
     if family:
         return Decision(FAMILY, family, f"p > {alpha:g}, and the family {_enough(alpha)}")
     reason = f"p > {alpha:g}, but no generator is probable enough to be named"
