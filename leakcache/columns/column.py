@@ -12,10 +12,15 @@ from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 
 from leakcache.columns.spec import ColumnSpec
-from leakcache.degrade.chain import degrade
-from leakcache.images.canonical import canonicalise
+from leakcache.degrade.operations import degrade
 from leakcache.images.decode import Preprocessing, preprocess
-from leakcache.images.views import MAX_SIDE, enlarged_view, native_view, reduced_view
+from leakcache.images.preprocess import (
+    MAX_SIDE,
+    canonicalise,
+    enlarged_view,
+    native_view,
+    reduced_view,
+)
 from leakcache.store.manifest import Encoding
 
 CHAINS = ((2, 102),)

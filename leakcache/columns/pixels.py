@@ -16,8 +16,7 @@ from PIL import Image
 
 from leakcache.columns.column import Column, DecodedImage, View, ViewValues, on_track
 from leakcache.columns.spec import ColumnSpec
-from leakcache.images.preprocess import Preprocessing, preprocess
-from leakcache.images.resize import fitted
+from leakcache.images.preprocess import Preprocessing, fitted, preprocess
 from leakcache.store.manifest import Encoding
 
 

@@ -17,8 +17,7 @@ from leakcache.columns.column import (
 from leakcache.columns.latents import encoder_settings
 from leakcache.columns.quantise import dequantise, quantise, stored_length
 from leakcache.columns.spec import ColumnSpec
-from leakcache.images.canonical import QUALITY, SIDE
-from leakcache.images.views import ENLARGED, MAX_SIDE, PARTS, REDUCED
+from leakcache.images.preprocess import ENLARGED, MAX_SIDE, PARTS, QUALITY, REDUCED, SIDE
 from leakcache.statistics import activation_features, pixel_features
 from leakcache.store.manifest import Encoding
 

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from leakcache.dataset.grouped_split import cut_folds
 from leakcache.dataset.placed import shared_depth
 from leakcache.dataset.records import (
     CUT_FOLDS,
@@ -18,6 +17,7 @@ from leakcache.dataset.records import (
     Split,
     canonical,
 )
+from leakcache.dataset.split_file import cut_folds
 from leakcache.errors import DataError
 from leakcache.names import normal_form, outline, visible
 

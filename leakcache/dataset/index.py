@@ -14,12 +14,17 @@ from pathlib import Path
 from leakcache.dataset.archives import archives_below, find_archives, read_archives
 from leakcache.dataset.findings import merge_alike
 from leakcache.dataset.folders import Tree, scan, step_of
-from leakcache.dataset.grouped_split import cut_folds
 from leakcache.dataset.groups import BY_FOLDER, CHOICES, Grouping, find_groups, find_row_groups
 from leakcache.dataset.index_file import Table, read_table, refuse_some_folds
 from leakcache.dataset.layout import EXPECTED, find_layout
-from leakcache.dataset.metadata import Described, read_metadata
-from leakcache.dataset.placed import ClassFolder, Layout, class_folders, named
+from leakcache.dataset.placed import (
+    ClassFolder,
+    Described,
+    Layout,
+    class_folders,
+    named,
+    read_metadata,
+)
 from leakcache.dataset.records import (
     FOLDS,
     DatasetIndex,
@@ -29,7 +34,7 @@ from leakcache.dataset.records import (
     Split,
     canonical,
 )
-from leakcache.dataset.split_file import assign, find_split
+from leakcache.dataset.split_file import assign, cut_folds, find_split
 from leakcache.dataset.table_file import SUFFIXES
 from leakcache.errors import DataError
 from leakcache.names import visible

@@ -26,7 +26,7 @@ from PIL import Image
 
 from leakcache.dataset.folders import step_of
 from leakcache.dataset.records import FOLDS, DatasetIndex, ImageRecord, Reject, canonical
-from leakcache.degrade.chain import degrade
+from leakcache.degrade.operations import degrade
 from leakcache.errors import DataError, ImageError
 from leakcache.files import parse_json
 from leakcache.images.archive import read_image

@@ -1,23 +1,65 @@
-"""What happens to images on their way through the world: ten operations and their ranges.
+"""Operations that degrade an image, and chains of them drawn from the image's own hash.
 
 WILD (arXiv 2504.19595) names these kinds without their parameters, so the ranges are ours:
 "WILD-like". JPEG-AI, which it has too, is left out for want of a kept codec. Every operation
 takes an RGB image of any size and returns one; its parameters are plain numbers and words, so
 that what `record` gives says all that is needed to repeat it.
+
+What is done to an image depends on (seed, the hash of its file, step) and on nothing else: not
+on its path, its class, the order of the images or the machine. So copies can be made in any
+order, on any number of workers and again later, and no class is treated unlike another.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from PIL import Image, ImageEnhance, ImageFilter
 
-from leakcache.degrade.hash_rng import HashRNG
-from leakcache.errors import ImageError
+from leakcache.errors import ConfigError, ImageError
+
+Item = TypeVar("Item")
+
+
+class HashRNG:
+    """A stream of numbers that is a function of its key: no state is shared with anything else.
+
+    The n-th number is sha256(key, n), so a stream can be drawn again from what was recorded.
+    """
+
+    def __init__(self, *key: str | int) -> None:
+        self._key = "\0".join(map(str, key))
+        self._drawn = 0
+
+    def fraction(self) -> float:
+        """The next number, evenly from [0, 1)."""
+        word = hashlib.sha256(f"{self._key}\0{self._drawn}".encode()).digest()
+        self._drawn += 1
+        return int.from_bytes(word[:6]) / 2**48
+
+    def uniform(self, low: float, high: float) -> float:
+        """Evenly from [low, high], to three decimals, so that a record of it is exact."""
+        return round(low + (high - low) * self.fraction(), 3)
+
+    def integer(self, low: int, high: int) -> int:
+        """One of low, …, high, both included."""
+        return low + int((high - low + 1) * self.fraction())
+
+    def choice(self, items: Sequence[Item]) -> Item:
+        """One of the items."""
+        return items[self.integer(0, len(items) - 1)]
+
+    def sample(self, items: Sequence[Item], count: int) -> list[Item]:
+        """`count` different items in drawn order."""
+        rest = list(items)
+        return [rest.pop(self.integer(0, len(rest) - 1)) for _ in range(count)]
+
 
 FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -286,3 +328,39 @@ def _saved(image: Image.Image, form: str, **options: str | int) -> Image.Image:
         raise ImageError(f"{size} pixels cannot be written as {form} ({error})") from error
     with Image.open(buffer, formats=(form,)) as file:
         return file.convert("RGB")
+
+
+STEPS = (1, 2, 3)
+
+
+def operations(step: int, seed: int, sha256: str) -> list[Operation]:
+    """The `step` different operations, in order, for the image whose file has that hash.
+
+    Raises:
+        ConfigError: `step` is not 1, 2 or 3.
+    """
+    if step not in STEPS:
+        raise ConfigError(f"step {step} is not known: use 1, 2 or 3")
+    draws = HashRNG("degradation", seed, sha256, step)
+    return [kind.draw(draws) for kind in draws.sample(OPERATIONS, step)]
+
+
+def degrade(
+    image: Image.Image, step: int, seed: int, sha256: str
+) -> tuple[Image.Image, list[Operation]]:
+    """A degraded copy of an RGB image, and what was done to it, in order.
+
+    Args:
+        image: RGB, any size; it is left as it is.
+        step: how many operations are chained, 1 to 3.
+        seed: draws other operations for every image.
+        sha256: hash of the image's file, as in an index or a cache.
+
+    Raises:
+        ConfigError: `step` is not 1, 2 or 3.
+        ImageError: the image is too large for what was drawn.
+    """
+    chain = operations(step, seed, sha256)
+    for operation in chain:
+        image = operation.apply(image)
+    return image, chain

@@ -16,6 +16,7 @@ import io
 import re
 import struct
 import sys
+import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -26,9 +27,39 @@ from jaxtyping import UInt8
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from leakcache.errors import ImageError
-from leakcache.images.mend import jpeg_endings, mend_png
-from leakcache.images.pixel_budget import PixelBudget
+from leakcache.images.file_parts import jpeg_endings, mend_png
 from leakcache.images.preprocess import Preprocessing, preprocess, to_unit_range
+
+
+class PixelBudget:
+    """Makes threads wait while the images of other threads fill a number of pixels."""
+
+    def __init__(self, limit: int) -> None:
+        """A budget of `limit` pixels; a larger image takes all of it."""
+        self._limit = limit
+        self._held = 0
+        self._changed = threading.Condition()
+        self._thread = threading.local()
+
+    @contextmanager
+    def room(self, pixels: int) -> Iterator[None]:
+        """Hold so many pixels while the body runs; nothing more inside another such body."""
+        if getattr(self._thread, "inside", False):
+            yield
+            return
+        pixels = min(pixels, self._limit)
+        with self._changed:
+            self._changed.wait_for(lambda: self._held + pixels <= self._limit)
+            self._held += pixels
+        self._thread.inside = True
+        try:
+            yield
+        finally:
+            self._thread.inside = False
+            with self._changed:
+                self._held -= pixels
+                self._changed.notify_all()
+
 
 __all__ = [
     "PIXEL_LIMIT",

@@ -11,9 +11,8 @@ import torch
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
-from leakcache.statistics.log_covariance import triangle_length
 from leakcache.statistics.part_grid import GRID, Span
-from leakcache.statistics.parts import part_counts, part_covariances, part_means
+from leakcache.statistics.parts import part_counts, part_covariances, part_means, triangle_length
 from leakcache.statistics.planes import Planes, amplitudes
 
 FREQUENCIES = GRID * GRID

@@ -17,9 +17,8 @@ from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from leakcache.statistics.log_covariance import log_triangle, triangle_length
 from leakcache.statistics.part_grid import Parts, Span
-from leakcache.statistics.parts import part_covariances
+from leakcache.statistics.parts import log_triangle, part_covariances, triangle_length
 from leakcache.statistics.planes import Planes, residuals
 
 STRIDE = 2

@@ -15,9 +15,9 @@ from PIL import Image
 from leakcache.dataset.index import DatasetIndex, ImageRecord, Reject
 from leakcache.errors import ImageError
 from leakcache.images.archive import read_image
-from leakcache.images.canonical import canonical_bytes
 from leakcache.images.decode import decoded
 from leakcache.images.loader import in_order
+from leakcache.images.preprocess import canonical_bytes
 from leakcache.progress import track
 from leaknet.audit.duplicates import perceptual_hash
 from leaknet.audit.file_facts import FileFacts, read_facts

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from leakcache.columns.pixels import Cut
 from leakcache.columns.spec import ColumnSpec
 from leakcache.errors import TrainingError
-from leakcache.images.resize import central, fitted
+from leakcache.images.preprocess import central, fitted
 from leakcache.progress import track
 from leakcache.store.column_store import Rows
 from leaknet.baselines.augment import standardised

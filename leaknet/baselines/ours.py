@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from leakcache.columns.latents import dct_side
 from leakcache.dct import dct_low
-from leakcache.store.moments import LatentMoments
+from leakcache.store.cache import LatentMoments
 from leaknet.baselines.base import Baseline
 from leaknet.baselines.images import BaselineImages
 from leaknet.config import RunConfig, preset

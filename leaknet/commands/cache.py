@@ -69,7 +69,7 @@ def info(settings: Settings, cache: str | None, as_json: bool) -> None:
     """
     folder = _finished(cache, settings)
 
-    from leakcache.store.info import describe, describe_columns
+    from leakcache.store.verify import describe, describe_columns
 
     facts = {name: describe(found) for name, found in open_caches(folder).items()}
     columns = describe_columns(folder)
@@ -184,7 +184,7 @@ def export(
     folder = _finished(cache, settings, split)
 
     from leakcache.store.cache import Cache
-    from leakcache.store.info import export_h5
+    from leakcache.store.verify import export_h5
 
     found = Cache.open(folder / split)
     target = export_h5(found, Path(out) if out else folder / f"{split}.{form}")

@@ -192,7 +192,7 @@ def _choose_fastest(options: dict[str, Any]) -> None:
     if "auto" not in given.values():
         return
     from leakcache.device import resolve_device
-    from leakcache.encoder.fastest import choose_fastest
+    from leakcache.encoder.onnx_network import choose_fastest
 
     choice = choose_fastest(options["vae"], str(resolve_device(options["device"])), **given)
     options.update(runtime=choice.runtime, precision=choice.precision)

@@ -189,7 +189,7 @@ def _audit(closed: Cache, roots: tuple[str, ...]) -> dict[str, Any]:
         read_index,
     )
     from leakcache.dataset.records import canonical
-    from leakcache.store.open_set import own_open_set
+    from leakcache.store.build import own_open_set
     from leaknet.audit.audit import audit
 
     data = Path(closed.manifest.data)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from leakcache.errors import TrainingError
-from leakcache.store.cache import Cache
-from leakcache.store.moments import LatentMoments
+from leakcache.store.cache import Cache, LatentMoments
 from leaknet.config import Z0, RunConfig
 from leaknet.data.columns import ImageColumns, load_fold
 

@@ -11,10 +11,17 @@ from pathlib import Path
 
 from leakcache.dataset.index import read_index
 from leakcache.errors import CacheError
-from leakcache.store.build import BuildReport, build_cache, ensure_columns, fill_columns
+from leakcache.store.build import (
+    BuildReport,
+    build_cache,
+    ensure_columns,
+    fill_columns,
+    open_set_builds,
+    own_open_set,
+    shared_columns,
+)
 from leakcache.store.cache import Cache
 from leakcache.store.manifest import FILE
-from leakcache.store.open_set import open_set_builds, own_open_set, shared_columns
 from leaknet.config import RunConfig
 from leaknet.experiments.ablation.spec import CacheRequirement
 from leaknet.experiments.task import ClosedSet, Task

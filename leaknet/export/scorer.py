@@ -27,11 +27,17 @@ from PIL import Image
 
 from leakcache.columns.quantise import dequantise, quantise
 from leakcache.errors import ImageError
-from leakcache.images.canonical import canonicalise
 from leakcache.images.declared_origin import declared_origin
 from leakcache.images.decode import Preprocessing, decoded, preprocess
-from leakcache.images.preprocess import GRID, refuse_tiny
-from leakcache.images.views import PARTS, enlarged_view, native_view, reduced_view
+from leakcache.images.preprocess import (
+    GRID,
+    PARTS,
+    canonicalise,
+    enlarged_view,
+    native_view,
+    reduced_view,
+    refuse_tiny,
+)
 from leakcache.statistics.part_grid import activation_parts, pixel_parts
 from leaknet.calibration.conformal import (
     conformal_p_values,

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from leakcache.dct import dct_basis
 from leakcache.errors import ConfigError
-from leakcache.store.moments import Moments
+from leakcache.store.cache import Moments
 from leaknet.config import LatentConfig
 from leaknet.features.schedule import noise_levels
 

@@ -34,7 +34,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from leakcache.errors import ConfigError
-from leakcache.images.views import PARTS
+from leakcache.images.preprocess import PARTS
 from leakcache.statistics.activation_features import LENGTHS as ACTIVATION_LENGTHS
 from leakcache.statistics.pixel_features import LENGTH, LENGTHS
 from leaknet.config import (

@@ -16,7 +16,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor, nn
 
-from leakcache.store.moments import Moments
+from leakcache.store.cache import Moments
 from leaknet.config import PAPER, Z0, RunConfig
 from leaknet.data.columns import ImageColumns
 from leaknet.model.protoleaknet import ProtoLeakNet

@@ -18,7 +18,7 @@ from leakcache.dataset.index import DatasetIndex
 from leakcache.dct import dct_low
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.store.build import build_cache
-from leakcache.store.moments import LatentMoments
+from leakcache.store.cache import LatentMoments
 from leaknet.config import preset
 from leaknet.speed.build import (
     BuildSpeed,

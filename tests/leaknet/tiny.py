@@ -15,10 +15,9 @@ from leakcache.columns.table import COLUMNS
 from leakcache.dct import dct_low
 from leakcache.encoder.autoencoder import AutoencoderIdentity
 from leakcache.images.decode import Preprocessing
-from leakcache.store.cache import Cache
+from leakcache.store.cache import Cache, LatentMoments, Moments
 from leakcache.store.column_store import ColumnStore
 from leakcache.store.manifest import CacheManifest, Encoding
-from leakcache.store.moments import LatentMoments, Moments
 from leaknet.config import RunConfig
 from leaknet.data.columns import ImageColumns
 from leaknet.data.training_data import TrainingData

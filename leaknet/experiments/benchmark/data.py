@@ -17,10 +17,9 @@ from leakcache.dataset.records import DatasetIndex, ImageRecord, canonical
 from leakcache.degrade.copies import write_copies
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheStale, ScoringError
-from leakcache.store.build import build_cache
+from leakcache.store.build import build_cache, shared_columns
 from leakcache.store.cache import Cache
 from leakcache.store.manifest import Encoding
-from leakcache.store.open_set import shared_columns
 from leaknet.baselines.images import COLUMNS, BaselineImages
 
 

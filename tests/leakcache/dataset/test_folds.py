@@ -8,7 +8,7 @@ from itertools import product
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leakcache.dataset.grouped_split import FRACTIONS, cut_folds
+from leakcache.dataset.split_file import FRACTIONS, cut_folds
 
 labels = st.sampled_from("abcdef")
 images = st.lists(st.tuples(st.integers(0, 40).map(str), labels), max_size=120)

@@ -11,8 +11,8 @@ from PIL import Image
 from tiny_data import tiny_image, write_images
 
 from leakcache.dataset.index import read_index
-from leakcache.degrade.chain import degrade, operations
 from leakcache.degrade.copies import FILE, write_copies
+from leakcache.degrade.operations import degrade, operations
 from leakcache.errors import DataError
 from leakcache.images.loader import hash_file
 

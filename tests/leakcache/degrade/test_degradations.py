@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny_data import tiny_image
 
-from leakcache.degrade.chain import degrade, operations
 from leakcache.degrade.operations import (
     OPERATIONS,
     Blur,
@@ -26,7 +25,9 @@ from leakcache.degrade.operations import (
     Rotation,
     SuperResolution,
     Webp,
+    degrade,
     largest_upright,
+    operations,
 )
 from leakcache.errors import ConfigError, ImageError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from leakcache.encoder.fastest import GAIN, PREFERRED, Setting, choose, choose_fastest
+from leakcache.encoder.onnx_network import GAIN, PREFERRED, Setting, choose, choose_fastest
 from tests.tiny_data import kl_model, save
 
 FP32, ONNX, BF16 = PREFERRED

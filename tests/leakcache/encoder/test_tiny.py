@@ -11,8 +11,7 @@ import torch
 from diffusers import AutoencoderTiny
 
 from leakcache.encoder.autoencoder import Encoder
-from leakcache.encoder.networks import load_network
-from leakcache.encoder.tiny import ACTIVATIONS
+from leakcache.encoder.networks import ACTIVATIONS, load_network
 from leakcache.encoder.weights import locate
 from leakcache.errors import WeightsError
 from tests.tiny_data import save, tiny_model

@@ -15,8 +15,8 @@ from PIL.JpegImagePlugin import get_sampling
 
 from leakcache.encoder.autoencoder import AutoencoderIdentity
 from leakcache.errors import ConfigError, ImageError
-from leakcache.images.canonical import canonical_bytes, canonicalise
 from leakcache.images.decode import Preprocessing, decode, preprocess
+from leakcache.images.preprocess import canonical_bytes, canonicalise
 from leakcache.store.manifest import Encoding
 
 CANONICAL = Preprocessing(canonical=True)

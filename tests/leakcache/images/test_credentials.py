@@ -8,8 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from leakcache.images.credentials import UNVERIFIED, signature_state
-from leakcache.images.declared_origin import declared_origin
+from leakcache.images.declared_origin import UNVERIFIED, declared_origin, signature_state
 from tests.tiny_data import tiny_image
 
 c2pa = pytest.importorskip("c2pa", reason="c2pa-python not installed: the extra [c2pa]")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from leakcache.errors import ImageError
 from leakcache.images.decode import decode
-from leakcache.images.mend import mend_png
+from leakcache.images.file_parts import mend_png
 
 
 def noise(side: int = 96, seed: int = 0) -> Image.Image:

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from leakcache.columns.column import DecodedImage
-from leakcache.images.resize import centre_square
-from leakcache.images.views import (
+from leakcache.images.preprocess import (
     MAX_SIDE,
     REDUCED,
+    centre_square,
     enlarged_view,
     native_view,
     reduced_view,

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.functional import normalize, to_tensor
 
 from leakcache.errors import ConfigError
-from leakcache.images import resize
+from leakcache.images import preprocess as resize
 from leakcache.images.decode import Preprocessing, preprocess, to_unit_range
 from leakcache.images.preprocess import GRID, crop_corners, texture
 

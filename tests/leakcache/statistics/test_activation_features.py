@@ -11,7 +11,7 @@ from scipy.linalg import logm
 from torch import Tensor
 
 from leakcache.encoder.autoencoder import Activations, Encoder
-from leakcache.images.views import PARTS
+from leakcache.images.preprocess import PARTS
 from leakcache.statistics.activation_features import (
     CHANNELS,
     FLOOR,

@@ -16,8 +16,7 @@ from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import DataError
 from leakcache.images import decode as decoding
 from leakcache.store import one_pass
-from leakcache.store.build import BuildReport, build_cache
-from leakcache.store.open_set import open_set_builds, own_open_set
+from leakcache.store.build import BuildReport, build_cache, open_set_builds, own_open_set
 
 TRAINING = ["z0", "degraded_pixel_statistics"]
 

@@ -12,10 +12,10 @@ from tiny_data import SMALL
 
 from leakcache.dataset.index import read_index
 from leakcache.encoder.autoencoder import Encoder
-from leakcache.store import info as export
+from leakcache.store import verify as export
 from leakcache.store.build import build_cache
 from leakcache.store.cache import Cache
-from leakcache.store.info import describe, describe_columns
+from leakcache.store.verify import describe, describe_columns
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from leakcache.store.moments import Moments
+from leakcache.store.cache import Moments
 
 SAMPLES = hnp.arrays(
     np.float64,

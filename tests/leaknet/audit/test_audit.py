@@ -12,8 +12,8 @@ from PIL import Image
 
 from leakcache.dataset.index import read_index
 from leakcache.errors import DataError
-from leakcache.images.canonical import canonical_bytes
 from leakcache.images.decode import decode
+from leakcache.images.preprocess import canonical_bytes
 from leaknet.audit import audit
 from leaknet.audit.findings import LEVELS
 

@@ -69,7 +69,7 @@ def test_the_margin_is_that_of_the_model(
 def test_the_baseline_is_the_channel_means(image: ImageColumns) -> None:
     branch = tiny_model().latents
     assert branch is not None
-    from leakcache.store.moments import LatentMoments, Moments
+    from leakcache.store.cache import LatentMoments, Moments
     from tests.leaknet.tiny import moments_of, random_latents
 
     moments = moments_of(random_latents(64))

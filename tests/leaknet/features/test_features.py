@@ -9,7 +9,7 @@ from scipy.fft import dctn, idctn
 
 from leakcache.dct import dct_low
 from leakcache.errors import ConfigError
-from leakcache.store.moments import Moments
+from leakcache.store.cache import Moments
 from leaknet.config import PLACEMENTS, SCHEDULES, LatentConfig
 from leaknet.features.latent_features import LatentFeatures
 from leaknet.features.schedule import noise_levels

@@ -11,7 +11,7 @@ import torch
 
 from leakcache.columns.statistics import COPY_COUNT as COPIES
 from leakcache.errors import CacheIncomplete, ConfigError
-from leakcache.images.views import PARTS
+from leakcache.images.preprocess import PARTS
 from leakcache.statistics.activation_features import LENGTH as SEEN
 from leakcache.statistics.pixel_features import LENGTH, LENGTHS
 from leaknet.config import HeadConfig, StatisticsConfig

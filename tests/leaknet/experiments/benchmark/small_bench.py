@@ -11,9 +11,8 @@ import torch
 from leakcache.dataset.index import read_index
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import WeightsError
-from leakcache.store.build import build_cache
+from leakcache.store.build import build_cache, open_set_builds
 from leakcache.store.cache import Cache
-from leakcache.store.open_set import open_set_builds
 from leaknet.baselines.base import Baseline
 from leaknet.baselines.images import BaselineImages
 from leaknet.data.embeddings import Embeddings

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leakcache.dataset.index import read_index
-from leakcache.degrade.chain import degrade
+from leakcache.degrade.operations import degrade
 from leakcache.errors import CacheStale, ScoringError
 from leakcache.images.decode import decode
 from leakcache.store.build import build_cache
@@ -76,7 +76,7 @@ def test_an_image_on_both_sides_is_refused(tmp_path):
     closed, _ = small_caches(tmp_path, count=6)
     known = tmp_path / "images" / "ada" / "00.png"
     shutil.copy(known, tmp_path / "unknown" / "eve" / "copy.png")
-    from leakcache.store.open_set import open_set_builds
+    from leakcache.store.build import open_set_builds
 
     unknown = [build.cache for build in open_set_builds(closed, [tmp_path / "unknown"])]
     with pytest.raises(ScoringError, match=r"also the closed image ada/00\.png"):
