@@ -46,8 +46,12 @@ COMMANDS = {
 }
 
 
+MODULES = {"cluster": "same", "push": "export"}
+"""Modules of the commands that share one; the others have the name of their command."""
+
+
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they are called, one module each."""
+    """A group whose commands are imported when they are called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names in the order of a first day's work."""
@@ -58,7 +62,8 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         name = cmd_name.replace("-", "_")
-        command: click.Command = getattr(importlib.import_module(f"leaknet.commands.{name}"), name)
+        module = importlib.import_module(f"leaknet.commands.{MODULES.get(name, name)}")
+        command: click.Command = getattr(module, name)
         return command
 
     def resolve_command(
@@ -80,11 +85,15 @@ class LazyGroup(click.Group):
 
 @click.group(
     cls=LazyGroup,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        "show_default": True,
+    },
 )
 @click.version_option(package_name="leaknet", prog_name="leak")
-@click.option("--caches", default="caches", show_default=True, help="Where caches are kept.")
-@click.option("--runs", default="runs", show_default=True, help="Where runs are kept.")
+@click.option("--caches", default="caches", help="Where caches are kept.")
+@click.option("--runs", default="runs", help="Where runs are kept.")
 @click.pass_context
 def leak(ctx: click.Context, caches: str, runs: str) -> None:
     """Which generator made this image, and is it one we have never seen?

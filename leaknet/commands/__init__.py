@@ -1,1 +1,1 @@
-"""The commands of `leak`, one module each; every heavy import happens inside a command."""
+"""The commands of `leak`, in modules of one or two; heavy imports happen inside a command."""

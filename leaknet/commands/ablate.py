@@ -8,20 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from leaknet.commands import options as opt
 from leaknet.commands.defaults import LeakCommand, Settings, cache_folder
-from leaknet.commands.options import (
-    SEEDS,
-    cache_option,
-    device_option,
-    emit,
-    engine_options,
-    fill_option,
-    json_option,
-    next_steps,
-    open_option,
-    ray_pool,
-    recipe_options,
-)
+from leaknet.commands.output import emit, next_steps
 from leaknet.commands.preflight import check_trainable
 
 if TYPE_CHECKING:
@@ -34,27 +23,27 @@ if TYPE_CHECKING:
 
 @click.command(cls=LeakCommand)
 @click.argument("table", metavar="TABLE|FILE.toml")
-@cache_option
+@opt.cache
 @click.option(
     "--also",
     multiple=True,
     metavar="DIR",
     help="Folder of another cache of the same images, for rows that need it.",
 )
-@open_option
-@recipe_options(preset="paper")
+@opt.open_roots
+@opt.recipe(preset="paper")
 @click.option("--epochs", type=int, help="Same as --set train.epochs=N.")
-@click.option("--seeds", type=SEEDS, default=3, show_default=True, help="Trainings a row.")
-@click.option("--force", is_flag=True, help="Leave out open images that are also closed ones.")
+@click.option("--seeds", type=opt.SEEDS, default=3, help="Trainings a row.")
+@opt.force
 @click.option(
     "--out",
     metavar="DIR",
     help="Tables, figure and runs. [default: ablations-CACHE under the folder of runs]",
 )
-@fill_option
-@device_option
-@engine_options
-@json_option
+@opt.fill
+@opt.device
+@opt.engine
+@opt.json
 @click.pass_obj
 def ablate(settings: Settings, /, **options: Any) -> None:
     """Run a table: rows of settings that differ, all from one cache.
@@ -122,7 +111,7 @@ def _plan(settings: Settings, folder: Path, options: dict[str, Any]) -> Ablation
         seeds=options["seeds"],
         out=out,
         device=resolve_device(options["device"]),
-        pool=ray_pool(options),
+        pool=opt.ray_pool(options),
         force=options["force"],
         on_start=_announce,
         on_rows=keep,

@@ -7,17 +7,18 @@ from typing import Any
 
 import click
 
+from leaknet.commands import options as opt
 from leaknet.commands.defaults import LeakCommand, Settings, cache_folder
-from leaknet.commands.options import cache_option, emit, json_option, next_steps
+from leaknet.commands.output import emit, next_steps
 from leaknet.commands.preflight import check_cache, check_output
 
 
 @click.command(cls=LeakCommand)
-@cache_option
+@opt.cache
 @click.option(
     "--out", metavar="FILE", help="The page to write. [default: atlas.html beside the cache]"
 )
-@json_option
+@opt.json
 @click.pass_obj
 def atlas(settings: Settings, /, **options: Any) -> None:
     """Write the mean traces of the known generators of a cache as one HTML page.

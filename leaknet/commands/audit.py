@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from leaknet.commands import options as opt
 from leaknet.commands.defaults import LeakCommand, Settings, data_root
-from leaknet.commands.options import SEED, canonical_option, emit, json_option, next_steps
+from leaknet.commands.output import emit, next_steps
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,11 +29,9 @@ _STYLES = {"severe": "bold red", "warning": "yellow", "unsure": "cyan", "note": 
     metavar="ROOT",
     help="Folder of unknown generators; may be repeated.",
 )
-@canonical_option
-@click.option(
-    "--seed", type=SEED, default=0, show_default=True, help="Of the fold split if DATA has none."
-)
-@json_option
+@opt.canonical
+@opt.seed("Of the fold split if DATA has none.")
+@opt.json
 @click.pass_obj
 def audit(
     settings: Settings,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leakcache.dataset.index import read_index
+from leaknet.commands import options as opt
 from leaknet.commands.defaults import (
     LeakCommand,
     Settings,
@@ -19,19 +20,7 @@ from leaknet.commands.defaults import (
     name_cache,
     remember,
 )
-from leaknet.commands.options import (
-    SEEDS,
-    cache_option,
-    data_option,
-    device_option,
-    emit,
-    engine_options,
-    json_option,
-    next_steps,
-    open_option,
-    ray_pool,
-    vae_option,
-)
+from leaknet.commands.output import emit, next_steps
 from leaknet.commands.preflight import check_roots, check_trainable
 
 if TYPE_CHECKING:
@@ -48,22 +37,20 @@ STEPS = (0, 1, 2, 3)
 @click.option(
     "--methods",
     default="all",
-    show_default=True,
     metavar="NAMES",
     help="Comma-separated rows, see docs/BASELINES.md; or all.",
 )
-@data_option
-@cache_option
-@vae_option
-@open_option
+@opt.data
+@opt.cache
+@opt.vae
+@opt.open_roots
 @click.option(
     "--steps",
     default="0",
-    show_default=True,
     metavar="LIST",
     help="Blocks of the table: 0 raw, 1 to 3 degraded test and open images, e.g. 0,1,2,3.",
 )
-@click.option("--seeds", type=SEEDS, default=1, show_default=True, help="Trainings a method.")
+@click.option("--seeds", type=opt.SEEDS, default=1, help="Trainings a method.")
 @click.option(
     "--epochs", type=click.IntRange(1), help="Of every method. [default: each method's own]"
 )
@@ -74,7 +61,6 @@ STEPS = (0, 1, 2, 3)
     "--precision",
     type=click.Choice(["fp32", "bf16"]),
     default="fp32",
-    show_default=True,
     help="Of networks on pixels, under autocast; bf16 is about twice as fast.",
 )
 @click.option(
@@ -82,15 +68,13 @@ STEPS = (0, 1, 2, 3)
     metavar="DIR",
     help="Folder of pretrained weights as safetensors, see docs/BASELINES.md. [default: the hub]",
 )
-@click.option(
-    "--detector", default="kde", show_default=True, help="Tells known from unknown, for all rows."
-)
+@click.option("--detector", default="kde", help="Tells known from unknown, for all rows.")
 @click.option(
     "--out", metavar="DIR", help="Table and trainings. [default: bench-CACHE under the runs]"
 )
-@device_option
-@engine_options
-@json_option
+@opt.device
+@opt.engine
+@opt.json
 @click.pass_obj
 def bench(settings: Settings, /, **options: Any) -> None:
     """Train and evaluate compared methods on the same folds, detectors and metrics: Table 1.
@@ -173,7 +157,7 @@ def _plan(options: dict[str, Any]) -> BenchPlan:
         seeds=options["seeds"],
         kinds=detectors_named([options["detector"]]),
         device=resolve_device(options["device"]),
-        pool=ray_pool(options),
+        pool=opt.ray_pool(options),
         options=BaselineOptions(
             weights=Path(options["weights"]) if options["weights"] else None,
             epochs=options["epochs"],

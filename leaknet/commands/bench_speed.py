@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
+from leaknet.commands import options as opt
 from leaknet.commands.defaults import LeakCommand
-from leaknet.commands.options import device_option, emit, json_option, next_steps, vae_option
+from leaknet.commands.output import emit, next_steps
 
 MEANING = {
     "build.images_per_second": "a cache build, from JPEG files to latents on disk",
@@ -26,9 +27,9 @@ MEANING = {
 
 
 @click.command("bench-speed", cls=LeakCommand)
-@vae_option
-@device_option
-@json_option
+@opt.vae
+@opt.device
+@opt.json
 def bench_speed(vae: str, device: str, as_json: bool) -> None:
     """Benchmark build, training and KDE on this machine; about two minutes on two cores.
 

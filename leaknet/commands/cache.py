@@ -9,16 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from leakcache.names import visible
+from leaknet.commands import options as opt
 from leaknet.commands.cache_build import build
 from leaknet.commands.defaults import LeakCommand, Settings, cache_folder
-from leaknet.commands.options import (
-    cache_option,
-    device_option,
-    emit,
-    json_option,
-    next_steps,
-    print_rejects,
-)
+from leaknet.commands.output import emit, next_steps, print_rejects
 from leaknet.commands.preflight import check_cache
 
 if TYPE_CHECKING:
@@ -57,8 +51,8 @@ def open_caches(folder: Path) -> dict[str, Cache]:
 
 
 @cache.command(cls=LeakCommand)
-@cache_option
-@json_option
+@opt.cache
+@opt.json
 @click.pass_obj
 def info(settings: Settings, cache: str | None, as_json: bool) -> None:
     """What a cache is, how big, how complete, and which images were left out and why.
@@ -89,16 +83,15 @@ def info(settings: Settings, cache: str | None, as_json: bool) -> None:
 
 
 @cache.command(cls=LeakCommand)
-@cache_option
+@opt.cache
 @click.option("--vae", default=None, help="Autoencoder for the spot check. [default: as built]")
 @click.option(
     "--spot",
     default=8,
-    show_default=True,
     help="Images of each split to compute again; 0 for none.",
 )
-@device_option
-@json_option
+@opt.device
+@opt.json
 @click.pass_obj
 def verify(
     settings: Settings, cache: str | None, vae: str | None, spot: int, device: str, as_json: bool
@@ -133,8 +126,8 @@ def verify(
 
 @cache.command(cls=LeakCommand)
 @click.argument("url", metavar="URL")
-@cache_option
-@json_option
+@opt.cache
+@opt.json
 @click.pass_obj
 def push(settings: Settings, url: str, cache: str | None, as_json: bool) -> None:
     """Upload a cache to an object store; run it again to resume, or after adding images.
@@ -166,11 +159,11 @@ def push(settings: Settings, url: str, cache: str | None, as_json: bool) -> None
 
 
 @cache.command(cls=LeakCommand)
-@cache_option
-@click.option("--to", "form", type=click.Choice(["h5"]), default="h5", show_default=True)
+@opt.cache
+@click.option("--to", "form", type=click.Choice(["h5"]), default="h5")
 @click.option("--out", metavar="FILE", help="File to write. [default: beside the cache]")
-@click.option("--split", default="closed", show_default=True, help="Which of the caches in it.")
-@json_option
+@click.option("--split", default="closed", help="Which of the caches in it.")
+@opt.json
 @click.pass_obj
 def export(
     settings: Settings, cache: str | None, form: str, out: str | None, split: str, as_json: bool

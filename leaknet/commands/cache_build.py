@@ -9,24 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leakcache.names import visible
+from leaknet.commands import options as opt
 from leaknet.commands.defaults import LeakCommand, Settings, data_root, name_cache, remember
-from leaknet.commands.options import (
-    SEED,
-    cache_option,
-    canonical_option,
-    data_option,
-    device_option,
-    emit,
-    engine_options,
-    json_option,
-    next_steps,
-    print_findings,
-    print_rejects,
-    ray_pool,
-    read_data,
-    reading_options,
-    vae_option,
-)
+from leaknet.commands.output import emit, next_steps, print_findings, print_rejects
 
 if TYPE_CHECKING:
     from leakcache.dataset.index import DatasetIndex, Split
@@ -36,32 +21,29 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=LeakCommand)
-@data_option
-@reading_options
+@opt.data
+@opt.reading
 @click.option(
     "--split",
     type=click.Choice(["closed", "open", "all"]),
     default="closed",
-    show_default=True,
     help="Known generators, unknown ones, or both (two caches side by side).",
 )
-@cache_option
-@vae_option
+@opt.cache
+@opt.vae
 @click.option(
     "--view",
     type=click.Choice(["resize", "crop"]),
     default="resize",
-    show_default=True,
     help="Shorter side to --size and centre crop, or crops at native resolution.",
 )
-@click.option("--size", default=256, show_default=True, help="Side of a view in pixels.")
-@click.option("--views", default=1, show_default=True, help="Crops per image (with --view crop).")
-@canonical_option
+@click.option("--size", default=256, help="Side of a view in pixels.")
+@click.option("--views", default=1, help="Crops per image (with --view crop).")
+@opt.canonical
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "bf16", "fp16", "auto"]),
     default="fp32",
-    show_default=True,
     help="Arithmetic of the encoder; its latent error is measured and printed. auto: fp32 or bf16, "
     "whichever a second's measurement finds faster here.",
 )
@@ -69,7 +51,6 @@ if TYPE_CHECKING:
     "--runtime",
     type=click.Choice(["torch", "onnx", "auto"]),
     default="torch",
-    show_default=True,
     help="What runs the encoder. onnx: ONNX Runtime, for tiny autoencoders in fp32 on a CPU, here "
     "and wherever the run scores images. auto: whichever a second's measurement finds faster.",
 )
@@ -77,17 +58,13 @@ if TYPE_CHECKING:
     "--store",
     type=click.Choice(["float16", "float32"]),
     default="float16",
-    show_default=True,
     help="Type of the stored latents.",
 )
-@click.option(
-    "--seed", type=SEED, default=0, show_default=True, help="Of the fold cut where none is given."
-)
-@device_option
+@opt.seed("Of the fold cut where none is given.")
+@opt.device
 @click.option(
     "--max-rejects",
     default=1.0,
-    show_default=True,
     metavar="PERCENT",
     help="Exit with 1 when more images than this were refused.",
 )
@@ -95,7 +72,6 @@ if TYPE_CHECKING:
     "--for",
     "target",
     default="best",
-    show_default=True,
     metavar="PRESET|FILE.toml",
     help="Fill the columns that paper, authors, best or a file of settings reads.",
 )
@@ -112,12 +88,12 @@ if TYPE_CHECKING:
     help="This is process K (from 0) of N that build one cache together, on one host or many that "
     "share its folder; auto: as torchrun or SLURM has set.",
 )
-@engine_options
+@opt.engine
 @click.option("--fresh", is_flag=True, help="Throw away the columns in the cache folder.")
 @click.option(
     "--repair", is_flag=True, help="Check all checksums and compute again what is damaged."
 )
-@json_option
+@opt.json
 @click.pass_obj
 def build(settings: Settings, /, **options: Any) -> None:
     """Read every image once and fill its columns. Run it again to resume or after adding images.
@@ -139,7 +115,7 @@ def build(settings: Settings, /, **options: Any) -> None:
     from leakcache.encoder.weights import locate
     from leakcache.images.decode import Preprocessing
 
-    options["pool"] = ray_pool(options)
+    options["pool"] = opt.ray_pool(options)
     options["worker"] = parse_worker(options["worker"]) if options["worker"] else None
     preprocessing = Preprocessing(
         options["view"],
@@ -151,7 +127,7 @@ def build(settings: Settings, /, **options: Any) -> None:
     # What can be refused is refused before torch is imported, which takes seconds.
     locate(options["vae"])
     root = data_root(options["data"])
-    index = read_data(root, options, options["split"])
+    index = opt.read_data(root, options, options["split"])
     _choose_fastest(options)
     words = _words(preprocessing) + "-onnx" * (options["runtime"] == "onnx")
     name = name_cache(root, options["vae"], words, options["precision"])

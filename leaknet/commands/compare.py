@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
+from leaknet.commands import options as opt
 from leaknet.commands.defaults import LeakCommand, Settings
-from leaknet.commands.options import emit, json_option, next_steps
+from leaknet.commands.output import emit, next_steps
 from leaknet.commands.preflight import check_run
 
 
@@ -18,11 +19,10 @@ from leaknet.commands.preflight import check_run
 @click.option(
     "--detector",
     default="kde",
-    show_default=True,
     metavar="NAME",
     help="Detector compared where both runs were scored against the same open set.",
 )
-@json_option
+@opt.json
 @click.pass_obj
 def compare(settings: Settings, /, run_a: str, run_b: str, **options: Any) -> None:
     """Test whether RUN_B differs from RUN_A: paired, on the same images, by prompt group.

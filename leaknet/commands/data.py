@@ -9,16 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leakcache.names import visible
+from leaknet.commands import options as opt
 from leaknet.commands.defaults import LeakCommand, Settings, data_root
-from leaknet.commands.options import (
-    SEED,
-    emit,
-    json_option,
-    next_steps,
-    print_findings,
-    reading,
-    reading_options,
-)
+from leaknet.commands.output import emit, next_steps, print_findings
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,15 +32,13 @@ def data() -> None:
 
 @data.command(cls=LeakCommand)
 @click.argument("data", metavar="[ROOT]", required=False)
-@click.option("--open", "open_set", is_flag=True, help="Read every class as an unknown generator.")
-@reading_options
-@click.option(
-    "--seed", type=SEED, default=0, show_default=True, help="Of the fold cut where none is given."
-)
+@opt.open_set
+@opt.reading
+@opt.seed("Of the fold cut where none is given.")
 @click.option(
     "--out", metavar="FILE", help="Where to write the index. [default: CACHES/ROOT-HASH.index.csv]"
 )
-@json_option
+@opt.json
 @click.pass_context
 def index(ctx: click.Context, /, data: str | None, out: str | None, **options: Any) -> None:
     """Print and write how ROOT is understood: classes, folds, prompt groups, rejects.
@@ -79,7 +70,7 @@ def index(ctx: click.Context, /, data: str | None, out: str | None, **options: A
     from leakcache.dataset.index_file import default_name, save_index
 
     root = data_root(data)
-    found = join_equal_images(read_index(root, **reading(options)))
+    found = join_equal_images(read_index(root, **opt.reading_arguments(options)))
     caches = (ctx.find_object(Settings) or Settings({})).caches
     file = Path(out) if out else caches / default_name(root)
     written = save_index(found, file)
@@ -166,7 +157,7 @@ def _table(found: DatasetIndex) -> Table:
 @click.option("--out", metavar="DIR", required=True, help="New folder for images and metadata.csv.")
 @click.option("--label", metavar="COLUMN", help="Column that has the labels.")
 @click.option("--image", metavar="COLUMN", help="Column that has the images, where several do.")
-@json_option
+@opt.json
 def unpack(source: str, out: str, label: str | None, image: str | None, as_json: bool) -> None:
     """Write the images inside Parquet files or WebDataset tar shards as files.
 
@@ -207,15 +198,9 @@ def unpack(source: str, out: str, label: str | None, image: str | None, as_json:
     multiple=True,
     help="Copy this fold alone; may be repeated. [default: all]",
 )
-@click.option("--open", "open_set", is_flag=True, help="Read every class as an unknown generator.")
-@click.option(
-    "--seed",
-    type=SEED,
-    default=0,
-    show_default=True,
-    help="Of the operations, and of the fold cut where none is given.",
-)
-@json_option
+@opt.open_set
+@opt.seed("Of the operations, and of the fold cut where none is given.")
+@opt.json
 def degrade(
     data: str | None,
     step: str,
@@ -277,10 +262,8 @@ def _copied(report: CopyReport) -> dict[str, object]:
 @data.command(cls=LeakCommand)
 @click.argument("folder", required=False)
 @click.option("--download", "fetch", is_flag=True, help="Fetch it through kagglehub first.")
-@click.option(
-    "--seed", type=SEED, default=0, show_default=True, help="Of the fold cut where none is given."
-)
-@json_option
+@opt.seed("Of the fold cut where none is given.")
+@opt.json
 def wild(folder: str | None, fetch: bool, seed: int, as_json: bool) -> None:
     """Say how to get WILD, or check FOLDER against what should be in it.
 

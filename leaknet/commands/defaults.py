@@ -63,6 +63,7 @@ class LeakCommand(click.Command):
             refuse_unknown_tables(settings.content, parent)
             words = [*parent.command_path.split()[1:], info_name or ""]
             extra["default_map"] = self._defaults(settings.content, words)
+        extra.setdefault("show_default", True)
         return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:

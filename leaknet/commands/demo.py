@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from leaknet.commands import options as opt
 from leaknet.commands.defaults import LeakCommand, Settings, remember, sample_root
-from leaknet.commands.options import emit, json_option, next_steps
+from leaknet.commands.output import emit, next_steps
 
 if TYPE_CHECKING:
     from leakcache.dataset.index import DatasetIndex
@@ -24,7 +25,7 @@ half of the time."""
 
 
 @click.command(cls=LeakCommand)
-@json_option
+@opt.json
 @click.pass_obj
 def demo(settings: Settings, /, as_json: bool) -> None:
     """Run cache, train, score and report on part of the bundled sample, in a minute.

@@ -8,16 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leakcache.dataset.image_files import find_images
+from leaknet.commands import options as opt
 from leaknet.commands.defaults import LeakCommand, Settings, remember, run_folder
-from leaknet.commands.options import (
-    cache_option,
-    device_option,
-    emit,
-    json_option,
-    next_steps,
-    run_option,
-    run_vae_option,
-)
+from leaknet.commands.output import emit, next_steps
 from leaknet.commands.preflight import check_run
 
 if TYPE_CHECKING:
@@ -28,7 +21,7 @@ if TYPE_CHECKING:
 @click.command(cls=LeakCommand)
 @click.argument("name", required=False)
 @click.argument("folder", required=False)
-@run_option
+@opt.run
 @click.option("--shots", type=click.IntRange(3), help="Images to use. [default: all of FOLDER]")
 @click.option("--undo", is_flag=True, help="Remove the newest version of the run instead.")
 @click.option(
@@ -37,10 +30,10 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Evaluate: leave each generator out of training, enrol it from 5, 10 and 50 images.",
 )
-@cache_option
-@run_vae_option
-@device_option
-@json_option
+@opt.cache
+@opt.run_vae
+@opt.device
+@opt.json
 @click.pass_obj
 def enroll(settings: Settings, /, **options: Any) -> None:
     """Enrol generator NAME from the images in FOLDER, as a new version of a run.

@@ -8,22 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from leaknet.commands import options as opt
 from leaknet.commands.defaults import LeakCommand, Settings, cache_folder
-from leaknet.commands.options import (
-    SEEDS,
-    alpha_option,
-    cache_option,
-    device_option,
-    emit,
-    engine_options,
-    fill_option,
-    json_option,
-    log_option,
-    next_steps,
-    open_option,
-    ray_pool,
-    recipe_options,
-)
+from leaknet.commands.output import emit, next_steps
 from leaknet.commands.preflight import check_roots, check_trainable
 
 if TYPE_CHECKING:
@@ -35,21 +22,19 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=LeakCommand)
-@cache_option
-@open_option
-@recipe_options(preset="best")
-@click.option("--seeds", type=SEEDS, default=5, show_default=True, help="Trainings a protocol.")
+@opt.cache
+@opt.open_roots
+@opt.recipe(preset="best")
+@click.option("--seeds", type=opt.SEEDS, default=5, help="Trainings a protocol.")
 @click.option(
     "--leave-out",
     type=click.IntRange(0),
     default=0,
-    show_default=True,
     help="Generators to leave out of training at once, each equally often; 0 for none.",
 )
 @click.option(
     "--detectors",
     default="kde",
-    show_default=True,
     metavar="NAMES",
     help="Open-set detectors, comma-separated; or all. KDE is reported where it is among them.",
 )
@@ -58,7 +43,6 @@ if TYPE_CHECKING:
 @click.option(
     "--audit/--no-audit",
     default=True,
-    show_default=True,
     help="Print what the files give away without any training, as `leak audit` does.",
 )
 @click.option("--real", multiple=True, metavar="CLASS", help="A class of photographs.")
@@ -74,18 +58,18 @@ if TYPE_CHECKING:
     metavar="FILE.csv|LABEL=NAME",
     help="Known generator of a label in OTHER, where the names differ; or a CSV of both.",
 )
-@alpha_option
-@click.option("--force", is_flag=True, help="Leave out open images that are also closed ones.")
+@opt.alpha
+@opt.force
 @click.option(
     "--out",
     metavar="DIR",
     help="Runs, evaluation.json and evaluation.md. [default: under the folder of runs]",
 )
-@log_option
-@fill_option
-@device_option
-@engine_options
-@json_option
+@opt.log
+@opt.fill
+@opt.device
+@opt.engine
+@opt.json
 @click.pass_obj
 def evaluate(settings: Settings, /, **options: Any) -> None:
     """Evaluate a recipe: closed set, open sets, generators left out, over several seeds.
@@ -157,7 +141,7 @@ def _plan(options: dict[str, Any], runs: Path, cache: str, device: torch.device)
     return EvaluationPlan(
         out=Path(options["out"] or runs / f"evaluation-{run_name(cache, config)}"),
         device=device,
-        pool=ray_pool(options),
+        pool=opt.ray_pool(options),
         config=config,
         seeds=options["seeds"],
         kinds=detectors_named(names),

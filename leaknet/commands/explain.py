@@ -10,17 +10,10 @@ import click
 
 from leakcache.dataset.image_files import find_images
 from leakcache.names import visible
-from leaknet.commands.defaults import LeakCommand, Settings, run_folder
-from leaknet.commands.options import (
-    alpha_option,
-    device_option,
-    emit,
-    json_option,
-    next_steps,
-    run_option,
-    run_vae_option,
-)
-from leaknet.commands.preflight import check_run
+from leaknet.commands import options as opt
+from leaknet.commands.defaults import LeakCommand, Settings
+from leaknet.commands.output import emit, next_steps
+from leaknet.commands.preflight import checked_run
 
 if TYPE_CHECKING:
     from leaknet.explain import Explanation
@@ -28,19 +21,18 @@ if TYPE_CHECKING:
 
 @click.command(cls=LeakCommand)
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE|FOLDER...")
-@run_option
+@opt.run
 @click.option(
     "--out",
     default="explanation",
-    show_default=True,
     metavar="FOLDER",
     help="Where index.html, explanation.json and figures/ are written.",
 )
 @click.option("--pdf", is_flag=True, help="Also write index.pdf, by Chromium or Chrome.")
-@alpha_option
-@run_vae_option
-@device_option
-@json_option
+@opt.alpha
+@opt.run_vae
+@opt.device
+@opt.json
 @click.pass_obj
 def explain(settings: Settings, /, **options: Any) -> None:
     """Explain the answers of a run to IMAGEs as one HTML page with figures.
@@ -63,8 +55,7 @@ def explain(settings: Settings, /, **options: Any) -> None:
       leak explain suspect.png
       leak explain suspect.png folder/ --run runs/best --out why/
     """
-    run = run_folder(options["run"], settings.runs)
-    check_run(run)
+    run = checked_run(options["run"], settings.runs)
     found = find_images(options["images"])
 
     from leakcache.errors import ImageError

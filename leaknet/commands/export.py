@@ -1,4 +1,4 @@
-"""`leak export`: a run as ONNX graphs with a scorer that needs neither torch nor leak."""
+"""`leak export` and `leak push`: a run as ONNX graphs with a scorer, and on the hub."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from leaknet.commands.defaults import LeakCommand, Settings, run_folder
-from leaknet.commands.options import emit, json_option
-from leaknet.commands.preflight import check_run
+from leaknet.commands import options as opt
+from leaknet.commands.defaults import LeakCommand, Settings
+from leaknet.commands.output import emit, next_steps
+from leaknet.commands.preflight import check_run, checked_run
 
 
 @click.command(cls=LeakCommand)
@@ -19,17 +20,11 @@ from leaknet.commands.preflight import check_run
     "target",
     type=click.Choice(["onnx"]),
     default="onnx",
-    show_default=True,
     help="Format of the graphs.",
 )
 @click.option("--out", metavar="DIR", help="A new folder. [default: onnx in the run]")
-@click.option(
-    "--vae",
-    "autoencoder",
-    metavar="NAME|PATH|ID",
-    help="Where the run's autoencoder lies now. [default: where it was in training]",
-)
-@json_option
+@opt.run_vae
+@opt.json
 @click.pass_obj
 def export(settings: Settings, /, **options: Any) -> None:
     """Write RUN as a folder of ONNX graphs with a scorer.
@@ -44,8 +39,7 @@ def export(settings: Settings, /, **options: Any) -> None:
       leak export runs/best --to onnx --out best-onnx
       python best-onnx/scorer.py suspect.png
     """
-    run = run_folder(options["run"] or settings.content.get("run"), settings.runs)
-    check_run(run)
+    run = checked_run(options["run"] or settings.content.get("run"), settings.runs)
     out = Path(options["out"]) if options["out"] else run / "onnx"
 
     from leaknet.export.onnx_files import export_onnx
@@ -65,3 +59,35 @@ def export(settings: Settings, /, **options: Any) -> None:
             err=True,
         )
     click.echo(f"next: python {out / 'scorer.py'} IMAGE")
+
+
+@click.command(cls=LeakCommand)
+@click.argument("run")
+@click.argument("target", metavar="OWNER/NAME|FOLDER")
+@click.option("--private", is_flag=True, help="Create a private repository.")
+@opt.json
+def push(run: str, target: str, private: bool, as_json: bool) -> None:
+    """Push RUN to a repository of the hub, or into a FOLDER, with a model card.
+
+    The card, README.md in the run, is written where there is none: data, leak controls, figures
+    with intervals, intended use, limits. State the licence in it and push again. What is pushed
+    holds no images, but names and SHA-256 of the images of the run (embeddings.h5). The
+    autoencoder is not pushed. Sign in with `hf auth login`.
+    JSON keys: place, files[].
+
+    \b
+    Example:
+      leak push runs/best ./best-run
+      leak push runs/best me/leak-best
+      leak score image.png --run me/leak-best
+    """
+    check_run(Path(run))
+
+    from leaknet.hub.runs import push_run
+
+    place, files = push_run(Path(run), target, private=private)
+    if as_json:
+        emit({"place": place, "files": files})
+        return
+    click.echo(f"{place}: {', '.join(files)}")
+    next_steps(["score", "IMAGE", "--run", target])

@@ -14,6 +14,7 @@ from leakcache.errors import CacheCorrupt, CacheIncomplete, DataError, RunError
 from leakcache.files import parse_json, parse_toml, read_checked, read_text
 from leakcache.names import visible
 from leaknet import checksums
+from leaknet.commands.defaults import run_folder
 
 
 def check_cache(folder: Path, split: str = "closed") -> dict[str, Any]:
@@ -73,6 +74,13 @@ def check_run(run: Path) -> dict[str, Any]:
         return parse_toml(read_text(config))
     except (OSError, ValueError) as error:
         raise RunError(f"{config}: damaged ({error}); train again") from error
+
+
+def checked_run(given: str | None, runs: Path) -> Path:
+    """The run of `--run`, or the one trained last; raises as `run_folder` and `check_run`."""
+    run = run_folder(given, runs)
+    check_run(run)
+    return run
 
 
 def check_same_classes(run: Path, folder: Path) -> None:

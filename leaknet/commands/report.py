@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
+from leaknet.commands import options as opt
 from leaknet.commands.defaults import LeakCommand, Settings, run_folder
-from leaknet.commands.options import emit, json_option, next_steps
+from leaknet.commands.output import emit, next_steps
 from leaknet.commands.preflight import check_output, check_run
 
 
@@ -19,7 +20,7 @@ from leaknet.commands.preflight import check_output, check_run
     metavar="FILE",
     help="The page to write. [default: report.html in the run, comparison.html beside the runs]",
 )
-@json_option
+@opt.json
 @click.pass_obj
 def report(settings: Settings, /, **options: Any) -> None:
     """Write what a scored RUN measured as one HTML page; several RUNs side by side.

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 import click
 
 from leakcache.errors import RunError
+from leaknet.commands import options as opt
 from leaknet.commands.defaults import LeakCommand, Settings, latest, remember
-from leaknet.commands.options import emit, json_option, next_steps
+from leaknet.commands.output import emit, next_steps
 
 if TYPE_CHECKING:
     from leaknet.report.run_list import RunSummary
 
 
 @click.group(invoke_without_command=True)
-@json_option
+@opt.json
 @click.pass_context
 def runs(ctx: click.Context, as_json: bool) -> None:
     """List the trained runs: data, preset, figures, date; * marks the default of other commands.
@@ -88,7 +89,7 @@ def _print(found: list[RunSummary], default: Path | None) -> None:
 
 @runs.command(cls=LeakCommand)
 @click.argument("name")
-@json_option
+@opt.json
 @click.pass_obj
 def use(settings: Settings, name: str, as_json: bool) -> None:
     """Make the run NAME (or a folder) the default of score, report and enroll.

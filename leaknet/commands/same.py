@@ -1,4 +1,4 @@
-"""`leak same`: do images have the same source, known or not?"""
+"""`leak same` and `leak cluster`: which images have the same source, known or not?"""
 
 from __future__ import annotations
 
@@ -9,16 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leakcache.dataset.image_files import find_images
-from leaknet.commands.defaults import LeakCommand, Settings, run_folder
-from leaknet.commands.options import (
-    device_option,
-    emit,
-    json_option,
-    next_steps,
-    run_option,
-    run_vae_option,
-)
-from leaknet.commands.preflight import check_output, check_run
+from leaknet.commands import options as opt
+from leaknet.commands.defaults import LeakCommand, Settings
+from leaknet.commands.output import emit, next_steps
+from leaknet.commands.preflight import check_output, checked_run
 
 if TYPE_CHECKING:
     from leaknet.sources.comparison import SourceComparison
@@ -26,16 +20,16 @@ if TYPE_CHECKING:
 
 @click.command(cls=LeakCommand)
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE|FOLDER...")
-@run_option
+@opt.run
 @click.option("--csv", "csv_file", metavar="FILE", help="Write every pair as CSV.")
 @click.option(
     "--out",
     metavar="FILE",
     help="The page to write for more than two images. [default: same.html in the run]",
 )
-@run_vae_option
-@device_option
-@json_option
+@opt.run_vae
+@opt.device
+@opt.json
 @click.pass_obj
 def same(settings: Settings, /, **options: Any) -> None:
     """Compare IMAGEs and the images in FOLDERs: does each pair have the same source?
@@ -52,13 +46,9 @@ def same(settings: Settings, /, **options: Any) -> None:
       leak same first.png second.png
       leak same suspects/ --csv pairs.csv --out suspects.html
     """
-    run = run_folder(options["run"], settings.runs)
-    check_run(run)
-    page = Path(options["out"]) if options["out"] else run / "same.html"
-    table = Path(options["csv_file"]) if options["csv_file"] else None
-    for path in (page, table):
-        check_output(path)
-    found = comparison(run, options)
+    run = checked_run(options["run"], settings.runs)
+    page, table = _outputs(options, run / "same.html")
+    found = _comparison(run, options)
 
     from leaknet.sources.page import write_comparison
     from leaknet.sources.table import print_comparison, write_pairs
@@ -78,7 +68,64 @@ def same(settings: Settings, /, **options: Any) -> None:
     next_steps(["score", *options["images"], "--run", str(run)])
 
 
-def comparison(run: Path, options: dict[str, Any]) -> SourceComparison:
+@click.command(cls=LeakCommand)
+@click.argument("images", nargs=-1, required=True, metavar="FOLDER|IMAGE...")
+@opt.run
+@click.option("--csv", "csv_file", metavar="FILE", help="Write path and cluster of every image.")
+@click.option(
+    "--out", metavar="FILE", help="The page to write. [default: clusters.html in the run]"
+)
+@opt.run_vae
+@opt.device
+@opt.json
+@click.pass_obj
+def cluster(settings: Settings, /, **options: Any) -> None:
+    """Group the images in FOLDER by source, known or not.
+
+    Average linkage of the calibrated ratios of `leak same`, joined down to the ratio that grouped
+    images of left-out generators best. The page has a contact sheet of each cluster and the
+    dendrogram.
+    JSON keys: run, cut, calibration.*, rejected[] (path, reason), page, clusters[] with number,
+    images (paths), within (mean log10 ratio), nearest and between; the largest first.
+
+    \b
+    Example:
+      leak cluster suspects/
+      leak cluster suspects/ --csv clusters.csv --out clusters.html
+    """
+    run = checked_run(options["run"], settings.runs)
+    page, table = _outputs(options, run / "clusters.html")
+    compared = _comparison(run, options)
+
+    from leaknet.sources.cluster_page import write_clusters
+    from leaknet.sources.clustering import Clustering
+    from leaknet.sources.table import print_clusters, write_csv
+
+    found = Clustering.of(compared)
+    if table:
+        write_csv(table, ["path", "cluster"], found.rows())
+    write_clusters(found, run, page)
+    if options["as_json"]:
+        paths = compared.paths
+        rows = [asdict(one) | {"images": [paths[i] for i in one.images]} for one in found.clusters]
+        head = {"run": str(run), "cut": found.cut, **compared.facts()}
+        emit({**head, "page": str(page), "clusters": rows})
+        return
+    print_clusters(found)
+    click.echo(f"{page}")
+    next_steps(["same", *options["images"], "--run", str(run)])
+
+
+def _outputs(options: dict[str, Any], page: Path) -> tuple[Path, Path | None]:
+    """The page and the CSV file that a command writes; both can be written."""
+    page = Path(options["out"]) if options["out"] else page
+    table = Path(options["csv_file"]) if options["csv_file"] else None
+    for path in (page, table):
+        check_output(path)
+    return page, table
+
+
+def _comparison(run: Path, options: dict[str, Any]) -> SourceComparison:
     """The comparison of the images that a command names."""
     images = find_images(options["images"])
     from leakcache.device import resolve_device

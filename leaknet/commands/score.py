@@ -9,24 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leakcache.dataset.image_files import find_images
-from leaknet.commands.defaults import LeakCommand, Settings, cache_folder, run_folder
-from leaknet.commands.options import (
-    alpha_option,
-    cache_option,
-    device_option,
-    emit,
-    fill_option,
-    json_option,
-    next_steps,
-    open_option,
-    run_option,
-    run_vae_option,
-)
+from leaknet.commands import options as opt
+from leaknet.commands.defaults import LeakCommand, Settings, cache_folder
+from leaknet.commands.output import emit, next_steps
 from leaknet.commands.preflight import (
     check_output,
     check_roots,
-    check_run,
     check_same_classes,
+    checked_run,
 )
 
 if TYPE_CHECKING:
@@ -36,16 +26,16 @@ if TYPE_CHECKING:
 
 @click.command(cls=LeakCommand)
 @click.argument("images", nargs=-1, metavar="[IMAGE|FOLDER]...")
-@run_option
-@cache_option
+@opt.run
+@opt.cache
 @click.option("--kde", is_flag=True, help="Open set: exact Gaussian KDE (the default detector).")
 @click.option(
     "--detectors",
     metavar="NAMES",
     help="Open-set detectors, comma-separated; or all. KDE is reported where it is among them.",
 )
-@open_option
-@alpha_option
+@opt.open_roots
+@opt.alpha
 @click.option(
     "--stability",
     is_flag=True,
@@ -58,11 +48,11 @@ if TYPE_CHECKING:
     help="Also print p-value, likelihood ratio, raw scores and reason of each IMAGE.",
 )
 @click.option("--csv", "csv_file", metavar="FILE", help="Write the scores of IMAGEs as CSV.")
-@run_vae_option
-@fill_option
-@click.option("--force", is_flag=True, help="Leave out open images that are also closed ones.")
-@device_option
-@json_option
+@opt.run_vae
+@opt.fill
+@opt.force
+@opt.device
+@opt.json
 @click.pass_obj
 def score(settings: Settings, /, **options: Any) -> None:
     """Score a run, or IMAGEs and FOLDERs with a run.
@@ -93,8 +83,7 @@ def score(settings: Settings, /, **options: Any) -> None:
       leak score --kde --open photos-of-unknown-generators/
       leak score suspect.png folder/ --stability --alpha .1 --csv scores.csv
     """
-    run = run_folder(options["run"], settings.runs)
-    check_run(run)
+    run = checked_run(options["run"], settings.runs)
     if options["cache"] is not None:
         check_same_classes(run, Path(options["cache"]))
     check_roots(options["open_roots"])

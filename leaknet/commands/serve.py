@@ -10,29 +10,29 @@ from typing import Any
 import click
 
 from leakcache.errors import ConfigError
-from leaknet.commands.defaults import LeakCommand, Settings, run_folder
-from leaknet.commands.options import device_option, run_option, run_vae_option
-from leaknet.commands.preflight import check_run
+from leaknet.commands import options as opt
+from leaknet.commands.defaults import LeakCommand, Settings
+from leaknet.commands.preflight import checked_run
 
 
 @click.command(cls=LeakCommand)
-@run_option
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@opt.run
+@click.option("--host", default="127.0.0.1", help="Address to listen on.")
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
     default=8000,
-    show_default=True,
     help="Port to listen on; 0 takes a free one.",
 )
 @click.option(
     "--token",
     envvar="LEAK_TOKEN",
     default="",
+    show_default=False,
     help="Secret that requests must carry. [default: none on 127.0.0.1, else a random one]",
 )
-@run_vae_option
-@device_option
+@opt.run_vae
+@opt.device
 @click.pass_obj
 def serve(settings: Settings, /, **options: Any) -> None:
     """Serve a page that scores images dropped on it, and an HTTP API.
@@ -50,8 +50,7 @@ def serve(settings: Settings, /, **options: Any) -> None:
       leak serve
       curl -F files=@suspect.png http://127.0.0.1:8000/v1/score
     """
-    run = run_folder(options["run"], settings.runs)
-    check_run(run)
+    run = checked_run(options["run"], settings.runs)
     host, port = options["host"], options["port"]
     token = options["token"] or ("" if _is_loopback(host) else secrets.token_urlsafe(16))
     try:

@@ -7,20 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from leaknet.commands import options as opt
 from leaknet.commands.defaults import LeakCommand, Settings, cache_folder, remember
-from leaknet.commands.options import (
-    ALPHA,
-    SEED,
-    cache_option,
-    device_option,
-    emit,
-    fill_option,
-    json_option,
-    log_option,
-    next_steps,
-    recipe_options,
-    run_option,
-)
+from leaknet.commands.output import emit, next_steps
 from leaknet.commands.preflight import check_trainable
 
 if TYPE_CHECKING:
@@ -31,15 +20,15 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=LeakCommand)
-@cache_option
-@run_option
-@recipe_options(preset="best")
-@click.option("--seed", type=SEED, help="Same as --set train.seed=N.")
+@opt.cache
+@opt.run
+@opt.recipe(preset="best")
+@click.option("--seed", type=opt.SEED, help="Same as --set train.seed=N.")
 @click.option("--epochs", type=int, help="Same as --set train.epochs=N.")
-@log_option
-@fill_option
-@device_option
-@json_option
+@opt.log
+@opt.fill
+@opt.device
+@opt.json
 @click.pass_obj
 def train(settings: Settings, /, **options: Any) -> None:
     """Train on the training fold; the validation fold selects the epoch.
@@ -75,7 +64,7 @@ def train(settings: Settings, /, **options: Any) -> None:
 
     cache = open_current(folder / "closed")
     val = cache.rows("val")
-    if limits := calibration_limits(cache.groups[val], cache.labels[val], ALPHA):
+    if limits := calibration_limits(cache.groups[val], cache.labels[val], opt.ALPHA):
         click.echo(f"warning: {limits}", err=True)
     run = Path(options["run"] or settings.runs / run_name(folder.name, config))
     device = resolve_device(options["device"])
