@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -137,7 +138,9 @@ class _MLflow(Tracker):
         self._client.log_params(settings)
 
     def write_scalars(self, values: dict[str, float], step: int) -> None:
-        self._client.log_metrics(values, step=step)
+        # MLflow refuses other characters, which names of generators may have.
+        named = {re.sub(r"[^\w\-. :/]", "_", name): value for name, value in values.items()}
+        self._client.log_metrics(named, step=step)
 
     def close(self) -> None:
         self._client.end_run()

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float64
 
 from leakcache.dct import idct_low
 from leakcache.files import parse_json, read_text
@@ -17,7 +16,7 @@ from leaknet.files import write_text
 from leaknet.report.dendrogram import MAX_LEAVES, dendrogram
 from leaknet.report.html import Html
 from leaknet.report.page import Section, page_text
-from leaknet.report.raster import Figure, signed_map
+from leaknet.report.raster import Figure, beside, signed_map
 from leaknet.report.svg import Axis
 
 CAUSES = {
@@ -142,7 +141,7 @@ def _latents(atlas: Atlas) -> list[tuple[str, list[Figure], list[tuple[float, bo
     panels = []
     for place, name in enumerate(atlas.generators):
         named = f"of {visible(name)}, a channel beside the other"
-        maps = _beside(inverse[place]), _beside(atlas.low[place].kept)
+        maps = beside(inverse[place]), beside(atlas.low[place].kept)
         figures = [
             Figure("image", f"Low frequencies {named}", signed_map(maps[0], tops[0], 128)),
             Figure("dct", f"DCT coefficients {named}", signed_map(maps[1], tops[1], 128)),
@@ -155,14 +154,6 @@ def _latents(atlas: Atlas) -> list[tuple[str, list[Figure], list[tuple[float, bo
 
 def _kept(atlas: Atlas) -> list[np.ndarray]:
     return [one.kept for one in atlas.low or ()]
-
-
-def _beside(channels: Float64[np.ndarray, "channel row column"]) -> np.ndarray:
-    """Channels side by side, with a column of zeros between them."""
-    gap = np.zeros((channels.shape[1], 1))
-    parts = [part for channel in channels for part in (channel, gap)]
-    found: np.ndarray = np.concatenate(parts[:-1], axis=1)
-    return found
 
 
 def _rows(atlas: Atlas) -> list[tuple[str, list[float]]]:

@@ -125,21 +125,21 @@ def make_atlas(images: ImageColumns) -> Atlas:
     if counts.min() < LEAST:
         name = names[int(counts.argmin())]
         raise ScoringError(f"{name!r} has one image only, an atlas needs {LEAST} of each generator")
-    groups, paired = _groups(images.groups, targets)
+    groups, paired = compared_groups(images.groups, targets)
     found: dict[str, Any] = dict.fromkeys(("channels", "low", "latent", "spectrum", "power"))
     if Z0 in images:
         z0 = images.z0.float().mean(dim=1)  # over the views
         found["latent"] = (z0.shape[2], z0.shape[3])
         size = min(DCT_SIZE, *found["latent"])
-        found["channels"] = _deviations(z0.mean(dim=(2, 3)).numpy(), targets, groups)
-        found["low"] = _deviations(dct_low(z0, size).numpy(), targets, groups)
+        found["channels"] = deviations(z0.mean(dim=(2, 3)).numpy(), targets, groups)
+        found["low"] = deviations(dct_low(z0, size).numpy(), targets, groups)
     distances = None
     if PIXELS in images:
         whole = images[PIXELS][:, 0].float().numpy()
         spectra = whole[:, family_slice("residual_spectrum")][:, : HALF * HALF].reshape(
             -1, HALF, HALF
         )
-        found["spectrum"] = _deviations(spectra, targets, groups)
+        found["spectrum"] = deviations(spectra, targets, groups)
         found["power"] = np.stack([np.exp(m) for m in class_means(spectra, targets)])
         distances = class_distances(whole, targets, groups) if len(names) > 1 else None
     if Z0 not in images and PIXELS not in images:
@@ -151,7 +151,7 @@ def make_atlas(images: ImageColumns) -> Atlas:
     )
 
 
-def _groups(
+def compared_groups(
     groups: Shaped[np.ndarray, "image"], targets: Int[np.ndarray, "image"]
 ) -> tuple[Int[np.ndarray, "image"], float]:
     """Number of the group that each image is compared with, and the fraction of paired images."""
@@ -190,7 +190,7 @@ def residuals_of(
     return found
 
 
-def _deviations(
+def deviations(
     values: Float[np.ndarray, "image *shape"],
     targets: Int[np.ndarray, "image"],
     groups: Int[np.ndarray, "image"],

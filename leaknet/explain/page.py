@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from leakcache.errors import LeakError, RunError
+from leakcache.errors import RunError
 from leakcache.files import write_json
 from leakcache.names import visible
 from leaknet.explain.contributions import COPIES, PARTS
 from leaknet.explain.explanation import AGREES, Explanation, LatentEvidence, StatisticsEvidence
 from leaknet.explain.position import Position
 from leaknet.files import write_text
+from leaknet.report.browser import find_browser, print_pdf
 from leaknet.report.html import Html
 from leaknet.report.page import Section, page_text
 from leaknet.report.raster import SIDE, Figure, enlarged, overlay, pattern, signed_map, thumbnail
@@ -32,9 +29,6 @@ FAMILIES = 12
 POINTS = 3000
 """Training images on the map at most; beyond that every n-th."""
 SIZE = (400, 330)
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-PRINTING = 120
-"""Seconds that printing may take."""
 
 
 def write_explanations(
@@ -55,7 +49,7 @@ def write_explanations(
         RunError: the folder cannot be written to.
         LeakError: no browser prints the PDF.
     """
-    browser = find_browser() if pdf else None
+    browser = find_browser("--pdf") if pdf else None
     try:
         (folder / FIGURES).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -70,40 +64,6 @@ def write_explanations(
     if browser is not None:
         print_pdf(browser, folder / PAGE)
     return content
-
-
-def find_browser() -> str:
-    """The program that prints a page to PDF.
-
-    Raises:
-        LeakError: there is none.
-    """
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        raise LeakError(
-            "--pdf: neither Chromium nor Chrome is on the PATH; install one, or print index.html "
-            "from another browser"
-        )
-    return found
-
-
-def print_pdf(browser: str, page: Path) -> None:
-    """Print a page to a PDF file beside it.
-
-    Raises:
-        LeakError: the browser fails.
-    """
-    pdf = page.with_suffix(".pdf").absolute()
-    with TemporaryDirectory() as profile:
-        options = ["--headless", "--disable-gpu", "--no-pdf-header-footer", "--no-first-run"]
-        options += [f"--user-data-dir={profile}", f"--print-to-pdf={pdf}"]
-        # Chromium refuses its sandbox to root; the page runs nothing but its own script.
-        options += ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-        try:
-            command = [browser, *options, page.absolute().as_uri()]
-            subprocess.run(command, check=True, capture_output=True, timeout=PRINTING)
-        except (OSError, subprocess.SubprocessError) as error:
-            raise LeakError(f"{browser} did not print {pdf}: print {page} by hand") from error
 
 
 def render(

@@ -23,6 +23,7 @@ from leaknet.report.sections.caveats import caveats
 from leaknet.report.sections.closed_set import closed_set
 from leaknet.report.sections.comparison import comparison
 from leaknet.report.sections.families import families
+from leaknet.report.sections.leak import leak
 from leaknet.report.sections.open_set import open_set
 from leaknet.report.sections.pca_map import pca_map
 from leaknet.report.sections.provenance import provenance
@@ -101,6 +102,8 @@ def _sections(run: ScoredRun, related: Related) -> list[Section]:
     ]
     if (tree := families(run)) is not None:
         sections.insert(1, Section("families", "Families", "Families of related generators", tree))
+    if (maps := leak(run)) is not None:
+        sections.insert(-2, Section("leak", "Leak", "What the leak looks like", maps))
     if related.tables:
         tables = {"tables": related.tables}
         sections.append(Section("related", "More results", "More results on this data", tables))

@@ -97,3 +97,11 @@ def signed_map(
     pixels = (255 + strength[..., None] * (colours - 255)).round().astype(np.uint8)
     scale = max(1, side // len(values))
     return png(Image.fromarray(pixels.repeat(scale, axis=0).repeat(scale, axis=1)))
+
+
+def beside(channels: Float64[np.ndarray, "channel row column"]) -> np.ndarray:
+    """Channels side by side, with a column of zeros between them."""
+    gap = np.zeros((channels.shape[1], 1))
+    parts = [part for channel in channels for part in (channel, gap)]
+    found: np.ndarray = np.concatenate(parts[:-1], axis=1)
+    return found

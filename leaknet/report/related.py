@@ -21,6 +21,8 @@ from leaknet.report.metric_labels import (
     measured_in,
 )
 from leaknet.report.run_data import ScoredRun
+from leaknet.report.sections.curves import Curves, curves
+from leaknet.report.svg import Axis, Frame
 
 LIMIT = 20_000_000
 """Size in bytes from which a JSON file is taken for something other than a table of results."""
@@ -46,6 +48,7 @@ class Table:
         rows: in order.
         notes: sentences to read with it.
         source: the file it was read from.
+        curves: the same as lines, where the columns are steps.
     """
 
     title: str
@@ -54,6 +57,7 @@ class Table:
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
     source: str
+    curves: Curves | None = None
 
 
 @dataclass(frozen=True)
@@ -256,4 +260,21 @@ def _robustness(content: dict[str, Any], notes: tuple[str, ...], source: str) ->
         )
         for method in dict.fromkeys(row["method"] for row in content["rows"])
     )
-    return Table("Robustness: macro AUC by step", "Method", measures, rows, notes, source)
+    title, drawn = "Robustness: macro AUC by step", _robustness_curves(content["steps"], rows)
+    return Table(title, "Method", measures, rows, notes, source, drawn)
+
+
+def _robustness_curves(steps: list[int], rows: tuple[Row, ...]) -> Curves:
+    """Methods that were measured at every step, ranked by their mean."""
+    values = {row.name: [f.value for f in row.figures if f.value is not None] for row in rows}
+    lines = {name: (steps, found) for name, found in values.items() if len(found) == len(steps)}
+    means = {name: sum(found) / len(found) for name, (_, found) in lines.items()}
+    ticks = tuple((float(step), str(step)) for step in steps)
+    lowest = min((v for _, found in lines.values() for v in found), default=0.5)
+    frame = Frame(
+        Axis("step", float(steps[0]), float(steps[-1]), ticks),
+        Axis.spanning("macro AUC", min(0.5, lowest), 1.0),
+        width=400,
+        height=330,
+    )
+    return curves(frame, lines, means, "Macro AUC of each method by step")

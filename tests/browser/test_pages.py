@@ -13,13 +13,14 @@ from leaknet.atlas import make_atlas
 from leaknet.atlas.page import write_atlas
 from leaknet.explain import explain_image
 from leaknet.explain.page import PAGE, write_explanations
+from leaknet.report.browser import MARGIN, write_figures
 from leaknet.report.page import write_page
 from leaknet.scoring.predict import Predictor
 from leaknet.sources.cluster_page import write_clusters
 from leaknet.sources.clustering import Clustering
 from leaknet.sources.comparison import SourceComparison
 from leaknet.sources.page import write_comparison
-from tests.browser.conftest import Visit
+from tests.browser.conftest import CHROMIUM, Visit
 from tests.leaknet.atlas.test_atlas import images
 from tests.leaknet.report.runs import Recipe, write_run
 from tests.leaknet.small_run import small_run
@@ -95,3 +96,21 @@ def test_sources(
     visit(page.as_uri()).check("same", screenshots)
     write_clusters(Clustering.of(compared), tmp_path / "run", page)
     visit(page.as_uri()).check("cluster", screenshots)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_figures_as_png(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    square = '<i style="display: block; width: {0}px; height: 50px; background: {1}"></i>'
+    page.write_text(
+        "<html><head></head><body><h1>Heading</h1>"
+        f'<p>Words</p><figure id="figure-one">{square.format(100, "#f00")}</figure>'
+        f'<div class="scroll" id="figure-two">{square.format(300, "#00f")}</div></body></html>'
+    )
+    files = write_figures(str(CHROMIUM), page, tmp_path / "figures")
+    assert [file.name for file in files] == ["one.png", "two.png"]
+    for file, width, colour in zip(files, (200, 600), ((255, 0, 0), (0, 0, 255)), strict=True):
+        with Image.open(file) as image:
+            assert image.size[0] == pytest.approx(width + 2 * MARGIN, abs=MARGIN)
+            colours = image.getcolors()
+        assert {found for _, found in colours} == {(255, 255, 255), colour}

@@ -13,7 +13,8 @@ def caveats(run: ScoredRun, related: Related) -> dict[str, Any]:
     """Facts that the statements of the section depend on."""
     cache = run.record.cache
     cut = cache.encoding.preprocessing if cache else None
-    resized = run.latents is not None and cut is not None and cut.name == "resize"
+    weighted = run.metrics["branches"]["weights"].get("latents", 0) > 0
+    resized = weighted and cut is not None and cut.name == "resize"
     return {
         "intervals": bool(run.closed["prototype"]["interval"]["top1"]),
         "accepted": _accepted(run),

@@ -1,4 +1,4 @@
-"""Embeddings of the test images in the plane of the two first principal components."""
+"""Embeddings of the test images in the plane: t-SNE of all, principal components of each."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
 
 from leaknet.data.embeddings import Embeddings
 from leaknet.report.html import Html, element
@@ -13,9 +14,12 @@ from leaknet.report.run_data import ScoredRun
 from leaknet.report.svg import Axis, Frame
 
 COLOURS = 7
-"""Known generators at most of which one drawing shows all."""
+"""Known generators at most that have a colour each in the drawing of all."""
 POINTS = 6000
 """Points drawn at most; beyond that every n-th image of each set."""
+NEIGHBOURS = 1000
+"""Points of t-SNE at most; a thousand take some seconds."""
+PERPLEXITY = 30
 
 
 def pca_map(run: ScoredRun) -> dict[str, Any]:
@@ -29,8 +33,7 @@ def pca_map(run: ScoredRun) -> dict[str, Any]:
     unknown = run.embeddings.select("open")
     return {
         "panels": _panels(plane, test, unknown),
-        "together": _together(plane, test, unknown) if len(test.classes) <= COLOURS else None,
-        "colours": [(name, f"c{number}") for number, name in enumerate(test.classes)],
+        **_together(test, unknown),
         "explained": np.nan_to_num(plane.explained_variance_ratio_).tolist(),
         "unknown": len(unknown) > 0,
     }
@@ -55,17 +58,25 @@ def _panels(plane: PCA, test: Embeddings, unknown: Embeddings) -> list[tuple[str
     return panels
 
 
-def _together(plane: PCA, test: Embeddings, unknown: Embeddings) -> Html:
-    """All generators, the unknown ones below the known."""
-    test, unknown = (_thinned(e, POINTS // 2) for e in (test, unknown))
-    points, others = (_project(plane, e) for e in (test, unknown))
-    frame = _frame(np.concatenate([points, others]), width=640, height=400)
-    marks = [frame.dots(others, "cloud")]
-    marks += [
-        frame.dots(points[test.labels == name], f"c{number} mark")
-        for number, name in enumerate(test.classes)
-    ]
-    return frame.draw("Embeddings of all generators", *marks)
+def _together(test: Embeddings, unknown: Embeddings) -> dict[str, Any]:
+    """All generators by t-SNE, the unknown ones below the known."""
+    test, unknown = (_thinned(e, NEIGHBOURS // 2) for e in (test, unknown))
+    vectors = np.concatenate([test.coordinates, unknown.coordinates]).astype(np.float64)
+    if len(vectors) < 4:
+        return {"together": None}
+    perplexity = min(PERPLEXITY, (len(vectors) - 1) / 3)
+    plane = TSNE(2, perplexity=perplexity, random_state=0)
+    points: np.ndarray = plane.fit_transform(vectors).astype(np.float64)
+    frame = _frame(points, width=640, height=400)
+    colours = [(name, f"c{number}") for number, name in enumerate(test.classes)]
+    if len(colours) > COLOURS:
+        colours = [("known generators", "c0")]
+    marks = [frame.dots(points[len(test) :], "other")]
+    for name, class_ in colours:
+        own = (test.labels == name) | (len(colours) == 1)
+        marks.append(frame.dots(points[: len(test)][own], f"{class_} mark"))
+    drawing = frame.draw("Embeddings of all generators", *marks)
+    return {"together": drawing, "colours": colours, "drawn": len(vectors)}
 
 
 def _project(plane: PCA, embeddings: Embeddings) -> np.ndarray:

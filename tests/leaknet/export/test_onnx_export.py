@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -19,7 +20,9 @@ from leakcache.errors import ConfigError
 from leakcache.statistics.activation_features import activation_statistics
 from leakcache.statistics.pixel_features import LENGTHS, pixel_statistics
 from leakcache.store.cache import Cache
+from leaknet.data.columns import ImageColumns
 from leaknet.files import save_tensors
+from leaknet.model.inference import embed
 from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.scoring.predict import Predictor
 from leaknet.scoring.score_run import prepare_run
@@ -31,6 +34,7 @@ if missing := missing_packages(EXPORTER):
 
 import onnxruntime
 
+from leaknet.export.graphs import NOISE
 from leaknet.export.onnx_files import export_onnx
 from leaknet.export.scorer import Scorer, log_triangle
 
@@ -160,15 +164,39 @@ def _session(file: Path) -> Any:
     return onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
 
 
-def test_the_model_takes_several_images_at_once(
+def test_the_model_agrees_with_torch_on_equal_columns(
     run: Path, exported: Path, images: list[Path]
 ) -> None:
-    scorer = Scorer(exported)
-    columns = [scorer._columns(path.read_bytes())[0] for path in images if path.stem != "broken"]
+    """Both branches, head, detector and calibration, of one image and of several."""
+    scorer, predictor = Scorer(exported), Predictor(run, device="cpu")
+    paths = [path for path in images if path.stem != "broken"]
+    columns = [scorer._columns(path.read_bytes())[0] for path in paths]
     together = {name: np.concatenate([one[name] for one in columns]) for name in columns[0]}
+    names = np.array([path.name for path in paths])
+    hashes = np.array([hashlib.sha256(path.read_bytes()).hexdigest() for path in paths])
+    known = {n: torch.from_numpy(v) for n, v in together.items() if n != NOISE}
+    folds = np.full(len(names), "open")
+    split = ImageColumns(names, names, folds, hashes, names, known)
+    every = embed(predictor.model, split)
+    (detector,), calibration = predictor.detectors, predictor.calibration
+    expected = {
+        "logits": every.logits,
+        "embedding": every.vectors,
+        "score": detector.score_samples(every),
+        "log_probabilities": calibration.log_probabilities(every),
+        "log10_ratios": calibration.log10_ratios(every),
+    }
     session = _session(exported / "model.onnx")
-    alone = [session.run(["logits"], one)[0] for one in columns]
-    assert np.abs(session.run(["logits"], together)[0] - np.concatenate(alone)).max() < 1e-4
+    outputs = scorer.settings["outputs"][: len(expected)]
+    assert outputs == list(expected)
+    alone = [session.run(outputs, one) for one in columns]
+    for place, name in enumerate(outputs):
+        several = session.run([name], together)[0]
+        one_by_one = np.concatenate([one[place] for one in alone])
+        # The density of ten images is steep: its scores reach thousands.
+        scale = np.maximum(np.abs(expected[name]), 1)
+        assert np.abs((several - expected[name]) / scale).max() < 1e-4, name
+        assert np.abs((one_by_one - expected[name]) / scale).max() < 1e-4, name
 
 
 def test_a_folder_with_files_is_refused(run: Path, exported: Path) -> None:

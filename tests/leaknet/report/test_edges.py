@@ -206,7 +206,8 @@ def test_the_command_prints_where_the_page_is(tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     arguments = [str(run), "--out", str(out)]
     result = CliRunner().invoke(report, [*arguments, "--json"], obj=Settings({}))
-    assert json.loads(result.stdout) == {"report": str(out), "bytes": out.stat().st_size}
+    size = out.stat().st_size
+    assert json.loads(result.stdout) == {"report": str(out), "bytes": size, "figures": []}
     plain = CliRunner().invoke(report, arguments, obj=Settings({}))
     said, step = plain.stdout.splitlines()
     assert re.fullmatch(rf"{re.escape(str(out))} \(\d+ kB\)", said)

@@ -232,7 +232,7 @@ def test_the_map_shows_every_image_once(run: Path, page: Node) -> None:
     drawing = drawings["Embeddings of eve among all test images"]
     assert dot_count(drawing.one("path", class_="unknown")) == 12
     together = drawings["Embeddings of all generators"]
-    assert dot_count(together.one("path", class_="cloud")) == 24
+    assert dot_count(together.one("path", class_="other")) == 24
     for number, name in enumerate(embeddings.classes):
         assert dot_count(together.one("path", class_=f"c{number}")) == (test.labels == name).sum()
 
