@@ -28,6 +28,8 @@ from leakcache.store.column_store import STORE, ColumnStore, clear, repair_metad
 from leakcache.store.manifest import FILE, CacheManifest, Encoding
 from leakcache.store.one_pass import ImageFile, OnePass
 from leakcache.store.publish import Publication, former_manifest
+from leakcache.store.remote import Mirror
+from leakcache.store.remote_session import RemoteSession
 from leakcache.store.session import BuildSession, plan_identity
 
 Z0 = ("z0",)
@@ -46,6 +48,7 @@ class BuildReport:
         repaired: one line for each damage that was found.
         changes: what differs from the cache that was here before.
         findings: what only the decoded pixels tell, such as images that repeat others.
+        objects: how many objects this process wrote to an object store.
         seconds: wall time.
     """
 
@@ -56,6 +59,7 @@ class BuildReport:
     repaired: tuple[str, ...]
     changes: Changes
     findings: tuple[Finding, ...]
+    objects: int
     seconds: float
 
 
@@ -72,6 +76,7 @@ def build_cache(
     repair: bool = False,
     worker: tuple[int, int] | None = None,
     pool: RayPool | None = None,
+    upload: bool = False,
     advance: Advance | None = None,
 ) -> BuildReport:
     """Bring the cache in `folder` up to date with the images of `index`.
@@ -98,6 +103,8 @@ def build_cache(
             others. The numbers only spread the work: any process takes over what a dead one left.
         pool: actors that compute in place of this process. Where they compute alike (all on CPUs,
             or on GPUs of one kind), the arrays come out as those of one process too.
+        upload: where the parent of the folder mirrors an object store, upload all that is computed,
+            and share the work with other processes that build the same there.
         advance: called with the number of images done; None for a progress bar of its own.
 
     Raises:
@@ -122,7 +129,7 @@ def build_cache(
         stored,
         encoder.runtime,
     )
-    repaired = _prepare(folder, fresh=fresh, repair=repair)
+    repaired = _prepare(folder, fresh=fresh, repair=repair, upload=upload)
     former = former_manifest(folder, encoding, repair)
     store = ColumnStore(folder.parent)
     if repair:
@@ -137,9 +144,9 @@ def build_cache(
     publication = Publication(chosen, encoding, encoder, folder, split, former, identity, start)
     bar = nullcontext(advance) if advance else track("computing", len(files), "images")
     with bar as done:
-        session = BuildSession(
-            store, files, wanted, encoding, encoder, identity, worker, pool, done
-        )
+        part = (store, files, wanted, encoding, encoder, identity, worker, pool, done)
+        mirror = store.mirror if upload else None
+        session = RemoteSession(*part, mirror) if mirror else BuildSession(*part)
         run = session.run(publication)
     cache = Cache.open(folder)
     computed = run.images if run else 0
@@ -151,6 +158,7 @@ def build_cache(
         repaired=tuple(repaired),
         changes=find_changes(former, cache.manifest),
         findings=publication.findings,
+        objects=mirror.uploaded if mirror else 0,
         seconds=time.monotonic() - start,
     )
 
@@ -218,14 +226,20 @@ def _lacking(cache: Cache, name: str) -> np.ndarray:
     return rows[[not cache.has(name, rows[place : place + 1]) for place in range(len(rows))]]
 
 
-def _prepare(folder: Path, *, fresh: bool, repair: bool) -> list[str]:
+def _prepare(folder: Path, *, fresh: bool, repair: bool, upload: bool) -> list[str]:
     """Throw away or mend what is there; returns one line for each damage."""
     home = folder.parent
     if fresh or repair:
         with locked(home):
             close_other_plan(home / STORE)
+            mirror = Mirror.of(home) if upload else None
             if repair:
-                return [*repair_metadata(home), *_remove_damaged_manifests(folder)]
+                found = [*repair_metadata(home), *_remove_damaged_manifests(folder)]
+                if mirror:
+                    mirror.delete_missing()
+                return found
+            if mirror:
+                mirror.clear(folder.name)
             clear(home)
             for path in (home / "rows", *(folder / name for name in _FORMER_FORMAT)):
                 shutil.rmtree(path, ignore_errors=True)

@@ -16,6 +16,7 @@ from leakcache.columns.table import COLUMNS
 from leakcache.errors import CacheIncomplete
 from leakcache.store.column_store import ColumnStore
 from leakcache.store.manifest import CacheManifest
+from leakcache.store.remote import address
 
 
 @dataclass(frozen=True)
@@ -198,14 +199,14 @@ class Cache:
         missing = [name for name in names if not self.has(name, rows)]
         if missing:
             raise CacheIncomplete(
-                f"{self.path}: lacks {', '.join(missing)}; run `{self.command(missing)}` or add "
-                "--fill"
+                f"{address(self.path.parent)}/{self.path.name}: lacks {', '.join(missing)}; run "
+                f"`{self.command(missing)}` or add --fill"
             )
 
     def command(self, columns: Iterable[str]) -> str:
         """The command that fills columns of this cache."""
         manifest = self.manifest
-        words = [f"leak cache build {manifest.data_options} --cache {self.path.parent}"]
+        words = [f"leak cache build {manifest.data_options} --cache {address(self.path.parent)}"]
         words += [f"--split {manifest.split}"] * (manifest.split != "closed")
         words += [manifest.encoding.options] * bool(manifest.encoding.options)
         return " ".join([*words, f"--columns {','.join(columns)}"])

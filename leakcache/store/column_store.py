@@ -152,7 +152,7 @@ class ColumnStore:
         with self.reporting(), locked(self.home, wait):
             close_other_plan(self.folder, plan)
             self.load()
-            self._refuse_other_decoder()
+            self.refuse_other_decoder()
             yield
 
     @contextmanager
@@ -251,12 +251,26 @@ class ColumnStore:
     def _fetch(self, key: str, shards: Iterable[int]) -> None:
         """Copy shards that are missing here, where the folder mirrors an object store."""
         missing = [file for n in shards if not (file := self.columns[key].file(n)).is_file()]
-        if missing and self._mirror:
-            self._mirror.fetch(missing)
+        if missing and self.mirror:
+            self.mirror.fetch(missing)
 
     @cached_property
-    def _mirror(self) -> Mirror | None:
+    def mirror(self) -> Mirror | None:
+        """The mirror of an object store that the cache folder is; None for another folder."""
         return Mirror.of(self.home)
+
+    @property
+    def numbers(self) -> list[int]:
+        """Of all commits."""
+        return list(self._by_number)
+
+    def files(self, number: int) -> list[Path]:
+        """The files of a commit and of its shards; empty where there is no such commit."""
+        path = self._commits / f"{number:06d}.json"
+        if not path.is_file():
+            return []
+        columns = _read_commit(path).columns.items()
+        return [path, *(self.columns[key].file(shard) for key, shard in columns)]
 
     def forget(self, lost: Mapping[tuple[str, int], str]) -> None:
         """Take shards out, so that their values are computed again; call it inside `writing`."""
@@ -281,7 +295,12 @@ class ColumnStore:
         decoders = (column.spec.decoder for column in self.columns.values())
         return next((found for found in decoders if found != decoder_versions()), None)
 
-    def _refuse_other_decoder(self) -> None:
+    def refuse_other_decoder(self) -> None:
+        """Refuse to add to images that were decoded by other libraries.
+
+        Raises:
+            CacheStale: names both.
+        """
         if theirs := self._other_decoder():
             raise CacheStale(
                 f"{self.home}: was decoded by {in_words(theirs)}, this is "

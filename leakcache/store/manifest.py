@@ -17,9 +17,10 @@ from typing import Any
 
 from leakcache.columns.spec import decoder_versions
 from leakcache.encoder.autoencoder import TORCH, AutoencoderIdentity, Encoder
-from leakcache.errors import CacheCorrupt, CacheIncomplete, CacheStale, WeightsError
+from leakcache.errors import CacheCorrupt, CacheStale, WeightsError
 from leakcache.files import read_checked, write_checked
 from leakcache.images.decode import Preprocessing
+from leakcache.store.remote import unfinished
 
 FORMAT = 2
 FILE = "manifest.json"
@@ -227,10 +228,7 @@ class CacheManifest:
         """
         path = folder / FILE
         if not path.is_file():
-            raise CacheIncomplete(
-                f"{folder}: no finished cache; run (or run again) "
-                f"`leak cache build --cache {folder.parent}`"
-            )
+            raise unfinished(folder)
         refuse_other_format(folder)
         try:
             return cls._from_content(read_checked(path))

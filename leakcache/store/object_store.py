@@ -6,7 +6,8 @@ import importlib
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from threading import Lock
 from typing import Any, TypeVar
@@ -19,7 +20,34 @@ TRIES = 4
 TIMEOUT = 60.0
 """Seconds for one object."""
 
+THREADS = 8
+"""Requests at once."""
+
+Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def on_threads(
+    function: Callable[[Item], object],
+    items: Iterable[Item],
+    advance: Callable[[int], object] = lambda count: None,
+) -> None:
+    """Call a function of each item, several at once; raises what the first of them raises.
+
+    Args:
+        function: makes one request.
+        items: of the calls.
+        advance: called with the number of calls done since the last call.
+    """
+    with ThreadPoolExecutor(THREADS) as executor:
+        futures = [executor.submit(function, item) for item in items]
+        try:
+            for future in futures:
+                future.result()
+                advance(1)
+        finally:
+            for future in futures:
+                future.cancel()
 
 
 class ObjectStore:
@@ -37,17 +65,26 @@ class ObjectStore:
         self._lock = Lock()
         self._client: Any = None
 
-    def list(self) -> dict[str, tuple[str, int]]:
-        """Version, and time in ns, of each object by its key."""
+    def list(self, folder: str = "") -> dict[str, tuple[str, int]]:
+        """Version, and time in ns, of each object in a folder by its key; of all by default."""
 
         def listed() -> dict[str, tuple[str, int]]:
-            objects = (one for batch in self._obstore.list(self._opened) for one in batch)
-            return {
-                one["path"]: (str(one["e_tag"]), int(one["last_modified"].timestamp() * 1e9))
-                for one in objects
-            }
+            batches = self._obstore.list(self._opened, folder or None)
+            objects = (one for batch in batches for one in batch)
+            return {one["path"]: _version(one) for one in objects}
 
         return self._request(listed, self.url)
+
+    def head(self, key: str) -> dict[str, tuple[str, int]]:
+        """As `list`, of one object; empty where there is none."""
+
+        def found() -> dict[str, tuple[str, int]]:
+            try:
+                return {key: _version(self._obstore.head(self._opened, key))}
+            except FileNotFoundError:
+                return {}
+
+        return self._request(found, self._where(key))
 
     def get(self, key: str, version: str) -> bytes:
         """Content of an object.
@@ -66,6 +103,31 @@ class ObjectStore:
         except self._errors.PreconditionError as error:
             raise CacheStale(f"{where}: was replaced meanwhile; run the command again") from error
 
+    def read(self, key: str) -> tuple[bytes, str]:
+        """Content and version of an object; both empty where there is none."""
+
+        def got() -> tuple[bytes, str]:
+            try:
+                found = self._obstore.get(self._opened, key)
+            except FileNotFoundError:
+                return b"", ""
+            return bytes(found.bytes()), _version(found.meta)[0]
+
+        return self._request(got, self._where(key))
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects; those that are not there do not matter."""
+
+        def delete(some: Sequence[str]) -> None:
+            try:
+                self._obstore.delete(self._opened, some)
+            except FileNotFoundError:
+                if len(some) > 1:  # the others may be left
+                    on_threads(lambda key: delete([key]), some)
+
+        if todo := list(keys):
+            self._request(lambda: delete(todo), self._where(todo[0]))
+
     def put(self, key: str, data: bytes, version: str) -> str:
         """Replace a version of an object, or create it where the version is empty.
 
@@ -75,27 +137,36 @@ class ObjectStore:
         Raises:
             CacheBusy: it has another version with other content, or is there already.
         """
-        mode: Any = {"e_tag": version} if version else "create"
 
         def put() -> str:
+            mode = self._replacing(key, version) if version else "create"
             done = self._obstore.put(self._opened, key, data, mode=mode, use_multipart=False)
-            return str(done["e_tag"])
-
-        def there() -> tuple[bytes, str]:
-            found = self._obstore.get(self._opened, key)
-            return bytes(found.bytes()), str(found.meta["e_tag"])
+            return _quoted(done["e_tag"])
 
         where = self._where(key)
         try:
             return self._request(put, where)
         except (self._errors.PreconditionError, self._errors.AlreadyExistsError) as error:
             # The answer to an upload that succeeded may have been lost: the same bytes are ours.
-            content, found = self._request(there, where)
+            content, found = self.read(key)
             if content != data:
                 raise CacheBusy(
                     f"{where}: another process has written it meanwhile; run the command again"
                 ) from error
             return found
+
+    def _replacing(self, key: str, version: str) -> dict[str, str]:
+        """What obstore takes for the version to replace."""
+        if not self.url.startswith("gs:"):
+            return {"e_tag": version}
+        # Google replaces by its own number of the version, which lists do not have.
+        try:
+            there = self._obstore.head(self._opened, key)
+        except FileNotFoundError:
+            there = {"e_tag": "", "version": "0"}
+        if _quoted(there["e_tag"]) != version:
+            raise self._errors.PreconditionError(f"{key}: has another version")
+        return {"e_tag": version, "version": str(there["version"])}
 
     def _where(self, key: str) -> str:
         return f"{self.url}/{visible(key)}"
@@ -135,6 +206,16 @@ class ObjectStore:
             return self._client
 
 
+def _version(about: Mapping[str, Any]) -> tuple[str, int]:
+    return _quoted(about["e_tag"]), int(about["last_modified"].timestamp() * 1e9)
+
+
+def _quoted(e_tag: Any) -> str:
+    """An entity tag as a header has it: lists of Azure leave out the quotes."""
+    text = str(e_tag)
+    return text if text.endswith('"') else f'"{text}"'
+
+
 def _module(name: str) -> Any:
     try:
         return importlib.import_module(name)
@@ -144,11 +225,10 @@ def _module(name: str) -> Any:
 
 def _connect(url: str) -> Any:
     stores = _module("obstore.store")
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3", os.environ.get("AWS_ENDPOINT_URL", ""))
     client = {
         "timeout": timedelta(seconds=TIMEOUT),
         "connect_timeout": timedelta(seconds=10),
-        "allow_http": endpoint.startswith("http://"),
+        "allow_http": True,  # where an endpoint says so
     }
     retry = {"max_retries": 2, "retry_timeout": timedelta(seconds=TIMEOUT)}
     options: dict[str, Any] = {"client_options": client, "retry_config": retry}
@@ -176,6 +256,7 @@ NO_CREDENTIALS = (
     "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE, with boto3 "
     "installed), or AWS_SKIP_SIGNATURE=true for a public bucket"
 )
+OTHER_REGION = "the bucket is in another region: set AWS_REGION to its region"
 _KNOWN = (
     ("ExpiredToken", "the credentials have expired: get new ones", True),
     ("NoSuchBucket", "there is no such bucket: check the URL", True),
@@ -184,6 +265,10 @@ _KNOWN = (
     ("SignatureDoesNotMatch", "the secret key is wrong: check the credentials", True),
     ("AccessDenied", "access is denied: check the credentials and their rights", True),
     ("403 Forbidden", "access is denied: check the credentials and their rights", True),
+    ("redirect", OTHER_REGION, True),
+    ("AuthorizationHeaderMalformed", OTHER_REGION, True),
+    ("Unable to recognise URL", "names no bucket: write it as s3://bucket/name", True),
+    ("MissingSecretAccessKey", NO_CREDENTIALS, True),
     ("169.254.169.254", NO_CREDENTIALS, True),
     ("metadata.google.internal", "no credentials: set GOOGLE_APPLICATION_CREDENTIALS", True),
     ("NoSuchKey", "there is no such object any more; run the command again", True),
@@ -198,4 +283,5 @@ def _reason(text: str) -> tuple[str, bool]:
             return words, final
     if status := re.search(r"status code: (5\d\d [A-Za-z ]+)", text):
         return f"the server answers {status[1].strip()}, {TRIES} times: try again later", False
-    return f"cannot be reached ({' '.join(text.split())[:160]}), {TRIES} times", False
+    why = " ".join(text.split())[:160]
+    return f"cannot be reached ({why}), {TRIES} times: check the network and the endpoint", False

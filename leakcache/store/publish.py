@@ -20,6 +20,7 @@ from leakcache.errors import CacheCorrupt, CacheIncomplete, CacheStale, DataErro
 from leakcache.names import visible
 from leakcache.store.manifest import CacheManifest, Encoding, refuse_other_format
 from leakcache.store.one_pass import ImageFile, OnePass, ReadFile
+from leakcache.store.remote import address
 from leakcache.store.session import Collected
 
 
@@ -111,7 +112,7 @@ def former_manifest(folder: Path, encoding: Encoding, repair: bool) -> CacheMani
         raise
     if former.encoding.fingerprint != encoding.fingerprint:
         raise CacheStale(
-            f"{folder}: was built with {former.encoding.difference(encoding)}; "
+            f"{address(folder.parent)}: was built with {former.encoding.difference(encoding)}; "
             "choose another --cache or throw it away with --fresh"
         )
     return former

@@ -3,8 +3,8 @@
     MIRROR/origin.json    the URL, and of each object its version and the time of an unchanged copy
 
 Opening copies manifests, commits and specs; a shard is copied when it is read. A build works in the
-mirror, and `push` then uploads what is new: shards, specs, commits, manifests, in this order. Each
-upload names the version that it replaces, or that there is none, so that two builds cannot mix.
+mirror and uploads what is new: shards, specs, commits, manifests, in this order. Each upload names
+the version that it replaces, or that there is none, so that two builds cannot mix.
 """
 
 from __future__ import annotations
@@ -12,30 +12,27 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from urllib.parse import unquote
 
-from leakcache.dataset.archives import expanded
-from leakcache.dataset.folders import UNPACKED
-from leakcache.dataset.table_file import SUFFIXES
-from leakcache.errors import CacheError, ConfigError
+from leakcache.errors import CacheBusy, CacheError, CacheIncomplete, ConfigError
 from leakcache.files import read_checked, replace_file, write_checked
 from leakcache.names import visible
-from leakcache.progress import Advance, track
-from leakcache.store.object_store import ObjectStore
+from leakcache.progress import Advance
+from leakcache.store.object_store import ObjectStore, on_threads
 
 ORIGIN = "origin.json"
 SCHEMES = ("s3", "gs", "az")
-THREADS = 8
 _MANIFEST = re.compile(r"[^/]+/manifest\.json")
 _COMMIT = re.compile(r"store/commits/[^/]+\.json")
-_SPEC = re.compile(r"store/columns/[^/]+/(column\.json|values\.zarr/zarr\.json)")
+_ARRAY = re.compile(r"store/columns/[^/]+/values\.zarr/zarr\.json")
+_SPEC = re.compile(r"store/columns/[^/]+/column\.json")
 _SHARD = re.compile(r"store/columns/[^/]+/values\.zarr/c(/\d+)+")
-_INSIDE = re.compile(r"(?!.*(^|/)\.\.?(/|$))[^/].*[^/]")
-_ORDER = (_SHARD, _SPEC, _COMMIT, _MANIFEST)
+_ORDER = (_SHARD, _ARRAY, _SPEC, _COMMIT, _MANIFEST)
 
 
 def is_url(text: str) -> bool:
@@ -50,7 +47,7 @@ def local_path(text: str) -> str:
         ConfigError: it is a URL of another kind.
     """
     scheme, mark, rest = text.partition("://")
-    if not mark:
+    if not mark and scheme.partition(":/")[0].lower() not in (*SCHEMES, "file"):
         return text
     if scheme.lower() != "file" or not rest.startswith("/"):
         raise ConfigError(f"{visible(text)}: takes s3://, gs://, az:// or file:///, or a folder")
@@ -63,13 +60,19 @@ def mirror_name(url: str) -> str:
     return f"{plain}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
 
 
-def cache_home(cache: str | Path, caches: Path = Path("caches"), mirror: str = "") -> Path:
+def cache_home(
+    cache: str | Path,
+    caches: Path = Path("caches"),
+    mirror: str = "",
+    worker: tuple[int, int] | None = None,
+) -> Path:
     """Local folder of a cache: of a URL its mirror, which is brought up to date.
 
     Args:
         cache: folder or URL.
         caches: folder below which a URL has its mirror.
         mirror: the mirror, instead.
+        worker: number of this process among those of a build: each has a mirror of its own.
 
     Raises:
         CacheError, ConfigError: as `Mirror.open`.
@@ -77,7 +80,23 @@ def cache_home(cache: str | Path, caches: Path = Path("caches"), mirror: str = "
     if not is_url(str(cache)):
         return Path(local_path(str(cache)))
     url = str(cache)
-    return Mirror.open(url, Path(mirror or caches / mirror_name(url))).folder
+    folder = mirror or str(caches / mirror_name(url))
+    return Mirror.open(url, Path(folder + (f"-worker{worker[0]}" if worker else ""))).folder
+
+
+def address(home: Path) -> str:
+    """How messages name the folder of a cache: a mirror by its URL."""
+    mirror = Mirror.of(home)
+    return mirror.url if mirror else str(home)
+
+
+def unfinished(folder: Path) -> CacheIncomplete:
+    """The error for a split's folder without a manifest."""
+    home = address(folder.parent)
+    return CacheIncomplete(
+        f"{home}/{folder.name}: no finished cache; run (or run again) "
+        f"`leak cache build --cache {home}`"
+    )
 
 
 class Mirror:
@@ -86,13 +105,15 @@ class Mirror:
     Attributes:
         folder: local.
         url: of the cache.
+        objects: the client.
+        uploaded: how many objects a build of this process has written.
     """
 
-    def __init__(self, folder: Path, url: str, objects: Mapping[str, tuple[str, int]]) -> None:
+    def __init__(self, folder: Path, url: str, known: Mapping[str, tuple[str, int]]) -> None:
         self.folder, self.url = folder, url.rstrip("/")
+        self.objects, self.uploaded = ObjectStore(self.url), 0
         # By key: version, and the time in ns that a local copy has unless it was changed.
-        self._objects = dict(objects)
-        self._store = ObjectStore(self.url)
+        self._known = dict(known)
 
     @classmethod
     def of(cls, folder: Path) -> Mirror | None:
@@ -110,12 +131,12 @@ class Mirror:
         Raises:
             CacheError: there is a cache already, or as `open`.
         """
-        if mirror := cls._found(folder, url):
+        if mirror := cls.found(folder, url):
             return mirror
         mirror = cls(folder, url, {})
-        if mirror._listed(*_ORDER):
+        if mirror.listed("", *_ORDER):
             raise CacheError(f"{url}: there is a cache already; choose another URL")
-        mirror._save()
+        mirror.save()
         return mirror
 
     @classmethod
@@ -126,28 +147,35 @@ class Mirror:
             CacheError: the store cannot be reached or refuses; says why.
             ConfigError: obstore is not installed, or the URL is malformed.
         """
-        mirror = cls._found(folder, url) or cls(folder, url, {})
-        if not (folder / ORIGIN).exists() and (folder / "store").exists():
-            raise CacheError(f"{folder}: holds a cache of its own; give another --cache-mirror")
-        # A manifest is written last: commits that are listed after it are enough for it.
-        manifests = mirror._listed(_MANIFEST)
-        folder.mkdir(parents=True, exist_ok=True)
-        mirror._refresh(manifests, list(manifests))
-        found = mirror._listed(_SHARD, _SPEC, _COMMIT)
-        mirror._refresh(found, [key for key in found if not _SHARD.fullmatch(key)])
-        gone = set(mirror._objects) - set(found) - set(manifests)
-        for key in gone:
-            (folder / key).unlink(missing_ok=True)
-            del mirror._objects[key]
-        mirror._save()
+        mirror = cls.found(folder, url) or cls(folder, url, {})
+        if not (folder / ORIGIN).exists():
+            if folder.exists() and any(folder.iterdir()):
+                raise CacheError(f"{folder}: holds other files; give another --cache-mirror")
+            mirror.listed("", _MANIFEST)  # the folder is begun where the URL is right
+            mirror.save()
+        mirror.refresh()
         return mirror
 
     @classmethod
-    def _found(cls, folder: Path, url: str) -> Mirror | None:
+    def found(cls, folder: Path, url: str) -> Mirror | None:
+        """The mirror of a URL in a folder, None without one; raises CacheError for another URL."""
         mirror = cls.of(folder)
         if mirror and mirror.url != url.rstrip("/"):
             raise CacheError(f"{folder}: mirrors {mirror.url}; take another folder")
         return mirror
+
+    def refresh(self) -> None:
+        """Bring manifests, commits and specs up to date; raises CacheError as `open`."""
+        # Listed in the reverse order of writing, so that all that an object needs is listed, too.
+        manifests = self.listed("", _MANIFEST)
+        found = self.listed("store/commits", _COMMIT)
+        found |= self.listed("store/columns", _SPEC, _ARRAY, _SHARD)
+        self.update(manifests, list(manifests))
+        self.update(found, [key for key in found if not _SHARD.fullmatch(key)])
+        for key in set(self._known) - set(found) - set(manifests):
+            (self.folder / key).unlink(missing_ok=True)
+            del self._known[key]
+        self.save()
 
     def fetch(self, paths: Iterable[Path]) -> None:
         """Copy objects whose local files are missing.
@@ -157,8 +185,8 @@ class Mirror:
             CacheError: the store cannot be reached or refuses; says why.
         """
         keys = [path.relative_to(self.folder).as_posix() for path in paths]
-        missing = [k for k in keys if k in self._objects and not (self.folder / k).is_file()]
-        self._on_threads(self._download, missing)
+        missing = [k for k in keys if k in self._known and not (self.folder / k).is_file()]
+        on_threads(self._download, missing)
 
     def push(self) -> int:
         """Upload what the store lacks or has in another version; returns how many objects.
@@ -167,25 +195,55 @@ class Mirror:
             CacheBusy: another process has written the same objects meanwhile.
             CacheError: the store cannot be reached or refuses; says why.
         """
-        files = (path for path in self.folder.rglob("*") if path.is_file())
-        keys = sorted(path.relative_to(self.folder).as_posix() for path in files)
-        changed = [key for key in keys if self._objects.get(key, ("", 0))[1] != self._time(key)]
-        count = 0
         try:
-            for kind in _ORDER:
-                todo = [key for key in changed if kind.fullmatch(key)]
-                self._on_threads(self._upload, todo)
-                count += len(todo)
+            return self.upload(path for path in self.folder.rglob("*") if path.is_file())
         finally:
-            self._save()
+            self.save()
+
+    def upload(self, files: Iterable[Path], ours: Callable[[], bool] = lambda: False) -> int:
+        """Upload those files that are new or changed here; returns how many, raises as `push`.
+
+        Args:
+            files: in the mirror; others than those of a cache are left out.
+            ours: whether shards, specs and commits that another process has written meanwhile may
+                be replaced; asked after their version is known.
+        """
+        keys = sorted({path.relative_to(self.folder).as_posix() for path in files})
+        changed = [key for key in keys if self._known.get(key, ("", 0))[1] != self._time(key)]
+        count = 0
+        for kind in _ORDER:
+            todo = [key for key in changed if kind.fullmatch(key)]
+            on_threads(partial(self._upload, ours=ours), todo)
+            count += len(todo)
         return count
 
-    def _listed(self, *kinds: re.Pattern[str]) -> dict[str, tuple[str, int]]:
-        """Version and time of each object of these kinds."""
-        found = self._store.list().items()
+    def delete_missing(self) -> None:
+        """Delete the manifests, commits and specs that were deleted here."""
+        kinds = (_MANIFEST, _COMMIT, _SPEC, _ARRAY)
+        self._delete(
+            key
+            for key in self._known
+            if any(k.fullmatch(key) for k in kinds) and not (self.folder / key).exists()
+        )
+
+    def clear(self, split: str) -> None:
+        """Delete all columns, and first of all the manifest of a split."""
+        self._delete([f"{split}/manifest.json"])
+        self._delete(self.objects.list("store"))
+
+    def _delete(self, keys: Iterable[str]) -> None:
+        gone = list(keys)
+        self.objects.delete(gone)
+        for key in gone:
+            self._known.pop(key, None)
+        self.save()
+
+    def listed(self, folder: str, *kinds: re.Pattern[str]) -> dict[str, tuple[str, int]]:
+        """Version and time of each object of these kinds in a folder; of all where it is empty."""
+        found = self.objects.list(folder).items()
         return {key: one for key, one in found if any(kind.fullmatch(key) for kind in kinds)}
 
-    def _refresh(
+    def update(
         self,
         found: Mapping[str, tuple[str, int]],
         wanted: Iterable[str],
@@ -193,85 +251,51 @@ class Mirror:
     ) -> None:
         """Take over the versions that were found; copy those of `wanted` that are new."""
         for key, (version, changed) in found.items():
-            if self._objects.get(key, ("", 0))[0] != version:
+            if self._known.get(key, ("", 0))[0] != version:
                 (self.folder / key).unlink(missing_ok=True)
-                self._objects[key] = version, changed
+                self._known[key] = version, changed
         missing = [key for key in wanted if not (self.folder / key).is_file()]
         advance(len(found) - len(missing))
-        self._on_threads(self._download, missing, advance)
+        on_threads(self._download, missing, advance)
 
     def _download(self, key: str) -> None:
-        version, changed = self._objects[key]
-        data, path = self._store.get(key, version), self.folder / key
-        path.parent.mkdir(parents=True, exist_ok=True)
+        version, changed = self._known[key]
+        data, path = self.objects.get(key, version), self.folder / key
         partial_copy = path.with_name(f".{path.name}.{token_hex(4)}")
-        replace_file(path, lambda file: file.write_bytes(data), partial_copy)
-        os.utime(path, ns=(changed, changed))
+        with self._writing():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(path, lambda file: file.write_bytes(data), partial_copy)
+            os.utime(path, ns=(changed, changed))
 
-    def _upload(self, key: str) -> None:
-        version = self._objects.get(key, ("", 0))[0]
-        found = self._store.put(key, (self.folder / key).read_bytes(), version)
-        self._objects[key] = found, self._time(key)
+    def _upload(self, key: str, ours: Callable[[], bool]) -> None:
+        data, version = (self.folder / key).read_bytes(), self._known.get(key, ("", 0))[0]
+        for last in (False, False, True):
+            try:
+                found = self.objects.put(key, data, version)
+                break
+            except CacheBusy:
+                version = self.objects.read(key)[1]
+                if last or _MANIFEST.fullmatch(key) or not ours():
+                    raise
+        self._known[key] = found, self._time(key)
 
     def _time(self, key: str) -> int:
         return (self.folder / key).stat().st_mtime_ns
 
-    def _save(self) -> None:
-        rows = [[key, *self._objects[key]] for key in sorted(self._objects)]
-        write_checked(self.folder / ORIGIN, {"url": self.url, "objects": rows})
+    def save(self) -> None:
+        """Note which versions there are."""
+        known = dict(self._known)
+        rows = [[key, *known[key]] for key in sorted(known)]
+        with self._writing():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_checked(self.folder / ORIGIN, {"url": self.url, "objects": rows})
 
-    def _on_threads(
-        self,
-        function: Callable[[str], None],
-        keys: list[str],
-        advance: Advance = lambda count: None,
-    ) -> None:
-        with ThreadPoolExecutor(THREADS) as executor:
-            futures = [executor.submit(function, key) for key in keys]
-            try:
-                for future in futures:
-                    future.result()
-                    advance(1)
-            finally:
-                for future in futures:
-                    future.cancel()
-
-
-def copy_images(url: str, folder: Path) -> Path:
-    """Copy images, archives or tables of a data set to a local folder; what is there stays.
-
-    Args:
-        url: of a folder, a file, or several as in `s3://bucket/shards/{0000..0099}.tar`.
-        folder: for this URL alone.
-
-    Returns:
-        The local folder, file or pattern.
-
-    Raises:
-        CacheError: there is nothing, or the store cannot be reached or refuses; says why.
-        ConfigError: obstore is not installed, or the URL is malformed.
-    """
-    base, wanted = _split(url.rstrip("/"))
-    names = {str(path) for path in expanded(wanted)} if wanted else set()
-    mirror = Mirror._found(folder, base) or Mirror(folder, base, {})
-    found = mirror._listed(_INSIDE)
-    found = {key: one for key, one in found.items() if not names or key in names}
-    if not found:
-        raise CacheError(f"{url}: there are no objects: check the URL")
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with track("copying", len(found), "objects") as advance:
-            mirror._refresh(found, list(found), advance)
-    finally:
-        mirror._save()
-    return folder / wanted
-
-
-def _split(url: str) -> tuple[str, str]:
-    """URL of a folder, and the file or pattern of files in it; empty for the folder itself."""
-    scheme, _, rest = url.partition("://")
-    parts = rest.split("/")
-    braces = [n for n, part in enumerate(parts) if "{" in part]
-    is_file = parts[-1].lower().endswith((*UNPACKED, *SUFFIXES)) and len(parts) > 1
-    place = braces[0] if braces else len(parts) - is_file
-    return f"{scheme}://{'/'.join(parts[:place])}", "/".join(parts[place:])
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CacheError(
+                f"{self.folder}: cannot be written ({error.strerror or error}): make room, or "
+                "give another folder by --cache-mirror or --caches"
+            ) from error

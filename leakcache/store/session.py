@@ -23,7 +23,14 @@ from leakcache.memory import keep_freed_memory
 from leakcache.progress import Advance
 from leakcache.store.column_store import ColumnStore
 from leakcache.store.manifest import Encoding
-from leakcache.store.one_pass import ImageFile, OnePass, ReadFile, StoredUnit, work_units
+from leakcache.store.one_pass import (
+    ImageFile,
+    OnePass,
+    ReadFile,
+    StoredUnit,
+    WorkUnit,
+    work_units,
+)
 
 JOIN_WAIT = 60.0
 """Seconds that one of several processes waits for the lock before it starts."""
@@ -132,10 +139,13 @@ class BuildSession:
         return self.store.writing(self.identity, wait) if self.worker else nullcontext()
 
     def _enter(self) -> BuildPlan:
+        self._lay_out()
+        return BuildPlan.enter(self.store.folder, self.identity, self.store.next_number)
+
+    def _lay_out(self) -> None:
         training = any(file.training for file in self.files)
         wanted = [column for column in self.columns if training or not column.training_only]
         self.store.lay_out([column.spec(self.encoding) for column in wanted])
-        return BuildPlan.enter(self.store.folder, self.identity, self.store.next_number)
 
     def _compute(self, plan: BuildPlan, run: OnePass, me: Worker) -> None:
         units = work_units(self.files, self.columns, self.encoding, plan.first)
@@ -145,20 +155,27 @@ class BuildSession:
         while todo and plan.open:
             mine = set[int]()
             for stored in run.run(units[place] for place in plan.unclaimed(todo, me)):
-                mine.add(_record(plan, run, stored, me))
+                mine.add(record_unit(plan, run, stored, me))
             others = {place for place in todo if place not in mine and plan.done(place)}
             self.advance(sum(len(units[place].files) for place in others))
             todo = [place for place in todo if place not in mine | others]
             if todo and not mine:
                 time.sleep(POLL)
 
-    def _compute_on_actors(self, plan: BuildPlan, run: OnePass, pool: RayPool) -> None:
+    def _compute_on_actors(
+        self,
+        plan: BuildPlan,
+        run: OnePass,
+        pool: RayPool,
+        stored: Callable[[WorkUnit], object] = lambda unit: None,
+    ) -> None:
         units = work_units(self.files, self.columns, self.encoding, plan.first)
         todo = [place for place in range(len(units)) if not plan.done(place)]
         self.advance(sum(len(u.files) for p, u in enumerate(units) if p not in set(todo)))
         names = [column.name for column in self.columns]
         factory = _ActorFactory(self.store.home, self.files, names, self.encoding, plan)
         for place, (images, computed) in pool.map(factory, todo):
+            stored(units[place])
             self.advance(len(units[place].files))
             run.images += images
             for name, count in computed.items():
@@ -207,14 +224,14 @@ class _ActorFactory:
             before, images = dict(run.computed), run.images
             with store.reporting():
                 for stored in run.run([units[place]]):
-                    _record(self.plan, run, stored, me)
+                    record_unit(self.plan, run, stored, me)
             new = {name: count - before[name] for name, count in run.computed.items()}
             return run.images - images, new
 
         return compute
 
 
-def _record(plan: BuildPlan, run: OnePass, stored: StoredUnit, me: Worker) -> int:
+def record_unit(plan: BuildPlan, run: OnePass, stored: StoredUnit, me: Worker) -> int:
     """Note that a unit is stored; returns its place in the plan."""
     files = [[file.sha256, file.size, file.reason] for file in stored.files]
     about = {"computed": stored.images, "relative_error": run.relative_error}

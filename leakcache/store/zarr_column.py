@@ -120,6 +120,11 @@ class ZarrColumn:
         return self.folder / ARRAY / _key(self.spec, shard)
 
     @property
+    def metadata(self) -> list[Path]:
+        """Its files that are no shards."""
+        return [self.folder / ARRAY / "zarr.json", self.folder / SPEC]
+
+    @property
     def bytes(self) -> int:
         """Size on disk."""
         return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())

@@ -26,7 +26,8 @@ _STYLES = {"severe": "bold red", "warning": "yellow", "unsure": "cyan", "note": 
     "--open",
     "open_roots",
     multiple=True,
-    metavar="ROOT",
+    metavar="ROOT|URL",
+    callback=opt.copy_urls,
     help="Folder of unknown generators; may be repeated.",
 )
 @opt.canonical

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leakcache.names import visible
+from leakcache.store.remote import address
 from leaknet.commands import options as opt
 from leaknet.commands.defaults import LeakCommand, Settings, data_root, name_cache, remember
 from leaknet.commands.output import emit, next_steps, print_findings, print_rejects
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from leakcache.dataset.index import DatasetIndex, Split
     from leakcache.images.decode import Preprocessing
     from leakcache.store.build import BuildReport
-    from leakcache.store.remote import Mirror
 
 
 @click.command(cls=LeakCommand)
@@ -82,12 +82,7 @@ if TYPE_CHECKING:
     "degraded_pixel_statistics, degraded_activation_statistics, pixels_resize256, "
     "pixels_crop256x2.",
 )
-@click.option(
-    "--worker",
-    metavar="K/N|auto",
-    help="This is process K (from 0) of N that build one cache together, on one host or many that "
-    "share its folder; auto: as torchrun or SLURM has set.",
-)
+@opt.worker
 @opt.engine
 @click.option("--fresh", is_flag=True, help="Throw away the columns in the cache folder.")
 @click.option(
@@ -100,7 +95,8 @@ def build(settings: Settings, /, **options: Any) -> None:
 
     Only columns that an image lacks are computed, whatever data set, split or fold it is in.
     JSON keys: cache; by split path, fingerprint, images, computed, stored, columns.NAME, repaired,
-    changes, findings (level, sentence), relative_latent_error, rejects[], seconds.
+    changes, findings (level, sentence), relative_latent_error, rejects[], objects (uploaded),
+    seconds.
 
     \b
     Example:
@@ -111,12 +107,10 @@ def build(settings: Settings, /, **options: Any) -> None:
       leak cache build --data photos/ --engine ray --actors 4
       leak cache build --data photos/ --cache s3://bucket/caches/photos
     """
-    from leakcache.distributed.rank import parse_worker
     from leakcache.encoder.weights import locate
     from leakcache.images.decode import Preprocessing
 
     options["pool"] = opt.ray_pool(options)
-    options["worker"] = parse_worker(options["worker"]) if options["worker"] else None
     preprocessing = Preprocessing(
         options["view"],
         options["size"],
@@ -134,32 +128,15 @@ def build(settings: Settings, /, **options: Any) -> None:
     folder = Path(options["cache"] or settings.caches / name)
     columns = _columns(options)
     click.echo(f"{root}: {len(index.records)} images, {', '.join(columns)}", err=True)
-    mirror = _mirror(folder, options)
     reports = _build_splits(index, folder, preprocessing, columns, options)
-    if mirror:
-        click.echo(f"{mirror.url}: {mirror.push()} objects written", err=True)
     remember(settings.caches, folder)
     if options["as_json"]:
         emit({"cache": str(folder), **{s: built(r) for s, r in reports.items()}})
     else:
         for split, report in reports.items():
             print_built(split, report)
-        next_steps(["train", "--cache", str(folder)])
+        next_steps(["train", "--cache", address(folder)])
     refuse_too_many_rejects(list(reports.values()), options["max_rejects"])
-
-
-def _mirror(folder: Path, options: dict[str, Any]) -> Mirror | None:
-    """The mirror of an object store that is built in; None for a local cache."""
-    from leakcache.errors import ConfigError
-    from leakcache.store.remote import Mirror
-
-    mirror = Mirror.of(folder)
-    if mirror and (options["fresh"] or options["worker"]):
-        raise ConfigError(
-            f"{mirror.url}: --fresh and --worker take a local folder; choose another URL, or build "
-            "there and `leak cache push`"
-        )
-    return mirror
 
 
 def _choose_fastest(options: dict[str, Any]) -> None:
@@ -233,6 +210,7 @@ def _build_splits(
                 repair=options["repair"],
                 worker=options["worker"],
                 pool=options["pool"],
+                upload=True,
                 advance=advance,
             )
             for split in splits
@@ -254,6 +232,7 @@ def built(report: BuildReport) -> dict[str, Any]:
         "findings": [vars(finding) for finding in report.findings],
         "relative_latent_error": manifest.facts["relative_latent_error"],
         "rejects": [{"path": path, "reason": reason} for path, reason in manifest.rejects],
+        "objects": report.objects,
         "seconds": round(report.seconds, 3),
     }
 
@@ -266,9 +245,11 @@ def print_built(split: str, report: BuildReport) -> None:
     if report.changes:
         click.echo(f"{split}: since the last build, {visible(str(report.changes))}")
     click.echo(
-        f"{split}: {manifest.images} images in {report.cache.path} "
+        f"{split}: {manifest.images} images in {address(report.cache.path.parent)}/{split} "
         f"({report.computed} computed, {report.stored} stored before, {report.seconds:.1f} s)"
     )
+    if report.objects:
+        click.echo(f"  {'uploaded':<30} {report.objects} objects")
     for name, count in report.columns.items():
         if count:
             click.echo(f"  {name:<30} {count} images computed")

@@ -160,18 +160,25 @@ def data_root(given: str | None) -> Path:
     Raises:
         DataError: there is none.
     """
-    from leakcache.store.remote import copy_images, is_url, local_path, mirror_name
-
-    if given is not None and is_url(given):
-        context = click.get_current_context(silent=True)
-        caches = ((context and context.find_object(Settings)) or Settings({})).caches
-        return copy_images(given, caches / f"images-{mirror_name(given)}")
     if given is not None:
-        return Path(local_path(given))
+        return local_copy(given)
     here = Path("data")
     if here.is_dir():
         return here
     return sample_root()
+
+
+def local_copy(given: str) -> Path:
+    """The path that an argument names; of a URL that of its copy below the folder of caches.
+
+    Raises:
+        CacheError, ConfigError: as `leakcache.store.remote_images.copy_images`.
+    """
+    from leakcache.store.remote_images import local_images
+
+    context = click.get_current_context(silent=True)
+    caches = ((context and context.find_object(Settings)) or Settings({})).caches
+    return local_images(given, caches)
 
 
 def sample_root() -> Path:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=LeakCommand)
 @click.argument("name", required=False)
-@click.argument("folder", required=False)
+@click.argument("folder", required=False, callback=opt.copy_urls)
 @opt.run
 @click.option("--shots", type=click.IntRange(3), help="Images to use. [default: all of FOLDER]")
 @click.option("--undo", is_flag=True, help="Remove the newest version of the run instead.")

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=LeakCommand)
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE|FOLDER...")
+@click.argument(
+    "images", nargs=-1, required=True, metavar="IMAGE|FOLDER...", callback=opt.copy_urls
+)
 @opt.run
 @click.option(
     "--out",

@@ -49,7 +49,29 @@ def _local_cache(
     from leaknet.commands.defaults import Settings
 
     caches = (context.find_object(Settings) or Settings({})).caches
-    return value and str(cache_home(value, caches, context.meta[_MIRROR] or ""))
+    mirror, number = context.meta[_MIRROR] or "", context.meta.get(_WORKER)
+    return value and str(cache_home(value, caches, mirror, number))
+
+
+def _parse_worker(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[int, int] | None:
+    from leakcache.distributed.rank import parse_worker
+
+    found = parse_worker(value) if value else None
+    context.meta[_WORKER] = found
+    return found
+
+
+def copy_urls(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """Callback of an option or argument: in place of each URL the path of its local copy."""
+    from leaknet.commands.defaults import local_copy
+
+    if context.resilient_parsing or value is None:
+        return value
+    if isinstance(value, str):
+        return str(local_copy(value)) if "://" in value else value
+    return tuple(copy_urls(context, parameter, one) for one in value)
 
 
 def _installed(_: click.Context, __: click.Parameter, client: str | None) -> str | None:
@@ -70,6 +92,7 @@ def _rate(context: click.Context, parameter: click.Parameter, value: float) -> f
 
 
 _MIRROR = "leak.cache_mirror"
+_WORKER = "leak.worker"
 
 json = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else."
@@ -114,6 +137,14 @@ cache = _together(
         help="Local copy of what is read of a cache by URL. [default: below the folder of caches]",
     ),
 )
+worker = click.option(
+    "--worker",
+    metavar="K/N|auto",
+    is_eager=True,
+    callback=_parse_worker,
+    help="This is process K (from 0) of N that build one cache together, on hosts that share "
+    "its folder, or anywhere with a URL; auto: as torchrun or SLURM has set.",
+)
 run = click.option(
     "--run",
     metavar="DIR|ID",
@@ -123,7 +154,8 @@ open_roots = click.option(
     "--open",
     "open_roots",
     multiple=True,
-    metavar="ROOT",
+    metavar="ROOT|URL",
+    callback=copy_urls,
     help="Folder of unknown generators. [default: the open set of the data, if it has one]",
 )
 open_set = click.option(
@@ -192,6 +224,13 @@ alpha = click.option(
     callback=_rate,
     help="Rate at which images of known generators may be called unknown.",
 )
+
+
+def images(metavar: str, *, required: bool = True) -> Callable[[Command], Command]:
+    """Arguments that are image files, folders or URLs of these."""
+    return click.argument(
+        "images", nargs=-1, required=required, metavar=metavar, callback=copy_urls
+    )
 
 
 def recipe(preset: str) -> Callable[[Command], Command]:

@@ -10,9 +10,10 @@ from typing import Any
 
 from leakcache.dataset.findings import refuse_small_classes
 from leakcache.dataset.index import read_index
-from leakcache.errors import CacheCorrupt, CacheIncomplete, DataError, RunError
+from leakcache.errors import CacheCorrupt, DataError, RunError
 from leakcache.files import parse_json, parse_toml, read_checked, read_text
 from leakcache.names import visible
+from leakcache.store.remote import unfinished
 from leaknet import checksums
 from leaknet.commands.defaults import run_folder
 
@@ -26,10 +27,7 @@ def check_cache(folder: Path, split: str = "closed") -> dict[str, Any]:
     """
     path = folder / split / "manifest.json"
     if not path.is_file():
-        raise CacheIncomplete(
-            f"{folder / split}: no finished cache; run (or run again) "
-            f"`leak cache build --cache {folder}`"
-        )
+        raise unfinished(folder / split)
     if (path.parent / "latents.zarr").exists():  # refused, with the cure, once it is opened
         return {}
     try:

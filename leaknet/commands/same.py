@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=LeakCommand)
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE|FOLDER...")
+@click.argument(
+    "images", nargs=-1, required=True, metavar="IMAGE|FOLDER...", callback=opt.copy_urls
+)
 @opt.run
 @click.option("--csv", "csv_file", metavar="FILE", help="Write every pair as CSV.")
 @click.option(
@@ -69,7 +71,9 @@ def same(settings: Settings, /, **options: Any) -> None:
 
 
 @click.command(cls=LeakCommand)
-@click.argument("images", nargs=-1, required=True, metavar="FOLDER|IMAGE...")
+@click.argument(
+    "images", nargs=-1, required=True, metavar="FOLDER|IMAGE...", callback=opt.copy_urls
+)
 @opt.run
 @click.option("--csv", "csv_file", metavar="FILE", help="Write path and cluster of every image.")
 @click.option(

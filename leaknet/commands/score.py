@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=LeakCommand)
-@click.argument("images", nargs=-1, metavar="[IMAGE|FOLDER]...")
+@opt.images("[IMAGE|FOLDER|URL]...", required=False)
 @opt.run
 @opt.cache
 @click.option("--kde", is_flag=True, help="Open set: exact Gaussian KDE (the default detector).")
@@ -82,6 +82,7 @@ def score(settings: Settings, /, **options: Any) -> None:
       leak score --kde
       leak score --kde --open photos-of-unknown-generators/
       leak score suspect.png folder/ --stability --alpha .1 --csv scores.csv
+      leak score s3://bucket/suspect.png s3://bucket/folder
     """
     run = checked_run(options["run"], settings.runs)
     if options["cache"] is not None:

@@ -4,7 +4,8 @@
 
 Workers are forks of one process, so that the import of torch does not count. Prints JSON: for each
 number of workers the seconds of the build, those that the simulation gives with the measured times
-of its units, and the mean and the largest of these times.
+of its units, the mean and the largest of these times, the CPU seconds of the workers, and those of
+other processes meanwhile (Linux).
 """
 
 from __future__ import annotations
@@ -74,11 +75,11 @@ def measure(images: Path, vae: str, scratch: Path, count: int) -> dict[str, Any]
     encoder = Encoder.load(vae)
     found = {}
     for workers in (1, 2, 4):
-        home, start = scratch / str(workers), time.time()
+        home, start, busy = scratch / str(workers), time.time(), _busy()
         children = [_start(index, encoder, home, n, workers) for n in range(workers)]
-        for child in children:
-            assert os.waitpid(child, 0)[1] == 0
-        seconds = time.time() - start
+        ends = [os.wait4(child, 0) for child in children]
+        assert all(status == 0 for _, status, _ in ends)
+        seconds, cpu = time.time() - start, sum(u.ru_utime + u.ru_stime for _, _, u in ends)
         times = [t for n in range(workers) for t in json.loads((home / f"times{n}").read_text())]
         found[workers] = {
             "seconds": seconds,
@@ -86,8 +87,17 @@ def measure(images: Path, vae: str, scratch: Path, count: int) -> dict[str, Any]
             "units": len(times),
             "mean": sum(times) / len(times),
             "largest": max(times),
+            "cpu": cpu,
+            "cpu_of_others": _busy() - busy - cpu,
         }
     return found
+
+
+def _busy() -> float:
+    """CPU seconds that all processes of this machine have taken."""
+    words = Path("/proc/stat").read_text(encoding="utf-8").split()[1:9]
+    user, nice, system, _, _, irq, soft, _ = map(int, words)
+    return (user + nice + system + irq + soft) / os.sysconf("SC_CLK_TCK")
 
 
 def _start(index: Any, encoder: Any, home: Path, number: int, of: int) -> int:

@@ -13,10 +13,16 @@ from typing import Any
 
 from moto.server import ThreadedMotoServer
 
-EXPIRED = (
-    b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>ExpiredToken</Code>'
-    b"<Message>The provided token has expired.</Message></Error>"
-)
+ERRORS = {
+    "500": (500, "InternalError", "We encountered an internal error."),
+    "expired": (400, "ExpiredToken", "The provided token has expired."),
+    "denied": (403, "AccessDenied", "Access Denied"),
+    "key": (403, "InvalidAccessKeyId", "The Access Key Id does not exist in our records."),
+    "secret": (403, "SignatureDoesNotMatch", "The signature does not match."),
+    "region": (301, "PermanentRedirect", "Address the bucket by the specified endpoint."),
+    "signed": (400, "AuthorizationHeaderMalformed", "The region 'a' is wrong; expecting 'b'"),
+}
+"""By the kind of a fault the status, code and message that S3 answers."""
 
 
 @dataclass
@@ -24,7 +30,7 @@ class Faults:
     """What the proxy does with requests.
 
     Attributes:
-        kind: `500`, `slow`, `drop` or `expired`; empty for none.
+        kind: of `ERRORS`; `slow`, `drop`, or `mixed` for 500s and these two; empty for none.
         times: how many requests fail.
         matches: which requests may fail, by method and path.
         seen: method and path of each request.
@@ -49,7 +55,9 @@ class Faults:
             self.seen.append((method, path))
             if self.kind and self.times > 0 and self.matches(method, path):
                 self.times -= 1
-                return self.kind
+                return (
+                    ("500", "slow", "drop")[self.times % 3] if self.kind == "mixed" else self.kind
+                )
         return ""
 
 
@@ -73,10 +81,10 @@ def serving() -> Iterator[tuple[str, Faults]]:
             fault = faults.take(self.command, self.path)
             if fault == "slow":
                 time.sleep(0.3)
-            if fault == "500":
-                return self.answer(500, {}, b"<Error><Code>InternalError</Code></Error>")
-            if fault == "expired":
-                return self.answer(400, {"Content-Type": "application/xml"}, EXPIRED)
+            if fault in ERRORS:
+                status, code, words = ERRORS[fault]
+                text = f"<Error><Code>{code}</Code><Message>{words}</Message></Error>"
+                return self.answer(status, {"Content-Type": "application/xml"}, text.encode())
             connection = http.client.HTTPConnection(host, port)
             connection.request(self.command, self.path, body, dict(self.headers))
             found = connection.getresponse()

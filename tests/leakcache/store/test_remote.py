@@ -12,21 +12,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from tiny_data import SMALL, array_bytes, write_images
 
 from leakcache.columns.spec import ColumnSpec
+from leakcache.dataset.image_files import find_images
 from leakcache.dataset.index import read_index
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheBusy, CacheError, CacheIncomplete, CacheStale, ConfigError
 from leakcache.store import object_store, remote
 from leakcache.store.build import BuildReport, build_cache
 from leakcache.store.cache import Cache
-from leakcache.store.remote import Mirror, cache_home, copy_images, is_url, local_path
+from leakcache.store.remote import Mirror, cache_home, is_url, local_path
+from leakcache.store.remote_images import copy_images, local_images
 from leaknet.commands.cache import cache
 from leaknet.commands.defaults import Settings
+from leaknet.commands.options import copy_urls, open_roots
 
 WHY = 'needs an S3 server: pip install "leaknet[objects]" "moto[server]"'
 pytest.importorskip("obstore", reason=WHY)
@@ -285,8 +289,44 @@ def test_images_are_copied_once_and_read_as_a_folder_or_as_archives(
         copy_images("s3://bucket/data/nothing", tmp_path / "nothing")
 
 
+def test_one_image_is_copied_without_a_listing(local: Path, tmp_path: Path, faults: Faults) -> None:
+    store = from_url("s3://bucket/single", client_options={"allow_http": True})
+    image = next((local / "images").rglob("*.png"))
+    store.put("folder/a b.png", image.read_bytes())
+    faults.seen.clear()
+    copy = local_images("s3://bucket/single/folder/a b.png", tmp_path)
+    assert copy.read_bytes() == image.read_bytes()
+    assert [method for method, _ in faults.seen] == ["HEAD", "GET"]
+    assert local_images("s3://bucket/single/folder/a b.png", tmp_path) == copy
+    assert [method for method, _ in faults.seen] == ["HEAD", "GET", "HEAD"]
+    store.put("folder/a b.png", b"changed")
+    assert local_images("s3://bucket/single/folder/a b.png", tmp_path).read_bytes() == b"changed"
+    with pytest.raises(CacheError, match=r"folder/b\.png: there are no objects"):
+        local_images("s3://bucket/single/folder/b.png", tmp_path)
+    assert local_images("a/b.png", tmp_path) == Path("a/b.png")
+
+
+def test_arguments_take_urls(local: Path, tmp_path: Path) -> None:
+    store = from_url("s3://bucket/arguments", client_options={"allow_http": True})
+    for path in (local / "images").rglob("*.png"):
+        store.put(path.relative_to(local).as_posix(), path.read_bytes())
+
+    @click.command()
+    @open_roots
+    @click.argument("images", nargs=-1, callback=copy_urls)
+    def show(open_roots: tuple[str, ...], images: tuple[str, ...]) -> None:
+        click.echo(json.dumps([len(find_images([one])) for one in (*open_roots, *images)]))
+
+    words = ["--open", "s3://bucket/arguments/images/ada", "s3://bucket/arguments/images/bob/"]
+    words += ["s3://bucket/arguments/images/ada/000.png", str(local / "images")]
+    done = CliRunner().invoke(
+        show, words, obj=Settings({}, caches=tmp_path), catch_exceptions=False
+    )
+    assert json.loads(done.stdout) == [6, 6, 1, 12]
+
+
 def test_a_folder_that_is_no_mirror_of_the_url_is_left_alone(home: Path, url: str) -> None:
-    with pytest.raises(CacheError, match="a cache of its own"):
+    with pytest.raises(CacheError, match="holds other files"):
         Mirror.open(url, home)
     Mirror.begin(url, home).push()
     with pytest.raises(CacheError, match="mirrors s3://bucket"):
