@@ -2,6 +2,7 @@
 
 Pages are the Markdown files of this repository and the notebooks; the Python reference is made of
 docstrings. Fails where a link of a page leads nowhere or a page loads anything from elsewhere.
+Pages can be read as files; search needs a server, which may be offline.
 """
 
 from __future__ import annotations
@@ -214,5 +215,6 @@ def build(out: Path) -> list[str]:
 if __name__ == "__main__":
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "site"
     wrong = build(target.resolve())
-    print("\n".join(wrong) or target / "index.html")
+    serve = f"{target / 'index.html'}; with search: python -m http.server -d {target}"
+    print("\n".join(wrong) or serve)
     sys.exit(bool(wrong))

@@ -124,8 +124,8 @@ def blank(texture: float) -> Decision | None:
 
 
 def _named(generators: tuple[str, ...]) -> str:
-    more = ", …" if len(generators) > SHOWN else ""
-    return ", ".join(generators[:SHOWN]) + more
+    more = len(generators) - SHOWN
+    return ", ".join(generators[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def doubt(decision: Decision, changed: dict[str, str], tried: int) -> Decision:

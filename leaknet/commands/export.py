@@ -54,8 +54,8 @@ def export(settings: Settings, /, **options: Any) -> None:
     click.echo(f"{out} ({size / 1e6:.1f} MB; reads {', '.join(exported['columns'])})")
     if (precision := exported["precision"]) != "fp32":
         click.echo(
-            f"the encoder is exported in fp32, the run encodes in {precision}: answers differ "
-            "slightly",
+            f"the encoder is exported in fp32, the run encodes in {precision}: probabilities "
+            "differ by some .01 (docs/EXPORT.md)",
             err=True,
         )
     click.echo(f"next: python {out / 'scorer.py'} IMAGE")

@@ -90,7 +90,7 @@ class ActivationGraph(nn.Module):
                 _covariance(activation_features.differences(centred, *spans, (down, right)))
             )
         matrices = activation_features.widened(torch.stack(found, dim=1))
-        floors = activation_features.floors(matrices)[..., None, None]
+        floors = _floors(matrices)[..., None, None]
         return matrices + floors * torch.eye(activation_features.CHANNELS, dtype=torch.float64)
 
 
@@ -212,6 +212,18 @@ def _covariance(vectors: Float[Tensor, "part *position value"]) -> Matrices:
     values = vectors.flatten(1, -2).double()
     values = values - values.mean(dim=1, keepdim=True)
     return values.mT @ values / values.shape[1]
+
+
+def _floors(
+    matrices: Float64[Tensor, "part step value value"],
+) -> Float64[Tensor, "part step"]:
+    """As `activation_features.floors`, in units of the least variance, 1e-8.
+
+    The exporter takes an addition of 1e-8 for one of 0 and leaves it out.
+    """
+    unit = activation_features.LEAST_VARIANCE
+    traces = matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
+    return (activation_features.FLOOR / unit * traces / activation_features.CHANNELS + 1) * unit
 
 
 def _dct_histogram(

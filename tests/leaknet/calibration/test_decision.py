@@ -21,7 +21,7 @@ from leaknet.calibration.decision import MIN_TEXTURE, blank, decide, doubt
         (0.01, (), "unknown generator", "p ≤ 0.01, at most 0.05: its score is lower than that of"),
         (0.051, ("a",), "unsure", "no generator is probable enough"),
         (1.0, ("a", "b"), "unsure", "to be named: 2 remain, a, b"),
-        (1.0, ("a", "b", "c", "d"), "unsure", "to be named: 4 remain, a, b, c, …"),
+        (1.0, ("a", "b", "c", "d"), "unsure", "to be named: 4 remain, a, b, c and 1 more"),
         (0.5, (), "unsure", "no generator is probable enough"),
     ],
 )

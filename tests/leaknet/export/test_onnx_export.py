@@ -47,8 +47,8 @@ BLOCKED = ("torch", "scipy", "jaxtyping", "h5py", "sklearn", "leaknet.model", "f
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose two branches have equal weights.
 
-    Its encoder runs under ONNX Runtime: convolutions in single precision differ in their last
-    digits between torch and ONNX Runtime, which the logarithms of covariances enlarge.
+    Its encoder runs under ONNX Runtime, as the export's, so that statistics are rounded to 8 bits
+    from the same values.
     """
     root = tmp_path_factory.mktemp("made")
     run = small_run(root, 10, "best", "statistics.degraded=false", runtime="onnx")
@@ -148,11 +148,12 @@ def test_the_encoder_at_any_number_and_size(
         assert np.abs(one - expected.numpy()).max() < 1e-4
 
 
-@pytest.mark.parametrize(("count", "side"), [(1, 32), (3, 44)])
+@pytest.mark.parametrize(("count", "side", "scatter"), [(1, 32, 1.0), (3, 44, 1.0), (1, 32, 3e-3)])
 def test_activation_statistics_of_any_number_and_size(
-    exported: Path, count: int, side: int
+    exported: Path, count: int, side: int, scatter: float
 ) -> None:
-    maps = [torch.randn(count, 8, side // scale, 40 // scale) for scale in (1, 2, 4)]
+    """Also where the least variance is a part of the floor, as in smooth images."""
+    maps = [scatter * torch.randn(count, 8, side // scale, 40 // scale) for scale in (1, 2, 4)]
     expected = activation_statistics(tuple(maps))[:, 0].numpy()
     given = dict(zip(("half", "quarter", "eighth"), (one.numpy() for one in maps), strict=True))
     found = _session(exported / "activations.onnx").run(None, given)
