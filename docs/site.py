@@ -52,7 +52,7 @@ NAV = {
 }
 """Pages of each part; a page belongs to the first part that names it."""
 REFERENCE = {
-    "leaknet": ["leaknet.api", "leaknet.classifier", "leaknet.data.dataset"],
+    "leaknet": ["leaknet.api", "leaknet.classifier", "leaknet.data.columns"],
     "answers": ["leaknet.scoring.answers", "leaknet.scoring.predict", "leaknet.scoring.stability"],
     "explanations": ["leaknet.explain.explain", "leaknet.explain.explanation"],
     "detectors": ["leaknet.detectors.base", "leaknet.data.embeddings"],

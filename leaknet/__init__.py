@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from leaknet.api import build_cache, load, train
     from leaknet.classifier import LeakClassifier
-    from leaknet.data.dataset import LatentDataset
+    from leaknet.data.columns import LatentDataset
     from leaknet.explain import Explanation, explain_image
     from leaknet.model.protoleaknet import ProtoLeakNet
     from leaknet.scoring.answers import Answer, Answers
@@ -26,7 +26,7 @@ _MODULES = {
     "Answer": "leaknet.scoring.answers",
     "Answers": "leaknet.scoring.answers",
     "Explanation": "leaknet.explain",
-    "LatentDataset": "leaknet.data.dataset",
+    "LatentDataset": "leaknet.data.columns",
     "LeakClassifier": "leaknet.classifier",
     "Predictor": "leaknet.scoring.predict",
     "ProtoLeakNet": "leaknet.model.protoleaknet",

@@ -20,25 +20,24 @@ from leaknet.audit.control_classifiers import (
     Evaluator,
     OpenControl,
     OpenEvaluator,
+    closed_protocol,
+    group_protocol,
 )
-from leaknet.audit.cross_validation import closed_protocol, group_protocol
 from leaknet.audit.duplicates import DuplicateSet, exact_duplicates, near_duplicates
-from leaknet.audit.fact_table import fact_table
+from leaknet.audit.file_facts import fact_table
 from leaknet.audit.findings import (
     Finding,
     by_severity,
+    collection_findings,
     counted,
+    duplicate_findings,
     listing,
     metadata_finding,
+    native_size_findings,
     open_metadata_finding,
     open_thumbnail_finding,
     shuffle_finding,
     thumbnail_finding,
-)
-from leaknet.audit.findings_collection import (
-    collection_findings,
-    duplicate_findings,
-    native_size_findings,
     unreadable_findings,
 )
 from leaknet.audit.observations import Observations, observe_data, thumbnail_features

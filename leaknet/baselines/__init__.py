@@ -2,7 +2,7 @@
 
 from leaknet.baselines.aedr import AEDR
 from leaknet.baselines.aeroblade import Aeroblade, ReconstructionMSE
-from leaknet.baselines.base import Baseline, BaselineOptions
+from leaknet.baselines.base import Baseline, BaselineImages, BaselineOptions
 from leaknet.baselines.cnn import (
     EfficientNetB4,
     EfficientNetB4Scratch,
@@ -13,7 +13,6 @@ from leaknet.baselines.cnn import (
 )
 from leaknet.baselines.controls import Metadata, Thumbnail
 from leaknet.baselines.freqnet import FreqNet
-from leaknet.baselines.images import BaselineImages
 from leaknet.baselines.latenttracer import LatentTracer, LatentTracerQuick, LatentTracerResidual
 from leaknet.baselines.latte import Latte
 from leaknet.baselines.midlayer_knn import ClipNeighbours, DinoNeighbours

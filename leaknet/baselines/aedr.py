@@ -24,7 +24,7 @@ from torch import Tensor
 
 from leakcache.errors import TrainingError
 from leaknet.baselines.autoencoders import Autoencoder
-from leaknet.baselines.images import BaselineImages
+from leaknet.baselines.base import BaselineImages
 from leaknet.baselines.reconstruction import EPSILON, ReconstructionErrors
 from leaknet.data.embeddings import Embeddings
 

@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from leakcache.errors import WeightsError
-from leaknet.baselines.augment import IMAGENET_MEAN, IMAGENET_STD
 from leaknet.baselines.autoencoders import Autoencoder
 from leaknet.baselines.base import BaselineOptions
 from leaknet.baselines.reconstruction import ReconstructionErrors
+from leaknet.baselines.trained_network import IMAGENET_MEAN, IMAGENET_STD
 from leaknet.baselines.weights import count, fingerprint, frozen
 
 FILE = "lpips-vgg.safetensors"

@@ -14,12 +14,10 @@ from sklearn.ensemble import ExtraTreesClassifier
 
 from leakcache.errors import TrainingError
 from leakcache.images.decode import decode
-from leaknet.audit.cross_validation import fit_trees
-from leaknet.audit.fact_table import FactEncoder
-from leaknet.audit.file_facts import FileFacts, read_facts
+from leaknet.audit.control_classifiers import fit_trees
+from leaknet.audit.file_facts import FactEncoder, FileFacts, read_facts
 from leaknet.audit.observations import thumbnail, thumbnail_features
-from leaknet.baselines.base import Baseline
-from leaknet.baselines.images import BaselineImages
+from leaknet.baselines.base import Baseline, BaselineImages
 from leaknet.data.embeddings import Embeddings
 
 FLOOR = 1e-6

@@ -23,7 +23,7 @@ from leakcache.columns.spec import ColumnSpec
 from leakcache.encoder.weights import PRESETS
 from leakcache.images.preprocess import Preprocessing
 from leakcache.store.column_store import Rows
-from leaknet.baselines.images import BaselineImages
+from leaknet.baselines.base import BaselineImages
 from leaknet.baselines.occ_clip import TOKENIZER
 from leaknet.baselines.weights import (
     count,

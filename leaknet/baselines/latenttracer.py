@@ -22,15 +22,14 @@ from jaxtyping import Float, Int8
 from torch import Tensor, nn
 
 from leakcache.store.column_store import Rows
-from leaknet.baselines.augment import cropped, flipped
 from leaknet.baselines.autoencoders import Autoencoder, available_autoencoders
-from leaknet.baselines.images import BaselineImages, ConcatenatedRows
+from leaknet.baselines.base import BaselineImages, ConcatenatedRows
 from leaknet.baselines.reconstruction import (
     NATIVE,
     ReconstructionErrors,
     stored_measurements,
 )
-from leaknet.baselines.trained_network import Recipe, TrainedNetwork
+from leaknet.baselines.trained_network import Recipe, TrainedNetwork, cropped, flipped
 from leaknet.baselines.weights import count
 
 RATE = 0.01

@@ -21,11 +21,9 @@ from torch import Tensor, nn
 
 from leakcache.columns.spec import ColumnSpec
 from leakcache.store.column_store import Rows
-from leaknet.baselines.augment import standardised
-from leaknet.baselines.base import BaselineOptions
+from leaknet.baselines.base import BaselineImages, BaselineOptions, ConcatenatedRows
 from leaknet.baselines.ddim_trajectory import CUT, SIDE, TIMESTEPS, Trajectory
-from leaknet.baselines.images import BaselineImages, ConcatenatedRows
-from leaknet.baselines.trained_network import Recipe, TrainedNetwork
+from leaknet.baselines.trained_network import Recipe, TrainedNetwork, standardised
 from leaknet.baselines.weights import count, fingerprint, frozen, pretrained
 
 WIDTH, HEADS = 512, 8

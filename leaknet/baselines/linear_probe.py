@@ -17,8 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from leakcache.errors import TrainingError
-from leaknet.baselines.base import Baseline
-from leaknet.baselines.images import BaselineImages
+from leaknet.baselines.base import Baseline, BaselineImages
 from leaknet.data.embeddings import Embeddings
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)

@@ -19,9 +19,8 @@ from torch.nn import functional as F
 from leakcache.columns.pixels import RESIZED
 from leakcache.columns.spec import ColumnSpec
 from leakcache.errors import TrainingError
-from leaknet.baselines.augment import cropped, standardised
-from leaknet.baselines.base import Baseline, BaselineOptions
-from leaknet.baselines.images import BaselineImages
+from leaknet.baselines.base import Baseline, BaselineImages, BaselineOptions
+from leaknet.baselines.trained_network import cropped, standardised
 from leaknet.baselines.weights import count, fingerprint, frozen, pretrained
 from leaknet.data.embeddings import Embeddings
 from leaknet.metrics import closed_values

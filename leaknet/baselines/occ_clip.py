@@ -30,9 +30,8 @@ from leakcache.errors import TrainingError
 from leakcache.images.preprocess import central, fitted
 from leakcache.progress import track
 from leakcache.store.column_store import Rows
-from leaknet.baselines.augment import standardised
-from leaknet.baselines.base import Baseline, BaselineOptions
-from leaknet.baselines.images import BaselineImages
+from leaknet.baselines.base import Baseline, BaselineImages, BaselineOptions
+from leaknet.baselines.trained_network import standardised
 from leaknet.baselines.weights import (
     count,
     fingerprint,

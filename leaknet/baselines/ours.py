@@ -9,8 +9,7 @@ from typing import ClassVar
 from leakcache.columns.latents import dct_side
 from leakcache.dct import dct_low
 from leakcache.store.cache import LatentMoments
-from leaknet.baselines.base import Baseline
-from leaknet.baselines.images import BaselineImages
+from leaknet.baselines.base import Baseline, BaselineImages
 from leaknet.config import RunConfig, preset
 from leaknet.data.columns import ImageColumns
 from leaknet.data.embeddings import Embeddings

@@ -15,8 +15,7 @@ from leakcache.columns.pixels import CROPS
 from leakcache.columns.spec import ColumnSpec
 from leakcache.store.column_store import Rows
 from leaknet.baselines.autoencoders import Autoencoder, available_autoencoders
-from leaknet.baselines.base import BaselineOptions
-from leaknet.baselines.images import BaselineImages
+from leaknet.baselines.base import BaselineImages, BaselineOptions
 from leaknet.baselines.linear_probe import LinearProbe
 
 NATIVE = 256

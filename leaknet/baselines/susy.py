@@ -17,8 +17,7 @@ from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
 from leakcache.columns.pixels import ContrastTiles
-from leaknet.baselines.augment import flipped, standardised
-from leaknet.baselines.trained_network import PixelNetwork, Recipe
+from leaknet.baselines.trained_network import PixelNetwork, Recipe, flipped, standardised
 
 PROBABILITY = 0.2
 """Of each of blur, gamma and JPEG, independently."""

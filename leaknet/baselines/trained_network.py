@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,19 +24,58 @@ from leakcache.columns.pixels import RESIZED, Cut
 from leakcache.errors import TrainingError
 from leakcache.progress import Advance, track
 from leakcache.store.column_store import Rows
-from leaknet.baselines.augment import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    cropped,
-    flipped,
-    standardised,
-)
-from leaknet.baselines.base import Baseline, BaselineOptions
-from leaknet.baselines.images import BaselineImages
+from leaknet.baselines.base import Baseline, BaselineImages, BaselineOptions
 from leaknet.data.embeddings import Embeddings
 from leaknet.features.noise import epoch_seed, seeded_globally
 from leaknet.metrics import closed_values
 from leaknet.training.epoch import batch_sizes
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def cropped(
+    views: Shaped[np.ndarray, "sample height width channel"],
+    size: int,
+    rng: np.random.Generator | None,
+    *,
+    grid: int = 1,
+) -> Shaped[np.ndarray, "sample size size channel"]:
+    """A random crop of each view, the central one without `rng`; corners on multiples of `grid`.
+
+    Raises IndexError if a view is smaller than `size`.
+    """
+    free = np.array(views.shape[1:3]) - size
+    if free.min() < 0:
+        raise IndexError(f"views of {views.shape[1:3]} have no crop of {size}")
+    if rng is None:
+        corners = np.tile(free // 2 // grid, (len(views), 1))
+    else:
+        corners = rng.integers(0, free // grid + 1, (len(views), 2))
+    pairs = zip(views, (corners * grid).tolist(), strict=True)
+    return np.stack([view[top : top + size, left : left + size] for view, (top, left) in pairs])
+
+
+def flipped(
+    views: Shaped[np.ndarray, "sample height width channel"], rng: np.random.Generator | None
+) -> Shaped[np.ndarray, "sample height width channel"]:
+    """Each view mirrored with probability one half; unchanged without `rng`."""
+    if rng is None:
+        return views
+    mirrored = rng.random(len(views)) < 0.5
+    return np.where(mirrored[:, None, None, None], views[:, :, ::-1], views)
+
+
+def standardised(
+    views: UInt8[np.ndarray, "sample height width 3"],
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> Float[Tensor, "sample 3 height width"]:
+    """(x / 255 − mean) / std, channels first."""
+    x = torch.from_numpy(np.ascontiguousarray(views)).permute(0, 3, 1, 2).float() / 255
+    centre, scale = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
+    return (x - centre) / scale
+
 
 _ORDER, _AUGMENT, _LAYERS = 1, 2, 3  # streams of the seed; 0 is the initialisation
 BATCH = 32

@@ -23,7 +23,7 @@ from leaknet.data.columns import ImageColumns
 from leaknet.data.embeddings import Embeddings
 from leaknet.enroll.enroll import learn, recall
 from leaknet.enroll.prototypes import reclassified
-from leaknet.experiments.task import ClosedSet, rows_of
+from leaknet.experiments.trial import ClosedSet, rows_of
 from leaknet.metrics import closed_values
 from leaknet.model.inference import embed
 from leaknet.model.protoleaknet import ProtoLeakNet

@@ -18,8 +18,8 @@ from leaknet.evaluation.summary import (
     differences_over_seeds,
 )
 from leaknet.metrics import closed_values, open_values
+from leaknet.metrics.bootstrap import sign_flip_p
 from leaknet.metrics.closed_set import correct
-from leaknet.metrics.paired_tests import sign_flip_p
 
 OPEN = "open_"
 """Prefix of the keys of open-set metrics beside closed-set ones."""

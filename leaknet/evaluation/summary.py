@@ -15,8 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Float64, Shaped
 
-from leaknet.metrics.bootstrap import RESAMPLES, K, Measure, Weights, ends, resample
-from leaknet.metrics.paired_tests import bootstrap_p
+from leaknet.metrics.bootstrap import RESAMPLES, K, Measure, Weights, bootstrap_p, ends, resample
 
 __all__ = ["Key", "Measure", "PairedDifference", "Summary", "Values", "Weights", "over_seeds"]
 

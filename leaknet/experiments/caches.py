@@ -24,7 +24,7 @@ from leakcache.store.cache import Cache
 from leakcache.store.manifest import FILE
 from leaknet.config import RunConfig
 from leaknet.experiments.ablation.spec import CacheRequirement
-from leaknet.experiments.task import ClosedSet, Task
+from leaknet.experiments.trial import ClosedSet, Task
 from leaknet.scoring.run_embeddings import open_splits
 
 

@@ -15,9 +15,9 @@ from leaknet.evaluation.summary import Summary
 from leaknet.experiments.answers import AnswerSummary
 from leaknet.experiments.attention_modes import ModeSummary
 from leaknet.experiments.label_shuffle import ShuffleSummary
-from leaknet.experiments.plan import Plan, seeded
 from leaknet.experiments.real_or_generated import RealSummary
 from leaknet.experiments.transfer import TransferSummary
+from leaknet.experiments.trial import Plan, seeded
 
 
 @dataclass(frozen=True, kw_only=True)

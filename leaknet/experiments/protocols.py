@@ -31,11 +31,9 @@ from leaknet.experiments.attention_modes import ModeSummary, gate_of, summarise_
 from leaknet.experiments.evaluation import Evaluation, EvaluationPlan, LeaveOut, SeedFacts
 from leaknet.experiments.label_shuffle import ShuffleSummary, summarise_shuffled
 from leaknet.experiments.on_actors import Training, train_on_actors
-from leaknet.experiments.plan import CPU
 from leaknet.experiments.real_or_generated import check_real, summarise_real
-from leaknet.experiments.task import ClosedSet, Task
 from leaknet.experiments.transfer import Collection, TransferSummary, summarise_transfer
-from leaknet.experiments.trial import RunTrial, Trial, run_trials, trainings
+from leaknet.experiments.trial import CPU, ClosedSet, RunTrial, Task, Trial, run_trials, trainings
 from leaknet.files import write_json
 from leaknet.scoring.run_embeddings import CLOSED_FOLDS, open_splits
 from leaknet.scoring.score_run import settings_of

@@ -1,4 +1,8 @@
-"""One task under one seed: train or resume, embed, fit the detectors."""
+"""One task under one seed: what is asked, what is trained on, and what comes of it.
+
+A cache is read once; every protocol then selects rows of it. Leaving generators out keeps
+their test images alone, as unknown ones: their training and validation images serve nothing.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +15,144 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Shaped
 
+from leakcache.distributed.ray_pool import RayPool
+from leakcache.store.cache import Cache
 from leakcache.store.manifest import images_hash
 from leaknet.config import RunConfig, config_to_table
-from leaknet.data.columns import ImageColumns
+from leaknet.data.columns import ImageColumns, load_fold
 from leaknet.data.embeddings import Embeddings
-from leaknet.detectors import Detector, DiagonalMahalanobis
+from leaknet.data.training_data import TrainingData
+from leaknet.detectors import Detector, DiagonalMahalanobis, GlobalKDE
 from leaknet.evaluation.evaluated import Evaluated
 from leaknet.evaluation.open_set import Detection
 from leaknet.experiments.on_actors import Training
-from leaknet.experiments.plan import Plan
-from leaknet.experiments.task import Task
-from leaknet.model.run_record import RunRecord
-from leaknet.scoring.run_embeddings import known_embeddings, unknown_embeddings
+from leaknet.model.run_record import CacheIdentity, RunRecord
+from leaknet.scoring.run_embeddings import CLOSED_FOLDS, known_embeddings, unknown_embeddings
 from leaknet.scoring.score_run import evaluate_run, fit_run
 from leaknet.training.run_folder import RunFolder
 from leaknet.training.train import fit
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Options that all experiments share; each adds its own in a subclass.
+
+    Attributes:
+        out: folder of the results and runs.
+        seeds: trainings of each method on each task, 1 or more.
+        kinds: open-set detectors, the reported one first; 1 or more.
+        device: where to compute.
+        force: leave open images out that are also closed ones, instead of refusing.
+        pool: actors that train in place of this process; None for none.
+    """
+
+    out: Path
+    seeds: int = 1
+    kinds: tuple[type[Detector], ...] = (GlobalKDE,)
+    device: torch.device = CPU
+    force: bool = False
+    pool: RayPool | None = None
+
+    @property
+    def reported(self) -> str:
+        """Name of the detector that figures are given for."""
+        return self.kinds[0].name
+
+
+def seeded(config: RunConfig, seeds: int) -> tuple[RunConfig, ...]:
+    """The settings under each seed, counted up from their own."""
+    first = config.train.seed
+    return tuple(
+        replace(config, train=replace(config.train, seed=first + number)) for number in range(seeds)
+    )
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training and what it is evaluated on.
+
+    Attributes:
+        classes: the known generators, in the order of the logits.
+        data: what training sees.
+        test: images of known generators to evaluate.
+        unknown: generators that are not trained on; empty for none.
+        cache: identity of the training data, by which a run folder recognises it.
+    """
+
+    classes: tuple[str, ...]
+    data: TrainingData
+    test: ImageColumns
+    unknown: tuple[ImageColumns, ...]
+    cache: CacheIdentity
+
+    @property
+    def folds(self) -> tuple[ImageColumns, ...]:
+        """The closed folds, in the order of `CLOSED_FOLDS`."""
+        return (self.data.train, self.data.val, self.test)
+
+
+@dataclass(frozen=True)
+class ClosedSet:
+    """The closed folds of a cache in memory, of which tasks are made."""
+
+    cache: Cache
+    train: ImageColumns
+    val: ImageColumns
+    test: ImageColumns
+
+    @classmethod
+    def load(cls, cache: Cache, config: RunConfig) -> ClosedSet:
+        """Read what such a model reads of the closed folds; raises as `load_columns`."""
+        names = {fold: config.columns(training=fold == "train") for fold in CLOSED_FOLDS}
+        return cls(cache, *(load_fold(cache, fold, names[fold]) for fold in CLOSED_FOLDS))
+
+    def whole(self, unknown: Sequence[ImageColumns] = ()) -> Task:
+        """Train on all closed generators; those of other caches are unknown."""
+        data = TrainingData(self.train, self.val, self.cache.moments("train"))
+        identity = CacheIdentity.of(self.cache)
+        return Task(self.cache.classes, data, self.test, tuple(unknown), identity)
+
+    def without(self, left: Sequence[str]) -> Task:
+        """Train on all but some generators, whose test images are then the unknown ones."""
+        kept = tuple(name for name in self.cache.classes if name not in left)
+        train, val, test = (
+            rows_of(split, np.isin(split.labels, kept))
+            for split in (self.train, self.val, self.test)
+        )
+        data = TrainingData(train, val, self.cache.moments("train", labels=kept))
+        unknown = rows_of(self.test, np.isin(self.test.labels, left))
+        unknown = replace(unknown, folds=np.full(len(unknown), "open"))
+        return Task(kept, data, test, (unknown,), self._identity(train))
+
+    def shuffled(self, seed: int) -> Task:
+        """Train on labels that were permuted within each fold; the test fold keeps its own."""
+        rng = np.random.default_rng(seed)
+        train = relabelled(self.train, rng.permutation(self.train.labels))
+        val = relabelled(self.val, rng.permutation(self.val.labels))
+        data = TrainingData(train, val, self.cache.moments("train"))
+        return Task(self.cache.classes, data, self.test, (), self._identity(train))
+
+    def _identity(self, train: ImageColumns) -> CacheIdentity:
+        return replace(CacheIdentity.of(self.cache), training_sha256=_training_hash(train))
+
+
+def rows_of(split: ImageColumns, mask: Bool[np.ndarray, "image"]) -> ImageColumns:
+    """The images that a mask selects."""
+    return split.take(np.flatnonzero(mask))
+
+
+def relabelled(split: ImageColumns, labels: Shaped[np.ndarray, "image"]) -> ImageColumns:
+    """The same images under other labels."""
+    return replace(split, labels=labels)
+
+
+def _training_hash(train: ImageColumns) -> str:
+    columns = (train.hashes, train.labels, train.groups, train.folds)
+    return images_hash(zip(*(column.tolist() for column in columns), strict=True))
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,16 @@ from leaknet.experiments.ablation.tables import AblationResult
 from leaknet.experiments.attention_modes import REPORTED, gate_of, summarise_modes
 from leaknet.experiments.caches import CachePool
 from leaknet.experiments.on_actors import Training, train_on_actors
-from leaknet.experiments.plan import CPU, Plan, seeded
 from leaknet.experiments.rows import Job, Outcome, RowResult, run_jobs
-from leaknet.experiments.task import Task
 from leaknet.experiments.trial import (
+    CPU,
+    Plan,
     RunTrial,
+    Task,
     evaluated,
     run_folders,
     run_trials,
+    seeded,
     trainings,
     unfinished,
 )

@@ -168,18 +168,11 @@ class CacheRequirement:
     def command(self, main: Encoding, data_options: str) -> str:
         """What builds such a cache of the images that these options of the build name."""
         required = self.applied(main)
-        cut = required.preprocessing
-        words = ["leak cache build", data_options]
-        words.append(f"--vae {(self.autoencoder or (main.autoencoder.spec,))[0]}")
-        words += [f"--view {cut.name}"] * (cut.name != "resize")
-        words += [f"--size {cut.size}"] * (cut.size != 256) + [f"--views {cut.views}"] * (
-            cut.views > 1
-        )
-        if cut.canonical:
-            words.append(f"--canonical --canonical-size {cut.canonical_size}")
-        words += [f"--precision {required.precision}"] * (required.precision != "fp32")
-        words += [f"--store {required.stored}"] * (required.stored != "float16")
-        return " ".join([*words, "--cache DIR"])
+        if self.autoencoder:
+            spec = replace(main.autoencoder, spec=self.autoencoder[0])
+            required = replace(required, autoencoder=spec)
+        words = ["leak cache build", data_options, required.options]
+        return " ".join([*filter(None, words), "--cache DIR"])
 
 
 BUILT_IN = Path(__file__).parent

@@ -20,7 +20,7 @@ from leakcache.errors import CacheStale, ScoringError
 from leakcache.store.build import build_cache, shared_columns
 from leakcache.store.cache import Cache
 from leakcache.store.manifest import Encoding
-from leaknet.baselines.images import COLUMNS, BaselineImages
+from leaknet.baselines.base import COLUMNS, BaselineImages
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from leaknet.audit.cross_validation import (
+from leaknet.audit.control_classifiers import (
     MIN_FOLD,
     closed_protocol,
     group_protocol,

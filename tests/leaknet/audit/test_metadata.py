@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 from audit_images import random_image, saved
 
-from leaknet.audit.fact_table import SIZES, fact_table
-from leaknet.audit.file_facts import read_facts
+from leaknet.audit.file_facts import SIZES, fact_table, read_facts
 
 PLAIN = read_facts(saved(random_image(0), "JPEG"))
 

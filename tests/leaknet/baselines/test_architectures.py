@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from leakcache.columns.pixels import ContrastTiles
 from leaknet.baselines import BASELINES, cnn
-from leaknet.baselines.augment import standardised
 from leaknet.baselines.base import BaselineOptions
 from leaknet.baselines.freqnet import (
     FreqNet,
@@ -23,6 +22,7 @@ from leaknet.baselines.freqnet import (
 )
 from leaknet.baselines.npr import NPR, NeighbourNetwork, NPRResized, neighbour_residual
 from leaknet.baselines.susy import SuSy, SusyNetwork, downsampling
+from leaknet.baselines.trained_network import standardised
 from leaknet.metrics import closed_values
 
 TEN = 10

@@ -12,9 +12,9 @@ from tiny_baselines import CLASSES, baseline_images
 
 from leakcache.columns.pixels import RESIZED
 from leakcache.errors import TrainingError, WeightsError
-from leaknet.baselines.augment import cropped, standardised
 from leaknet.baselines.base import BaselineOptions
 from leaknet.baselines.midlayer_knn import ClipNeighbours, DinoNeighbours, MidLayerNeighbours
+from leaknet.baselines.trained_network import cropped, standardised
 from leaknet.baselines.weights import count
 
 

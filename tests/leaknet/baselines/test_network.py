@@ -16,10 +16,17 @@ from torch import nn
 from leakcache.columns.pixels import ContrastTiles
 from leakcache.errors import TrainingError
 from leakcache.store.source_images import SourceImages
-from leaknet.baselines.augment import cropped, flipped, standardised
 from leaknet.baselines.base import BaselineOptions
 from leaknet.baselines.freqnet import FreqNetwork
-from leaknet.baselines.trained_network import Recipe, TrainedNetwork, mean_over_views, step_decay
+from leaknet.baselines.trained_network import (
+    Recipe,
+    TrainedNetwork,
+    cropped,
+    flipped,
+    mean_over_views,
+    standardised,
+    step_decay,
+)
 from leaknet.metrics import closed_values
 
 TILES = ContrastTiles(32, 2)

@@ -14,9 +14,8 @@ from leakcache.dataset.index import read_index
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import RunError
 from leakcache.store.build import build_cache
-from leaknet.baselines.base import BaselineOptions
+from leaknet.baselines.base import BaselineImages, BaselineOptions
 from leaknet.baselines.controls import Metadata, Thumbnail
-from leaknet.baselines.images import BaselineImages
 from leaknet.baselines.ours import Ours, OursPaper, moments
 from leaknet.config import RunConfig, preset
 from leaknet.metrics import closed_values

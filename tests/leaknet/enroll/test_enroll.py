@@ -19,8 +19,8 @@ from leakcache.errors import DataError, RunError
 from leakcache.store.cache import Cache
 from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.enroll import enroll, undo
+from leaknet.enroll.enroll import fold_of_each
 from leaknet.enroll.evaluate import evaluate_enrolment, summary
-from leaknet.enroll.few_shot import fold_of_each
 from leaknet.enroll.prototypes import class_prototypes, fit_offset, reclassified, with_class
 from leaknet.model.inference import embed
 from leaknet.model.protoleaknet import ProtoLeakNet

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from leakcache.store.cache import Cache
-from leaknet.experiments.task import ClosedSet
+from leaknet.experiments.trial import ClosedSet
 from leaknet.model.run_record import training_hash
 from tests.leaknet.experiments.synthetic import closed_cache
 from tests.leaknet.tiny import moments_of, tiny_config

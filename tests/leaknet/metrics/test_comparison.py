@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import permutation_test
 
 from leakcache.errors import ScoringError
-from leaknet.metrics.paired_tests import bootstrap_p, sign_flip_p
+from leaknet.metrics.bootstrap import bootstrap_p, sign_flip_p
 
 
 def test_few_groups_are_enumerated() -> None:

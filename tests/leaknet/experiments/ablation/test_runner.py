@@ -18,7 +18,7 @@ from leaknet.experiments.ablation.tables import AblationResult
 from leaknet.experiments.caches import CachePool
 from leaknet.experiments.evaluation import EvaluationPlan
 from leaknet.experiments.protocols import evaluate
-from leaknet.experiments.task import Task
+from leaknet.experiments.trial import Task
 from leaknet.metrics import closed_values
 from leaknet.scoring.run_embeddings import open_splits
 from tests.leaknet.experiments.ablation.tables import HEADS, cache_of, plan, written

@@ -13,8 +13,7 @@ from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import WeightsError
 from leakcache.store.build import build_cache, open_set_builds
 from leakcache.store.cache import Cache
-from leaknet.baselines.base import Baseline
-from leaknet.baselines.images import BaselineImages
+from leaknet.baselines.base import Baseline, BaselineImages
 from leaknet.data.embeddings import Embeddings
 from tests.tiny_data import SMALL, save, tiny_image, tiny_model
 
