@@ -132,11 +132,7 @@ def build_cache(
     repaired = _prepare(folder, fresh=fresh, repair=repair, upload=upload)
     former = former_manifest(folder, encoding, repair)
     store = ColumnStore(folder.parent)
-    if repair:
-        with store.writing():
-            damaged = store.damaged()
-            repaired += damaged.values()
-            store.forget(damaged)
+    repaired += _forget_damaged(store) if repair else []
     chosen = replace(chosen, records=_reading_order(chosen))
     files = [ImageFile(index.root / r.path, r.fold == "train") for r in chosen.records]
     wanted = columns_named(columns)
@@ -148,8 +144,7 @@ def build_cache(
         mirror = store.mirror if upload else None
         session = RemoteSession(*part, mirror) if mirror else BuildSession(*part)
         run = session.run(publication)
-    cache = Cache.open(folder)
-    computed = run.images if run else 0
+    cache, computed = Cache.open(folder), run.images if run else 0
     return BuildReport(
         cache=cache,
         computed=computed,
@@ -161,6 +156,14 @@ def build_cache(
         objects=mirror.uploaded if mirror else 0,
         seconds=time.monotonic() - start,
     )
+
+
+def _forget_damaged(store: ColumnStore) -> list[str]:
+    """Leave damaged shards out of the store; returns one line for each."""
+    with store.writing():
+        damaged = store.damaged()
+        store.forget(damaged)
+    return list(damaged.values())
 
 
 def _reading_order(index: DatasetIndex) -> tuple[ImageRecord, ...]:
@@ -260,40 +263,50 @@ def _remove_damaged_manifests(folder: Path) -> list[str]:
     return found
 
 
-def open_set_builds(closed: Cache, roots: Sequence[Path], device: str = "cpu") -> list[BuildReport]:
+def open_set_builds(
+    closed: Cache, roots: Sequence[str | Path], device: str = "cpu"
+) -> list[BuildReport]:
     """Build, or bring up to date, the caches of the open set, with the columns of the closed one.
 
     Args:
         closed: decides autoencoder, preprocessing and types.
-        roots: folders of unknown generators; the open set of the closed cache's own data
-            where none is named.
+        roots: folders of unknown generators; without any, the open set of the closed cache's own
+            data, if it has one.
         device: where to encode what is missing.
 
     Raises:
-        DataError: no root is named and the data has no open set.
+        DataError: a folder holds no images, or two have the same name.
         CacheStale: the autoencoder has other weights than when the closed cache was built.
     """
-    if roots:
-        indices = {f"open-{root.resolve().name}": read_index(root, open_set=True) for root in roots}
-        if len(indices) < len(roots):
-            raise DataError("two folders given with --open have the same name; rename one")
-    else:
-        indices = {"open": _own_open_set(closed)}
-    encoding = closed.manifest.encoding
-    encoder = encoding.encoder(device)
-    columns = shared_columns(closed)
+    indices = {
+        f"open-{Path(root).resolve().name}": read_index(Path(root), open_set=True) for root in roots
+    }
+    if len(indices) < len(roots):
+        raise DataError("two folders given with --open have the same name; rename one")
+    if not roots and (own := own_open_set(closed)):
+        indices = {"open": own}
+    encoder = closed.manifest.encoding.encoder(device) if indices else None
     return [
-        build_cache(
-            index,
-            encoder,
-            closed.path.parent / name,
-            split="open",
-            preprocessing=encoding.preprocessing,
-            stored=encoding.stored,
-            columns=columns,
-        )
+        build_alike(closed, index, encoder, closed.path.parent / name, split="open")
         for name, index in indices.items()
+        if encoder
     ]
+
+
+def build_alike(
+    closed: Cache, index: DatasetIndex, encoder: Encoder, folder: Path, *, split: Split
+) -> BuildReport:
+    """A cache of other images, encoded as those of a closed one; raises as `build_cache`."""
+    encoding = closed.manifest.encoding
+    return build_cache(
+        index,
+        encoder,
+        folder,
+        split=split,
+        preprocessing=encoding.preprocessing,
+        stored=encoding.stored,
+        columns=shared_columns(closed),
+    )
 
 
 def shared_columns(closed: Cache) -> list[str]:
@@ -314,13 +327,3 @@ def own_open_set(closed: Cache) -> DatasetIndex | None:
         return None
     found = found.select("open")
     return found if found.records else None
-
-
-def _own_open_set(closed: Cache) -> DatasetIndex:
-    index = own_open_set(closed)
-    if index is None:
-        raise DataError(
-            f"{closed.manifest.source or closed.manifest.data}: has no open set; name a folder of "
-            "unknown generators with --open, or score without --kde"
-        )
-    return index

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Shaped, UInt8
 from PIL import Image
 
 from leakcache.columns.column import on_track
@@ -21,10 +22,38 @@ from leakcache.images.loader import in_order
 from leakcache.images.preprocess import canonical_bytes
 from leakcache.progress import track
 from leakcache.store.cache import Cache
-from leakcache.store.column_store import ColumnStore, Compute, Rows
+from leakcache.store.column_store import ColumnStore, Compute
 
 AHEAD = 16
 """Decoded images in flight at most."""
+
+
+class Rows:
+    """Some images' values of a column, indexed by position; small ones are kept in memory.
+
+    Attributes:
+        shape: number of images, then the shape of one image's values.
+    """
+
+    IN_MEMORY = 2**30
+    """Bytes up to which all values are read once and kept."""
+
+    def __init__(self, store: ColumnStore, spec: ColumnSpec, hashes: Sequence[str]) -> None:
+        self._store, self._spec, self._hashes = store, spec, list(hashes)
+        self.shape = (len(self._hashes), *spec.shape)
+        self._kept: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def __getitem__(self, rows: slice | Int[np.ndarray, "k"]) -> Shaped[np.ndarray, "k *row"]:
+        """Values at these positions, in their order; raises as `ColumnStore.read`."""
+        if self._kept is None and len(self) * self._spec.row_bytes <= self.IN_MEMORY:
+            self._kept = self._store.read(self._spec, self._hashes)
+        if self._kept is not None:
+            return self._kept[rows]
+        places = np.arange(len(self))[rows].tolist()
+        return self._store.read(self._spec, [self._hashes[place] for place in places])
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,8 @@ from leakcache.columns.pixels import Cut
 from leakcache.columns.spec import ColumnSpec
 from leakcache.errors import RunError
 from leakcache.store.cache import Cache
-from leakcache.store.column_store import Compute, Rows
-from leakcache.store.source_images import SourceImages
+from leakcache.store.column_store import Compute
+from leakcache.store.source_images import Rows, SourceImages
 from leaknet.data.columns import ImageColumns, load_columns
 from leaknet.data.embeddings import Embeddings
 

@@ -22,7 +22,7 @@ from leakcache.columns.pixels import Views
 from leakcache.columns.spec import ColumnSpec
 from leakcache.encoder.weights import PRESETS
 from leakcache.images.preprocess import Preprocessing
-from leakcache.store.column_store import Rows
+from leakcache.store.source_images import Rows
 from leaknet.baselines.base import BaselineImages
 from leaknet.baselines.occ_clip import TOKENIZER
 from leaknet.baselines.weights import (

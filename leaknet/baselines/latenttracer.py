@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Int8
 from torch import Tensor, nn
 
-from leakcache.store.column_store import Rows
+from leakcache.store.source_images import Rows
 from leaknet.baselines.autoencoders import Autoencoder, available_autoencoders
 from leaknet.baselines.base import BaselineImages, ConcatenatedRows
 from leaknet.baselines.reconstruction import (

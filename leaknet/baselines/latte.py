@@ -20,7 +20,7 @@ from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 
 from leakcache.columns.spec import ColumnSpec
-from leakcache.store.column_store import Rows
+from leakcache.store.source_images import Rows
 from leaknet.baselines.base import BaselineImages, BaselineOptions, ConcatenatedRows
 from leaknet.baselines.ddim_trajectory import CUT, SIDE, TIMESTEPS, Trajectory
 from leaknet.baselines.trained_network import Recipe, TrainedNetwork, standardised

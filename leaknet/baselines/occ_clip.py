@@ -29,7 +29,7 @@ from leakcache.columns.spec import ColumnSpec
 from leakcache.errors import TrainingError
 from leakcache.images.preprocess import central, fitted
 from leakcache.progress import track
-from leakcache.store.column_store import Rows
+from leakcache.store.source_images import Rows
 from leaknet.baselines.base import Baseline, BaselineImages, BaselineOptions
 from leaknet.baselines.trained_network import standardised
 from leaknet.baselines.weights import (

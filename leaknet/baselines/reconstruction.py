@@ -13,7 +13,7 @@ from torch import Tensor
 
 from leakcache.columns.pixels import CROPS
 from leakcache.columns.spec import ColumnSpec
-from leakcache.store.column_store import Rows
+from leakcache.store.source_images import Rows
 from leaknet.baselines.autoencoders import Autoencoder, available_autoencoders
 from leaknet.baselines.base import BaselineImages, BaselineOptions
 from leaknet.baselines.linear_probe import LinearProbe

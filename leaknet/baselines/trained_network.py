@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from leakcache.columns.pixels import RESIZED, Cut
 from leakcache.errors import TrainingError
 from leakcache.progress import Advance, track
-from leakcache.store.column_store import Rows
+from leakcache.store.source_images import Rows
 from leaknet.baselines.base import Baseline, BaselineImages, BaselineOptions
 from leaknet.data.embeddings import Embeddings
 from leaknet.features.noise import epoch_seed, seeded_globally

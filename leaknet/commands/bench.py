@@ -103,19 +103,18 @@ def bench(settings: Settings, /, **options: Any) -> None:
     check_roots(options["open_roots"])
 
     from leakcache.device import resolve_device
-    from leakcache.store.build import ensure_columns
+    from leakcache.store.build import ensure_columns, open_set_builds
     from leaknet.baselines.ours import Ours
     from leaknet.config import preset
     from leaknet.experiments.benchmark.data import raw_data, with_steps
     from leaknet.experiments.benchmark.run import run_bench
     from leaknet.experiments.benchmark.tables import bench_tables, write_bench
-    from leaknet.experiments.caches import open_set_caches
     from leaknet.experiments.tables import print_grids
 
     plan = _plan(options)
     device = str(resolve_device(options["device"]))
     closed = _closed(settings, options, index, device)
-    unknown = [build.cache for build in open_set_caches(closed, options["open_roots"], device)]
+    unknown = [build.cache for build in open_set_builds(closed, options["open_roots"], device)]
     for method in plan.methods:
         if issubclass(method, Ours):
             columns = preset(method.preset).columns()

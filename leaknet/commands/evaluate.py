@@ -96,10 +96,9 @@ def evaluate(settings: Settings, /, **options: Any) -> None:
     check_roots(options["open_roots"])
 
     from leakcache.device import resolve_device
-    from leakcache.store.build import ensure_columns
+    from leakcache.store.build import ensure_columns, open_set_builds
     from leakcache.store.changes import open_current
     from leaknet.config import config_to_table
-    from leaknet.experiments.caches import open_set_caches
     from leaknet.experiments.evaluation_tables import evaluation_tables, write_evaluation
     from leaknet.experiments.protocols import evaluate as run_protocols
     from leaknet.experiments.tables import print_grids
@@ -109,7 +108,7 @@ def evaluate(settings: Settings, /, **options: Any) -> None:
     plan = _plan(options, settings.runs, folder.name, device)
     closed = open_current(folder / "closed")
     ensure_columns([closed], plan.config.columns(), str(device), fill=options["fill"])
-    builds = open_set_caches(closed, options["open_roots"], str(device))
+    builds = open_set_builds(closed, options["open_roots"], str(device))
     plan.out.mkdir(parents=True, exist_ok=True)
     collections = _collections(options, closed, str(device))
     result = run_protocols(plan, closed, [build.cache for build in builds], collections)

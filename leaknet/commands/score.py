@@ -120,8 +120,7 @@ def closed_cache(run: Path, cache: str | None, caches: Path) -> Cache:
 
 def _score_run(run: Path, options: dict[str, Any], settings: Settings) -> None:
     from leakcache.device import resolve_device
-    from leakcache.store.build import ensure_columns
-    from leaknet.experiments.caches import open_set_caches
+    from leakcache.store.build import ensure_columns, open_set_builds
     from leaknet.model.run_record import RunRecord
     from leaknet.report.terminal import print_scores
     from leaknet.scoring.fitted_detectors import detectors_named
@@ -134,7 +133,7 @@ def _score_run(run: Path, options: dict[str, Any], settings: Settings) -> None:
     columns = RunRecord.read(run).config.columns(training=False)
     ensure_columns([closed], columns, str(device), fill=options["fill"])
     if kinds:
-        unknown = [build.cache for build in open_set_caches(closed, roots, str(device))]
+        unknown = [build.cache for build in open_set_builds(closed, roots, str(device))]
         if not unknown:
             click.echo(
                 f"{closed.manifest.data} has no open set: closed-set figures only; name unknown "

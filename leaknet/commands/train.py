@@ -13,9 +13,13 @@ from leaknet.commands.output import emit, next_steps
 from leaknet.commands.preflight import check_trainable
 
 if TYPE_CHECKING:
+    import torch
+
+    from leakcache.store.cache import Cache
     from leaknet.config import RunConfig
     from leaknet.scoring.score_run import ValidationScores
     from leaknet.training.history import EpochRecord
+    from leaknet.training.parallel import Parallel
     from leaknet.training.train import TrainResult
 
 
@@ -55,9 +59,6 @@ def train(settings: Settings, /, **options: Any) -> None:
     from leakcache.store.build import ensure_columns
     from leakcache.store.changes import open_current
     from leaknet.calibration.split_half import calibration_limits
-    from leaknet.config import config_to_table
-    from leaknet.scoring.score_run import prepare_run
-    from leaknet.tracking import open_tracker
     from leaknet.training.parallel import Parallel, from_first
     from leaknet.training.run_folder import run_name
     from leaknet.training.train import train as fit
@@ -77,7 +78,30 @@ def train(settings: Settings, /, **options: Any) -> None:
         cache.store.load()
         fit(config, cache, run, device=str(device), track=silent, parallel=parallel)
         return
-    with open_tracker(options["log"], run) as tracker:
+    result, scores = _fit(config, cache, run, device, parallel, options["log"])
+    remember(settings.runs, run)
+    if options["as_json"]:
+        emit(_as_dict(result, scores))
+    else:
+        _print_result(result, scores)
+        next_steps(["score", "--kde", "--run", str(run)], ["score", "IMAGE", "--run", str(run)])
+
+
+def _fit(
+    config: RunConfig,
+    cache: Cache,
+    run: Path,
+    device: torch.device,
+    parallel: Parallel | None,
+    log: str | None,
+) -> tuple[TrainResult, ValidationScores]:
+    """Train and prepare the run, with every epoch on stderr and in the tracker `log`."""
+    from leaknet.config import config_to_table
+    from leaknet.scoring.score_run import prepare_run
+    from leaknet.tracking import open_tracker
+    from leaknet.training.train import train as fit
+
+    with open_tracker(log, run) as tracker:
         if tracker:
             tracker.config(config_to_table(config))
 
@@ -90,12 +114,7 @@ def train(settings: Settings, /, **options: Any) -> None:
         scores = prepare_run(run, cache, device)
         if tracker:
             tracker.metrics(scores.as_dict())
-    remember(settings.runs, run)
-    if options["as_json"]:
-        emit(_as_dict(result, scores))
-    else:
-        _print_result(result, scores)
-        next_steps(["score", "--kde", "--run", str(run)], ["score", "IMAGE", "--run", str(run)])
+    return result, scores
 
 
 def configured(options: dict[str, Any]) -> RunConfig:

@@ -12,12 +12,10 @@ from pathlib import Path
 from leakcache.dataset.index import read_index
 from leakcache.errors import CacheError
 from leakcache.store.build import (
-    BuildReport,
-    build_cache,
+    build_alike,
     ensure_columns,
     fill_columns,
     open_set_builds,
-    own_open_set,
     shared_columns,
 )
 from leakcache.store.cache import Cache
@@ -26,25 +24,6 @@ from leaknet.config import RunConfig
 from leaknet.experiments.ablation.spec import CacheRequirement
 from leaknet.experiments.trial import ClosedSet, Task
 from leaknet.scoring.run_embeddings import open_splits
-
-
-def open_set_caches(
-    closed: Cache, roots: Sequence[str | Path], device: str = "cpu"
-) -> list[BuildReport]:
-    """Caches of the unknown generators, brought up to date, with the columns of the closed one.
-
-    Args:
-        closed: decides how images are encoded.
-        roots: folders of unknown generators; without any, the open set of the closed cache's own
-            data, if it has one.
-        device: where to encode.
-
-    Raises:
-        CacheStale: the autoencoder has other weights than when the closed cache was built.
-    """
-    if not roots and own_open_set(closed) is None:
-        return []
-    return open_set_builds(closed, [Path(root) for root in roots], device)
 
 
 def collection_cache(other: Path, closed: Cache, device: str = "cpu") -> Cache:
@@ -63,14 +42,9 @@ def collection_cache(other: Path, closed: Cache, device: str = "cpu") -> Cache:
     if folders:
         cache = Cache.open(folders[0])
     else:
-        encoding = closed.manifest.encoding
-        cache = build_cache(
-            read_index(other),
-            encoding.encoder(device),
-            closed.path.parent / f"transfer-{other.resolve().name}",
-            preprocessing=encoding.preprocessing,
-            stored=encoding.stored,
-        ).cache
+        encoder = closed.manifest.encoding.encoder(device)
+        folder = closed.path.parent / f"transfer-{other.resolve().name}"
+        cache = build_alike(closed, read_index(other), encoder, folder, split="closed").cache
     fill_columns(cache, shared_columns(closed), device)
     return cache
 
@@ -140,7 +114,7 @@ class CachePool:
         key = (cache.path, config.columns())
         if key not in self._tasks:
             ensure_columns([cache], config.columns(), self._device, fill=self._fill)
-            builds = open_set_caches(cache, self._roots, self._device)
+            builds = open_set_builds(cache, self._roots, self._device)
             self.encoded += sum(build.computed for build in builds)
             unknown = open_splits([build.cache for build in builds], cache, config)
             self._tasks[key] = ClosedSet.load(cache, config).whole(unknown)

@@ -17,9 +17,8 @@ from leakcache.dataset.records import DatasetIndex, ImageRecord, canonical
 from leakcache.degrade.copies import write_copies
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheStale, ScoringError
-from leakcache.store.build import build_cache, shared_columns
+from leakcache.store.build import build_alike
 from leakcache.store.cache import Cache
-from leakcache.store.manifest import Encoding
 from leaknet.baselines.base import COLUMNS, BaselineImages
 
 
@@ -183,9 +182,8 @@ def with_steps(
         DataError: no image could be copied.
     """
     home = closed.path.parent / ("steps" if data.limit is None else f"steps-limit{data.limit}")
-    encoding = closed.manifest.encoding
     raw = data.steps[0]
-    encoder = once(lambda: encoding.encoder(device))
+    encoder = once(lambda: closed.manifest.encoding.encoder(device))
     found = {}
     for step in steps:
         if step == 0:
@@ -193,7 +191,7 @@ def with_steps(
             continue
         sources = [(raw.test, closed)] + list(zip(raw.unknown, unknown, strict=True))
         tables = [
-            _degraded(images, source, home / source.path.name, step, encoding, encoder())
+            _degraded(images, source, home / source.path.name, step, encoder())
             for images, source in sources
         ]
         found[step] = StepImages(tables[0], tuple(tables[1:]))
@@ -201,12 +199,7 @@ def with_steps(
 
 
 def _degraded(
-    images: BaselineImages,
-    source: Cache,
-    home: Path,
-    step: int,
-    encoding: Encoding,
-    encoder: Encoder,
+    images: BaselineImages, source: Cache, home: Path, step: int, encoder: Encoder
 ) -> BaselineImages:
     columns = (images.paths, images.labels, images.groups, images.folds)
     rows = zip(*(column.tolist() for column in columns), strict=True)
@@ -216,13 +209,11 @@ def _degraded(
     selected = {record.path for record in records}
     copies = [copy for copy in report.copies if copy.source in selected]
     copied = canonical(ImageRecord(c.path, c.label, c.group, c.fold) for c in copies)
-    built = build_cache(
+    built = build_alike(
+        source,
         DatasetIndex(report.folder, copied, report.rejects, f"degraded copies, step {step}"),
         encoder,
         home / f"latents-step{step}",
         split="all",
-        preprocessing=encoding.preprocessing,
-        stored=encoding.stored,
-        columns=shared_columns(source),
     )
     return BaselineImages.of(built.cache, np.arange(len(built.cache)))
