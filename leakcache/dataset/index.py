@@ -80,14 +80,11 @@ def read_index(
     """
     root = Path(os.path.normpath(root.expanduser().absolute()))
     choices = _Choices(seed, open_set, layout, group, label, image)
-    given = {
-        "seed": seed or None,
-        "layout": layout,
-        "group": group,
-        "label": label,
-        "image": image,
+    reading = {
+        name: value
+        for name, value in vars(choices).items()
+        if name != "open_set" and value not in (None, 0)
     }
-    reading = {name: value for name, value in given.items() if value is not None}
     return replace(_read(root, choices), source=root, reading=reading)
 
 

@@ -16,9 +16,9 @@ import hashlib
 import io
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import ClassVar, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, ClassVar, TypeVar
 
 from PIL import Image, ImageEnhance, ImageFilter
 
@@ -70,6 +70,11 @@ PIXEL_LIMIT = 2**30 // 12
 """Most pixels of an enlarged image: what `leakcache.images.decode` reads back."""
 
 
+def _drawn(draw: Callable[[HashRNG], Any]) -> Any:
+    """A parameter of an operation, drawn from its range."""
+    return field(metadata={"draw": draw})
+
+
 @dataclass(frozen=True)
 class Operation(ABC):
     """One operation with its parameters."""
@@ -77,9 +82,11 @@ class Operation(ABC):
     name: ClassVar[str]
 
     @classmethod
-    @abstractmethod
     def draw(cls, draws: HashRNG) -> Operation:
-        """The operation with parameters from its range."""
+        """The operation with parameters from their ranges, drawn in the order of the fields."""
+        made: Any = cls
+        drawn: Operation = made(*(one.metadata["draw"](draws) for one in fields(cls)))
+        return drawn
 
     @abstractmethod
     def apply(self, image: Image.Image) -> Image.Image:
@@ -92,16 +99,11 @@ class Operation(ABC):
 
 @dataclass(frozen=True)
 class Jpeg(Operation):
-    """Saved as a JPEG and read again."""
+    """Saved as a JPEG, with whole or halved chroma, and read again."""
 
     name: ClassVar[str] = "jpeg"
-    quality: int
-    subsampling: str
-
-    @classmethod
-    def draw(cls, draws: HashRNG) -> Jpeg:
-        """Quality 30 to 95, whole or halved chroma."""
-        return cls(draws.integer(30, 95), draws.choice(("4:4:4", "4:2:0")))
+    quality: int = _drawn(lambda draws: draws.integer(30, 95))
+    subsampling: str = _drawn(lambda draws: draws.choice(("4:4:4", "4:2:0")))
 
     def apply(self, image: Image.Image) -> Image.Image:
         """Encode and decode."""
@@ -113,12 +115,7 @@ class Webp(Operation):
     """Saved as a lossy WebP and read again."""
 
     name: ClassVar[str] = "webp"
-    quality: int
-
-    @classmethod
-    def draw(cls, draws: HashRNG) -> Webp:
-        """Quality 30 to 95."""
-        return cls(draws.integer(30, 95))
+    quality: int = _drawn(lambda draws: draws.integer(30, 95))
 
     def apply(self, image: Image.Image) -> Image.Image:
         """Encode and decode."""
@@ -130,14 +127,9 @@ class Crop(Operation):
     """A part of the image: `keep` of each side; `left` and `top`, 0 to 1, place it."""
 
     name: ClassVar[str] = "crop"
-    keep: float
-    left: float
-    top: float
-
-    @classmethod
-    def draw(cls, draws: HashRNG) -> Crop:
-        """0.6 to 0.95 of each side, anywhere."""
-        return cls(draws.uniform(0.6, 0.95), draws.uniform(0.0, 1.0), draws.uniform(0.0, 1.0))
+    keep: float = _drawn(lambda draws: draws.uniform(0.6, 0.95))
+    left: float = _drawn(lambda draws: draws.uniform(0.0, 1.0))
+    top: float = _drawn(lambda draws: draws.uniform(0.0, 1.0))
 
     def apply(self, image: Image.Image) -> Image.Image:
         """Cut; at least one pixel stays."""
@@ -152,13 +144,8 @@ class Resize(Operation):
     """Both sides times `factor`, antialiased."""
 
     name: ClassVar[str] = "resize"
-    factor: float
-    kernel: str
-
-    @classmethod
-    def draw(cls, draws: HashRNG) -> Resize:
-        """Factor 0.5 to 1.5, one of three kernels."""
-        return cls(draws.uniform(0.5, 1.5), draws.choice(tuple(FILTERS)))
+    factor: float = _drawn(lambda draws: draws.uniform(0.5, 1.5))
+    kernel: str = _drawn(lambda draws: draws.choice(tuple(FILTERS)))
 
     def apply(self, image: Image.Image) -> Image.Image:
         """Resample; at least one pixel stays."""
@@ -170,17 +157,11 @@ class Resize(Operation):
 
 @dataclass(frozen=True)
 class Rotation(Operation):
-    """Turned by `degrees`; the largest upright part is kept, without empty corners."""
+    """Turned by `degrees` either way; the largest upright part is kept, without empty corners."""
 
     name: ClassVar[str] = "rotation"
-    degrees: float
-    kernel: str
-
-    @classmethod
-    def draw(cls, draws: HashRNG) -> Rotation:
-        """2 to 30 degrees either way."""
-        degrees = draws.uniform(2.0, 30.0) * draws.choice((-1, 1))
-        return cls(degrees, draws.choice(("bilinear", "bicubic")))
+    degrees: float = _drawn(lambda draws: draws.uniform(2.0, 30.0) * draws.choice((-1, 1)))
+    kernel: str = _drawn(lambda draws: draws.choice(("bilinear", "bicubic")))
 
     def apply(self, image: Image.Image) -> Image.Image:
         """Turn about the centre and cut."""
@@ -192,15 +173,10 @@ class Rotation(Operation):
 
 @dataclass(frozen=True)
 class Brightness(Operation):
-    """All values times `factor`."""
+    """All values times `factor`, clipped."""
 
     name: ClassVar[str] = "brightness"
-    factor: float
-
-    @classmethod
-    def draw(cls, draws: HashRNG) -> Brightness:
-        """Factor 0.7 to 1.3."""
-        return cls(draws.uniform(0.7, 1.3))
+    factor: float = _drawn(lambda draws: draws.uniform(0.7, 1.3))
 
     def apply(self, image: Image.Image) -> Image.Image:
         """Multiply and clip."""
@@ -209,15 +185,10 @@ class Brightness(Operation):
 
 @dataclass(frozen=True)
 class Contrast(Operation):
-    """Distances from the mean grey times `factor`."""
+    """Distances from the mean grey times `factor`, clipped."""
 
     name: ClassVar[str] = "contrast"
-    factor: float
-
-    @classmethod
-    def draw(cls, draws: HashRNG) -> Contrast:
-        """Factor 0.7 to 1.3."""
-        return cls(draws.uniform(0.7, 1.3))
+    factor: float = _drawn(lambda draws: draws.uniform(0.7, 1.3))
 
     def apply(self, image: Image.Image) -> Image.Image:
         """Multiply and clip."""
@@ -229,12 +200,7 @@ class Blur(Operation):
     """A Gaussian of `sigma` pixels' standard deviation."""
 
     name: ClassVar[str] = "blur"
-    sigma: float
-
-    @classmethod
-    def draw(cls, draws: HashRNG) -> Blur:
-        """0.5 to 2 pixels."""
-        return cls(draws.uniform(0.5, 2.0))
+    sigma: float = _drawn(lambda draws: draws.uniform(0.5, 2.0))
 
     def apply(self, image: Image.Image) -> Image.Image:
         """Blur."""
@@ -246,11 +212,6 @@ class Greyscale(Operation):
     """Luma in all three channels."""
 
     name: ClassVar[str] = "greyscale"
-
-    @classmethod
-    def draw(cls, draws: HashRNG) -> Greyscale:
-        """It has no parameters."""
-        return cls()
 
     def apply(self, image: Image.Image) -> Image.Image:
         """Drop the colour."""
@@ -266,13 +227,8 @@ class SuperResolution(Operation):
     """
 
     name: ClassVar[str] = "super-resolution"
-    factor: float
-    percent: int
-
-    @classmethod
-    def draw(cls, draws: HashRNG) -> SuperResolution:
-        """Factor 1.5 to 4, sharpened by 50 to 150 percent."""
-        return cls(draws.uniform(1.5, 4.0), draws.integer(50, 150))
+    factor: float = _drawn(lambda draws: draws.uniform(1.5, 4.0))
+    percent: int = _drawn(lambda draws: draws.integer(50, 150))
 
     def apply(self, image: Image.Image) -> Image.Image:
         """Shrink, enlarge, sharpen."""

@@ -170,7 +170,7 @@ def _download(model: HubModel, local: bool) -> tuple[Path, Path] | OSError | Val
 
 
 def answers(endpoint: str) -> bool:
-    """Whether a hub can be reached at all, told in an instant."""
+    """Whether a hub can be reached at all, without waiting for it."""
     # The client retries a dead connection for half a minute; a name look-up tells at once.
     if getproxies():
         return True

@@ -103,8 +103,8 @@ class AEDR(ReconstructionErrors):
                 thresholds.append(ABSENT)
                 continue
             limits = np.array([np.log10(density_threshold(10**x)) for x in values[own].T])
-            judged = (held_out, val.targets(self.classes) == number)
-            accuracies = _balanced_accuracy(limits, *judged)
+            own_held_out = val.targets(self.classes) == number
+            accuracies = _balanced_accuracy(limits, held_out, own_held_out)
             if not np.isfinite(accuracies).all():
                 accuracies = _balanced_accuracy(limits, values, own)
             chosen.append(int(accuracies.argmax()))

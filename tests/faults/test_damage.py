@@ -165,7 +165,7 @@ def test_damage_is_refused_or_changes_no_figure(
         path = only(stages.world, kind, pattern)
         fault(path, rng)
         outcome, found = reading.of(argv, kind)
-        what = judged(outcome, found, expected, path)
+        what = classified(outcome, found, expected, path)
         tally[f"{kind} {pattern}", fault.__name__, what] += 1
         if what not in ("refused", "the same figures"):
             wrong.append(f"{path} {fault.__name__} {argv}: {what}: {outcome.code} {outcome.err}")
@@ -179,7 +179,7 @@ def only(world: Path, kind: str, pattern: str) -> Path:
     return path
 
 
-def judged(outcome: Outcome, found: str, expected: str, path: Path) -> str:
+def classified(outcome: Outcome, found: str, expected: str, path: Path) -> str:
     """What a damaged file led to, in words."""
     if outcome.code == 0:
         return "the same figures" if found == expected else "OTHER FIGURES"

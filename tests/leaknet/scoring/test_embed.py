@@ -72,8 +72,8 @@ def test_the_table_says_what_the_split_and_the_model_say() -> None:
 
 def test_open_images_may_have_any_label_and_none_may_come() -> None:
     model, split = tiny_model(), tiny_split(3, "open")
-    strangers = replace(split, labels=np.array(["eve"] * 3))
-    assert (embed(model, strangers).targets == -1).all()
+    unknown = replace(split, labels=np.array(["eve"] * 3))
+    assert (embed(model, unknown).targets == -1).all()
     assert len(embed(model, tiny_split(0, "test"))) == 0
 
 
