@@ -30,6 +30,18 @@ from leakcache.errors import ImageError
 from leakcache.images.file_parts import jpeg_endings, mend_png
 from leakcache.images.preprocess import Preprocessing, preprocess, to_unit_range
 
+__all__ = [
+    "PIXEL_LIMIT",
+    "VERSION",
+    "Preprocessing",
+    "bands",
+    "decode",
+    "decoded",
+    "opened",
+    "preprocess",
+    "to_unit_range",
+]
+
 
 class PixelBudget:
     """Makes threads wait while the images of other threads fill a number of pixels."""
@@ -60,18 +72,6 @@ class PixelBudget:
                 self._held -= pixels
                 self._changed.notify_all()
 
-
-__all__ = [
-    "PIXEL_LIMIT",
-    "VERSION",
-    "Preprocessing",
-    "bands",
-    "decode",
-    "decoded",
-    "opened",
-    "preprocess",
-    "to_unit_range",
-]
 
 VERSION = 1
 """To be raised when the code refuses other files."""

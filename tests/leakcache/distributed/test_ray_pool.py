@@ -5,32 +5,19 @@ Ray is in no extra that tests install: `pip install ray`, then run this file.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from own_process import printed
 
 from leakcache.distributed.ray_pool import RayPool
 from leakcache.errors import ConfigError
 
-ROOT = Path(__file__).resolve().parents[3]
-
 
 def test_a_killed_actor_costs_the_items_that_it_had(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason='Ray is not installed: pip install "leaknet[ray]"')
-    done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("pooling.py"), tmp_path],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])  # Ray writes before it
+    found = printed(Path(__file__).with_name("pooling.py"), tmp_path)
     assert found["results"] == [number**2 for number in range(20)]
     assert found["actors"] == 5
     assert 1 <= found["again"] <= 2  # it had two items at most

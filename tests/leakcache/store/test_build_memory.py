@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+from own_process import printed
 from tiny_data import save, tiny_image, tiny_model
 
-HERE = Path(__file__).resolve().parent
 PIXELS = 128 * 128 * 3
 # More than a shard in either, since it takes about one until the allocator has settled.
 MANY, FEW = 1120, 280
@@ -23,19 +19,9 @@ def test_peak_memory_does_not_depend_on_the_number_of_images(tmp_path: Path) -> 
     for row in range(MANY):
         image.putpixel((0, 0), (row % 256, row // 256, 0))
         image.save(tmp_path / "images" / "ada" / f"{row}.bmp")
-    paths = os.pathsep.join(str(path) for path in (HERE.parents[2], HERE.parent.parent))
     weights = save(tiny_model(width=2), tmp_path / "weights")
     places = [tmp_path / "images", weights, tmp_path]
-    done = subprocess.run(
-        [sys.executable, HERE / "peaking.py", *places, str(FEW), str(MANY)],
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    few, many = json.loads(done.stdout)
+    few, many = printed(Path(__file__).with_name("peaking.py"), *places, FEW, MANY)
     # Held to the end, the pixels alone would be twice the slack.
     assert (MANY - FEW) * PIXELS > 1.9 * SLACK
     assert (many - few) * 1024 < SLACK

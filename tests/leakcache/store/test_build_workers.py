@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from own_process import printed
 from tiny_data import SMALL, write_images
 
 from leakcache.dataset.index import read_index
@@ -18,25 +15,14 @@ from leakcache.errors import CacheError, ConfigError
 from leakcache.store.build import build_cache
 from leakcache.store.column_store import ColumnStore
 
-HERE = Path(__file__).resolve().parent
-
 
 def test_workers_give_the_bytes_of_one_process(tiny_folder: Path, tmp_path: Path) -> None:
     images = write_images(tmp_path / "images", count=6)
     # The same content in two units, and a file that is refused.
     (images / "bob" / "twin.png").write_bytes((images / "bob" / "000.png").read_bytes())
     (images / "ada" / "half.png").write_bytes((images / "ada" / "000.png").read_bytes()[:99])
-    paths = os.pathsep.join(str(path) for path in (HERE.parents[2], HERE.parent.parent))
-    done = subprocess.run(
-        [sys.executable, HERE / "working.py", images, tiny_folder, tmp_path],
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout)
+    script = Path(__file__).with_name("working.py")
+    found = printed(script, images, tiny_folder, tmp_path)
     (whole,) = found["alone"]
     assert whole == 13
     assert sum(found["three"]) == whole

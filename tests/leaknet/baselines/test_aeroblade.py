@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_baselines import CLASSES, baseline_images
+from tiny_baselines import CLASSES
 from tiny_data import save, tiny_model
 from torch.nn import functional as F
 
@@ -45,15 +45,6 @@ def weights(tmp_path_factory):
     save(tiny_model(), folder / "one")
     save_file(tensors(), folder / FILE)
     return folder
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("images")
-    return {
-        fold: baseline_images(folder, fold, count)
-        for fold, count in (("train", 2), ("val", 1), ("test", 1))
-    }
 
 
 def by_hand(x, y, w):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_baselines import CLASSES, baseline_images
+from tiny_baselines import CLASSES
 from torch.nn import functional as F
 
 from leakcache.columns.pixels import ContrastTiles
@@ -26,6 +26,9 @@ from leaknet.baselines.trained_network import standardised
 from leaknet.metrics import closed_values
 
 TEN = 10
+
+COUNTS = {"train": 2, "val": 1}
+OPTIONS = {"classes": CLASSES[:2]}
 
 
 @pytest.mark.parametrize(
@@ -107,15 +110,6 @@ def test_neighbour_residuals_see_only_what_halving_loses():
 def test_susy_descends_to_seven_by_seven_at_every_tap():
     for width, side in ((64, 56), (128, 28), (256, 14)):
         assert downsampling(width).eval()(torch.zeros(1, width, side, side)).shape == (1, 512, 7, 7)
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("baselines")
-    return {
-        fold: baseline_images(folder, fold, count, classes=CLASSES[:2])
-        for fold, count in (("train", 2), ("val", 1))
-    }
 
 
 @pytest.mark.parametrize("kind", [FreqNet, NPR, NPRResized, SuSy])

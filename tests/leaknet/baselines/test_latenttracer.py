@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import AutoencoderTiny
 from safetensors.torch import load_file, save_file
-from tiny_baselines import CLASSES, baseline_images
+from tiny_baselines import CLASSES
 from tiny_data import kl_model, save, tiny_model
 
 from leakcache.errors import WeightsError
@@ -40,15 +40,6 @@ def weights(tmp_path_factory):
     save(kl_model(), folder / "pipeline" / "vae")
     save_file({"head.weight": torch.zeros(2)}, folder / "other.safetensors")
     return folder
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("images")
-    return {
-        fold: baseline_images(folder, fold, count)
-        for fold, count in (("train", 2), ("val", 1), ("test", 1))
-    }
 
 
 def pixels(number=2, side=32):

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 pytest.importorskip("transformers")
 
-from tiny_baselines import CLASSES, baseline_images
+from tiny_baselines import CLASSES
 from tiny_clip import save_diffusion
 
 from leakcache.errors import WeightsError
@@ -34,15 +34,6 @@ def weights(tmp_path_factory):
     network = timm.create_model("test_convnext")
     save_file(network.state_dict(), folder / "test_convnext.safetensors")
     return folder
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("images")
-    return {
-        fold: baseline_images(folder, fold, count)
-        for fold, count in (("train", 2), ("val", 1), ("test", 1))
-    }
 
 
 @pytest.fixture(scope="module")

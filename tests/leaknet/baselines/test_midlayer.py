@@ -8,7 +8,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 from sklearn.neighbors import NearestNeighbors
-from tiny_baselines import CLASSES, baseline_images
+from tiny_baselines import CLASSES
 
 from leakcache.columns.pixels import RESIZED
 from leakcache.errors import TrainingError, WeightsError
@@ -16,6 +16,8 @@ from leaknet.baselines.base import BaselineOptions
 from leaknet.baselines.midlayer_knn import ClipNeighbours, DinoNeighbours, MidLayerNeighbours
 from leaknet.baselines.trained_network import cropped, standardised
 from leaknet.baselines.weights import count
+
+COUNTS = {"train": 4, "val": 2, "test": 2}
 
 
 class Small(MidLayerNeighbours):
@@ -30,15 +32,6 @@ def weights(tmp_path_factory):
     torch.manual_seed(0)
     save_file(timm.create_model("test_vit").state_dict(), folder / "test_vit.safetensors")
     return folder
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("images")
-    return {
-        fold: baseline_images(folder, fold, count)
-        for fold, count in (("train", 4), ("val", 2), ("test", 2))
-    }
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_baselines import CLASSES, baseline_images
+from tiny_baselines import CLASSES
 from torch import nn
 
 from leakcache.columns.pixels import ContrastTiles
@@ -30,6 +30,8 @@ from leaknet.baselines.trained_network import (
 from leaknet.metrics import closed_values
 
 TILES = ContrastTiles(32, 2)
+
+COUNTS = {"train": 8, "val": 4, "test": 6, "open": 2}
 
 
 class Differences(nn.Module):
@@ -61,15 +63,6 @@ class Small(TrainedNetwork):
 
     def prepare(self, views, rng):
         return standardised(flipped(cropped(views, 24, rng), rng))
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("baselines")
-    return {
-        fold: baseline_images(folder, fold, count)
-        for fold, count in (("train", 8), ("val", 4), ("test", 6), ("open", 2))
-    }
 
 
 def fitted(images, kind=Small, **options):

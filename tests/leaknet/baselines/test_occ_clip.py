@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("transformers")
 
-from tiny_baselines import CLASSES, baseline_images
+from tiny_baselines import CLASSES
 from tiny_clip import save_clip
 
 from leakcache.errors import TrainingError, WeightsError
@@ -19,21 +19,15 @@ from leaknet.baselines.base import BaselineOptions
 from leaknet.baselines.occ_clip import CONTEXT, REPOSITORY, WORDS, Bicubic, OccClip, _Shots
 from leaknet.baselines.weights import count, transformers
 
+COUNTS = {"train": 8, "val": 1, "test": 4}
+OPTIONS = {"side": 32}
+
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights")
     save_clip(folder / REPOSITORY.split("/")[1])
     return folder
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("images")
-    return {
-        fold: baseline_images(folder, fold, count, side=32)
-        for fold, count in (("train", 8), ("val", 1), ("test", 4))
-    }
 
 
 def built(weights, **options):
