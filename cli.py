@@ -46,7 +46,7 @@ COMMANDS = {
 }
 
 
-MODULES = {"cluster": "same", "push": "export"}
+MODULES = {"atlas": "report", "cluster": "same", "compare": "runs", "push": "export"}
 """Modules of the commands that share one; the others have the name of their command."""
 
 

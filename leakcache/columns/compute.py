@@ -17,7 +17,7 @@ from torch import Tensor
 from leakcache.columns.column import Column, View, ViewValues
 from leakcache.device import torch_threads
 from leakcache.encoder.autoencoder import Encoder
-from leakcache.images.loader import THREADS
+from leakcache.images.archive import THREADS
 from leakcache.statistics.activation_features import activation_statistics
 from leakcache.statistics.pixel_features import pixel_statistics
 from leakcache.store.manifest import Encoding

@@ -10,9 +10,8 @@ from pathlib import Path
 from leakcache.dataset.findings import join_equal_pixels
 from leakcache.dataset.records import DatasetIndex, Finding
 from leakcache.errors import ImageError
-from leakcache.images.archive import archive_of, read_image
+from leakcache.images.archive import archive_of, hash_file, in_order, read_image
 from leakcache.images.decode import decoded, pixels_hash
-from leakcache.images.loader import hash_file, in_order
 from leakcache.progress import track
 
 MOST_BYTES = 2**28

@@ -29,9 +29,8 @@ from leakcache.dataset.records import FOLDS, DatasetIndex, ImageRecord, Reject, 
 from leakcache.degrade.operations import degrade
 from leakcache.errors import DataError, ImageError
 from leakcache.files import parse_json
-from leakcache.images.archive import read_image
+from leakcache.images.archive import in_order, read_image
 from leakcache.images.decode import decoded
-from leakcache.images.loader import in_order
 from leakcache.progress import track
 
 # What was done to every degraded copy, as JSON lines, and the index that follows from it.

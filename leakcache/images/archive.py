@@ -1,4 +1,4 @@
-"""Image files, also inside tar archives and Parquet files, which are read in place.
+"""Image files, also inside tar archives and Parquet files, which are read in place; on threads.
 
 A path below an archive names one of its images, as if the archive were a folder:
 
@@ -10,19 +10,21 @@ A path below an archive names one of its images, as if the archive were a folder
 from __future__ import annotations
 
 import errno
+import hashlib
 import importlib
 import os
 import stat
 import tarfile
 from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import OrderedDict, deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path, PurePath
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 from leakcache.files import read_bytes
 
@@ -233,3 +235,37 @@ class _Parquet:
                 while len(self._groups) > _GROUPS:
                     self._groups.popitem(last=False)
             return self._groups[column, group]
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+THREADS = min(16, os.cpu_count() or 2)
+AHEAD = 32
+"""Results in flight at most: bounds memory whatever the number of items."""
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file's bytes; empty where it cannot be read."""
+    try:
+        return hashlib.sha256(read_image(path)).hexdigest()
+    except OSError:
+        return ""
+
+
+def in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], ahead: int = AHEAD
+) -> Generator[Result]:
+    """Map over items on threads, in order, never more than `ahead` results in memory."""
+    pending: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(THREADS) as executor:
+        try:
+            for item in items:
+                pending.append(executor.submit(function, item))
+                if len(pending) >= ahead:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()

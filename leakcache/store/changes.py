@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leakcache.errors import CacheStale
-from leakcache.images.archive import image_stat
-from leakcache.images.loader import hash_file
+from leakcache.images.archive import hash_file, image_stat
 from leakcache.store import manifest
 from leakcache.store.cache import Cache
 from leakcache.store.manifest import CacheManifest

@@ -18,9 +18,8 @@ from leakcache.columns.compute import IMAGES, ColumnComputer
 from leakcache.columns.spec import ROWS, ColumnSpec, decoder_versions
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import ImageError
-from leakcache.images.archive import read_image
+from leakcache.images.archive import in_order, read_image
 from leakcache.images.decode import VERSION, Preprocessing, decoded, pixels_hash
-from leakcache.images.loader import in_order
 from leakcache.images.preprocess import refuse_tiny
 from leakcache.memory import release_freed_memory
 from leakcache.progress import Advance

@@ -16,9 +16,8 @@ from leakcache.columns.column import on_track
 from leakcache.columns.pixels import Cut
 from leakcache.columns.spec import ColumnSpec
 from leakcache.errors import CacheStale
-from leakcache.images.archive import read_image
+from leakcache.images.archive import in_order, read_image
 from leakcache.images.decode import decode, decoded
-from leakcache.images.loader import in_order
 from leakcache.images.preprocess import canonical_bytes
 from leakcache.progress import track
 from leakcache.store.cache import Cache

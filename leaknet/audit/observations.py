@@ -14,9 +14,8 @@ from PIL import Image
 
 from leakcache.dataset.index import DatasetIndex, ImageRecord, Reject
 from leakcache.errors import ImageError
-from leakcache.images.archive import read_image
+from leakcache.images.archive import in_order, read_image
 from leakcache.images.decode import decoded
-from leakcache.images.loader import in_order
 from leakcache.images.preprocess import canonical_bytes
 from leakcache.progress import track
 from leaknet.audit.duplicates import perceptual_hash

@@ -1,9 +1,9 @@
-"""`leak runs`: the trained runs, and which of them later commands take."""
+"""`leak runs` and `leak compare`: the trained runs, which is the default, which is better."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,7 @@ from leakcache.errors import RunError
 from leaknet.commands import options as opt
 from leaknet.commands.defaults import LeakCommand, Settings, latest, remember
 from leaknet.commands.output import emit, next_steps
+from leaknet.commands.preflight import check_run
 
 if TYPE_CHECKING:
     from leaknet.report.run_list import RunSummary
@@ -111,3 +112,44 @@ def use(settings: Settings, name: str, as_json: bool) -> None:
     else:
         click.echo(f"{folder} is the default run")
         next_steps(["score", "IMAGE"], ["report"])
+
+
+@click.command(cls=LeakCommand)
+@click.argument("run_a", metavar="RUN_A")
+@click.argument("run_b", metavar="RUN_B")
+@click.option(
+    "--detector",
+    default="kde",
+    metavar="NAME",
+    help="Detector compared where both runs were scored against the same open set.",
+)
+@opt.json
+@click.pass_obj
+def compare(settings: Settings, /, run_a: str, run_b: str, **options: Any) -> None:
+    """Test whether RUN_B differs from RUN_A: paired, on the same images, by prompt group.
+
+    Both must have been scored on the same test images (`leak score` or `leak evaluate`).
+    JSON keys: closed.top1, closed.balanced, closed.macro_auc, closed.ece, open.auroc,
+    open.eer, ..., each with value (B minus A), low, high, p; images, detector.
+
+    \b
+    Example:
+      leak compare runs/paper-seed0 runs/best-seed0
+    """
+    check_run(Path(run_a))
+    check_run(Path(run_b))
+
+    from leaknet.experiments.compare_runs import compare_runs, comparison_table
+    from leaknet.experiments.tables import print_grids
+    from leaknet.scoring.fitted_detectors import detectors_named
+
+    name = options["detector"]
+    if name == "all":
+        raise click.BadParameter("takes one detector", param_hint="--detector")
+    (kind,) = detectors_named([name])
+    result = compare_runs(Path(run_a), Path(run_b), kind)
+    if options["as_json"]:
+        emit(result.as_dict())
+    else:
+        print_grids([comparison_table(result)])
+        next_steps(["report", run_a], ["report", run_b])

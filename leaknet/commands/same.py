@@ -101,8 +101,8 @@ def cluster(settings: Settings, /, **options: Any) -> None:
     page, table = _outputs(options, run / "clusters.html")
     compared = _comparison(run, options)
 
-    from leaknet.sources.cluster_page import write_clusters
     from leaknet.sources.clustering import Clustering
+    from leaknet.sources.page import write_clusters
     from leaknet.sources.table import print_clusters, write_csv
 
     found = Clustering.of(compared)

@@ -13,8 +13,8 @@ from leakcache.errors import DataError, ImageError
 from leakcache.files import json_line, json_text
 from leaknet.scoring.answers import Answers
 from leaknet.serve.jobs import Busy, Jobs
-from leaknet.serve.limits import Limits
 from leaknet.serve.receive import FIELD, received
+from leaknet.serve.uploads import Limits
 
 Result = TypeVar("Result")
 _BODY: dict[str, Any] = {

@@ -16,8 +16,7 @@ from leakcache.files import json_text
 from leakcache.progress import silent
 from leaknet.scoring.answers import Answer, Answers
 from leaknet.scoring.predict import Predictor
-from leaknet.serve.limits import Limits
-from leaknet.serve.uploads import Upload
+from leaknet.serve.uploads import Limits, Upload
 
 AT_ONCE = 8
 """Images that are scored before another request has its turn."""

@@ -11,8 +11,7 @@ from starlette.datastructures import UploadFile
 from starlette.types import Message, Receive
 
 from leaknet.serve.jobs import Jobs
-from leaknet.serve.limits import Limits
-from leaknet.serve.uploads import Upload, read_uploads
+from leaknet.serve.uploads import Limits, Upload, read_uploads
 
 FIELD = "files"
 DRAINED = 4

@@ -16,10 +16,9 @@ from leaknet.explain.page import PAGE, write_explanations
 from leaknet.report.browser import MARGIN, write_figures
 from leaknet.report.page import write_page
 from leaknet.scoring.predict import Predictor
-from leaknet.sources.cluster_page import write_clusters
 from leaknet.sources.clustering import Clustering
 from leaknet.sources.comparison import SourceComparison
-from leaknet.sources.page import write_comparison
+from leaknet.sources.page import write_clusters, write_comparison
 from tests.browser.conftest import CHROMIUM, Visit
 from tests.leaknet.atlas.test_atlas import images
 from tests.leaknet.report.runs import Recipe, write_run

@@ -14,7 +14,7 @@ from leakcache.dataset.index import read_index
 from leakcache.degrade.copies import FILE, write_copies
 from leakcache.degrade.operations import degrade, operations
 from leakcache.errors import DataError
-from leakcache.images.loader import hash_file
+from leakcache.images.archive import hash_file
 
 SIZE = (24, 20)
 

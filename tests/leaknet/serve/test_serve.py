@@ -33,8 +33,7 @@ from leaknet.explain.page import keyed_figures, render  # noqa: E402
 from leaknet.scoring.predict import Predictor  # noqa: E402
 from leaknet.serve.app import create_app  # noqa: E402
 from leaknet.serve.jobs import AT_ONCE, Jobs  # noqa: E402
-from leaknet.serve.limits import Limits  # noqa: E402
-from leaknet.serve.uploads import Upload  # noqa: E402
+from leaknet.serve.uploads import Limits, Upload  # noqa: E402
 from tests.leaknet.small_run import small_run  # noqa: E402
 from tests.tiny_data import tiny_image  # noqa: E402
 
