@@ -27,6 +27,11 @@ from leaknet.metrics.closed_set import closed_values, per_class_auc
 from leaknet.metrics.open_set import auroc
 from leaknet.metrics.roc import roc
 
+Texts = Shaped[np.ndarray, "image"]
+Features = Float[np.ndarray, "image column"]
+Targets = Int[np.ndarray, "image"]
+Scores = Float64[np.ndarray, "evaluated class"]
+
 MIN_FOLD = 100
 """Images in the training and in the test fold from which the test fold is evaluated."""
 PARTS = 5
@@ -57,9 +62,7 @@ class Protocol:
         return np.concatenate([evaluated for _, evaluated in self.splits])
 
 
-def closed_protocol(
-    folds: Shaped[np.ndarray, "image"], groups: Shaped[np.ndarray, "image"]
-) -> Protocol | None:
+def closed_protocol(folds: Texts, groups: Texts) -> Protocol | None:
     """The protocol for known generators; None for a single prompt group."""
     train, test = (np.flatnonzero(folds == fold) for fold in ("train", "test"))
     if min(len(train), len(test)) >= MIN_FOLD:
@@ -67,7 +70,7 @@ def closed_protocol(
     return group_protocol(groups)
 
 
-def group_protocol(groups: Shaped[np.ndarray, "image"]) -> Protocol | None:
+def group_protocol(groups: Texts) -> Protocol | None:
     """Cross-validation over prompt groups with a fixed seed; None for fewer than two groups."""
     names, codes = np.unique(groups, return_inverse=True)
     parts = min(PARTS, len(names))
@@ -79,12 +82,8 @@ def group_protocol(groups: Shaped[np.ndarray, "image"]) -> Protocol | None:
 
 
 def log_probabilities(
-    features: Float[np.ndarray, "image column"],
-    targets: Int[np.ndarray, "image"],
-    classes: int,
-    protocol: Protocol,
-    trees: int = TREES,
-) -> Float64[np.ndarray, "evaluated class"]:
+    features: Features, targets: Targets, classes: int, protocol: Protocol, trees: int = TREES
+) -> Scores:
     """Out-of-group log-probability of each class for the evaluated rows.
 
     The trees are fitted with balanced classes. Their probabilities are then weighted by the class
@@ -100,17 +99,12 @@ def log_probabilities(
         # also without features and for a class without training images.
         parts.append(probabilities.round(9) + _FLOOR)
     weighted = np.concatenate(parts) * np.bincount(targets, minlength=classes)
-    logs: Float64[np.ndarray, "evaluated class"] = np.log(
-        weighted / weighted.sum(axis=1, keepdims=True)
-    )
+    logs: Scores = np.log(weighted / weighted.sum(axis=1, keepdims=True))
     return logs
 
 
 def fit_trees(
-    features: Float[np.ndarray, "image column"],
-    targets: Int[np.ndarray, "image"],
-    trees: int = TREES,
-    seed: int = 0,
+    features: Features, targets: Targets, trees: int = TREES, seed: int = 0
 ) -> ExtraTreesClassifier:
     """Extremely randomised trees with balanced class weights.
 
@@ -241,11 +235,11 @@ class Evaluator(ABC, Generic[Control]):
     """Evaluates several sets of features on the same images with the same protocol."""
 
     @abstractmethod
-    def evaluate(self, features: Float[np.ndarray, "image column"]) -> Control:
+    def evaluate(self, features: Features) -> Control:
         """All columns together."""
 
     @abstractmethod
-    def _alone(self, features: Float[np.ndarray, "image column"]) -> Any:
+    def _alone(self, features: Features) -> Any:
         """One fact's entry in the control's `facts`, from fewer trees."""
 
     def evaluate_facts(self, table: FactTable) -> Control:
@@ -265,7 +259,7 @@ class ClosedEvaluator(Evaluator[ClosedControl]):
         self._classes, self._targets = np.unique(observations.labels, return_inverse=True)
         self._groups = observations.groups[protocol.evaluated]
 
-    def evaluate(self, features: Float[np.ndarray, "image column"]) -> ClosedControl:
+    def evaluate(self, features: Features) -> ClosedControl:
         """All columns together, on true and on shuffled labels."""
         targets = self._targets[self._protocol.evaluated]
         scores = self._scores(features, self._targets)
@@ -282,25 +276,18 @@ class ClosedEvaluator(Evaluator[ClosedControl]):
             facts={},
         )
 
-    def _alone(self, features: Float[np.ndarray, "image column"]) -> Accuracy:
+    def _alone(self, features: Features) -> Accuracy:
         return self._accuracy(features, self._targets)
 
-    def _shuffled(self, features: Float[np.ndarray, "image column"], seed: int) -> Accuracy:
+    def _shuffled(self, features: Features, seed: int) -> Accuracy:
         return self._accuracy(features, shuffle_labels(self._targets, self._folds, seed))
 
-    def _accuracy(
-        self, features: Float[np.ndarray, "image column"], targets: Int[np.ndarray, "image"]
-    ) -> Accuracy:
+    def _accuracy(self, features: Features, targets: Targets) -> Accuracy:
         scores = self._scores(features, targets, TREES_OF_ONE_FACT)
         values = closed_values(scores, targets[self._protocol.evaluated])
         return Accuracy(float(values["top1"][0]), float(values["macro_auc"][0]))
 
-    def _scores(
-        self,
-        features: Float[np.ndarray, "image column"],
-        targets: Int[np.ndarray, "image"],
-        trees: int = TREES,
-    ) -> Float64[np.ndarray, "evaluated class"]:
+    def _scores(self, features: Features, targets: Targets, trees: int = TREES) -> Scores:
         return log_probabilities(features, targets, len(self._classes), self._protocol, trees)
 
 
@@ -315,7 +302,7 @@ class OpenEvaluator(Evaluator[OpenControl]):
         self._groups = observations.groups[evaluated]
         self._labels = observations.labels[evaluated]
 
-    def evaluate(self, features: Float[np.ndarray, "image column"]) -> OpenControl:
+    def evaluate(self, features: Features) -> OpenControl:
         """All columns together."""
         scores = self._scores(features, TREES)
         known = scores[self._known], self._groups[self._known]
@@ -332,19 +319,15 @@ class OpenEvaluator(Evaluator[OpenControl]):
             facts={},
         )
 
-    def _alone(self, features: Float[np.ndarray, "image column"]) -> float:
+    def _alone(self, features: Features) -> float:
         scores = self._scores(features, TREES_OF_ONE_FACT)
         return auroc(scores[self._known], scores[~self._known])
 
-    def _scores(
-        self, features: Float[np.ndarray, "image column"], trees: int
-    ) -> Float64[np.ndarray, "evaluated"]:
+    def _scores(self, features: Features, trees: int) -> Float64[np.ndarray, "evaluated"]:
         return log_probabilities(features, self._targets, 2, self._protocol, trees)[:, 1]
 
 
-def shuffle_labels(
-    labels: Shaped[np.ndarray, "image"], folds: Shaped[np.ndarray, "image"], seed: int
-) -> Shaped[np.ndarray, "image"]:
+def shuffle_labels(labels: Texts, folds: Texts, seed: int) -> Texts:
     """Permute labels within each closed fold: every fold keeps its class counts.
 
     Labels of the open set do not change. Depends on the order of the images and on the seed.

@@ -17,6 +17,8 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+Texts = Shaped[np.ndarray, "image"]
+
 MAX_DISTANCE = 4
 """Largest Hamming distance between the 64-bit perceptual hashes of near duplicates.
 
@@ -68,21 +70,14 @@ class DuplicateSet:
 
 
 def exact_duplicates(
-    hashes: Shaped[np.ndarray, "image"],
-    folds: Shaped[np.ndarray, "image"],
-    labels: Shaped[np.ndarray, "image"],
-    groups: Shaped[np.ndarray, "image"],
+    hashes: Texts, folds: Texts, labels: Texts, groups: Texts
 ) -> list[DuplicateSet]:
     """Sets of images with equal files, by content hash."""
     return _sets(_repeated(hashes), folds, labels, groups)
 
 
 def near_duplicates(
-    phashes: UInt64[np.ndarray, "image"],
-    hashes: Shaped[np.ndarray, "image"],
-    folds: Shaped[np.ndarray, "image"],
-    labels: Shaped[np.ndarray, "image"],
-    groups: Shaped[np.ndarray, "image"],
+    phashes: UInt64[np.ndarray, "image"], hashes: Texts, folds: Texts, labels: Texts, groups: Texts
 ) -> list[DuplicateSet]:
     """Connected components of images with perceptual hashes at most `MAX_DISTANCE` apart.
 
@@ -113,7 +108,7 @@ def _close_pairs(phashes: UInt64[np.ndarray, "usable"]) -> Int[np.ndarray, "pair
     return np.concatenate(pairs)
 
 
-def _repeated(values: Shaped[np.ndarray, "image"]) -> list[list[int]]:
+def _repeated(values: Texts) -> list[list[int]]:
     """Rows of every value that occurs more than once, by first occurrence."""
     rows: defaultdict[object, list[int]] = defaultdict(list)
     for row, value in enumerate(values.tolist()):
@@ -121,9 +116,7 @@ def _repeated(values: Shaped[np.ndarray, "image"]) -> list[list[int]]:
     return [same for same in rows.values() if len(same) > 1]
 
 
-def _sets(
-    members: Iterable[list[int]], *columns: Shaped[np.ndarray, "image"]
-) -> list[DuplicateSet]:
+def _sets(members: Iterable[list[int]], *columns: Texts) -> list[DuplicateSet]:
     return [
         DuplicateSet(tuple(rows), *(tuple(sorted(set(c[rows].tolist()))) for c in columns))
         for rows in members

@@ -25,6 +25,9 @@ from leaknet.baselines.reconstruction import ReconstructionErrors
 from leaknet.baselines.trained_network import IMAGENET_MEAN, IMAGENET_STD
 from leaknet.baselines.weights import count, fingerprint, frozen
 
+Images = Float[Tensor, "image 3 height width"]
+Crops = Float[Tensor, "image 3 side side"]
+
 FILE = "lpips-vgg.safetensors"
 KEY = "lin1.model.1.weight"
 CURE = (
@@ -68,18 +71,12 @@ class Lpips2(nn.Module):
             raise WeightsError(f"{path}: contains other weights ({reason}): {CURE}") from error
         return network
 
-    def forward(
-        self,
-        x: Float[Tensor, "image 3 height width"],
-        y: Float[Tensor, "image 3 height width"],
-    ) -> Float[Tensor, "image"]:
+    def forward(self, x: Images, y: Images) -> Float[Tensor, "image"]:
         """Distances of images in [-1, 1], at least 0."""
         squares = (self._features(x) - self._features(y)).square()
         return (squares * self.weights).sum(dim=1).mean(dim=(1, 2))
 
-    def _features(
-        self, x: Float[Tensor, "image 3 height width"]
-    ) -> Float[Tensor, "image 128 rows columns"]:
+    def _features(self, x: Images) -> Float[Tensor, "image 128 rows columns"]:
         mean, deviation = (
             torch.tensor(values, device=x.device).view(3, 1, 1)
             for values in (IMAGENET_MEAN, IMAGENET_STD)
@@ -108,9 +105,7 @@ class Aeroblade(ReconstructionErrors):
         super().__init__(classes, options)
 
     @torch.inference_mode()
-    def errors(
-        self, pixels: Float[Tensor, "image 3 side side"], autoencoder: Autoencoder
-    ) -> Float[Tensor, "image 1"]:
+    def errors(self, pixels: Crops, autoencoder: Autoencoder) -> Float[Tensor, "image 1"]:
         """LPIPS at the second block."""
         distances: Tensor = self.lpips(pixels, autoencoder.reconstruct(pixels))
         return distances[:, None]
@@ -132,8 +127,6 @@ class ReconstructionMSE(ReconstructionErrors):
     name: ClassVar[str] = "reconstruction-mse"
 
     @torch.inference_mode()
-    def errors(
-        self, pixels: Float[Tensor, "image 3 side side"], autoencoder: Autoencoder
-    ) -> Float[Tensor, "image 1"]:
+    def errors(self, pixels: Crops, autoencoder: Autoencoder) -> Float[Tensor, "image 1"]:
         """Mean square error."""
         return (pixels - autoencoder.reconstruct(pixels)).square().mean(dim=(1, 2, 3))[:, None]

@@ -25,6 +25,8 @@ from leakcache.encoder.weights import BUNDLED, WEIGHTS_FILE, locate
 from leakcache.errors import WeightsError
 from leaknet.baselines.weights import count, fingerprint, frozen
 
+Images = Float[Tensor, "image 3 height width"]
+
 KINDS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
 HUB = ("taesd", "taesdxl", "madebyollin/taesd3", "madebyollin/taef1")
 CPU = torch.device("cpu")
@@ -49,25 +51,19 @@ class Autoencoder:
         """Number of weights of encoder and decoder."""
         return count(self.network)
 
-    def encode(
-        self, pixels: Float[Tensor, "image 3 height width"]
-    ) -> Float[Tensor, "image channel height/8 width/8"]:
+    def encode(self, pixels: Images) -> Float[Tensor, "image channel height/8 width/8"]:
         """Latents (posterior mean) of RGB in [-1, 1], in the decoder's scale."""
         output = self.network.encode(pixels)
         latents: Tensor = output.latents if "latents" in output else output.latent_dist.mean
         return latents
 
-    def decode(
-        self, latents: Float[Tensor, "image channel rows columns"]
-    ) -> Float[Tensor, "image 3 height width"]:
+    def decode(self, latents: Float[Tensor, "image channel rows columns"]) -> Images:
         """RGB, roughly in [-1, 1]; differentiable with respect to the latents."""
         pixels: Tensor = self.network.decode(latents).sample
         return pixels
 
     @torch.inference_mode()
-    def reconstruct(
-        self, pixels: Float[Tensor, "image 3 height width"]
-    ) -> Float[Tensor, "image 3 height width"]:
+    def reconstruct(self, pixels: Images) -> Images:
         """D(E(x)), clipped to [-1, 1]."""
         return self.decode(self.encode(pixels)).clamp(-1, 1)
 

@@ -19,10 +19,10 @@ from torch.nn import functional as F
 
 from leaknet.baselines.trained_network import PixelNetwork, Recipe, step_decay
 
+Maps = Float[Tensor, "batch channel height width"]
 
-def spatial_high_pass(
-    x: Float[Tensor, "batch channel height width"],
-) -> Float[Tensor, "batch channel height width"]:
+
+def spatial_high_pass(x: Maps) -> Maps:
     """ReLU of each map without the lowest half of its spectrum along each axis."""
     height, width = x.shape[-2:]
     low = torch.outer(_middle(height, x), _middle(width, x))
@@ -32,9 +32,7 @@ def spatial_high_pass(
     return F.relu(torch.fft.irfft2(spectrum * keep, s=(height, width), norm="ortho"))
 
 
-def channel_high_pass(
-    x: Float[Tensor, "batch channel height width"],
-) -> Float[Tensor, "batch channel height width"]:
+def channel_high_pass(x: Maps) -> Maps:
     """The same along the channels of each pixel."""
     channels = x.shape[1]
     keep = 1 - _middle(channels, x)
@@ -63,9 +61,7 @@ class SpectralConv(nn.Module):
         self.real = nn.Conv2d(channels, channels, 1, bias=False)
         self.imaginary = nn.Conv2d(channels, channels, 1, bias=False)
 
-    def forward(
-        self, x: Float[Tensor, "batch channel height width"]
-    ) -> Float[Tensor, "batch channel height width"]:
+    def forward(self, x: Maps) -> Maps:
         """ReLU of the inverse transform."""
         spectrum = torch.fft.rfft2(_wide(x), norm="ortho")
         mixed = torch.complex(

@@ -32,6 +32,8 @@ from leaknet.baselines.reconstruction import (
 from leaknet.baselines.trained_network import Recipe, TrainedNetwork, cropped, flipped
 from leaknet.baselines.weights import count
 
+Crops = Float[Tensor, "image 3 side side"]
+
 RATE = 0.01
 SIZE = 224
 SCALE = 16.0
@@ -39,7 +41,7 @@ SCALE = 16.0
 
 
 def inversion_losses(
-    pixels: Float[Tensor, "image 3 side side"], autoencoder: Autoencoder, steps: int
+    pixels: Crops, autoencoder: Autoencoder, steps: int
 ) -> Float[Tensor, "image 2"]:
     """Mean square errors of D(E(x)) and of D(z) after `steps` of Adam on z alone."""
     latents = autoencoder.encode(pixels).detach()
@@ -59,9 +61,7 @@ def inversion_losses(
 
 @torch.no_grad()
 def _errors(
-    autoencoder: Autoencoder,
-    latents: Float[Tensor, "image channel rows columns"],
-    pixels: Float[Tensor, "image 3 side side"],
+    autoencoder: Autoencoder, latents: Float[Tensor, "image channel rows columns"], pixels: Crops
 ) -> Float[Tensor, "image"]:
     return (autoencoder.decode(latents) - pixels).square().mean(dim=(1, 2, 3))
 
@@ -77,9 +77,7 @@ class LatentTracer(ReconstructionErrors):
     columns: ClassVar[int] = 2
     steps: ClassVar[int] = 100
 
-    def errors(
-        self, pixels: Float[Tensor, "image 3 side side"], autoencoder: Autoencoder
-    ) -> Float[Tensor, "image 2"]:
+    def errors(self, pixels: Crops, autoencoder: Autoencoder) -> Float[Tensor, "image 2"]:
         """Errors before and after inversion."""
         return inversion_losses(pixels, autoencoder, self.steps)
 
@@ -102,9 +100,7 @@ class LatentTracerQuick(LatentTracer):
     side = 128
 
 
-def residual(
-    pixels: Float[Tensor, "image 3 side side"], autoencoder: Autoencoder
-) -> Int8[Tensor, "image side side 3"]:
+def residual(pixels: Crops, autoencoder: Autoencoder) -> Int8[Tensor, "image side side 3"]:
     """X − D(E(x)) in 8-bit units, channels last, clipped to [-127, 127]."""
     difference = (pixels - autoencoder.reconstruct(pixels)) * 127.5
     return difference.round().clamp(-127, 127).to(torch.int8).permute(0, 2, 3, 1)
@@ -147,9 +143,7 @@ class LatentTracerResidual(TrainedNetwork):
         """Residuals of all autoencoders, concatenated: (image, 1, side, side, channel)."""
         spec = ("residual", (1, NATIVE, NATIVE, 3), "int8")
 
-        def measure(
-            pixels: Float[Tensor, "image 3 side side"], autoencoder: Autoencoder
-        ) -> Int8[Tensor, "image 1 side side 3"]:
+        def measure(pixels: Crops, autoencoder: Autoencoder) -> Int8[Tensor, "image 1 side side 3"]:
             return residual(pixels, autoencoder)[:, None]
 
         return ConcatenatedRows(

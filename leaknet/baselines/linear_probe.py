@@ -20,6 +20,8 @@ from leakcache.errors import TrainingError
 from leaknet.baselines.base import Baseline, BaselineImages
 from leaknet.data.embeddings import Embeddings
 
+Vectors = Float[np.ndarray, "image dimension"]
+
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
 """Candidate inverse strengths of the penalty."""
 FLOOR = 1e-6
@@ -34,7 +36,7 @@ class LinearProbe(Baseline):
     fitted: dict[str, Tensor]
 
     @abstractmethod
-    def measure(self, images: BaselineImages) -> Float[np.ndarray, "image dimension"]:
+    def measure(self, images: BaselineImages) -> Vectors:
         """The measurements, finite."""
 
     def fit(self, train: BaselineImages, val: BaselineImages) -> LinearProbe:
@@ -64,7 +66,7 @@ class LinearProbe(Baseline):
         return self.embeddings(images, vectors, self._logits(self.fitted, vectors))
 
     def _logits(
-        self, model: Mapping[str, Tensor], vectors: Float[np.ndarray, "image dimension"]
+        self, model: Mapping[str, Tensor], vectors: Vectors
     ) -> Float[np.ndarray, "image class"]:
         scores = torch.from_numpy(vectors) @ model["weights"].T + model["bias"]
         probabilities = torch.full((len(vectors), len(self.classes)), FLOOR, dtype=torch.float64)
@@ -72,19 +74,14 @@ class LinearProbe(Baseline):
         return (probabilities / probabilities.sum(dim=1, keepdim=True)).log().numpy()
 
     def _loss(
-        self,
-        model: Mapping[str, Tensor],
-        vectors: Float[np.ndarray, "image dimension"],
-        targets: Int[np.ndarray, "image"],
+        self, model: Mapping[str, Tensor], vectors: Vectors, targets: Int[np.ndarray, "image"]
     ) -> float:
         logits = self._logits(model, vectors)
         return float(-logits[np.arange(len(targets)), targets].sum())
 
 
 def _fitted(
-    vectors: Float[np.ndarray, "image dimension"],
-    targets: Int[np.ndarray, "image"],
-    strength: float,
+    vectors: Vectors, targets: Int[np.ndarray, "image"], strength: float
 ) -> dict[str, Tensor]:
     model = LogisticRegression(C=strength, max_iter=ITERATIONS).fit(vectors, targets)
     weights, bias = model.coef_, model.intercept_

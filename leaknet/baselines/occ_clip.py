@@ -42,6 +42,9 @@ from leaknet.baselines.weights import (
 from leaknet.data.embeddings import Embeddings
 from leaknet.features.noise import epoch_seed
 
+Vectors = Float[Tensor, "image dimension"]
+Context = Float[Tensor, "place width"]
+
 REPOSITORY = "openai/clip-vit-base-patch16"
 TOKENIZER = ("vocab.json", "merges.txt")
 FILES = ("config.json", "model.safetensors", *TOKENIZER)
@@ -77,9 +80,7 @@ class Clip:
         network = load_model(library.CLIPModel, folder, use_safetensors=True)
         return cls(network, load_model(library.CLIPTokenizer, folder), device)
 
-    def images(
-        self, pixels: Float[Tensor, "image 3 size size"]
-    ) -> Float[Tensor, "image dimension"]:
+    def images(self, pixels: Float[Tensor, "image 3 size size"]) -> Vectors:
         """Unit vectors of standardised pixels, differentiable."""
         pooled = self.network.vision_model(pixel_values=pixels).pooler_output
         return nn.functional.normalize(self.network.visual_projection(pooled), dim=-1)
@@ -91,7 +92,7 @@ class Clip:
         return tokens.to(self._device)
 
     def prompts(
-        self, tokens: Int64[Tensor, "word token"], context: Float[Tensor, "place width"]
+        self, tokens: Int64[Tensor, "word token"], context: Context
     ) -> Float[Tensor, "word dimension"]:
         """Unit vectors of the prompts with `context` as placeholders, differentiable."""
         with self._with_context(context):
@@ -208,23 +209,21 @@ class OccClip(Baseline):
         return self.clip.images(self._input(views)).cpu().numpy()
 
     @torch.inference_mode()
-    def _log_odds(
-        self, vectors: Float[Tensor, "image dimension"]
-    ) -> Float32[np.ndarray, "image class"]:
+    def _log_odds(self, vectors: Vectors) -> Float32[np.ndarray, "image class"]:
         columns = []
         for context in self.fitted["contexts"].to(self.options.device):
             target, other = self.clip.prompts(self._tokens, context).float().cpu()
             columns.append(self.clip.scale * (vectors @ (target - other)))
         return torch.stack(columns, dim=1).numpy()
 
-    def _start(self, number: int) -> Float[Tensor, "place width"]:
+    def _start(self, number: int) -> Context:
         generator = torch.Generator().manual_seed(epoch_seed(self.options.seed, number, _START))
         context = SPREAD * torch.randn(CONTEXT, self.clip.width, generator=generator)
         return context.to(self.options.device).requires_grad_(True)
 
     def _learned(
         self,
-        context: Float[Tensor, "place width"],
+        context: Context,
         shots: _Shots,
         pixels: Rows,
         vectors: Float32[np.ndarray, "image dimension"],
@@ -248,9 +247,7 @@ class OccClip(Baseline):
                 optimiser.step()
             yield
 
-    def _adversarial(
-        self, x: Float[Tensor, "image 3 size size"], context: Float[Tensor, "place width"]
-    ) -> Float[Tensor, "image dimension"]:
+    def _adversarial(self, x: Float[Tensor, "image 3 size size"], context: Context) -> Vectors:
         """Vectors of other images after one FGSM step towards the generator."""
         x.requires_grad_(True)
         loss = self._loss(self.clip.images(x), torch.ones(len(x), dtype=torch.bool), context)
@@ -259,10 +256,7 @@ class OccClip(Baseline):
             return self.clip.images(x + STEP * gradient.sign())
 
     def _loss(
-        self,
-        vectors: Float[Tensor, "image dimension"],
-        other: Bool[Tensor, "image"],
-        context: Float[Tensor, "place width"],
+        self, vectors: Vectors, other: Bool[Tensor, "image"], context: Context
     ) -> Float[Tensor, ""]:
         logits = self.clip.scale * (vectors @ self.clip.prompts(self._tokens, context).T)
         return F.cross_entropy(logits, other.long().to(logits.device))

@@ -30,16 +30,15 @@ from leaknet.features.noise import epoch_seed, seeded_globally
 from leaknet.metrics import closed_values
 from leaknet.training.epoch import batch_sizes
 
+SampleViews = Shaped[np.ndarray, "sample height width channel"]
+Samples = Int[np.ndarray, "sample"]
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def cropped(
-    views: Shaped[np.ndarray, "sample height width channel"],
-    size: int,
-    rng: np.random.Generator | None,
-    *,
-    grid: int = 1,
+    views: SampleViews, size: int, rng: np.random.Generator | None, *, grid: int = 1
 ) -> Shaped[np.ndarray, "sample size size channel"]:
     """A random crop of each view, the central one without `rng`; corners on multiples of `grid`.
 
@@ -56,9 +55,7 @@ def cropped(
     return np.stack([view[top : top + size, left : left + size] for view, (top, left) in pairs])
 
 
-def flipped(
-    views: Shaped[np.ndarray, "sample height width channel"], rng: np.random.Generator | None
-) -> Shaped[np.ndarray, "sample height width channel"]:
+def flipped(views: SampleViews, rng: np.random.Generator | None) -> SampleViews:
     """Each view mirrored with probability one half; unchanged without `rng`."""
     if rng is None:
         return views
@@ -223,7 +220,7 @@ class TrainedNetwork(Baseline):
         self,
         optimiser: torch.optim.Optimizer,
         data: _Samples,
-        samples: Int[np.ndarray, "sample"],
+        samples: Samples,
         rng: np.random.Generator,
     ) -> None:
         device = self.options.device
@@ -344,15 +341,13 @@ class _Samples:
     def __len__(self) -> int:
         return len(self.rows) * self.views
 
-    def batches(self, size: int, seed: int) -> Iterator[Int[np.ndarray, "sample"]]:
+    def batches(self, size: int, seed: int) -> Iterator[Samples]:
         """All samples once, in random order."""
         order = np.random.default_rng(seed).permutation(len(self))
         ends = np.cumsum(batch_sizes(len(self), size))
         yield from np.split(order, ends[:-1])
 
-    def read(
-        self, samples: Int[np.ndarray, "sample"]
-    ) -> tuple[Shaped[np.ndarray, "sample *view"], Int[np.ndarray, "sample"]]:
+    def read(self, samples: Samples) -> tuple[Shaped[np.ndarray, "sample *view"], Samples]:
         """Views and targets of these samples."""
         images, views = np.divmod(samples, self.views)
         values = self.rows[images]

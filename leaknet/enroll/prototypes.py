@@ -19,14 +19,13 @@ from leaknet.data.embeddings import Embeddings
 from leaknet.model.head import PrototypeHead
 from leaknet.model.protoleaknet import ProtoLeakNet
 
+Vectors = Float[np.ndarray, "image dimension"]
+
 BATCH = 256
 
 
 def with_class(
-    model: ProtoLeakNet,
-    name: str,
-    vectors: Float[np.ndarray, "image dimension"],
-    offset: float = 0.0,
+    model: ProtoLeakNet, name: str, vectors: Vectors, offset: float = 0.0
 ) -> ProtoLeakNet:
     """A copy of the model with one more class.
 
@@ -75,7 +74,7 @@ def refuse_linear(model: ProtoLeakNet) -> None:
 
 @torch.inference_mode()
 def _class_centres(
-    model: ProtoLeakNet, vectors: Float[np.ndarray, "image dimension"]
+    model: ProtoLeakNet, vectors: Vectors
 ) -> dict[str, Float[np.ndarray, "prototype part"]]:
     """Prototypes of a class of these embeddings, in each weighted branch."""
     parts = model.split(torch.from_numpy(vectors).to(model.weights))
@@ -86,9 +85,7 @@ def _class_centres(
     }
 
 
-def class_prototypes(
-    vectors: Float[np.ndarray, "image dimension"], count: int
-) -> Float[np.ndarray, "prototype dimension"]:
+def class_prototypes(vectors: Vectors, count: int) -> Float[np.ndarray, "prototype dimension"]:
     """`count` seeded k-means centres; with fewer distinct images, these are repeated in turn."""
     distinct = np.unique(vectors.astype(np.float64), axis=0)
     if len(distinct) <= count:
@@ -129,9 +126,7 @@ def reclassified(model: ProtoLeakNet, e: Embeddings) -> Embeddings:
     )
 
 
-def fit_offset(
-    model: ProtoLeakNet, vectors: Float[np.ndarray, "image dimension"], val: Embeddings
-) -> float:
+def fit_offset(model: ProtoLeakNet, vectors: Vectors, val: Embeddings) -> float:
     """The constant added to the new class's logit: minimum class-balanced cross-entropy.
 
     k-means centres are closer to any image than trained prototypes are, so without an offset the
@@ -166,9 +161,7 @@ def fit_offset(
     return float(minimize_scalar(loss, bounds=bounds, method="bounded").x)
 
 
-def _left_one_out(
-    model: ProtoLeakNet, vectors: Float[np.ndarray, "image dimension"]
-) -> Float[np.ndarray, " image"]:
+def _left_one_out(model: ProtoLeakNet, vectors: Vectors) -> Float[np.ndarray, " image"]:
     """Logit of each image for its class, with prototypes of the other images."""
     rows = []
     for row in range(len(vectors)):
@@ -179,9 +172,7 @@ def _left_one_out(
 
 @torch.inference_mode()
 def _class_logits(
-    model: ProtoLeakNet,
-    vectors: Float[np.ndarray, "image dimension"],
-    centres: dict[str, Float[np.ndarray, "prototype part"]],
+    model: ProtoLeakNet, vectors: Vectors, centres: dict[str, Float[np.ndarray, "prototype part"]]
 ) -> Float[np.ndarray, " image"]:
     """Logits of one class with these prototypes, under the model's gates and temperatures."""
     total = np.zeros(len(vectors))
@@ -199,8 +190,6 @@ def _class_logits(
 
 
 @torch.inference_mode()
-def _old_logits(
-    model: ProtoLeakNet, vectors: Float[np.ndarray, "image dimension"]
-) -> Float[np.ndarray, "image class"]:
+def _old_logits(model: ProtoLeakNet, vectors: Vectors) -> Float[np.ndarray, "image class"]:
     logits = model.classify(torch.from_numpy(vectors).to(model.weights))
     return np.asarray(logits.cpu(), dtype=np.float64)

@@ -20,6 +20,8 @@ from jaxtyping import Float64, Shaped
 
 from leakcache.errors import ScoringError
 
+GroupSets = Sequence[Shaped[np.ndarray, "_"]]
+
 RESAMPLES = 1000
 # Weights held at once: 16 MB.
 _BLOCK = 2_000_000
@@ -46,11 +48,7 @@ def ends(resampled: Float64[np.ndarray, "resample"]) -> tuple[float, float]:
 
 
 def intervals(
-    measure: Measure[K],
-    groups: Sequence[Shaped[np.ndarray, "_"]],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    measure: Measure[K], groups: GroupSets, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[K, Interval]:
     """Every metric with its interval; arguments and errors as `resample`."""
     plain, drawn = measure(None), resample(measure, groups, resamples=resamples, seed=seed)
@@ -58,11 +56,7 @@ def intervals(
 
 
 def resample(
-    measure: Measure[K],
-    groups: Sequence[Shaped[np.ndarray, "_"]],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    measure: Measure[K], groups: GroupSets, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[K, Float64[np.ndarray, "resample"]]:
     """Every metric under every resample.
 
@@ -80,7 +74,7 @@ def resample(
 
 
 def cluster_weights(
-    groups: Sequence[Shaped[np.ndarray, "_"]], *, resamples: int = RESAMPLES, seed: int = 0
+    groups: GroupSets, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Iterator[list[Weights]]:
     """Bootstrap weights of several sets of images, given the prompt group of each image.
 

@@ -9,6 +9,11 @@ from scipy.special import logsumexp, softmax
 from leakcache.errors import ScoringError
 from leaknet.metrics.roc import roc
 
+Scores = Float[np.ndarray, "n class"]
+Targets = Int[np.ndarray, "n"]
+Weights = Float64[np.ndarray, "resample n"]
+Resampled = Float64[np.ndarray, "resample"]
+
 BINS = 15
 TOP5_CLASSES = 10
 """Top-5 accuracy is given with more classes than this."""
@@ -17,8 +22,8 @@ TOP5_CLASSES = 10
 def expected_calibration_error(
     confidence: Float[np.ndarray, "n"],
     correct: Bool[np.ndarray, "n"],
-    weights: Float64[np.ndarray, "resample n"] | None = None,
-) -> Float64[np.ndarray, "resample"]:
+    weights: Weights | None = None,
+) -> Resampled:
     """ECE in [0, 1] of the top label, over 15 equal bins of confidence (Guo et al. 2017).
 
     The mean, weighted by the bins' sizes, of |accuracy - mean confidence| within a bin.
@@ -27,15 +32,13 @@ def expected_calibration_error(
     bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
     member = (bins[:, None] == np.arange(BINS)).astype(np.float64)
     gaps = (weights * (correct - confidence.astype(np.float64))) @ member
-    error: Float64[np.ndarray, "resample"] = np.abs(gaps).sum(axis=1) / weights.sum(axis=1)
+    error: Resampled = np.abs(gaps).sum(axis=1) / weights.sum(axis=1)
     return error
 
 
 def closed_values(
-    scores: Float[np.ndarray, "n class"],
-    targets: Int[np.ndarray, "n"],
-    weights: Float64[np.ndarray, "resample n"] | None = None,
-) -> dict[str, Float64[np.ndarray, "resample"]]:
+    scores: Scores, targets: Targets, weights: Weights | None = None
+) -> dict[str, Resampled]:
     """Closed-set metrics by name, all in [0, 1], one value for each row of weights.
 
     `top1` and `balanced` (mean recall of the classes present) are those of the class of the
@@ -56,10 +59,8 @@ def closed_values(
 
 
 def closed_table(
-    scores: Float[np.ndarray, "n class"],
-    targets: Int[np.ndarray, "n"],
-    weights: Float64[np.ndarray, "resample n"] | None = None,
-) -> tuple[dict[str, Float64[np.ndarray, "resample"]], Float64[np.ndarray, "resample class"]]:
+    scores: Scores, targets: Targets, weights: Weights | None = None
+) -> tuple[dict[str, Resampled], Float64[np.ndarray, "resample class"]]:
     """The metrics of `closed_values`, and the one-vs-rest area of each class."""
     _check(scores, targets)
     weights = np.ones((1, len(targets))) if weights is None else weights
@@ -77,27 +78,21 @@ def closed_table(
     return values, areas
 
 
-def true_rank(
-    scores: Float[np.ndarray, "n class"], targets: Int[np.ndarray, "n"]
-) -> Int[np.ndarray, "n"]:
+def true_rank(scores: Scores, targets: Targets) -> Targets:
     """How many classes score higher than the true one; of equal scores the first class leads."""
     own = np.take_along_axis(scores, targets[:, None], axis=1)
     tied = (scores == own) & (np.arange(scores.shape[1]) < targets[:, None])
-    rank: Int[np.ndarray, "n"] = ((scores > own) | tied).sum(axis=1)
+    rank: Targets = ((scores > own) | tied).sum(axis=1)
     return rank
 
 
-def correct(
-    scores: Float[np.ndarray, "n class"], targets: Int[np.ndarray, "n"]
-) -> Bool[np.ndarray, "n"]:
+def correct(scores: Scores, targets: Targets) -> Bool[np.ndarray, "n"]:
     """Whether the class of the highest score is the true one."""
     right: Bool[np.ndarray, "n"] = scores.argmax(axis=1) == targets
     return right
 
 
-def confusion(
-    scores: Float[np.ndarray, "n class"], targets: Int[np.ndarray, "n"]
-) -> Int[np.ndarray, "class class"]:
+def confusion(scores: Scores, targets: Targets) -> Int[np.ndarray, "class class"]:
     """Counts of images by true class (row) and class of the highest score (column)."""
     classes = scores.shape[1]
     cell = targets * classes + scores.argmax(axis=1)
@@ -105,9 +100,7 @@ def confusion(
 
 
 def per_class_auc(
-    scores: Float[np.ndarray, "n class"],
-    targets: Int[np.ndarray, "n"],
-    weights: Float64[np.ndarray, "resample n"] | None = None,
+    scores: Scores, targets: Targets, weights: Weights | None = None
 ) -> Float64[np.ndarray, "resample class"]:
     """One-vs-rest area of each class, ranked by its probability; NaN where it is absent."""
     weights = np.ones((1, len(targets))) if weights is None else weights
@@ -124,7 +117,7 @@ def per_class_auc(
     return areas
 
 
-def log_odds(scores: Float[np.ndarray, "n class"]) -> Float64[np.ndarray, "n class"]:
+def log_odds(scores: Scores) -> Float64[np.ndarray, "n class"]:
     """Log odds of each class under the softmax of the scores.
 
     They rank images as the probabilities do, but do not run into 0 or 1, where distances of a
@@ -142,29 +135,23 @@ def log_odds(scores: Float[np.ndarray, "n class"]) -> Float64[np.ndarray, "n cla
     return odds
 
 
-def _balanced(
-    right: Bool[np.ndarray, "n"],
-    targets: Int[np.ndarray, "n"],
-    weights: Float64[np.ndarray, "resample n"],
-) -> Float64[np.ndarray, "resample"]:
+def _balanced(right: Bool[np.ndarray, "n"], targets: Targets, weights: Weights) -> Resampled:
     member = (targets[:, None] == np.unique(targets)).astype(np.float64)
     held, hit = weights @ member, (weights * right) @ member
     recall = np.divide(hit, held, out=np.full_like(held, np.nan), where=held > 0)
     return _mean_of_present(recall)
 
 
-def _mean_of_present(
-    values: Float64[np.ndarray, "resample class"],
-) -> Float64[np.ndarray, "resample"]:
+def _mean_of_present(values: Float64[np.ndarray, "resample class"]) -> Resampled:
     present = ~np.isnan(values)
     count = present.sum(axis=1)
     total = np.where(present, values, 0).sum(axis=1)
-    mean: Float64[np.ndarray, "resample"] = np.full_like(total, np.nan)
+    mean: Resampled = np.full_like(total, np.nan)
     np.divide(total, count, out=mean, where=count > 0)
     return mean
 
 
-def _check(scores: Float[np.ndarray, "n class"], targets: Int[np.ndarray, "n"]) -> None:
+def _check(scores: Scores, targets: Targets) -> None:
     if not len(targets):
         raise ScoringError("there are no images of the known generators to score in this fold")
     if np.isnan(scores).any():

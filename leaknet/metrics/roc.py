@@ -13,6 +13,9 @@ from jaxtyping import Float, Float64
 
 from leakcache.errors import ScoringError
 
+Curve = Float64[np.ndarray, "resample point"]
+Resampled = Float64[np.ndarray, "resample"]
+
 # A weighted count that should equal a fraction of its total may miss it by rounding alone.
 _ROUNDING = 1e-9
 
@@ -25,46 +28,44 @@ class Roc:
     Images of equal score have one point.
     """
 
-    known: Float64[np.ndarray, "resample point"]
-    unknown: Float64[np.ndarray, "resample point"]
+    known: Curve
+    unknown: Curve
 
     @property
-    def tpr(self) -> Float64[np.ndarray, "resample point"]:
+    def tpr(self) -> Curve:
         """Fraction of the known that is accepted."""
-        rate: Float64[np.ndarray, "resample point"] = self.known / self.known[:, -1:]
+        rate: Curve = self.known / self.known[:, -1:]
         return rate
 
     @property
-    def fpr(self) -> Float64[np.ndarray, "resample point"]:
+    def fpr(self) -> Curve:
         """Fraction of the unknown that is accepted: the false acceptance rate."""
-        rate: Float64[np.ndarray, "resample point"] = self.unknown / self.unknown[:, -1:]
+        rate: Curve = self.unknown / self.unknown[:, -1:]
         return rate
 
-    def auroc(self) -> Float64[np.ndarray, "resample"]:
+    def auroc(self) -> Resampled:
         """Probability that a known image outscores an unknown one; a tie counts one half."""
         return area(self.fpr, self.tpr)
 
-    def average_precision(self) -> Float64[np.ndarray, "resample"]:
+    def average_precision(self) -> Resampled:
         """AUPR with the known as positives: sum of precision times each step of recall."""
         return _average_precision(self.known, self.unknown)
 
-    def average_precision_of_unknown(self) -> Float64[np.ndarray, "resample"]:
+    def average_precision_of_unknown(self) -> Resampled:
         """AUPR with the unknown as positives: the precision of the alarm 'unknown generator'."""
         return _average_precision(_from_below(self.unknown), _from_below(self.known))
 
-    def fpr_at_tpr(self, level: float) -> Float64[np.ndarray, "resample"]:
+    def fpr_at_tpr(self, level: float) -> Resampled:
         """Unknown accepted at the highest threshold that accepts `level` of the known."""
         enough = self.tpr >= level - _ROUNDING
         return _pick(self.fpr, enough.argmax(axis=1))
 
-    def at_fpr(
-        self, values: Float64[np.ndarray, "resample point"], level: float
-    ) -> Float64[np.ndarray, "resample"]:
+    def at_fpr(self, values: Curve, level: float) -> Resampled:
         """`values` at the lowest threshold that accepts at most `level` of the unknown."""
         within = self.fpr <= level + _ROUNDING
         return _pick(values, within.sum(axis=1) - 1)
 
-    def eer(self) -> Float64[np.ndarray, "resample"]:
+    def eer(self) -> Resampled:
         """The common value of false acceptance and false rejection where they cross.
 
         Both are linear between neighbouring points of the curve. (Eq. 19 of the paper prints
@@ -74,7 +75,7 @@ class Roc:
         after = (excess >= 0).argmax(axis=1)
         start, end = _pick(excess, after - 1), _pick(excess, after)
         low, high = _pick(self.fpr, after - 1), _pick(self.fpr, after)
-        rate: Float64[np.ndarray, "resample"] = low - start / (end - start) * (high - low)
+        rate: Resampled = low - start / (end - start) * (high - low)
         return rate
 
 
@@ -100,11 +101,9 @@ def roc(
     )
 
 
-def area(
-    x: Float64[np.ndarray, "resample point"], y: Float64[np.ndarray, "resample point"]
-) -> Float64[np.ndarray, "resample"]:
+def area(x: Curve, y: Curve) -> Resampled:
     """Area under y over x by the trapezoid rule, which splits ties in half."""
-    total: Float64[np.ndarray, "resample"] = np.trapezoid(y, x, axis=1)
+    total: Resampled = np.trapezoid(y, x, axis=1)
     return total
 
 
@@ -112,7 +111,7 @@ def _accepted(
     scores: Float[np.ndarray, "n"],
     weights: Float64[np.ndarray, "resample n"] | None,
     thresholds: Float[np.ndarray, "threshold"],
-) -> Float64[np.ndarray, "resample point"]:
+) -> Curve:
     weights = np.ones((1, len(scores))) if weights is None else weights
     order = np.argsort(scores)
     reached = len(scores) - np.searchsorted(scores[order], thresholds, side="left")
@@ -121,23 +120,18 @@ def _accepted(
     return cumulated[:, np.concatenate([[0], reached])]
 
 
-def _average_precision(
-    positives: Float64[np.ndarray, "resample point"],
-    negatives: Float64[np.ndarray, "resample point"],
-) -> Float64[np.ndarray, "resample"]:
+def _average_precision(positives: Curve, negatives: Curve) -> Resampled:
     taken = positives + negatives
     precision = np.divide(positives, taken, out=np.zeros_like(taken), where=taken > 0)
     gained = np.diff(positives, axis=1) * precision[:, 1:]
-    total: Float64[np.ndarray, "resample"] = gained.sum(axis=1) / positives[:, -1]
+    total: Resampled = gained.sum(axis=1) / positives[:, -1]
     return total
 
 
-def _from_below(
-    accepted: Float64[np.ndarray, "resample point"],
-) -> Float64[np.ndarray, "resample point"]:
-    rejected: Float64[np.ndarray, "resample point"] = accepted[:, -1:] - accepted[:, ::-1]
+def _from_below(accepted: Curve) -> Curve:
+    rejected: Curve = accepted[:, -1:] - accepted[:, ::-1]
     return rejected
 
 
-def _pick(values: Float64[np.ndarray, "resample point"], at: np.ndarray) -> np.ndarray:
+def _pick(values: Curve, at: np.ndarray) -> np.ndarray:
     return np.take_along_axis(values, at[:, None], axis=1)[:, 0]
