@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from leaknet.evaluation.open_set import OpenSummary
-from leaknet.experiments.answers import KNOWN, AnswerSummary
+from leaknet.experiments.answers import KNOWN_FIGURES, AnswerSummary
 from leaknet.experiments.attention_modes import MODES, PUBLISHED, REPORTED, WARNING
 from leaknet.experiments.evaluation import Evaluation, LeaveOut
 from leaknet.experiments.label_shuffle import ShuffleSummary
@@ -171,8 +171,8 @@ def _answer_grids(where: str, one: AnswerSummary) -> list[Grid]:
     title = f"Answers at a false-alarm rate of {one.alpha:g} ({one.detector}){where}"
     known = Grid(
         f"{title}: images of known generators",
-        tuple(key.replace("_", " ") for key in KNOWN),
-        (tuple(cell(one.known[key]) for key in KNOWN),),
+        tuple(key.replace("_", " ") for key in KNOWN_FIGURES),
+        (tuple(cell(one.known[key]) for key in KNOWN_FIGURES),),
         (
             f"false alarms: called unknown or outside the calibrated range, {one.alpha:g} on "
             "average being promised; coverage: "

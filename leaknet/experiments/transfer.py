@@ -33,7 +33,7 @@ from leaknet.evaluation.summary import (
     over_seeds,
     picked,
 )
-from leaknet.evaluation.verdicts import Columns, known_columns, rates
+from leaknet.experiments.answers import Columns, known_columns, rates
 from leaknet.experiments.trial import RunTrial
 from leaknet.metrics import closed_values, roc
 from leaknet.metrics.closed_set import correct

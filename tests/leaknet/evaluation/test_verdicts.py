@@ -9,7 +9,7 @@ import pytest
 
 from leaknet.calibration import Calibration
 from leaknet.detectors import Energy
-from leaknet.evaluation.verdicts import known_columns, rates, verdict_columns
+from leaknet.experiments.answers import known_columns, rates, verdict_columns
 from leaknet.scoring.fitted_detectors import fit_all
 from tests.leaknet.calibration.exchangeable import CLASSES, closed
 

@@ -20,7 +20,7 @@ from leakcache.store.cache import Cache
 from leaknet.calibration import Calibration
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import GlobalKDE
-from leaknet.evaluation.verdicts import known_columns
+from leaknet.experiments.answers import known_columns
 from leaknet.experiments.evaluation import Evaluation, EvaluationPlan
 from leaknet.experiments.evaluation_tables import evaluation_tables, write_evaluation
 from leaknet.experiments.protocols import evaluate
