@@ -150,8 +150,6 @@ class ConcatenatedRows(Rows):
         return np.concatenate([part[rows] for part in self._parts], axis=-1)
 
 
-__all__ = ["Baseline", "BaselineImages", "BaselineOptions"]
-
 CPU = torch.device("cpu")
 
 

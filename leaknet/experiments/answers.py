@@ -32,8 +32,6 @@ from leaknet.evaluation.summary import (
 )
 from leaknet.experiments.trial import Trial
 
-VERDICTS = (UNKNOWN, OUTSIDE, KNOWN, UNSURE)
-
 Columns = dict[str, Float64[np.ndarray, "_"]]
 
 

@@ -38,7 +38,6 @@ from leaknet.scoring.encode_files import load_encoder
 from leaknet.scoring.predict import Predictor
 
 VIEW = {0: "view", 1: "height", 2: "width"}
-MAPS = {0: "part", 2: "rows", 3: "columns"}
 LATENTS = ["latents", "half", "quarter", "eighth"]
 PIXEL_OUTPUTS = ["values", "colour", "luma", "normalised_luma", "normalised_residual", "odd_luma"]
 
