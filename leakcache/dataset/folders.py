@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,20 +45,8 @@ def step_of(name: str) -> str | None:
 
 
 @dataclass
-class Contents:
-    """One folder: paths relative to the root, in the order of the file system."""
-
-    folders: list[str] = field(default_factory=list)
-    images: list[str] = field(default_factory=list)
-    metadata: list[str] = field(default_factory=list)
-    archives: list[str] = field(default_factory=list)
-    tables: list[str] = field(default_factory=list)
-    rejects: list[Reject] = field(default_factory=list)
-
-
-@dataclass
 class Tree:
-    """A folder and all below it.
+    """A folder, with or without what lies below it.
 
     Attributes:
         images: of each folder that holds some, by the folder's path ("" is the root).
@@ -80,16 +67,19 @@ class Tree:
     rejects: list[Reject] = field(default_factory=list)
 
 
-def list_folder(root: Path, relative: str, *, any_name: bool = False) -> Contents:
-    """The folder `relative` of `root` ("" is the root itself); an unreadable one is a reject.
+def list_folder(root: Path, relative: str, *, any_name: bool = False) -> Tree:
+    """What lies in the folder `relative` of `root` ("" is the root itself), not what is below.
+
+    A folder that cannot be read is a reject.
 
     Names that are not UTF-8 are rejects, as tables cannot hold them, unless `any_name` is set.
     """
-    contents = Contents()
+    contents = Tree()
     prefix = f"{relative}/" if relative else ""
     try:
-        for entry in _entries(root, relative):
-            _sort_in(entry, prefix, contents, any_name)
+        with os.scandir(root / relative) as entries:
+            for entry in entries:
+                _sort_in(entry, prefix, contents, any_name)
     except OSError as error:
         contents.rejects.append(
             Reject(relative or ".", f"folder cannot be read: {error.strerror or error}")
@@ -97,12 +87,7 @@ def list_folder(root: Path, relative: str, *, any_name: bool = False) -> Content
     return contents
 
 
-def _entries(root: Path, relative: str) -> Iterator[os.DirEntry[str]]:
-    with os.scandir(root / relative) as entries:
-        yield from entries
-
-
-def _sort_in(entry: os.DirEntry[str], prefix: str, contents: Contents, any_name: bool) -> None:
+def _sort_in(entry: os.DirEntry[str], prefix: str, contents: Tree, any_name: bool) -> None:
     """Put one entry where it belongs; what is not named like an image is passed over."""
     name = entry.name
     if name.startswith(".") or name.casefold() in _DROPPINGS:
@@ -118,7 +103,7 @@ def _sort_in(entry: os.DirEntry[str], prefix: str, contents: Contents, any_name:
     elif kind == "folder":
         contents.folders.append(prefix + name)
     elif kind == "file" and (suffix in IMAGE_SUFFIXES or (not suffix and _begins_as_image(entry))):
-        contents.images.append(prefix + name)
+        contents.images.setdefault(prefix[:-1], []).append(prefix + name)
     elif suffix in IMAGE_SUFFIXES:
         contents.rejects.append(Reject(prefix + name, kind))
     elif name.casefold() in METADATA:
@@ -180,7 +165,7 @@ def scan(
             continue
         contents = list_folder(root, here, any_name=any_name)
         if taken:
-            _take(tree, here, contents)
+            _take(tree, contents)
         for folder in contents.folders:
             copies = None if enter_steps else step_of(folder.rpartition("/")[2])
             if copies is None or copies == step:
@@ -198,9 +183,8 @@ def images_below(root: Path) -> tuple[list[str], list[Reject]]:
     return sorted(images), tree.rejects
 
 
-def _take(tree: Tree, folder: str, contents: Contents) -> None:
-    if contents.images:
-        tree.images[folder] = sorted(contents.images)
+def _take(tree: Tree, contents: Tree) -> None:
+    tree.images |= {folder: sorted(images) for folder, images in contents.images.items()}
     tree.metadata += contents.metadata
     tree.archives += contents.archives
     tree.tables += contents.tables
