@@ -39,9 +39,9 @@ def test_every_example_runs(
     tiny_image(7).save(tmp_path / "a.png")
     write_images(tmp_path / "photos", ("ada", "bob"), 8, first=20)
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {"__name__": "example"}
+    names: dict[str, object] = {"__name__": "__main__"}
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(blocks) == 8
+    assert len(blocks) == 9
     for block in blocks:
         exec(compile(block, "docs/PYTHON.md", "exec"), names)
     said = capsys.readouterr().out
