@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from leakcache.distributed.rank import local_rank
 from leakcache.errors import ConfigError
@@ -41,6 +42,13 @@ def quick_precision(device: torch.device) -> str:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     capable = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512"
     return "bf16" if capable else "fp32"
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Move a tensor; to a GPU from pinned memory, so that the caller need not wait."""
+    if device.type == "cuda" and values.device.type == "cpu":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
 
 
 @contextmanager

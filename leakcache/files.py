@@ -125,7 +125,7 @@ def _plain(value: Any) -> Any:
 
 def write_checked(path: Path, content: dict[str, Any], partial: Path | None = None) -> None:
     """Write JSON together with its SHA-256, whole or not at all; see `replace_file`."""
-    write_text(path, _checked(content), partial)
+    write_text(path, _with_checksum(json_text(content)), partial)
 
 
 def read_checked(path: Path) -> dict[str, Any]:
@@ -135,15 +135,16 @@ def read_checked(path: Path) -> dict[str, Any]:
         ValueError: the file differs from what was written.
     """
     text = read_text(path)
-    found = parse_json(text)
-    if not isinstance(found, dict) or text != _checked(found.get("content", {})):
+    body = text.partition("\n")[2].removesuffix("}\n")
+    if text != _with_checksum(body):
         raise ValueError("its checksum does not match")
-    content: dict[str, Any] = found["content"]
+    content = parse_json(body)
+    if not isinstance(content, dict):
+        raise ValueError("it is no table")
     return content
 
 
-def _checked(content: dict[str, Any]) -> str:
-    text = json_text(content)
+def _with_checksum(text: str) -> str:
     digest = hashlib.sha256(text.encode()).hexdigest()
     return f'{{"sha256": "{digest}", "content":\n{text}}}\n'
 

@@ -8,7 +8,10 @@ an encoder's time (docs/PERFORMANCE.md).
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 # From glibc's malloc.h.
@@ -43,3 +46,26 @@ def _of_glibc(name: str) -> Any:
     if not sys.platform.startswith("linux"):
         return None
     return getattr(ctypes.CDLL(None), name, None)
+
+
+_limit: int | None = None
+
+
+def memory_limit() -> int:
+    """Bytes that arrays of images may take together."""
+    return _machine_memory() // 2 if _limit is None else _limit
+
+
+def set_memory_limit(size: int | None) -> None:
+    """Bound them; by half of the machine's memory without a size."""
+    global _limit  # noqa: PLW0603  # a limit of the process
+    _limit = size
+
+
+def _machine_memory() -> int:
+    """Bytes of the machine, or of the control group that the process is in."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):
+            return min(physical, int(Path("/sys/fs/cgroup", file).read_text()))
+    return physical

@@ -13,7 +13,9 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from leaknet.calibration.temperature import fit_temperature
+from leaknet.model.feature_space import fit_space
 from leaknet.model.ridge import RidgeMap
+from leaknet.model.views import Views
 
 
 class LeakClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # untyped bases
@@ -52,8 +54,9 @@ class LeakClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # u
         groups = np.arange(len(y)) if groups is None else np.asarray(groups)
         self._map = RidgeMap({"values": X.shape[1]})
         wanted = np.eye(len(self.classes_))[targets] - 1 / len(self.classes_)
-        found = self._map.fit(torch.from_numpy(X), wanted, groups)
-        self._map.set_weights(found.weights)
+        space = fit_space(self._map.features, Views.of(torch.from_numpy(X)), groups)
+        found = space.fit_ridge(wanted)
+        self._map.set_weights(space.weights(found.dual).numpy())
         self.temperature_ = fit_temperature(found.held_out, targets)
         return self
 

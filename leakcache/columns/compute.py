@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from leakcache.columns.column import Column, View, ViewValues
-from leakcache.device import torch_threads
+from leakcache.device import to_device, torch_threads
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.images.archive import THREADS
 from leakcache.statistics.activation_features import activation_statistics
@@ -66,6 +66,7 @@ class ColumnComputer:
         self._columns = {column.name: column for column in columns}
         self._specs = {column.name: column.spec(encoding) for column in columns}
         self._encoder = encoder
+        self._at_once = 1 if encoder.device.type == "cpu" else BATCH
 
     def __call__(self, images: Sequence[Prepared]) -> list[dict[str, np.ndarray] | str]:
         """What is stored of each image, by column; a reason where it is refused.
@@ -78,11 +79,12 @@ class ColumnComputer:
             for image in images
         ]
         # The threads share the cores already: more of them inside BLAS would only slow them down.
+        device = self._encoder.device
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(THREADS) as executor:
             pending = [
-                (batch, executor.submit(_pixel_values, batch, parts))
+                (batch, executor.submit(_pixel_values, batch, parts, device))
                 for parts, group in _by(requests.values(), lambda view: view.statistic_parts)
-                for batch in _batches(group, 1)
+                for batch in _batches(group, self._at_once)
             ]
             self._encode(list(requests.values()))
             for batch, future in pending:
@@ -110,15 +112,12 @@ class ColumnComputer:
         """Latents and activations, from one forward pass of each view."""
         plain = [r for r in requests if r.view.latent and not r.view.activation_parts]
         groups = [(0, plain), *_by(requests, lambda view: view.activation_parts)]
-        on_cpu = self._encoder.device.type == "cpu"
         batches = [
-            (batch, parts)
-            for parts, group in groups
-            for batch in _batches(group, 1 if on_cpu else BATCH)
+            (batch, parts) for parts, group in groups for batch in _batches(group, self._at_once)
         ]
         if self._measure_error and self.relative_error is None and batches:
             self.relative_error = self._encoder.relative_error(_pixels(batches[0][0][:1]))
-        encoders = min(ENCODERS, THREADS) if on_cpu else 1
+        encoders = min(ENCODERS, THREADS) if self._at_once == 1 else 1
         threads = max(1, torch.get_num_threads() // encoders)
         with ThreadPoolExecutor(encoders) as executor:
             pending = [executor.submit(self._encoded, *each, threads) for each in batches]
@@ -179,5 +178,5 @@ def _pixels(batch: list[_Request]) -> UInt8[Tensor, "view height width 3"]:
     return torch.from_numpy(np.stack([request.view.pixels for request in batch]))
 
 
-def _pixel_values(batch: list[_Request], parts: int) -> list[np.ndarray]:
-    return list(pixel_statistics(_pixels(batch), parts).numpy())
+def _pixel_values(batch: list[_Request], parts: int, device: torch.device) -> list[np.ndarray]:
+    return list(pixel_statistics(to_device(_pixels(batch), device), parts).cpu().numpy())

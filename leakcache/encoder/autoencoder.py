@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from leakcache.device import to_device
 from leakcache.encoder.networks import DOWNSCALE, load_network
 from leakcache.encoder.weights import locate
 from leakcache.errors import ConfigError
@@ -156,7 +157,7 @@ class Encoder:
     ) -> Float[Tensor, "image channel height/8 width/8"]:
         """As `encode`, of RGB as images hold it: 0..255, channels last."""
         # Four times less to move to the device, and in the layout that the encoder reads.
-        unit = pixels.to(self.device).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+        unit = to_device(pixels, self.device).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
         return self.encode(unit)
 
     @torch.inference_mode()

@@ -176,6 +176,15 @@ class Cache:
         self.require([name], rows)
         return COLUMNS[name].read(self.store.read(self._spec(name), self.hashes[rows].tolist()))
 
+    def row_shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one image's values of a column."""
+        spec = self._spec(name)
+        return COLUMNS[name].read(np.zeros((1, *spec.shape), spec.dtype)).shape[1:]
+
+    def shards(self, name: str, rows: Int[np.ndarray, " image"]) -> Int[np.ndarray, " image"]:
+        """Number of the file that has the column of each of these rows; all have it."""
+        return self.store.shards_of(self._spec(name), self.hashes[rows].tolist())
+
     def has(self, name: str, rows: Int[np.ndarray, " image"] | None = None) -> bool:
         """Whether these rows have a column; by default all rows that may have it."""
         return not self.lacking(name, rows)

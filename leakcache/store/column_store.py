@@ -97,6 +97,11 @@ class ColumnStore:
         """Reason by content hash, of images that cannot be used under these rules."""
         return self._refused.get(rules, {})
 
+    def shards_of(self, spec: ColumnSpec, hashes: Sequence[str]) -> Int[np.ndarray, "image"]:
+        """Shard of each image, all of which have the column."""
+        rows = self._rows[key_of(spec)]
+        return np.array([rows[sha256] for sha256 in hashes], np.int64) // spec.per_shard
+
     def count(self, key: str) -> int:
         """Images that have a column."""
         return len(self._rows.get(key, {}))

@@ -6,17 +6,17 @@ import shutil
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
 from jaxtyping import Int, Shaped
-from zarr.codecs import Crc32cCodec
-from zarr.storage import MemoryStore, StoreLike
 
 from leakcache.columns.spec import ColumnSpec
 from leakcache.errors import CacheCorrupt
 from leakcache.files import parse_json, read_checked, read_text, replace_file, write_checked
+
+if TYPE_CHECKING:
+    from zarr.storage import StoreLike
 
 SPEC = "column.json"
 ARRAY = "values.zarr"
@@ -70,6 +70,9 @@ class ZarrColumn:
 
     @cached_property
     def _values(self) -> Any:
+        # Importing zarr costs a third of a second, which scoring a single image need not pay.
+        import zarr
+
         return zarr.open_array(store=self.folder / ARRAY, mode="r")
 
     def write(
@@ -141,6 +144,8 @@ def _key(spec: ColumnSpec, shard: int) -> str:
 
 def _shard_bytes(spec: ColumnSpec, values: Shaped[np.ndarray, "k *row"]) -> bytes:
     """The file of a shard: the same for any process, whatever its number."""
+    from zarr.storage import MemoryStore
+
     content: dict[str, Any] = {}
     # Without empty chunks a shard of zeros would have no file, like one that is lost.
     array = _array(MemoryStore(content), spec, 1).with_config({"write_empty_chunks": True})
@@ -150,6 +155,9 @@ def _shard_bytes(spec: ColumnSpec, values: Shaped[np.ndarray, "k *row"]) -> byte
 
 
 def _array(store: StoreLike, spec: ColumnSpec, shards: int) -> Any:
+    import zarr
+    from zarr.codecs import Crc32cCodec
+
     return zarr.create_array(
         store=store,
         shape=(shards * spec.per_shard, *spec.shape),

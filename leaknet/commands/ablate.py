@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 )
 @opt.fill
 @opt.device
+@opt.memory
 @opt.engine
 @opt.json
 @click.pass_obj

@@ -73,6 +73,7 @@ STEPS = (0, 1, 2, 3)
     "--out", metavar="DIR", help="Table and trainings. [default: bench-CACHE under the runs]"
 )
 @opt.device
+@opt.memory
 @opt.engine
 @opt.json
 @click.pass_obj

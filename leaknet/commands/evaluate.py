@@ -68,6 +68,7 @@ if TYPE_CHECKING:
 @opt.log
 @opt.fill
 @opt.device
+@opt.memory
 @opt.engine
 @opt.json
 @click.pass_obj

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +16,13 @@ from leaknet.commands.output import print_findings
 if TYPE_CHECKING:
     from leakcache.dataset.records import DatasetIndex, Split
     from leakcache.distributed.ray_pool import RayPool
+
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) *([KMGT]i?B)", re.IGNORECASE)
+_UNITS = {
+    letter + unit: base**power
+    for unit, base in (("b", 1000), ("ib", 1024))
+    for power, letter in enumerate("kmgt", 1)
+}
 
 ALPHA = 0.05
 """False-alarm rate that answers are given at unless --alpha says otherwise."""
@@ -35,6 +43,15 @@ def _together(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
         return command
 
     return add
+
+
+def _limit_memory(_: click.Context, __: click.Parameter, given: str | None) -> None:
+    from leakcache.memory import set_memory_limit
+
+    found = _SIZE.fullmatch(given or "")
+    if given and not found:
+        raise click.UsageError(f"--memory {given} is no size: give one such as 4GiB or 500MB")
+    set_memory_limit(int(float(found[1]) * _UNITS[found[2].lower()]) if found else None)
 
 
 def _remember_mirror(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
@@ -162,6 +179,14 @@ open_set = click.option(
     "--open", "open_set", is_flag=True, help="Read every class as an unknown generator."
 )
 device = click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+memory = click.option(
+    "--memory",
+    metavar="SIZE",
+    expose_value=False,
+    callback=_limit_memory,
+    help="Memory for columns of images, as 4GiB; what needs more is read from disk as it is used. "
+    "[default: half of the machine's]",
+)
 vae = click.option(
     "--vae",
     default="bundled",

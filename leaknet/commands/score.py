@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 @opt.fill
 @opt.force
 @opt.device
+@opt.memory
 @opt.json
 @click.pass_obj
 def score(settings: Settings, /, **options: Any) -> None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 @opt.log
 @opt.fill
 @opt.device
+@opt.memory
 @opt.json
 @click.pass_obj
 def train(settings: Settings, /, **options: Any) -> None:

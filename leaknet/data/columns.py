@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from leakcache.errors import CacheIncomplete
+from leakcache.memory import memory_limit
 from leakcache.store.cache import Cache
 from leakcache.store.changes import open_current
 from leakcache.store.remote import cache_home
@@ -23,10 +25,14 @@ from leaknet.config import (
     PIXELS,
     Z0,
 )
+from leaknet.data.stored_column import StoredColumn
 
 TEXTS = ("labels", "groups", "folds", "hashes", "paths")
 COLUMNS = (Z0, PIXELS, ACTIVATIONS, DEGRADED_PIXELS, DEGRADED_ACTIVATIONS)
 CPU = torch.device("cpu")
+IN_MEMORY = 0.25
+"""Part of the memory limit that the columns of a fold may take."""
+VALUE_BYTES = 2
 
 
 @dataclass(frozen=True)
@@ -39,10 +45,11 @@ class ImageColumns:
         folds: fold of each image.
         hashes: SHA-256 of each image file, in hexadecimal; decides its evaluation noise.
         paths: of each image, relative to the data root.
-        columns: tensors by the name of their column, one row an image, in the stored type and on
-            one device: `z0` (image view channel height width), `pixel_statistics` and
-            `activation_statistics` (image view value), `degraded_pixel_statistics` and
-            `degraded_activation_statistics` (image copy size value).
+        columns: by name, one row an image, in the stored type and on one device; tensors, or
+            stored columns where these would not fit into memory: `z0` (image view channel height
+            width), `pixel_statistics` and `activation_statistics` (image view value),
+            `degraded_pixel_statistics` and `degraded_activation_statistics` (image copy size
+            value).
     """
 
     labels: Shaped[np.ndarray, "image"]
@@ -50,7 +57,7 @@ class ImageColumns:
     folds: Shaped[np.ndarray, "image"]
     hashes: Shaped[np.ndarray, "image"]
     paths: Shaped[np.ndarray, "image"]
-    columns: Mapping[str, Tensor]
+    columns: Mapping[str, Tensor | StoredColumn]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -59,13 +66,14 @@ class ImageColumns:
         return name in self.columns
 
     def __getitem__(self, name: str) -> Tensor:
-        """The column of this name.
+        """The column of this name, in memory.
 
         Raises:
             CacheIncomplete: the images do not have it.
         """
         self.require([name])
-        return self.columns[name]
+        found = self.columns[name]
+        return found.read() if isinstance(found, StoredColumn) else found
 
     def require(self, names: Iterable[str]) -> None:
         """Refuse images that lack one of these columns.
@@ -122,9 +130,20 @@ class ImageColumns:
         """The same images with one column added or replaced."""
         return replace(self, columns={**self.columns, name: values})
 
-    def _with_columns(self, change: Callable[[Tensor], Tensor]) -> ImageColumns:
+    def _with_columns(self, change: Callable[[Any], Tensor | StoredColumn]) -> ImageColumns:
         columns = {name: change(values) for name, values in self.columns.items()}
         return replace(self, columns=columns)
+
+    def batches(self, size: int) -> Iterator[ImageColumns]:
+        """All images, a few at a time."""
+        for start in range(0, len(self), size):
+            yield self.take(np.arange(start, min(start + size, len(self))))
+
+
+def window_size(column: StoredColumn) -> int:
+    """Images of a column of which two windows take the part of memory that a fold may take."""
+    each = VALUE_BYTES * column.shape[1:].numel()
+    return max(1, int(IN_MEMORY * memory_limit() / 2 / each))
 
 
 def load_fold(
@@ -140,10 +159,12 @@ def load_columns(
     names: Iterable[str] | None = None,
     device: torch.device = CPU,
 ) -> ImageColumns:
-    """Read columns of some images; all columns that the cache has, without `names`.
+    """Columns of some images; all columns that the cache has, without `names`.
 
-    In memory z0 takes 8 KiB an image for 4×32×32, statistics of pixels 198 KiB, those of
-    activations 366 KiB and those of two degraded copies 278 KiB; on disk statistics take half.
+    They are read at once where they take at most a quarter of `leakcache.memory.memory_limit`, and
+    otherwise batch by batch. In memory z0 takes 8 KiB an image for 4×32×32, statistics of pixels
+    198 KiB, those of activations 366 KiB and those of two degraded copies 278 KiB; on disk
+    statistics take half.
 
     Raises:
         CacheIncomplete: the cache lacks a column.
@@ -151,9 +172,10 @@ def load_columns(
     """
     texts = {name: getattr(cache, name)[rows] for name in TEXTS}
     wanted = [n for n in COLUMNS if cache.has(n, rows)] if names is None else list(names)
-    columns = {
-        name: torch.from_numpy(cache.column(name, rows)).to(device) for name in wanted if len(rows)
-    }
+    stored = {name: StoredColumn(cache, name, rows, device) for name in wanted if len(rows)}
+    size = sum(column.shape.numel() for column in stored.values()) * VALUE_BYTES
+    read = size <= IN_MEMORY * memory_limit()
+    columns = {name: column.read() if read else column for name, column in stored.items()}
     return ImageColumns(**texts, columns=columns)
 
 

@@ -1,4 +1,4 @@
-"""What training learns from: two folds in memory, and whether they will do."""
+"""What training learns from: two folds, and whether they will do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from leakcache.errors import TrainingError
-from leakcache.store.cache import Cache, LatentMoments
+from leakcache.store.cache import AT_ONCE, Cache, LatentMoments
 from leaknet.config import Z0, RunConfig
 from leaknet.data.columns import ImageColumns, load_fold
 
@@ -65,7 +65,8 @@ def check_trainable(data: TrainingData, config: RunConfig, classes: tuple[str, .
     for split in (data.train, data.val):
         if Z0 not in split:
             continue
-        bad = torch.nonzero(~torch.isfinite(split.z0).flatten(1).all(dim=1))
-        if len(bad):
-            path = split.paths[int(bad[0])]
-            raise TrainingError(f"the latent of {path} is not finite: run `leak cache verify`")
+        for batch in split.batches(AT_ONCE):
+            bad = torch.nonzero(~torch.isfinite(batch.z0).flatten(1).all(dim=1))
+            if len(bad):
+                path = batch.paths[int(bad[0])]
+                raise TrainingError(f"the latent of {path} is not finite: run `leak cache verify`")

@@ -16,11 +16,28 @@ from torch import Tensor, nn
 
 from leaknet.config import HeadConfig
 from leaknet.data.columns import ImageColumns
+from leaknet.data.stored_column import ShuffledWindows
 from leaknet.data.training_data import TrainingData
 from leaknet.model.head import Gate, LinearHead, PrototypeHead
 
-Sampler = Callable[[Int64[Tensor, "batch"], Int64[Tensor, "batch"], torch.Generator], Tensor]
-"""Inputs of `Branch.forward` for training images, from their rows, views and a noise generator."""
+
+@dataclass(frozen=True)
+class Sampler:
+    """Inputs of `Branch.forward` for training images.
+
+    Attributes:
+        sample: from rows, views and a noise generator to inputs.
+        windows: order in which images are to be taken where not all are in memory.
+    """
+
+    sample: Callable[[Int64[Tensor, "batch"], Int64[Tensor, "batch"], torch.Generator], Tensor]
+    windows: ShuffledWindows | None = None
+
+    def __call__(
+        self, rows: Int64[Tensor, "batch"], views: Int64[Tensor, "batch"], noise: torch.Generator
+    ) -> Tensor:
+        """Inputs of these images."""
+        return self.sample(rows, views, noise)
 
 
 @dataclass(frozen=True)

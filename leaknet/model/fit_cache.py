@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from leaknet.data.columns import ImageColumns
+from leaknet.data.stored_column import StoredColumn
 
 if TYPE_CHECKING:
     from leaknet.model.statistics_branch import StatisticsBranch
@@ -50,6 +51,11 @@ def _key(branch: StatisticsBranch, train: ImageColumns, classes: tuple[str, ...]
     for text in (train.labels, train.groups):
         digest.update("\n".join(text.tolist()).encode())
     for name in branch.columns(training=True):
+        column = train.columns.get(name)
+        if isinstance(column, StoredColumn):
+            store = column.cache.store.folder
+            digest.update(repr((name, str(store), train.hashes.tolist())).encode())
+            continue
         values = train[name].cpu().contiguous()
         digest.update(repr((name, tuple(values.shape))).encode())
         digest.update(np.ascontiguousarray(values.numpy()).data)

@@ -87,7 +87,7 @@ def fit_fusion(
         bounds=[(0, None)] * len(scores),
     ).x
     gains = _likelihoods(found, scores, targets) - alone[best]
-    totals = np.array([gains[groups == group].sum() for group in np.unique(groups)])
+    totals = np.bincount(np.unique(groups, return_inverse=True)[1], gains)
     spread = float(totals.std(ddof=1)) if len(totals) > 1 else np.inf
     error = spread * float(np.sqrt(len(totals))) / len(gains)
     kept = found if gains.mean() > STANDARD_ERRORS * error else start

@@ -6,10 +6,9 @@ row in any batch. With several views the embedding of an image is their mean.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -93,7 +92,7 @@ def run_split(
     training = model.training
     model.eval()
     parts = []
-    for batch in _batches(images, batch_size):
+    for batch in images.batches(batch_size):
         output = model(batch)
         parts.append((output.embedding, output.logits, output.attention, *output.branches.values()))
         if advance is not None:
@@ -112,16 +111,11 @@ def run_branch(
     """Logits and attention of one branch alone, in evaluation mode, on the CPU."""
     training = branch.training
     branch.eval()
-    found = [branch.classify(*branch.embed(batch)) for batch in _batches(images, BATCH)]
+    found = [branch.classify(*branch.embed(batch)) for batch in images.batches(BATCH)]
     branch.train(training)
     logits = torch.cat([output.logits for output in found])
     attention = torch.cat([output.attention for output in found])
     return logits.cpu(), attention.cpu()
-
-
-def _batches(images: ImageColumns, size: int) -> Iterator[ImageColumns]:
-    for start in range(0, len(images), size):
-        yield images.take(np.arange(start, min(start + size, len(images))))
 
 
 def _empty(model: ProtoLeakNet) -> SplitOutput:

@@ -7,15 +7,16 @@ a timm backbone embeds each step, and temporal attention pools the steps.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from leaknet.config import HeadConfig, LatentConfig
-from leaknet.data.columns import ImageColumns
+from leaknet.config import Z0, HeadConfig, LatentConfig
+from leaknet.data.columns import ImageColumns, window_size
+from leaknet.data.stored_column import ShuffledWindows, StoredColumn
 from leaknet.data.training_data import TrainingData
 from leaknet.features.evaluation_noise import evaluation_noise
 from leaknet.features.latent_features import LatentFeatures
@@ -65,15 +66,19 @@ class LatentBranch(Branch):
 
     def sampler(self, images: ImageColumns) -> Sampler:
         """Feature maps of these images under fresh noise."""
-        z0 = images.z0
+        column = images.columns[Z0]
+        windows = None
+        if isinstance(column, StoredColumn):
+            windows = ShuffledWindows(column, window_size(column))
+        z0: Any = column if windows is None else windows
 
         def sample(
             rows: Int64[Tensor, "batch"], views: Int64[Tensor, "batch"], noise: torch.Generator
         ) -> Tensor:
-            rows, views = rows.to(z0.device), views.to(z0.device)
+            rows, views = rows.to(column.device), views.to(column.device)
             return self.training_maps(z0[rows, views].to(self.device), noise)
 
-        return sample
+        return Sampler(sample, windows)
 
     def training_maps(
         self, z0: Float[Tensor, "batch channel height width"], generator: torch.Generator

@@ -19,10 +19,12 @@ from torch import Tensor
 
 from leaknet.calibration.likelihood_ratio import cllr, fit_logistic, supported_range
 from leaknet.metrics import auroc
-from leaknet.model.two_covariance import STRENGTH, TwoCovariance, fit_directions, views_of
+from leaknet.model.two_covariance import FitSources, TwoCovariance
 
 FOLDS = 4
 """Folds of generators; fewer where a fold would have less than two."""
+MAX_COMPARED = 1000
+"""Images of a fold of generators: time grows with the square of their number."""
 MIN_CLASSES = 4
 """Generators, so that a fit with two of them left out still tells two apart."""
 CUT_STEP = 0.05
@@ -91,39 +93,32 @@ class HeldOutPairs:
 
 
 def held_out_pairs(
-    gram: Float64[Tensor, "view view"],
+    fit: FitSources,
     targets: Int64[Tensor, "image"],
     groups: Shaped[np.ndarray, "image"],
-    parts: int,
     spread: float,
-    strength: float = STRENGTH,
 ) -> Iterator[HeldOutPairs]:
     """Pairs of each fold of generators, under a fit to the other folds.
 
     Args:
-        gram: as for `leaknet.model.two_covariance.fit_directions`.
-        targets: likewise.
+        fit: to some of the images.
+        targets: class of each image, 0 to classes - 1, each of which occurs.
         groups: prompt group of each image.
-        parts: views of one image.
         spread: s of the model.
-        strength: ρ.
     """
     numbers = targets.numpy()
     classes = np.random.default_rng(SEED).permutation(int(numbers.max()) + 1)
     if len(classes) < MIN_CLASSES:
         return
     folds = min(FOLDS, len(classes) // 2)
-    for fold in range(folds):
-        left_out = np.isin(numbers, classes[fold::folds])
-        compared, fitted = (
-            torch.from_numpy(np.flatnonzero(rows)) for rows in (left_out, ~left_out)
-        )
-        rows, others = views_of(fitted, parts), views_of(compared, parts)
-        own = torch.unique(targets[fitted], return_inverse=True)[1]
-        directions = fit_directions(gram[rows][:, rows], own, parts, strength)
-        coordinates = gram[others][:, rows] @ directions.weights - directions.offset
-        coordinates = coordinates.reshape(len(compared), parts, -1).mean(dim=1)
-        ratios = TwoCovariance.of(directions, spread).pairwise(coordinates)
+    left_out = [np.isin(numbers, classes[fold::folds]) for fold in range(folds)]
+    fitted = [torch.from_numpy(np.flatnonzero(~rows)) for rows in left_out]
+    subsets = [(rows, torch.unique(targets[rows], return_inverse=True)[1]) for rows in fitted]
+    for rows, sources in zip(left_out, fit(subsets), strict=True):
+        compared = np.flatnonzero(rows)
+        compared = compared[:: -(-len(compared) // MAX_COMPARED)]
+        model = TwoCovariance.of(sources.directions, spread)
+        ratios = model.pairwise(sources.coordinates(torch.from_numpy(compared)))
         yield HeldOutPairs(ratios.numpy(), numbers[compared], groups[compared])
 
 

@@ -19,8 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Shaped
+from jaxtyping import Float, Float32, Float64, Shaped
 from torch import Tensor, nn
+
+from leakcache.store.cache import Moments
 
 STRENGTHS = tuple(np.logspace(-3, 1, 13).tolist())
 """λ over the mean eigenvalue of the Gram matrix."""
@@ -35,13 +37,13 @@ class CrossRidge:
     """A linear regression without intercept.
 
     Attributes:
-        dual: A, of which the weights from features to outputs are Zᵀ A.
+        dual: weights in the space of the fit; in that of views, A of the weights Zᵀ A.
         held_out: outputs of the training images, each by a fit without its group.
         strength: the λ chosen, over the mean eigenvalue of the Gram matrix.
         error: mean squared residual of `held_out`.
     """
 
-    dual: Float64[Tensor, "image output"]
+    dual: Float64[Tensor, "dimension output"]
     held_out: Float[np.ndarray, "image output"]
     strength: float
     error: float
@@ -135,6 +137,18 @@ class StandardFeatures(nn.Module):
             gram += features @ features.T
         return gram
 
+    def set_moments(self, moments: Moments) -> None:
+        """Take means and deviations of statistics."""
+        deviation = np.sqrt(moments.variance)
+        gain = np.where(deviation > CONSTANT, 1 / np.maximum(deviation, CONSTANT), 0.0)
+        self.mean.copy_(torch.from_numpy(moments.mean))
+        self.scale.copy_(torch.from_numpy(gain))
+
+    def of_block(self, statistics: Float[Tensor, "view value"]) -> Float32[Tensor, "view value"]:
+        """As `forward`, on the CPU and with little memory."""
+        found = statistics.cpu().float().sub_(self.mean.cpu()).mul_(self.scale.cpu())
+        return found.clamp_(-CLIP, CLIP).mul_(family_weights(self.lengths))
+
     def weights(
         self, statistics: Float[Tensor, "view value"], dual: Float[Tensor, "view output"]
     ) -> Float[Tensor, "value output"]:
@@ -174,19 +188,6 @@ def family_weights(lengths: Mapping[str, int]) -> Float[Tensor, " value"]:
     return torch.cat(each)
 
 
-@dataclass(frozen=True)
-class Regression:
-    """A fitted regression.
-
-    Attributes:
-        weights: from features to outputs.
-        held_out: outputs of the views, each by a fit without its prompt group.
-    """
-
-    weights: Float[np.ndarray, "value output"]
-    held_out: Float[np.ndarray, "view output"]
-
-
 class RidgeMap(nn.Module):
     """From statistics of a view to linear outputs. All state is held in buffers."""
 
@@ -194,7 +195,7 @@ class RidgeMap(nn.Module):
     bias: Tensor
 
     def __init__(self, lengths: Mapping[str, int]) -> None:
-        """Build empty: `fit` and `set_weights`, or a state dict, supply values and outputs.
+        """Build empty: `leaknet.model.feature_space` and `set_weights`, or a state dict, fill it.
 
         Args:
             lengths: values of each family, in their order.
@@ -203,22 +204,6 @@ class RidgeMap(nn.Module):
         self.features = StandardFeatures(lengths)
         self.register_buffer("weight", torch.zeros(sum(lengths.values()), 0))
         self.register_buffer("bias", torch.zeros(0))
-
-    def fit(
-        self,
-        statistics: Float[Tensor, "view value"],
-        targets: Float[np.ndarray, "view output"],
-        groups: Shaped[np.ndarray, "view"],
-    ) -> Regression:
-        """Fit the standardisation and the regression; the caller passes weights to `set_weights`.
-
-        Args:
-            statistics: as stored.
-            targets: desired outputs of each view, centred.
-            groups: prompt group of each view.
-        """
-        found = cross_ridge(self.features.fit(statistics), targets, groups)
-        return Regression(self.features.weights(statistics, found.dual).numpy(), found.held_out)
 
     def set_weights(
         self,

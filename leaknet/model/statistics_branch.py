@@ -48,19 +48,20 @@ from leaknet.config import (
 from leaknet.data.columns import ImageColumns
 from leaknet.data.training_data import TrainingData
 from leaknet.model.branch import Branch, Sampler
+from leaknet.model.feature_space import fit_space
 from leaknet.model.fit_cache import cached_fit
 from leaknet.model.head import PrototypeHead
-from leaknet.model.novelty import Novelty
+from leaknet.model.novelty import MAX_IMAGES, Novelty
 from leaknet.model.pair_calibration import calibrate_pairs, held_out_pairs
-from leaknet.model.ridge import RidgeMap, cross_ridge
+from leaknet.model.ridge import RidgeMap
 from leaknet.model.score_map import fit_score_map
 from leaknet.model.source_density import EVIDENCE_SPREAD, SourceDensity, evidence
 from leaknet.model.source_map import SourceMap
-from leaknet.model.two_covariance import TwoCovariance, fit_directions, held_out
+from leaknet.model.two_covariance import TwoCovariance, held_out
+from leaknet.model.views import Views
 
-MAX_VIEWS = 12_000
-"""Views that a regression is fitted to, at most, unless there are more images: time grows with the
-cube of their number, and the more images there are, the fewer views of each are needed."""
+NOVELTY_BLOCK = 64
+"""Images whose features are in memory while novelty is fitted."""
 
 UNPENALISED = 1e4
 """Inverse strength of a logistic regression that is not regularised."""
@@ -113,7 +114,7 @@ class StatisticsBranch(Branch):
         held_out = cached_fit(self, data.train, classes)
         if isinstance(self.head, PrototypeHead):
             self.head.start_at(self.centres(held_out, data.train.targets(classes)))
-        return lambda rows, views, noise: held_out[rows.to(held_out.device)].to(self.device)
+        return Sampler(lambda rows, views, noise: held_out[rows.cpu()].to(self.device))
 
     def fit_embedding(
         self, train: ImageColumns, classes: tuple[str, ...]
@@ -275,40 +276,36 @@ class StatisticsBranch(Branch):
         activations = [size[:, :parts] for size in images[ACTIVATIONS].chunk(2, dim=1)]
         return torch.cat([native, *activations, resized], dim=-1)
 
-    def degraded_statistics_of(
-        self, images: ImageColumns, copies: int
-    ) -> Float[Tensor, "image copy value"]:
-        """The same of the first degraded copies of each image, as wholes."""
-        native, resized = images[DEGRADED_PIXELS][:, :copies].unbind(dim=2)
+    def degraded_statistics_of(self, images: ImageColumns) -> Float[Tensor, "image copy value"]:
+        """The same of the degraded copies of each image, as wholes."""
+        native, resized = images[DEGRADED_PIXELS].unbind(dim=2)
         if not self.config.activations:
             return torch.cat([native, resized], dim=-1)
-        activations = images[DEGRADED_ACTIVATIONS][:, :copies].unbind(dim=2)
+        activations = images[DEGRADED_ACTIVATIONS].unbind(dim=2)
         return torch.cat([native, *activations, resized], dim=-1)
 
     def _fit_originals(
         self, train: ImageColumns, classes: tuple[str, ...]
     ) -> Float64[Tensor, "image class"]:
         """Fit sources and ridge to images and their parts; held-out class scores."""
-        images = len(train)
-        parts = max(1, min(PARTS, MAX_VIEWS // images))
         targets = _targets(train, classes)
-        views = _for_ridge(self.statistics_of(train, parts)).flatten(0, 1)
-        gram, numbers = self.ridge.features.fit(views), torch.from_numpy(targets)
-        one_hot = _centred_one_hot(targets).repeat(parts, axis=0)
-        regression = cross_ridge(gram, one_hot, train.groups.repeat(parts))
-        held = held_out(gram, numbers, train.groups, parts, evidence_spread=EVIDENCE_SPREAD)
-        directions = fit_directions(gram, numbers, parts)
-        pairs = calibrate_pairs(
-            list(held_out_pairs(gram, numbers, train.groups, parts, held.spread))
+        views = Views(
+            len(train),
+            PARTS,
+            lambda rows: _for_ridge(self.statistics_of(train.take(rows))).flatten(0, 1),
         )
-        del gram
-        dual = torch.cat([regression.dual, directions.weights], dim=1)
-        weights = self.ridge.features.weights(views, dual)
-        ridge_scores = regression.held_out.reshape(images, parts, -1).mean(axis=1)
+        space = fit_space(self.ridge.features, views, train.groups)
+        numbers = torch.from_numpy(targets)
+        regression = space.fit_ridge(_centred_one_hot(targets).repeat(PARTS, axis=0))
+        fit = space.fit_sources
+        held = held_out(fit, numbers, train.groups, evidence_spread=EVIDENCE_SPREAD)
+        directions = fit([(torch.arange(len(train)), numbers)])[0].directions
+        pairs = calibrate_pairs(list(held_out_pairs(fit, numbers, train.groups, held.spread)))
+        weights = space.weights(torch.cat([regression.dual, directions.weights], dim=1))
+        ridge_scores = regression.held_out.reshape(len(train), PARTS, -1).mean(axis=1)
         model = TwoCovariance.of(directions, held.spread)
         self.density.fit(held.evidence)
-        whole = views[::parts].to(self.directions.device)
-        self.novelty.fit(self.ridge.features(whole)[:, :LENGTH], train.groups)
+        self._fit_novelty(train)
         outputs = {"ridge": ridge_scores, "ratios": held.ratios.numpy()}
         scores = fit_score_map(outputs, targets, train.groups)
         ridge = weights[:, : len(classes)].numpy()
@@ -318,6 +315,15 @@ class StatisticsBranch(Branch):
         )
         return torch.from_numpy(scores.held_out)
 
+    def _fit_novelty(self, train: ImageColumns) -> None:
+        """Fit novelty to whole images, some of them where there are many."""
+        rows = np.arange(0, len(train), -(-len(train) // MAX_IMAGES))
+        features = [
+            self.ridge.features(_for_ridge(self.statistics_of(train.take(part), 1)[:, 0]))
+            for part in np.array_split(rows, -(-len(rows) // NOVELTY_BLOCK))
+        ]
+        self.novelty.fit(torch.cat([part[:, :LENGTH] for part in features]), train.groups[rows])
+
     def _fit_copies(
         self, ridge: RidgeMap, train: ImageColumns, classes: tuple[str, ...]
     ) -> tuple[Float64[Tensor, "image class"], Float64[Tensor, "image"]]:
@@ -325,18 +331,21 @@ class StatisticsBranch(Branch):
 
         The probability supposes that originals and copies are equally frequent.
         """
-        images = len(train)
-        count = max(1, min(train[DEGRADED_PIXELS].shape[1], MAX_VIEWS // images - 1))
-        whole = self.statistics_of(train, parts=1)[:, 0]
-        copies = self.degraded_statistics_of(train, count)
-        targets = np.tile(_targets(train, classes), 1 + count)
-        original = np.arange(images * (1 + count)) < images
-        fitted = ridge.fit(
-            torch.cat([whole, *copies.unbind(dim=1)]),
-            np.column_stack([_centred_one_hot(targets), original - original.mean()]),
-            np.tile(train.groups, 1 + count),
+        images, parts = len(train), 1 + train.columns[DEGRADED_PIXELS].shape[1]
+        targets = _targets(train, classes).repeat(parts)
+        original = np.arange(images * parts) % parts == 0
+
+        def read(rows: Int[np.ndarray, "k"]) -> Float[Tensor, "view value"]:
+            chosen = train.take(rows)
+            whole = self.statistics_of(chosen, parts=1)
+            return torch.cat([whole, self.degraded_statistics_of(chosen)], dim=1).flatten(0, 1)
+
+        space = fit_space(ridge.features, Views(images, parts, read), train.groups)
+        fitted = space.fit_ridge(
+            np.column_stack([_centred_one_hot(targets), original - original.mean()])
         )
-        originality, groups = fitted.held_out[:, -1:], np.tile(train.groups, 1 + count)
+        fitted_weights = space.weights(fitted.dual).numpy()
+        originality, groups = fitted.held_out[:, -1:], train.groups.repeat(parts)
         scores = fit_score_map({"ridge": fitted.held_out[:, :-1]}, targets, groups)
         # Importing scikit-learn costs a second, which fitted branches need not pay.
         from sklearn.linear_model import LogisticRegression
@@ -344,13 +353,13 @@ class StatisticsBranch(Branch):
         logistic = LogisticRegression(C=UNPENALISED, class_weight="balanced")
         logistic.fit(originality, original)
         slope, intercept = float(logistic.coef_[0, 0]), float(logistic.intercept_[0])
-        weights = _centred(fitted.weights[:, :-1]) @ scores.weights["ridge"]
+        weights = _centred(fitted_weights[:, :-1]) @ scores.weights["ridge"]
         ridge.set_weights(
-            np.column_stack([weights, slope * fitted.weights[:, -1]]),
+            np.column_stack([weights, slope * fitted_weights[:, -1]]),
             np.append(scores.bias, intercept),
         )
-        probability = logistic.predict_proba(originality[:images])[:, 1]
-        return torch.from_numpy(scores.held_out[:images]), torch.from_numpy(probability)
+        probability = logistic.predict_proba(originality[original])[:, 1]
+        return torch.from_numpy(scores.held_out[original]), torch.from_numpy(probability)
 
 
 def class_means(

@@ -26,6 +26,7 @@ Villiers, "The speaker partitioning problem", 2010. All computation is in float6
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -61,6 +62,25 @@ class Directions:
     offset: Float64[Tensor, "coordinate"]
     centres: Float64[Tensor, "class coordinate"]
     counts: Float64[Tensor, "class"]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Discriminant directions that were fitted to some images.
+
+    Attributes:
+        directions: with weights from the space that they were fitted in.
+        coordinates: of images at these positions, mean over their parts.
+    """
+
+    directions: Directions
+    coordinates: Callable[[Int64[Tensor, "k"]], Float64[Tensor, "k coordinate"]]
+
+
+Subset = tuple[Int64[Tensor, "_"], Int64[Tensor, "_"]]
+"""Positions of images, and the class of each, 0 to classes - 1."""
+FitSources = Callable[[Sequence[Subset]], list[Sources]]
+"""Fits to some of the images alone, one for each subset."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +228,6 @@ def fit_directions(
     gram: Float64[Tensor, "view view"],
     targets: Int64[Tensor, "image"],
     parts: int = 1,
-    strength: float = STRENGTH,
 ) -> Directions:
     """Fit the discriminant directions; time grows with the cube of the number of views.
 
@@ -216,10 +235,9 @@ def fit_directions(
         gram: Z Zᵀ, image by image with `parts` views each; it need not be centred.
         targets: class of each image, 0 to classes - 1, each of which occurs.
         parts: views of one image.
-        strength: ρ.
     """
     scatter = _Scatter(gram, targets, parts)
-    ridge = strength * scatter.trace / len(gram)
+    ridge = STRENGTH * scatter.trace / len(gram)
     inner = scatter(scatter(gram).T.contiguous())
     inner = (inner + inner.T) / 2
     inner.diagonal().add_(ridge)
@@ -230,15 +248,32 @@ def fit_directions(
     between_gram = between @ gram
     solved = torch.cholesky_solve(scatter(between_gram.T.contiguous()), factor)
     dual = (between - scatter(solved).T) / ridge  # W⁻¹ (class mean - mean), by Woodbury
-    matrix = dual @ between_gram.T
+    return leading_directions(dual.T, mean @ gram, between_gram, scatter.counts)
+
+
+def leading_directions(
+    solved: Float64[Tensor, "value class"],
+    mean: Float64[Tensor, "value"],
+    between: Float64[Tensor, "class value"],
+    counts: Float64[Tensor, "class"],
+) -> Directions:
+    """Eigenvectors of W⁻¹ B along which W = 1, the strongest first.
+
+    Args:
+        solved: W⁻¹ (class mean - mean), as weights of the values.
+        mean: values of the mean of the class means.
+        between: values of each class mean, less the mean.
+        counts: images of each class.
+    """
+    matrix = between @ solved
     values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
     values, vectors = values.flip(0)[: len(between) - 1], vectors.flip(1)[:, : len(between) - 1]
     scale = torch.where(values > TINY, values.clamp_min(TINY).rsqrt(), 0.0)
-    weights = dual.T @ vectors * scale
+    weights = solved @ vectors * scale
     # The sign of an eigenvector is arbitrary: the largest weight is made positive.
     largest = weights.abs().argmax(dim=0)
     weights = weights * weights[largest, torch.arange(weights.shape[1])].sign()
-    return Directions(weights, mean @ gram @ weights, between_gram @ weights, scatter.counts)
+    return Directions(weights, mean @ weights, between @ weights, counts)
 
 
 @dataclass(frozen=True)
@@ -259,11 +294,9 @@ class HeldOut:
 
 
 def held_out(
-    gram: Float64[Tensor, "view view"],
+    fit: FitSources,
     targets: Int64[Tensor, "image"],
     groups: Shaped[np.ndarray, "image"],
-    parts: int = 1,
-    strength: float = STRENGTH,
     spreads: tuple[float, ...] = SPREADS,
     evidence_spread: float = 1.0,
 ) -> HeldOut:
@@ -272,29 +305,27 @@ def held_out(
     A class that has no images outside a fold has ratio 0 in it.
 
     Args:
-        gram: as for `fit_directions`.
-        targets: likewise.
+        fit: to some of the images.
+        targets: class of each image, 0 to classes - 1, each of which occurs.
         groups: prompt group of each image.
-        parts: views of one image.
-        strength: ρ.
         spreads: candidates of s.
         evidence_spread: s of the evidence.
     """
     folds, classes = group_folds(groups), int(targets.max()) + 1
     found = torch.zeros(len(spreads) + 1, len(targets), classes, dtype=torch.float64)
+    held, known, subsets = [], [], []
     for fold in range(int(folds.max()) + 1):
-        inside, outside = (torch.nonzero(mask)[:, 0] for mask in (folds == fold, folds != fold))
-        known, own = torch.unique(targets[outside], return_inverse=True)
-        if len(known) < 2:
-            continue
-        fitted, rest = (views_of(rows, parts) for rows in (outside, inside))
-        directions = fit_directions(gram[fitted][:, fitted], own, parts, strength)
-        coordinates = gram[rest][:, fitted] @ directions.weights - directions.offset
-        coordinates = coordinates.reshape(len(inside), parts, -1).mean(dim=1)
-        model = TwoCovariance.of(directions)
+        outside = torch.nonzero(folds != fold)[:, 0]
+        labels, own = torch.unique(targets[outside], return_inverse=True)
+        if len(labels) > 1:
+            held.append(torch.nonzero(folds == fold)[:, 0])
+            known.append(labels)
+            subsets.append((outside, own))
+    for inside, labels, sources in zip(held, known, fit(subsets), strict=True):
+        coordinates, model = sources.coordinates(inside), TwoCovariance.of(sources.directions)
         for place, spread in enumerate((*spreads, evidence_spread)):
             ratios = model.with_spread(spread).log_likelihood_ratios(coordinates)
-            found[place, inside[:, None], known] = ratios
+            found[place, inside[:, None], labels] = ratios
     picked = found[:-1].log_softmax(dim=2)[:, torch.arange(len(targets)), targets]
     best = int(picked.sum(dim=1).argmax())
     return HeldOut(found[best], found[-1].amax(dim=1), spreads[best], folds)

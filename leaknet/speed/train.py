@@ -143,15 +143,20 @@ def measure_encoder(
         return min(seconds(lambda: network(pixels), device) for _ in range(2)) / images
 
 
-def sd_encoder() -> nn.Module:
-    """The encoder of Stable Diffusion 2.1 with random weights."""
-    vae = AutoencoderKL(
+def sd_autoencoder() -> AutoencoderKL:
+    """The autoencoder of Stable Diffusion 2.1 with random weights."""
+    return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(128, 256, 512, 512),
         layers_per_block=2,
         latent_channels=4,
     )
+
+
+def sd_encoder() -> nn.Module:
+    """Its encoder."""
+    vae = sd_autoencoder()
     return nn.Sequential(vae.encoder, vae.quant_conv)
 
 

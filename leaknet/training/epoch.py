@@ -163,13 +163,24 @@ def _batches(
     images: TrainingImages, size: int, seed: int, epoch: int
 ) -> Iterator[tuple[Int64[Tensor, "batch"], Int64[Tensor, "batch"]]]:
     """Image numbers and view numbers of each batch, in the epoch's order."""
-    order = torch.randperm(len(images), generator=_generator(seed, epoch, _ORDER))
-    views = torch.randint(images.views, (len(images),), generator=_generator(seed, epoch, _VIEW))
+    order, draws = (_generator(seed, epoch, purpose) for purpose in (_ORDER, _VIEW))
     # Drawn on the CPU, so that the order is the same on any device; moved once.
-    device, sizes = images.targets.device, batch_sizes(len(images), size)
-    drawn = (images.rows[order].to(device), views.to(device))
-    parts = (torch.split(values, sizes) for values in drawn)
-    yield from zip(*parts, strict=True)
+    device = images.targets.device
+    for window in _windows(images, order):
+        views = torch.randint(images.views, (len(window),), generator=draws)
+        sizes = batch_sizes(len(window), size)
+        parts = (torch.split(values.to(device), sizes) for values in (window, views))
+        yield from zip(*parts, strict=True)
+
+
+def _windows(
+    images: TrainingImages, generator: torch.Generator
+) -> Iterator[Int64[Tensor, "window"]]:
+    """All images in random order, at once where all are in memory."""
+    if images.sample.windows:
+        yield from images.sample.windows.epoch(images.rows, generator)
+    else:
+        yield images.rows[torch.randperm(len(images), generator=generator)]
 
 
 def _generator(seed: int, epoch: int, purpose: int) -> torch.Generator:

@@ -14,7 +14,7 @@ from leakcache.dataset.index import read_index
 from leakcache.errors import DataError
 from leakcache.images.decode import decode
 from leakcache.images.preprocess import canonical_bytes
-from leaknet.audit import audit
+from leaknet.audit.audit import audit
 from leaknet.audit.findings import LEVELS
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from leaknet.calibration.likelihood_ratio import cllr, min_cllr
+from leaknet.model.feature_space import GramSpace
 from leaknet.model.pair_calibration import (
     PairCalibration,
     calibrate_pairs,
@@ -30,7 +31,9 @@ def images(targets: np.ndarray, seed: int) -> torch.Tensor:
 
 def calibrated(seed: int = 0) -> tuple[torch.Tensor, PairCalibration]:
     values = images(TARGETS.numpy(), seed)
-    held_out = list(held_out_pairs(values @ values.T, TARGETS, GROUPS, 1, 1.0))
+    held_out = list(
+        held_out_pairs(GramSpace(values @ values.T, GROUPS).fit_sources, TARGETS, GROUPS, 1.0)
+    )
     found = calibrate_pairs(held_out)
     assert found is not None
     return values, found
@@ -39,7 +42,7 @@ def calibrated(seed: int = 0) -> tuple[torch.Tensor, PairCalibration]:
 def test_the_compared_images_are_unseen_and_all_are_compared():
     values = images(TARGETS.numpy(), 1)
     gram, compared = values @ values.T, []
-    for fold in held_out_pairs(gram, TARGETS, GROUPS, 1, 1.7):
+    for fold in held_out_pairs(GramSpace(gram, GROUPS).fit_sources, TARGETS, GROUPS, 1.7):
         inside = np.isin(TARGETS, fold.targets)
         rows, others = np.flatnonzero(~inside), np.flatnonzero(inside)
         compared += others.tolist()
@@ -88,7 +91,9 @@ def test_ratios_end_where_the_images_no_longer_support_them():
 
 def test_uninformative_images_give_ratios_of_one():
     values = torch.from_numpy(np.random.default_rng(3).normal(size=(len(TARGETS), LENGTH)))
-    held_out = list(held_out_pairs(values @ values.T, TARGETS, GROUPS, 1, 1.0))
+    held_out = list(
+        held_out_pairs(GramSpace(values @ values.T, GROUPS).fit_sources, TARGETS, GROUPS, 1.0)
+    )
     found = calibrate_pairs(held_out)
     assert found is not None
     assert abs(found.auroc - 0.5) < 0.1
@@ -100,7 +105,9 @@ def test_without_pairs_there_is_no_calibration(reason: str):
     targets = TARGETS[: 3 * EACH] if reason == "three generators" else TARGETS
     groups = GROUPS[: len(targets)] * (reason == "three generators")
     values = images(targets.numpy(), 0)
-    held_out = list(held_out_pairs(values @ values.T, targets, groups, 1, 1.0))
+    held_out = list(
+        held_out_pairs(GramSpace(values @ values.T, groups).fit_sources, targets, groups, 1.0)
+    )
     assert calibrate_pairs(held_out) is None
 
 
@@ -124,7 +131,9 @@ def test_the_cut_groups_held_out_images_best():
 
     values, calibration = calibrated()
     scores: dict[float, float] = {}
-    for fold in held_out_pairs(values @ values.T, TARGETS, GROUPS, 1, 1.0):
+    for fold in held_out_pairs(
+        GramSpace(values @ values.T, GROUPS).fit_sources, TARGETS, GROUPS, 1.0
+    ):
         ratios = calibration.log10(fold.ratios)
         for cut in (calibration.low, calibration.cut, calibration.high):
             found = adjusted_rand_score(fold.targets, clusters(ratios, cut))

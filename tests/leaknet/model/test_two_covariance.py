@@ -8,6 +8,7 @@ import torch
 from scipy.linalg import eigh
 from scipy.stats import multivariate_normal
 
+from leaknet.model.feature_space import GramSpace
 from leaknet.model.source_map import SourceMap
 from leaknet.model.two_covariance import (
     FOLDS,
@@ -159,7 +160,9 @@ def test_new_images_are_named_and_known():
 def test_held_out_ratios_are_those_of_fits_without_the_fold():
     x = views(1)
     gram = x @ x.T
-    found = held_out(gram, TARGETS, GROUPS, PARTS, spreads=(3.0,), evidence_spread=2.0)
+    found = held_out(
+        GramSpace(gram, GROUPS).fit_sources, TARGETS, GROUPS, spreads=(3.0,), evidence_spread=2.0
+    )
     assert len(np.unique(found.folds)) == FOLDS
     for fold in range(FOLDS):
         inside = found.folds == fold
@@ -178,21 +181,23 @@ def test_held_out_ratios_are_those_of_fits_without_the_fold():
 
 def test_the_spread_is_the_likeliest():
     x = views(1)
+    fit = GramSpace(x @ x.T, GROUPS).fit_sources
     losses = {}
     for spread in (1.0, 4.0, 60.0):
-        found = held_out(x @ x.T, TARGETS, GROUPS, PARTS, spreads=(spread,))
+        found = held_out(fit, TARGETS, GROUPS, spreads=(spread,))
         picked = found.ratios.log_softmax(dim=1)[torch.arange(len(TARGETS)), TARGETS]
         losses[spread] = -float(picked.sum())
-    chosen = held_out(x @ x.T, TARGETS, GROUPS, PARTS, spreads=tuple(losses)).spread
+    chosen = held_out(fit, TARGETS, GROUPS, spreads=tuple(losses)).spread
     assert chosen == min(losses, key=losses.__getitem__)
 
 
 def test_one_group_and_classes_that_only_one_group_has_have_no_ratio():
     x = views(1)
-    single = held_out(x @ x.T, TARGETS, np.zeros(len(TARGETS)), PARTS)
+    fit = GramSpace(x @ x.T, GROUPS).fit_sources
+    single = held_out(fit, TARGETS, np.zeros(len(TARGETS)))
     assert not single.ratios.any()
     groups = np.where(TARGETS.numpy() == 2, 100, GROUPS)
-    found = held_out(x @ x.T, TARGETS, groups, PARTS)
+    found = held_out(fit, TARGETS, groups)
     lonely = found.folds == found.folds[TARGETS == 2][0]
     assert not found.ratios[lonely][:, 2].any()
     assert found.ratios[lonely][:, 0].any()

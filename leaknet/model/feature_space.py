@@ -1,0 +1,110 @@
+"""The space in which both closed forms of the statistics branch are solved.
+
+Up to `MAX_VIEWS` views it is the space of views, by their Gram matrix: exact. Beyond that it is
+the space of features, by an iteration whose time is linear in the number of views
+(`leaknet.model.streaming_space`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Float64, Int64, Shaped
+from torch import Tensor
+
+from leakcache.memory import memory_limit
+from leaknet.model.ridge import CrossRidge, StandardFeatures, cross_ridge
+from leaknet.model.two_covariance import Sources, Subset, fit_directions, views_of
+from leaknet.model.views import Views
+
+MAX_VIEWS = 12_000
+"""Views that are solved exactly, at most: time grows with the cube of their number."""
+GRAM_COPIES = 5
+"""Matrices of the size of the Gram matrix in memory while it is solved."""
+
+
+class FeatureSpace(ABC):
+    """Standardised features of the views of images, in coordinates of the space."""
+
+    @abstractmethod
+    def fit_ridge(self, targets: Float[np.ndarray, "view output"]) -> CrossRidge:
+        """Regress centred targets of views, image by image."""
+
+    @abstractmethod
+    def fit_sources(self, subsets: Sequence[Subset]) -> list[Sources]:
+        """Fit discriminant directions to each of these subsets of the images."""
+
+    @abstractmethod
+    def weights(self, inside: Float64[Tensor, "dimension output"]) -> Float[Tensor, "value output"]:
+        """Weights of features, from weights in this space."""
+
+
+class GramSpace(FeatureSpace):
+    """The space of views: the coordinates of a view are its row of the Gram matrix.
+
+    Attributes:
+        gram: Z Zᵀ, image by image with equally many views each.
+        groups: prompt group of each image.
+        parts: views of an image.
+    """
+
+    def __init__(
+        self, gram: Float64[Tensor, "view view"], groups: Shaped[np.ndarray, "image"]
+    ) -> None:
+        self.gram, self.groups, self.parts = gram, groups, len(gram) // len(groups)
+
+    @classmethod
+    def fit(
+        cls, features: StandardFeatures, views: Views, groups: Shaped[np.ndarray, "image"]
+    ) -> GramSpace:
+        """Fit the standardisation to these views, and take their Gram matrix."""
+        statistics = views.whole()
+        space = cls(features.fit(statistics), groups)
+        space._features, space._statistics = features, statistics
+        return space
+
+    def fit_ridge(self, targets: Float[np.ndarray, "view output"]) -> CrossRidge:
+        """See `leaknet.model.ridge.cross_ridge`."""
+        return cross_ridge(self.gram, targets, self.groups.repeat(self.parts))
+
+    def fit_sources(self, subsets: Sequence[Subset]) -> list[Sources]:
+        """See `leaknet.model.two_covariance.fit_directions`."""
+        return [self._fit_subset(*subset) for subset in subsets]
+
+    def _fit_subset(self, images: Int64[Tensor, "k"], targets: Int64[Tensor, "k"]) -> Sources:
+        fitted = views_of(images, self.parts)
+        every = len(fitted) == len(self.gram)
+        gram = self.gram if every else self.gram[fitted][:, fitted]
+        directions = fit_directions(gram, targets, self.parts)
+
+        def coordinates(others: Int64[Tensor, "k"]) -> Float64[Tensor, "k coordinate"]:
+            rows = self.gram[views_of(others, self.parts)][:, fitted]
+            found = rows @ directions.weights - directions.offset
+            return found.reshape(len(others), self.parts, -1).mean(dim=1)
+
+        return Sources(directions, coordinates)
+
+    def weights(self, inside: Float64[Tensor, "dimension output"]) -> Float[Tensor, "value output"]:
+        """Zᵀ A of dual weights A."""
+        return self._features.weights(self._statistics, inside)
+
+
+def fit_space(
+    features: StandardFeatures, views: Views, groups: Shaped[np.ndarray, "image"]
+) -> FeatureSpace:
+    """Fit the standardisation to these views; the space to fit the rest in.
+
+    Args:
+        features: fitted in place.
+        views: of the training images.
+        groups: prompt group of each image.
+    """
+    values = len(features.mean)
+    needed = 8 * GRAM_COPIES * len(views) ** 2 + 4 * len(views) * values
+    if len(views) <= MAX_VIEWS and needed <= memory_limit():
+        return GramSpace.fit(features, views, groups)
+    from leaknet.model.streaming_space import StreamingSpace
+
+    return StreamingSpace.fit(features, views, groups)
