@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -25,9 +26,6 @@ SIZES = {"native": MAX_SIDE, "reduced": REDUCED}
 COPIES = {"chains": [list(chain) for chain in CHAINS], "last": [SIDE, QUALITY]}
 """What degraded copies depend on, beside the image."""
 COPY_COUNT = len(CHAINS) + 1
-TYPE = "uint8"
-PIXEL_VERSION, ACTIVATION_VERSION = 6, 3
-"""To be raised when the code gives other values."""
 
 
 class Statistics(Column):
@@ -35,14 +33,24 @@ class Statistics(Column):
 
     Attributes:
         lengths: values of each family.
+        rows: shape of an image's rows of values: views or parts, or copies and views.
+        version: to be raised when the code gives other values.
     """
 
     lengths: Mapping[str, int]
+    rows: tuple[int, ...]
+    version: int
 
-    @property
-    def row_bytes(self) -> int:
-        """Stored bytes of one view or part."""
-        return stored_length(self.lengths)
+    @abstractmethod
+    def settings(self, encoding: Encoding) -> dict[str, object]:
+        """What the values depend on, but for the families."""
+
+    def spec(self, encoding: Encoding) -> ColumnSpec:
+        """Rows, then the stored bytes of one."""
+        depends = {"families": dict(self.lengths), **SIZES, **self.settings(encoding)}
+        shape = (*self.rows, stored_length(self.lengths))
+        spec = ColumnSpec(self.name, shape, "uint8", depends, self.version)
+        return on_track(spec, encoding.canonical_size)
 
     def stored(self, values: np.ndarray, spec: ColumnSpec) -> np.ndarray:
         """Codes and scales; see `leakcache.columns.quantise`."""
@@ -58,12 +66,12 @@ class PixelStatistics(Statistics):
 
     name = "pixel_statistics"
     lengths = pixel_features.LENGTHS
+    rows: tuple[int, ...] = (PARTS + 1,)
+    version = 6
 
-    def spec(self, encoding: Encoding) -> ColumnSpec:
-        """View, byte."""
-        shape = (PARTS + 1, self.row_bytes)
-        spec = ColumnSpec(self.name, shape, TYPE, _pixel_settings(), PIXEL_VERSION)
-        return on_track(spec, encoding.canonical_size)
+    def settings(self, encoding: Encoding) -> dict[str, object]:
+        """None: pixels go through no encoder."""
+        return {}
 
     def views(self, image: DecodedImage) -> tuple[View, ...]:
         """As the values are ordered."""
@@ -84,14 +92,14 @@ class ActivationStatistics(Statistics):
 
     name = "activation_statistics"
     lengths = activation_features.LENGTHS
+    rows: tuple[int, ...] = (2 * PARTS,)
+    version = 3
 
-    def spec(self, encoding: Encoding) -> ColumnSpec:
-        """Part, byte."""
-        shape = (2 * PARTS, self.row_bytes)
-        spec = ColumnSpec(
-            self.name, shape, TYPE, _activation_settings(encoding), ACTIVATION_VERSION
-        )
-        return on_track(spec, encoding.canonical_size)
+    def settings(self, encoding: Encoding) -> dict[str, object]:
+        """Of the encoder and of the enlarged view; the scaling is of latents alone."""
+        encoder = encoder_settings(encoding)
+        del encoder["scaling"]
+        return {**encoder, "enlarged": ENLARGED}
 
     def views(self, image: DecodedImage) -> tuple[View, ...]:
         """Two, with all their parts."""
@@ -107,13 +115,11 @@ class DegradedPixelStatistics(PixelStatistics):
 
     name = "degraded_pixel_statistics"
     training_only = True
+    rows = (COPY_COUNT, 2)
 
-    def spec(self, encoding: Encoding) -> ColumnSpec:
-        """Copy, view, byte."""
-        shape = (COPY_COUNT, 2, self.row_bytes)
-        settings = {**_pixel_settings(), **COPIES}
-        spec = ColumnSpec(self.name, shape, TYPE, settings, PIXEL_VERSION)
-        return on_track(spec, encoding.canonical_size)
+    def settings(self, encoding: Encoding) -> dict[str, object]:
+        """Of the copies."""
+        return {**super().settings(encoding), **COPIES}
 
     def views(self, image: DecodedImage) -> tuple[View, ...]:
         """Two a copy."""
@@ -123,7 +129,7 @@ class DegradedPixelStatistics(PixelStatistics):
     def values(self, views: Sequence[ViewValues]) -> np.ndarray:
         """Two rows a copy."""
         wholes = [view.statistics[0] for view in views if view.statistics is not None]
-        return np.stack(wholes).reshape(COPY_COUNT, 2, -1)
+        return np.stack(wholes).reshape(*self.rows, -1)
 
 
 class DegradedActivationStatistics(ActivationStatistics):
@@ -131,13 +137,11 @@ class DegradedActivationStatistics(ActivationStatistics):
 
     name = "degraded_activation_statistics"
     training_only = True
+    rows = (COPY_COUNT, 2)
 
-    def spec(self, encoding: Encoding) -> ColumnSpec:
-        """Copy, view, byte."""
-        shape = (COPY_COUNT, 2, self.row_bytes)
-        settings = {**_activation_settings(encoding), **COPIES}
-        spec = ColumnSpec(self.name, shape, TYPE, settings, ACTIVATION_VERSION)
-        return on_track(spec, encoding.canonical_size)
+    def settings(self, encoding: Encoding) -> dict[str, object]:
+        """Also of the copies."""
+        return {**super().settings(encoding), **COPIES}
 
     def views(self, image: DecodedImage) -> tuple[View, ...]:
         """Two a copy, as wholes."""
@@ -147,19 +151,4 @@ class DegradedActivationStatistics(ActivationStatistics):
     def values(self, views: Sequence[ViewValues]) -> np.ndarray:
         """Two rows a copy."""
         wholes = [view.activations[0] for view in views if view.activations is not None]
-        return np.stack(wholes).reshape(COPY_COUNT, 2, -1)
-
-
-def _pixel_settings() -> dict[str, object]:
-    return {"families": dict(pixel_features.LENGTHS), **SIZES}
-
-
-def _activation_settings(encoding: Encoding) -> dict[str, object]:
-    settings = encoder_settings(encoding)
-    del settings["scaling"]  # of latents alone
-    return {
-        **settings,
-        "families": dict(activation_features.LENGTHS),
-        "enlarged": ENLARGED,
-        **SIZES,
-    }
+        return np.stack(wholes).reshape(*self.rows, -1)
