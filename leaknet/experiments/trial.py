@@ -137,7 +137,7 @@ class ClosedSet:
         return Task(self.cache.classes, data, self.test, (), self._identity(train))
 
     def _identity(self, train: ImageColumns) -> CacheIdentity:
-        return replace(CacheIdentity.of(self.cache), training_sha256=_training_hash(train))
+        return replace(CacheIdentity.of(self.cache), training_sha256=_images((train,)))
 
 
 def rows_of(split: ImageColumns, mask: Bool[np.ndarray, "image"]) -> ImageColumns:
@@ -148,11 +148,6 @@ def rows_of(split: ImageColumns, mask: Bool[np.ndarray, "image"]) -> ImageColumn
 def relabelled(split: ImageColumns, labels: Shaped[np.ndarray, "image"]) -> ImageColumns:
     """The same images under other labels."""
     return replace(split, labels=labels)
-
-
-def _training_hash(train: ImageColumns) -> str:
-    columns = (train.hashes, train.labels, train.groups, train.folds)
-    return images_hash(zip(*(column.tolist() for column in columns), strict=True))
 
 
 @dataclass(frozen=True)
@@ -310,10 +305,6 @@ def run_hash(config: RunConfig, task: Task) -> str:
 
 
 def _images(folds: Sequence[ImageColumns]) -> str:
-    return images_hash(
-        (str(digest), str(label), str(group), str(fold))
-        for split in folds
-        for digest, label, group, fold in zip(
-            split.hashes, split.labels, split.groups, split.folds, strict=True
-        )
-    )
+    tables = [(one.hashes, one.labels, one.groups, one.folds) for one in folds]
+    rows = (zip(*(column.tolist() for column in table), strict=True) for table in tables)
+    return images_hash(row for of_fold in rows for row in of_fold)
