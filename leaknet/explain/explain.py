@@ -85,7 +85,8 @@ def _explained(
     )[0]
     order = np.argsort(-embedded.logits[0], kind="stable").tolist()
     pair = order[0], order[1]
-    weights, train = run.model.weighted, run.known.select("train")
+    weights = run.model.weighted
+    among = run.known.take(np.isin(run.known.folds, ("train", "val")))
     folds = run.known.folds[run.known.hashes == image.sha256]
     return Explanation(
         name,
@@ -95,7 +96,7 @@ def _explained(
         run.classes[pair[1]],
         float(embedded.logits[0, pair[0]] - embedded.logits[0, pair[1]]),
         weights,
-        position(embedded, train, run.detectors[0], run.calibration, alpha, data_root(run.model)),
+        position(embedded, among, run.detectors[0], run.calibration, alpha, data_root(run.model)),
         _statistics(run, name, image, columns, pair) if "statistics" in weights else None,
         _latents(run, image, columns, pair) if "latents" in weights else None,
     )

@@ -27,7 +27,7 @@ FEATURES = 12
 """Features of the embedding that a table lists."""
 FAMILIES = 12
 POINTS = 3000
-"""Training images on the map at most; beyond that every n-th."""
+"""Images on the map at most; beyond that every n-th."""
 SIZE = (400, 330)
 
 
@@ -107,7 +107,7 @@ def figures_of(explanation: Explanation) -> Iterator[Figure]:
     for name, neighbours in shown.items():
         for place, near in enumerate(neighbours, 1):
             if near.image:
-                alt = f"Training image {visible(near.path)}"
+                alt = f"Known image {visible(near.path)}"
                 yield Figure(f"{name}-neighbour{place}", alt, near.image)
 
 
@@ -220,4 +220,4 @@ def _map(explanation: Explanation) -> Html | None:
     marks = [frame.dots(points[~np.isin(labels, list(chosen))], "cloud")]
     marks += [frame.dots(points[labels == name], class_) for name, class_ in chosen.items()]
     marks.append(frame.dots(np.array([position.point]), "here"))
-    return frame.draw("The image among the training images", *marks)
+    return frame.draw("The image among the known images", *marks)

@@ -27,10 +27,11 @@ class Position:
         threshold: scores below it have p ≤ alpha; None with too few calibration images for that.
         known: scores of the calibration images.
         point: of the image on the map; None where no map can be drawn.
-        points: of the training images.
-        labels: of the training images.
+        points: of the training and validation images: a closed form fits its training images
+            exactly, so that these alone lie on one point a generator.
+        labels: of the same images.
         explained: variance along the two axes of the map, as fractions of the whole.
-        nearest: the training images nearest to the image in the embedding, of any generator.
+        nearest: those nearest to the image in the embedding, of any generator.
     """
 
     detector: str
@@ -40,15 +41,15 @@ class Position:
     threshold: float | None
     known: Float64[np.ndarray, " calibrating"]
     point: tuple[float, float] | None
-    points: Float[np.ndarray, "train 2"]
-    labels: Shaped[np.ndarray, " train"]
+    points: Float[np.ndarray, "image 2"]
+    labels: Shaped[np.ndarray, " image"]
     explained: tuple[float, float]
     nearest: tuple[Neighbour, ...]
 
 
 def position(
     image: Embeddings,
-    train: Embeddings,
+    among: Embeddings,
     detector: Detector,
     calibration: Calibration,
     alpha: float,
@@ -58,17 +59,18 @@ def position(
 
     Args:
         image: one row.
-        train: the run's training images, for the map: their first two principal components.
+        among: the run's training and validation images, for the map: their first two principal
+            components.
         detector: the one that decides.
         calibration: of the run.
         alpha: the false-alarm rate.
-        root: folder of the training images, for their thumbnails; None where it is gone.
+        root: folder of these images, for their thumbnails; None where it is gone.
     """
     known = calibration.references[detector.name]
     point, points, explained = None, np.zeros((0, 2)), (0.0, 0.0)
-    if min(len(train), train.coordinates.shape[1]) >= 2:
-        plane = PCA(2, svd_solver="full").fit(train.coordinates.astype(np.float64))
-        points = plane.transform(train.coordinates.astype(np.float64))
+    if min(len(among), among.coordinates.shape[1]) >= 2:
+        plane = PCA(2, svd_solver="full").fit(among.coordinates.astype(np.float64))
+        points = plane.transform(among.coordinates.astype(np.float64))
         across, down = plane.transform(image.coordinates.astype(np.float64))[0].tolist()
         first, second = np.nan_to_num(plane.explained_variance_ratio_).tolist()
         point, explained = (across, down), (first, second)
@@ -81,9 +83,9 @@ def position(
         known,
         point,
         points,
-        train.labels,
+        among.labels,
         explained,
         nearest_images(
-            root, train, np.linalg.norm(train.coordinates - image.coordinates[0], axis=1)
+            root, among, np.linalg.norm(among.coordinates - image.coordinates[0], axis=1)
         ),
     )

@@ -22,6 +22,7 @@ def branches(run: ScoredRun) -> dict[str, Any]:
     return {
         "alone": _alone(run, found) if several else [],
         "held_out": found["held_out"],
+        "weights": found["weights"],
         "measures": MEASURES,
         "attention": _attention(run),
     }

@@ -214,7 +214,7 @@ def test_a_pdf_needs_a_browser(
     browser = tmp_path / "chromium"
     browser.write_text("#!/bin/sh\nexit 3\n")
     browser.chmod(0o755)
-    with pytest.raises(LeakError, match="did not print"):
+    with pytest.raises(LeakError, match="did not write"):
         write_explanations([explained["paper"]], "run", tmp_path / "out", pdf=True)
 
 
