@@ -28,6 +28,7 @@ CHECKED = (
     "model.safetensors",
     "scorers.safetensors",
     "calibration.safetensors",
+    "held_out.safetensors",
     "relations.safetensors",
     "embeddings.h5",
     "history.jsonl",

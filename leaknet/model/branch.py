@@ -20,6 +20,10 @@ from leaknet.data.stored_column import ShuffledWindows
 from leaknet.data.training_data import TrainingData
 from leaknet.model.head import Gate, LinearHead, PrototypeHead
 
+HELD_OUT = "held_out_embedding"
+"""Column of images that a closed form was fitted to: embeddings by fits without their prompt
+group, which a branch with a closed form returns in place of its own."""
+
 
 @dataclass(frozen=True)
 class Sampler:
@@ -103,8 +107,15 @@ class Branch(nn.Module, ABC):
         """Cache columns that the branch reads."""
 
     @abstractmethod
-    def fit(self, data: TrainingData, classes: tuple[str, ...]) -> Sampler:
-        """Fit what has a closed form, and return the sampler that gradient descent trains on."""
+    def fit(
+        self, data: TrainingData, classes: tuple[str, ...]
+    ) -> tuple[Sampler, Float[Tensor, "image dimension"] | None]:
+        """Fit what has a closed form.
+
+        Returns:
+            The sampler that gradient descent trains on; and embeddings of the validation images,
+            each by a fit without its prompt group, where the closed form is fitted to them too.
+        """
 
     @abstractmethod
     def forward(

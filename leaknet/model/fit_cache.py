@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from leaknet.data.columns import ImageColumns
 from leaknet.data.stored_column import StoredColumn
+from leaknet.data.training_data import TrainingData
 
 if TYPE_CHECKING:
     from leaknet.model.statistics_branch import StatisticsBranch
@@ -23,40 +25,48 @@ if TYPE_CHECKING:
 KEPT = 6
 """Fits: of all images, of four pairs left out, and one more; about 40 MB each."""
 
-_fits: OrderedDict[str, tuple[dict[str, Tensor], Tensor]] = OrderedDict()
+HeldOutPair = tuple[Float[Tensor, "image part"], Float[Tensor, "other dimension"]]
+
+_fits: OrderedDict[str, tuple[dict[str, Tensor], Tensor, Tensor]] = OrderedDict()
 
 
 def cached_fit(
-    branch: StatisticsBranch, train: ImageColumns, classes: tuple[str, ...]
-) -> Float[Tensor, "image dimension"]:
+    branch: StatisticsBranch, data: TrainingData, classes: tuple[str, ...]
+) -> HeldOutPair:
     """As `StatisticsBranch.fit_embedding`, or its result when last called with the same."""
-    key = _key(branch, train, classes)
+    key = _key(branch, data, classes)
     if key in _fits:
         _fits.move_to_end(key)
-        state, held_out = _fits[key]
+        state, train, val = _fits[key]
         branch.load_state_dict(state, strict=False)
-        return held_out.clone()
-    held_out = branch.fit_embedding(train, classes)
+        return train.clone(), val.clone()
+    train, val = branch.fit_embedding(data, classes)
     fitted = {name for name, _ in branch.named_buffers()}
     state = {k: v.cpu().clone() for k, v in branch.state_dict().items() if k in fitted}
-    _fits[key] = state, held_out.clone()
+    _fits[key] = state, train.clone(), val.clone()
     while len(_fits) > KEPT:
         _fits.popitem(last=False)
-    return held_out
+    return train, val
 
 
-def _key(branch: StatisticsBranch, train: ImageColumns, classes: tuple[str, ...]) -> str:
+def _key(branch: StatisticsBranch, data: TrainingData, classes: tuple[str, ...]) -> str:
     settings = (branch.config, len(branch.directions), classes)
     digest = hashlib.blake2b(repr(settings).encode())
-    for text in (train.labels, train.groups):
-        digest.update("\n".join(text.tolist()).encode())
-    for name in branch.columns(training=True):
-        column = train.columns.get(name)
+    for images, training in ((data.train, True), (data.val, False)):
+        for part in _identity(images, branch.columns(training=training)):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _identity(images: ImageColumns, names: Iterable[str]) -> Iterator[bytes | memoryview]:
+    for text in (images.labels, images.groups):
+        yield "\n".join(text.tolist()).encode()
+    for name in names if len(images) else ():
+        column = images.columns.get(name)
         if isinstance(column, StoredColumn):
             store = column.cache.store.folder
-            digest.update(repr((name, str(store), train.hashes.tolist())).encode())
+            yield repr((name, str(store), images.hashes.tolist())).encode()
             continue
-        values = train[name].cpu().contiguous()
-        digest.update(repr((name, tuple(values.shape))).encode())
-        digest.update(np.ascontiguousarray(values.numpy()).data)
-    return digest.hexdigest()
+        values = images[name].cpu().contiguous()
+        yield repr((name, tuple(values.shape))).encode()
+        yield np.ascontiguousarray(values.numpy()).data

@@ -59,10 +59,10 @@ class LatentBranch(Branch):
         """Cache columns that the branch reads: z0."""
         return self.config.columns(training=training)
 
-    def fit(self, data: TrainingData, classes: tuple[str, ...]) -> Sampler:
+    def fit(self, data: TrainingData, classes: tuple[str, ...]) -> tuple[Sampler, None]:
         """Set the standardisation; the sampler gives feature maps under fresh noise."""
         self.features.fit(data.moments.latent, data.moments.dct)
-        return self.sampler(data.train)
+        return self.sampler(data.train), None
 
     def sampler(self, images: ImageColumns) -> Sampler:
         """Feature maps of these images under fresh noise."""

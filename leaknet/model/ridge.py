@@ -4,10 +4,12 @@
       → linear outputs; the strength is chosen by the error of prompt groups left out
 
 With fewer images than features Z the regression is solved in the space of images: with the Gram
-matrix G = Z Zᵀ and A = (G + λI)⁻¹ T the weights are Zᵀ A. The outputs that a fit without group g
-gives for its images follow in closed form, T_g - [(G + λI)⁻¹]_gg⁻¹ A_g (Pahikkala et al., "Fast
-n-fold cross-validation for regularized least-squares", 2006). Whole groups are left out, because
-images of one prompt reveal each other's class: seven labelled ones leave one class for the eighth.
+matrix G = Z Zᵀ, C = (G + λI)⁻¹ - (G + λI)⁻¹ 1 1ᵀ (G + λI)⁻¹ / 1ᵀ (G + λI)⁻¹ 1, which stands for an
+intercept, and A = C T the weights are Zᵀ A. The outputs that a fit without group g gives for its
+images follow in closed form, T_g - C_gg⁻¹ A_g (Pahikkala et al., "Fast n-fold cross-validation for
+regularized least-squares", 2006). Whole groups are left out, because images of one prompt reveal
+each other's class: seven labelled ones leave one class for the eighth. For the same reason the mean
+target of the other groups is taken off: where features say nothing it would give the class away.
 """
 
 from __future__ import annotations
@@ -34,16 +36,18 @@ CONSTANT = 1e-4
 
 @dataclass(frozen=True)
 class CrossRidge:
-    """A linear regression without intercept.
+    """A linear regression with an intercept; outputs are those about the mean of the images.
 
     Attributes:
         dual: weights in the space of the fit; in that of views, A of the weights Zᵀ A.
+        offset: outputs of the weights at the mean of the images, to be taken off.
         held_out: outputs of the training images, each by a fit without its group.
         strength: the λ chosen, over the mean eigenvalue of the Gram matrix.
         error: mean squared residual of `held_out`.
     """
 
     dual: Float64[Tensor, "dimension output"]
+    offset: Float64[np.ndarray, " output"]
     held_out: Float[np.ndarray, "image output"]
     strength: float
     error: float
@@ -70,7 +74,7 @@ def cross_ridge(
     The strength is searched downhill from the middle of the grid.
 
     Args:
-        gram: Z Zᵀ of centred features.
+        gram: Z Zᵀ of features.
         targets: desired outputs, centred.
         groups: prompt group of each image.
     """
@@ -87,7 +91,8 @@ def cross_ridge(
         if best is not start:
             break
     held_out = (wanted - best.residuals).numpy()
-    return CrossRidge(best.dual, held_out, STRENGTHS[best.index], best.error)
+    offset = (gram.mean(dim=0) @ best.dual).numpy()
+    return CrossRidge(best.dual, offset, held_out, STRENGTHS[best.index], best.error)
 
 
 def _solve(
@@ -100,11 +105,23 @@ def _solve(
     shrunk = gram.clone()
     shrunk.diagonal().add_(STRENGTHS[index] * max(float(gram.diagonal().mean()), 1e-12))
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(shrunk))
+    ones = inverse.sum(dim=1)
+    inverse.addr_(ones, ones / ones.sum(), alpha=-1)
     dual = inverse @ targets
+    if len(members) == 1:
+        return _Solution(index, dual, targets)
     residuals = torch.empty_like(dual)
     for rows in members:
-        residuals[rows] = torch.linalg.solve(inverse[rows[:, None], rows], dual[rows])
+        own = torch.linalg.solve(inverse[rows[:, None], rows], dual[rows])
+        residuals[rows] = own + mean_of_others(targets.sum(dim=0), len(targets), targets[rows])
     return _Solution(index, dual, residuals)
+
+
+def mean_of_others(
+    total: Float64[Tensor, "output"], count: int, own: Float64[Tensor, "*group view output"]
+) -> Float64[Tensor, "*group 1 output"]:
+    """Mean target of the views outside each group, of `count` views with this total."""
+    return (total - own.sum(dim=-2, keepdim=True)) / (count - own.shape[-2])
 
 
 class StandardFeatures(nn.Module):

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tomli_w
 import torch
 
@@ -29,7 +30,7 @@ from leaknet.files import write_text
 
 CONFIG = "config.toml"
 CLASSES = "classes.json"
-FORMAT = 5
+FORMAT = 6
 _CURE = "restore it, or train again"
 
 
@@ -39,7 +40,7 @@ class CacheIdentity:
 
     Attributes:
         fingerprint: of the whole cache.
-        training_sha256: hash over the training fold's images, labels and groups.
+        training_sha256: hash over images, labels and groups of the training and validation folds.
         encoding: how its images became latents.
         folder: where it lay then; where it lies is no part of what it is.
     """
@@ -67,8 +68,8 @@ class CacheIdentity:
 
 
 def training_hash(cache: Cache) -> str:
-    """Hash over content, label and group of every training image, in canonical order."""
-    rows = cache.rows("train")
+    """Hash over content, label and group of training and validation images, in canonical order."""
+    rows = np.concatenate([cache.rows("train"), cache.rows("val")])
     columns = (cache.hashes, cache.labels, cache.groups, cache.folds)
     hashed, label, group, fold = (column[rows].tolist() for column in columns)
     return images_hash(zip(hashed, label, group, fold, strict=True))
@@ -163,7 +164,7 @@ def _cache_changes(old: CacheIdentity, now: CacheIdentity) -> list[str]:
     if encoding := old.encoding.difference(now.encoding):
         found.append(f"cache: {encoding}")
     if old.training_sha256 != now.training_sha256:
-        found.append("cache: the training images differ")
+        found.append("cache: the training or validation images differ")
     return found
 
 

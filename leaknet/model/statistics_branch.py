@@ -25,7 +25,7 @@ otherwise they would learn from scores that have seen the label.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -47,7 +47,7 @@ from leaknet.config import (
 )
 from leaknet.data.columns import ImageColumns
 from leaknet.data.training_data import TrainingData
-from leaknet.model.branch import Branch, Sampler
+from leaknet.model.branch import HELD_OUT, Branch, Sampler
 from leaknet.model.feature_space import fit_space
 from leaknet.model.fit_cache import cached_fit
 from leaknet.model.head import PrototypeHead
@@ -58,7 +58,7 @@ from leaknet.model.score_map import fit_score_map
 from leaknet.model.source_density import EVIDENCE_SPREAD, SourceDensity, evidence
 from leaknet.model.source_map import SourceMap
 from leaknet.model.two_covariance import TwoCovariance, held_out
-from leaknet.model.views import Views
+from leaknet.model.views import BLOCK, Views
 
 NOVELTY_BLOCK = 64
 """Images whose features are in memory while novelty is fitted."""
@@ -109,17 +109,23 @@ class StatisticsBranch(Branch):
         """Cache columns that the branch reads."""
         return self.config.columns(training=training)
 
-    def fit(self, data: TrainingData, classes: tuple[str, ...]) -> Sampler:
+    def fit(
+        self, data: TrainingData, classes: tuple[str, ...]
+    ) -> tuple[Sampler, Float[Tensor, "image dimension"]]:
         """Fit the closed form and start the prototypes; the sampler gives held-out embeddings."""
-        held_out = cached_fit(self, data.train, classes)
+        train, val = cached_fit(self, data, classes)
         if isinstance(self.head, PrototypeHead):
-            self.head.start_at(self.centres(held_out, data.train.targets(classes)))
-        return Sampler(lambda rows, views, noise: held_out[rows.cpu()].to(self.device))
+            self.head.start_at(self.centres(train, data.train.targets(classes)))
+        return Sampler(lambda rows, views, noise: train[rows.cpu()].to(self.device)), val
 
     def fit_embedding(
-        self, train: ImageColumns, classes: tuple[str, ...]
-    ) -> Float[Tensor, "image part"]:
-        """Fit the closed form; the class part of each image by fits without its prompt group.
+        self, data: TrainingData, classes: tuple[str, ...]
+    ) -> tuple[Float[Tensor, "image part"], Float[Tensor, "other dimension"]]:
+        """Fit the closed form to both folds, copies to the training fold.
+
+        Returns:
+            By fits without the prompt group of an image: the class part of each training image,
+            and the embedding of each validation image.
 
         Raises:
             ConfigError: the embedding is too short for a direction per class.
@@ -130,19 +136,47 @@ class StatisticsBranch(Branch):
                 f"head.dimension = {dimension} is too small for directions of {len(classes)} "
                 f"classes: set it to {len(classes)} or more"
             )
-        targets = train.targets(classes).cpu()
-        scores = self._fit_originals(train, classes)
+        count, targets = len(data.train), torch.from_numpy(_targets(data.train, classes))
+        scores, coordinates = self._fit_originals(data, classes)
         if self.copy_ridge is not None:
-            copy_scores, original = self._fit_copies(self.copy_ridge, train, classes)
+            fitted = self._fit_copies(self.copy_ridge, data.train, classes)
+            unseen = [self._copy_scores(whole) for whole in self._wholes(data.val)]
+            copy_scores, original = (
+                torch.cat(found) for found in zip(fitted, *unseen, strict=True)
+            )
             scores = copy_scores + original[:, None] * (scores - copy_scores)
         scores = scores - scores.mean(dim=1, keepdim=True)
         # With gates of 1/2, as initial ones are, and prototypes at the mean score of each class,
         # logits are the scores up to a constant, if directions have this length.
-        own = float(scores[torch.arange(len(scores)), targets].mean())
+        own = float(scores[torch.arange(count), targets].mean())
         gap = max(own * len(classes) / (len(classes) - 1), LEAST_GAP)
         directions = torch.from_numpy(_rotation(dimension) / math.sqrt(gap))
         self.directions.copy_(directions)
-        return (scores @ directions[: len(classes)]).to(self.directions)
+        embedding = scores @ directions[: len(classes)]
+        novelty = [self._novelty(whole)[:, None] for whole in self._wholes(data.val)]
+        rest = torch.cat([coordinates[count:], torch.cat([coordinates[:0, :1], *novelty])], dim=1)
+        val = torch.cat([embedding[count:], rest], dim=1)
+        return embedding[:count].to(self.directions), val.to(self.directions)
+
+    def _wholes(self, images: ImageColumns) -> Iterator[Float[Tensor, "k value"]]:
+        """Statistics of whole images, a few at a time, on the branch's device."""
+        for batch in images.batches(BLOCK):
+            yield self.statistics_of(batch, 1)[:, 0].to(self.directions.device)
+
+    def _novelty(self, whole: Float[Tensor, "image value"]) -> Float[Tensor, "image"]:
+        """Novelty of the statistics of whole images."""
+        features = self.ridge.features(_for_ridge(whole))
+        found: Tensor = self.novelty(features[:, :LENGTH])
+        return found
+
+    def _copy_scores(
+        self, whole: Float[Tensor, "image value"]
+    ) -> tuple[Float[Tensor, "image class"], Float[Tensor, "image"]]:
+        """Scores of the regression on copies, and the probability of being original."""
+        if self.copy_ridge is None:
+            raise ValueError("the branch has no regression on copies")
+        outputs = self.copy_ridge(whole)
+        return outputs[:, :-1], outputs[:, -1].sigmoid()
 
     def forward(
         self, inputs: Float[Tensor, "batch dimension"]
@@ -153,7 +187,9 @@ class StatisticsBranch(Branch):
     def embed(
         self, images: ImageColumns
     ) -> tuple[Float[Tensor, "image dimension"], Float[Tensor, "image 1"]]:
-        """Class scores along their directions, and coordinates, of images."""
+        """Class scores along their directions, and coordinates, of images; or held-out ones."""
+        if HELD_OUT in images:
+            return self.forward(images[HELD_OUT].to(self.device))
         return self.forward(self.embed_statistics(self.statistics_of(images).to(self.device)))
 
     def embed_statistics(
@@ -193,8 +229,7 @@ class StatisticsBranch(Branch):
         scores = ridge + self.sources.class_scores(coordinates)
         if self.copy_ridge is None:
             return scores, scores.new_ones(len(scores))
-        outputs = self.copy_ridge(whole)
-        copy_scores, original = outputs[:, :-1], outputs[:, -1].sigmoid()
+        copy_scores, original = self._copy_scores(whole)
         return copy_scores + original[:, None] * (scores - copy_scores), original
 
     def margin_form(
@@ -285,35 +320,44 @@ class StatisticsBranch(Branch):
         return torch.cat([native, *activations, resized], dim=-1)
 
     def _fit_originals(
-        self, train: ImageColumns, classes: tuple[str, ...]
-    ) -> Float64[Tensor, "image class"]:
-        """Fit sources and ridge to images and their parts; held-out class scores."""
-        targets = _targets(train, classes)
-        views = Views(
-            len(train),
-            PARTS,
-            lambda rows: _for_ridge(self.statistics_of(train.take(rows))).flatten(0, 1),
-        )
-        space = fit_space(self.ridge.features, views, train.groups)
+        self, data: TrainingData, classes: tuple[str, ...]
+    ) -> tuple[Float64[Tensor, "image class"], Float64[Tensor, "image coordinate"]]:
+        """Fit sources and ridge to both folds and their parts; held-out scores, coordinates."""
+        folds = data.train, data.val
+        targets = np.concatenate([_targets(fold, classes) for fold in folds])
+        groups = np.concatenate([fold.groups for fold in folds])
+
+        def read(rows: Int[np.ndarray, "k"]) -> Float[Tensor, "view value"]:
+            return torch.cat(
+                [
+                    _for_ridge(self.statistics_of(fold.take(own))).flatten(0, 1)
+                    for fold, own in zip(folds, _within(rows, len(data.train)), strict=True)
+                    if len(own)
+                ]
+            )
+
+        space = fit_space(self.ridge.features, Views(len(targets), PARTS, read), groups)
         numbers = torch.from_numpy(targets)
         regression = space.fit_ridge(_centred_one_hot(targets).repeat(PARTS, axis=0))
         fit = space.fit_sources
-        held = held_out(fit, numbers, train.groups, evidence_spread=EVIDENCE_SPREAD)
-        directions = fit([(torch.arange(len(train)), numbers)])[0].directions
-        pairs = calibrate_pairs(list(held_out_pairs(fit, numbers, train.groups, held.spread)))
+        held = held_out(fit, numbers, groups, evidence_spread=EVIDENCE_SPREAD)
+        directions = held.directions
+        pairs = calibrate_pairs(list(held_out_pairs(fit, numbers, groups, held.spread)))
         weights = space.weights(torch.cat([regression.dual, directions.weights], dim=1))
-        ridge_scores = regression.held_out.reshape(len(train), PARTS, -1).mean(axis=1)
+        ridge_scores = regression.held_out.reshape(len(targets), PARTS, -1).mean(axis=1)
         model = TwoCovariance.of(directions, held.spread)
         self.density.fit(held.evidence)
-        self._fit_novelty(train)
+        self._fit_novelty(data.train)
         outputs = {"ridge": ridge_scores, "ratios": held.ratios.numpy()}
-        scores = fit_score_map(outputs, targets, train.groups)
+        scores = fit_score_map(outputs, targets, groups)
         ridge = weights[:, : len(classes)].numpy()
-        self.ridge.set_weights(_centred(ridge) @ scores.weights["ridge"], scores.bias)
+        of_ridge = scores.weights["ridge"]
+        bias = scores.bias - _centred(regression.offset[None])[0] @ of_ridge
+        self.ridge.set_weights(_centred(ridge) @ of_ridge, bias)
         self.sources.set_model(
             weights[:, len(classes) :], directions, model, scores.weights["ratios"], pairs
         )
-        return torch.from_numpy(scores.held_out)
+        return torch.from_numpy(scores.held_out), held.coordinates
 
     def _fit_novelty(self, train: ImageColumns) -> None:
         """Fit novelty to whole images, some of them where there are many."""
@@ -353,10 +397,12 @@ class StatisticsBranch(Branch):
         logistic = LogisticRegression(C=UNPENALISED, class_weight="balanced")
         logistic.fit(originality, original)
         slope, intercept = float(logistic.coef_[0, 0]), float(logistic.intercept_[0])
-        weights = _centred(fitted_weights[:, :-1]) @ scores.weights["ridge"]
+        of_ridge = scores.weights["ridge"]
+        weights = _centred(fitted_weights[:, :-1]) @ of_ridge
+        bias = scores.bias - _centred(fitted.offset[None, :-1])[0] @ of_ridge
         ridge.set_weights(
             np.column_stack([weights, slope * fitted_weights[:, -1]]),
-            np.append(scores.bias, intercept),
+            np.append(bias, intercept - slope * fitted.offset[-1]),
         )
         probability = logistic.predict_proba(originality[original])[:, 1]
         return torch.from_numpy(scores.held_out[original]), torch.from_numpy(probability)
@@ -377,6 +423,13 @@ def _resized(lengths: Mapping[str, int]) -> dict[str, int]:
 def _for_ridge(statistics: Float[Tensor, "*batch all"]) -> Float[Tensor, "*batch value"]:
     """All but the resized pixels, which gain nothing on original images."""
     return statistics[..., :-LENGTH]
+
+
+def _within(
+    rows: Int[np.ndarray, "image"], first: int
+) -> tuple[Int[np.ndarray, "k"], Int[np.ndarray, "m"]]:
+    """Ascending rows of two folds, one after the other, as rows of each; `first`: length of one."""
+    return rows[rows < first], rows[rows >= first] - first
 
 
 def _targets(train: ImageColumns, classes: tuple[str, ...]) -> Int[np.ndarray, "image"]:

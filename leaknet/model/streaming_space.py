@@ -147,27 +147,31 @@ class StreamingSpace(FeatureSpace):
         With a single prompt group nothing is held out: predictions are 0, the strength the middle.
         """
         folds, outputs = group_folds(self.groups, FOLDS).numpy(), targets.shape[1]
-        count = int(folds.max()) + 1
+        count, every = int(folds.max()) + 1, np.ones(len(folds), dtype=bool)
         wanted = torch.from_numpy(targets).float().view(self.views.images, -1, outputs)
-        by_fold = self._products(lambda rows: _apart(wanted[rows], folds[rows], count))
-        parts = by_fold.unflatten(1, (count, outputs))
+        constant = torch.nn.functional.pad(wanted, (0, 1), value=1.0)
+        by_fold = self._products(lambda rows: _apart(constant[rows], folds[rows], count))
+        parts = by_fold.unflatten(1, (count, outputs + 1))
         total = parts.sum(dim=1)
         held_out = torch.zeros_like(wanted)
         strength = STRENGTHS[len(STRENGTHS) // 2]
-        systems = [_System(total, np.ones(len(folds), dtype=bool), self._shift(strength))]
+        systems = [_centred_system(total, wanted, every, self._shift(strength))]
         if count > 1:
-            strength = self._best_strength(total - parts[:, 0], wanted, folds == 0)
-            rest = [(total - parts[:, fold], folds != fold) for fold in range(count)]
-            whole = (total, np.ones(len(folds), dtype=bool))
-            systems = [_System(*system, self._shift(strength)) for system in (whole, *rest)]
+            rest = [(total - parts[:, fold], wanted, folds != fold) for fold in range(count)]
+            strength = self._best_strength(*rest[0])
+            systems = [
+                _centred_system(*system, self._shift(strength))
+                for system in ((total, wanted, every), *rest)
+            ]
         found = self._solve(systems, self._gram)
+        offsets = _at_means(systems, found)
         if count > 1:
             for rows, predicted in self._predict(found[:, outputs:], np.arange(len(folds))):
-                own = predicted.unflatten(2, (count, outputs))
+                own = (predicted - offsets[outputs:]).unflatten(2, (count, outputs))
                 held_out[rows] = own[torch.arange(len(rows)), :, torch.from_numpy(folds[rows])]
         error = float((held_out - wanted).square().mean())
-        dual = found[:, :outputs].double()
-        return CrossRidge(dual, held_out.flatten(0, 1).double().numpy(), strength, error)
+        dual, offset = found[:, :outputs].double(), offsets[:outputs].double().numpy()
+        return CrossRidge(dual, offset, held_out.flatten(0, 1).double().numpy(), strength, error)
 
     def fit_sources(self, subsets: Sequence[Subset]) -> list[Sources]:
         """Fit each subset, all at the same time; see `leaknet.model.two_covariance`."""
@@ -208,11 +212,11 @@ class StreamingSpace(FeatureSpace):
 
     def _best_strength(
         self,
-        right: Columns,
+        products: Columns,
         wanted: Float32[Tensor, "image part output"],
-        held: Bool[np.ndarray, "image"],
+        fitted: Bool[np.ndarray, "image"],
     ) -> float:
-        """The strength of the least error on held images, of fits to the others.
+        """The strength of the least error on the images that are not fitted to.
 
         Many outputs are mixed at random into a few: the expected error is the same.
         """
@@ -220,11 +224,19 @@ class StreamingSpace(FeatureSpace):
         if len(mixed) > MIXED:
             generator = torch.Generator().manual_seed(SEED)
             mixed = torch.randn(len(mixed), MIXED, generator=generator)
-        tried = [_System(right @ mixed, ~held, self._shift(strength)) for strength in STRENGTHS]
+        wanted = wanted @ mixed
+        products = torch.cat([products[:, :-1] @ mixed, products[:, -1:]], dim=1)
+        tried = [
+            _centred_system(products, wanted, fitted, self._shift(strength))
+            for strength in STRENGTHS
+        ]
         errors = torch.zeros(len(tried))
         found = self._solve(tried, self._gram)
-        for rows, predicted in self._predict(found, np.flatnonzero(held)):
-            residual = predicted.unflatten(2, (len(tried), -1)) - (wanted[rows] @ mixed)[:, :, None]
+        offsets = _at_means(tried, found)
+        for rows, predicted in self._predict(found, np.flatnonzero(~fitted)):
+            residual = (predicted - offsets).unflatten(2, (len(tried), -1)) - wanted[rows][
+                :, :, None
+            ]
             errors += residual.square().sum(dim=(0, 1, 3))
         return STRENGTHS[int(errors.argmin())]
 
@@ -341,6 +353,33 @@ def _scatter(
     trace, rest = max(about_class / degrees, TINY), of_views - parts * about_class
     share = PART_SHARE if parts > 1 and rest > TINY else 0.0
     return (1 - share) / degrees / parts, share * trace / rest if share else 0.0, trace
+
+
+def _centred_system(
+    products: Columns,
+    wanted: Float32[Tensor, "image part output"],
+    fitted: Bool[np.ndarray, "image"],
+    shift: float,
+) -> _System:
+    """The regression of some images with an intercept, as features about their mean.
+
+    Args:
+        products: Zᵀ T of these images, then the sum of their views.
+        wanted: targets T of all images.
+        fitted: these images.
+        shift: λ.
+    """
+    views = int(fitted.sum()) * wanted.shape[1]
+    mean, total = products[:, -1] / views, wanted[torch.from_numpy(fitted)].sum(dim=(0, 1))
+    right = products[:, :-1] - torch.outer(mean, total)
+    return _System(right, fitted, shift, means=mean[None], weights=mean.new_tensor([views]))
+
+
+def _at_means(systems: Sequence[_System], found: Columns) -> Float32[Tensor, "column"]:
+    """Outputs of each centred system at the mean of its images."""
+    parts = found.split([system.right.shape[1] for system in systems], dim=1)
+    pairs = zip(systems, parts, strict=True)
+    return torch.cat([system.means[0] @ part for system, part in pairs if system.means is not None])
 
 
 def _apart(

@@ -278,15 +278,19 @@ def leading_directions(
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Ratios of the training images, each by a fit without its prompt group.
+    """What fits without the prompt group of an image say of it.
 
     Attributes:
+        directions: of the fit to all images.
+        coordinates: rotated so that the class means lie where those of all images do.
         ratios: under `spread`.
         evidence: the highest ratio under the spread that `held_out` was called with.
         spread: s under which the classes of these images are likeliest.
         folds: fold of each image.
     """
 
+    directions: Directions
+    coordinates: Float64[Tensor, "image coordinate"]
     ratios: Float64[Tensor, "image class"]
     evidence: Float64[Tensor, "image"]
     spread: float
@@ -302,7 +306,8 @@ def held_out(
 ) -> HeldOut:
     """Cross-validate over prompt groups, in at most four folds.
 
-    A class that has no images outside a fold has ratio 0 in it.
+    A class that has no images outside a fold has ratio 0 in it; where fewer than two have any,
+    coordinates are 0.
 
     Args:
         fit: to some of the images.
@@ -313,7 +318,7 @@ def held_out(
     """
     folds, classes = group_folds(groups), int(targets.max()) + 1
     found = torch.zeros(len(spreads) + 1, len(targets), classes, dtype=torch.float64)
-    held, known, subsets = [], [], []
+    held, known, subsets = [], [], [(torch.arange(len(targets)), targets)]
     for fold in range(int(folds.max()) + 1):
         outside = torch.nonzero(folds != fold)[:, 0]
         labels, own = torch.unique(targets[outside], return_inverse=True)
@@ -321,14 +326,26 @@ def held_out(
             held.append(torch.nonzero(folds == fold)[:, 0])
             known.append(labels)
             subsets.append((outside, own))
-    for inside, labels, sources in zip(held, known, fit(subsets), strict=True):
+    of_all, *without = fit(subsets)
+    whole = of_all.directions
+    aligned = whole.weights.new_zeros(len(targets), whole.weights.shape[1])
+    for inside, labels, sources in zip(held, known, without, strict=True):
         coordinates, model = sources.coordinates(inside), TwoCovariance.of(sources.directions)
+        aligned[inside] = coordinates @ _rotation(model.centres, whole.centres[labels])
         for place, spread in enumerate((*spreads, evidence_spread)):
             ratios = model.with_spread(spread).log_likelihood_ratios(coordinates)
             found[place, inside[:, None], labels] = ratios
     picked = found[:-1].log_softmax(dim=2)[:, torch.arange(len(targets)), targets]
     best = int(picked.sum(dim=1).argmax())
-    return HeldOut(found[best], found[-1].amax(dim=1), spreads[best], folds)
+    return HeldOut(whole, aligned, found[best], found[-1].amax(dim=1), spreads[best], folds)
+
+
+def _rotation(
+    centres: Float64[Tensor, "class k"], wanted: Float64[Tensor, "class coordinate"]
+) -> Float64[Tensor, "k coordinate"]:
+    """Orthonormal rows that bring class means nearest to others (orthogonal Procrustes)."""
+    left, _, right = torch.linalg.svd(centres.T @ wanted, full_matrices=False)
+    return left @ right
 
 
 def group_folds(groups: Shaped[np.ndarray, "image"], folds: int = FOLDS) -> Int64[Tensor, "image"]:

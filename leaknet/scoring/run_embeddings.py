@@ -24,6 +24,7 @@ from leaknet.data.columns import ImageColumns, load_fold
 from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.model.inference import embed
 from leaknet.model.protoleaknet import ProtoLeakNet
+from leaknet.training.held_out import with_held_out
 from leaknet.training.run_folder import RunFolder
 
 CLOSED_FOLDS = ("train", "val", "test")
@@ -41,7 +42,7 @@ def closed_embeddings(run: RunFolder, model: ProtoLeakNet, cache: Cache) -> Embe
     rows = np.concatenate([cache.rows(fold) for fold in CLOSED_FOLDS])
     identity = tuple(getattr(cache, name)[rows] for name in _COLUMNS)
     names = model.config.columns(training=False)
-    folds = (load_fold(cache, fold, names) for fold in CLOSED_FOLDS)
+    folds = (with_held_out(run.path, load_fold(cache, fold, names)) for fold in CLOSED_FOLDS)
     enrolled = _enrolled(run, cache.classes)
     if enrolled is None:
         return _kept(run.embeddings, run, identity, lambda digest: _embed(model, folds, digest))
@@ -60,7 +61,8 @@ def known_embeddings(
 ) -> Embeddings:
     """Embeddings of closed folds whose latents are in memory."""
     identity = _identity(folds)
-    return _kept(run.embeddings, run, identity, lambda digest: _embed(model, folds, digest))
+    known = (with_held_out(run.path, fold) for fold in folds)
+    return _kept(run.embeddings, run, identity, lambda digest: _embed(model, known, digest))
 
 
 def unknown_embeddings(

@@ -35,6 +35,7 @@ from leaknet.scoring.run_embeddings import (
     unknown_embeddings,
 )
 from leaknet.scoring.score_table import write_score_table
+from leaknet.training.held_out import with_held_out
 from leaknet.training.run_folder import RunFolder
 
 
@@ -225,7 +226,7 @@ def prepare_run(folder: Path, closed: Cache, device: torch.device = CPU) -> Vali
             return _validation(run, known)
     model = run.load_model(device)
     names = model.config.columns(training=False)
-    splits = [load_fold(closed, fold, names) for fold in ("train", "val")]
+    splits = [with_held_out(folder, load_fold(closed, fold, names)) for fold in ("train", "val")]
     known = concatenate([embed_split(model, split, run.fingerprint()) for split in splits])
     known.save(run.embeddings)
     detectors = fit_all([GlobalKDE, DiagonalMahalanobis], known)

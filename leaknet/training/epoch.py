@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leaknet.config import TrainConfig
+from leaknet.data.columns import ImageColumns
 from leaknet.data.training_data import TrainingData
 from leaknet.features.noise import epoch_seed, seeded_globally, training_generator
-from leaknet.model.branch import Branch, BranchOutput, Sampler
+from leaknet.model.branch import HELD_OUT, Branch, BranchOutput, Sampler
 from leaknet.training.parallel import Parallel
 
 # One optimisation step: forward, loss, backward, clip, update, in the chosen precision.
@@ -108,12 +109,14 @@ class TrainingImages:
 
     Attributes:
         sample: inputs of a batch; see `leaknet.model.branch.Sampler`.
+        val: the validation fold, with held-out embeddings if the closed form is fitted to it.
         targets: class number of every image.
         views: crops of each image.
         rows: images to train on.
     """
 
     sample: Sampler
+    val: ImageColumns
     targets: Int64[Tensor, "image"]
     views: int
     rows: Int64[Tensor, "row"]
@@ -127,10 +130,11 @@ class TrainingImages:
         rows: Int64[Tensor, "row"] | None = None,
     ) -> TrainingImages:
         """Fit the closed form of a branch; what is left to train on, all rows by default."""
-        sample = branch.fit(data, classes)
+        sample, held_out = branch.fit(data, classes)
+        val = data.val if held_out is None else data.val.with_column(HELD_OUT, held_out)
         everything = torch.arange(len(data.train))
         targets = data.train.targets(classes)
-        return cls(sample, targets, data.train.views, everything if rows is None else rows)
+        return cls(sample, val, targets, data.train.views, everything if rows is None else rows)
 
     def __len__(self) -> int:
         return len(self.rows)

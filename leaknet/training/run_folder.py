@@ -2,6 +2,7 @@
 
 config.toml, classes.json   settings and classes; see `leaknet.model.run_record`
 model.safetensors           weights of the best epoch so far
+held_out.safetensors        validation images; see `leaknet.training.held_out`
 history.jsonl               one line an epoch
 last.safetensors            state to go on from; there only until training is finished
 metrics.json, scorers.safetensors, embeddings.h5    written by scoring
@@ -161,7 +162,7 @@ def _mismatches(record: RunRecord, cache: Cache) -> list[str]:
     if unknown := sorted(set(cache.classes) - set(record.classes)):
         reasons.append(f"closed generators the run does not know: {', '.join(unknown)}")
     if len(cache.rows("train")) and training_hash(cache) != record.cache.training_sha256:
-        reasons.append("the training images differ")
+        reasons.append("the training or validation images differ")
     return reasons
 
 

@@ -24,6 +24,7 @@ from leakcache.progress import Advance, Track
 from leakcache.progress import track as show_progress
 from leakcache.store.cache import Cache
 from leaknet.config import RunConfig
+from leaknet.data.columns import ImageColumns
 from leaknet.data.training_data import TrainingData, check_trainable
 from leaknet.model.branch import Branch
 from leaknet.model.head import PrototypeHead
@@ -32,6 +33,7 @@ from leaknet.model.run_record import CacheIdentity, RunRecord
 from leaknet.training.checkpoint import checkpointed, load_checkpoint, save_checkpoint
 from leaknet.training.epoch import Stepper, TrainingImages, train_epoch
 from leaknet.training.fuse import fuse_branches
+from leaknet.training.held_out import write_held_out
 from leaknet.training.history import EpochRecord, append_history, read_history, write_history
 from leaknet.training.parallel import Parallel, from_first
 from leaknet.training.run_folder import RunFolder
@@ -218,11 +220,12 @@ def _train_branch(
     else:
         # From here until the run is done there is a checkpoint: its absence means finished.
         from_first(parallel, lambda: save_checkpoint(run.path, stepper, epoch=0))
+    from_first(parallel, lambda: write_held_out(run.path, images.val))
     patience = model.config.train.patience
     for epoch in epochs:
         if from_first(parallel, lambda: _out_of_patience(run.epochs(branch.name), patience)):
             break
-        record = _run_epoch(model, stepper, images, data, run, epoch, advance)
+        record = _run_epoch(model, stepper, images, run, epoch, advance)
         if on_epoch is not None:
             on_epoch(record)
 
@@ -240,7 +243,6 @@ def _run_epoch(
     model: ProtoLeakNet,
     stepper: Stepper,
     images: TrainingImages,
-    data: TrainingData,
     run: RunFolder,
     epoch: int,
     advance: Advance,
@@ -251,7 +253,7 @@ def _run_epoch(
     rate = len(images) / (time.perf_counter() - start)
 
     def close() -> EpochRecord:
-        return _close_epoch(model, stepper, data, run, epoch, loss, start, rate)
+        return _close_epoch(model, stepper, images.val, run, epoch, loss, start, rate)
 
     return from_first(stepper.parallel, close)
 
@@ -259,7 +261,7 @@ def _run_epoch(
 def _close_epoch(
     model: ProtoLeakNet,
     stepper: Stepper,
-    data: TrainingData,
+    val: ImageColumns,
     run: RunFolder,
     epoch: int,
     loss: float,
@@ -268,7 +270,7 @@ def _close_epoch(
 ) -> EpochRecord:
     """Validate a branch after an epoch, and write what follows from it."""
     branch = stepper.branch
-    found = validate(branch, data.val, model.classes)
+    found = validate(branch, val, model.classes)
     if found is None or not math.isfinite(loss):
         raise TrainingError(
             f"the loss of {branch.name} is not finite in epoch {epoch}: lower train.learning_rate "

@@ -29,7 +29,15 @@ def absolute(found: CrossRidge, features: np.ndarray) -> float:
 
 def weights_of(features: np.ndarray, targets: np.ndarray, strength: float) -> np.ndarray:
     wanted = np.eye(4)[targets] - 0.25
-    return Ridge(alpha=strength, fit_intercept=False).fit(features, wanted).coef_.T
+    return Ridge(alpha=strength).fit(features, wanted).coef_.T
+
+
+def slow_outputs(
+    features: np.ndarray, targets: np.ndarray, out: np.ndarray, strength: float
+) -> np.ndarray:
+    """Of a fit without some images, about the mean of the others."""
+    weights = weights_of(features[~out], targets[~out], strength)
+    return (features[out] - features[~out].mean(0)) @ weights
 
 
 @pytest.mark.parametrize("values", [10, 40])
@@ -47,7 +55,7 @@ def test_held_out_scores_are_those_of_fits_without_the_group(values):
     strength = absolute(found, features)
     for group in set(groups.tolist()):
         out = groups == group
-        slow = features[out] @ weights_of(features[~out], targets[~out], strength)
+        slow = slow_outputs(features, targets, out, strength)
         np.testing.assert_allclose(found.held_out[out], slow, atol=1e-6)
 
 
@@ -61,7 +69,7 @@ def test_the_strength_is_that_of_the_least_error():
         slow = np.empty_like(wanted)
         for group in set(groups.tolist()):
             out = groups == group
-            slow[out] = features[out] @ weights_of(features[~out], targets[~out], strength)
+            slow[out] = slow_outputs(features, targets, out, strength)
         errors.append(np.square(slow - wanted).mean())
     assert found.strength == STRENGTHS[int(np.argmin(errors))]
     assert found.error == pytest.approx(min(errors))
@@ -75,6 +83,14 @@ def test_content_alone_names_nobody():
     targets, groups = np.arange(80) % 4, np.repeat(np.arange(20).astype(str), 4)
     found = fitted(features - features.mean(0), targets, groups)
     assert (found.held_out.argmax(1) == targets).mean() < 0.45
+
+
+def test_noise_names_nobody_whatever_the_groups():
+    """Held-out outputs about a mean that holds the image, or others' classes, would."""
+    targets, noise = np.arange(48) % 4, np.random.default_rng(0).normal(size=(48, 5000))
+    found = fitted(noise - noise.mean(0), targets, np.arange(48).astype(str))
+    own = found.held_out[np.arange(48), targets]
+    assert abs(own.mean()) < 3 * own.std() / np.sqrt(48)
 
 
 def test_features_that_say_nothing_and_groups_that_hold_all_are_survived():

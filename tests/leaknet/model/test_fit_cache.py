@@ -25,15 +25,19 @@ def fits() -> int:
     return len(fit_cache._fits)
 
 
-def shared(split: ImageColumns, *, degraded: bool = False) -> tuple[StatisticsBranch, torch.Tensor]:
+def shared(
+    split: ImageColumns, val: ImageColumns | None = None, *, degraded: bool = False
+) -> tuple[StatisticsBranch, torch.Tensor]:
     branch = new_branch(degraded=degraded)
-    return branch, cached_fit(branch, split, CLASSES)
+    images = replace(data(), train=split, val=data().val if val is None else val)
+    return branch, torch.cat([part.flatten() for part in cached_fit(branch, images, CLASSES)])
 
 
 def test_a_fit_cache_is_the_fit():
     split = with_copies(data().train)
     direct = new_branch(degraded=True)
-    expected = direct.fit_embedding(split, CLASSES)
+    fitted = direct.fit_embedding(replace(data(), train=split), CLASSES)
+    expected = torch.cat([part.flatten() for part in fitted])
     for _ in range(2):
         branch, held_out = shared(split, degraded=True)
         torch.testing.assert_close(held_out, expected)

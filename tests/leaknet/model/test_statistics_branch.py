@@ -69,11 +69,15 @@ def embedded(branch: StatisticsBranch, split: ImageColumns) -> torch.Tensor:
         return branch.class_part(branch.embed(split)[0])
 
 
+def training_alone(split: ImageColumns) -> TrainingData:
+    return replace(data(), train=split, val=split.take(np.arange(0)))
+
+
 def fitted(
     split: ImageColumns, *, activations: bool = False, degraded: bool = False
 ) -> tuple[StatisticsBranch, torch.Tensor]:
     branch = new_branch(activations=activations, degraded=degraded)
-    return branch, branch.fit_embedding(split, CLASSES)
+    return branch, branch.fit_embedding(training_alone(split), CLASSES)[0]
 
 
 def copies_of(split: ImageColumns, seed: int) -> torch.Tensor:
@@ -213,7 +217,7 @@ def test_more_classes_than_there_is_room_for_are_refused():
     split = data().train
     branch = new_branch(dimension=len(CLASSES) - 1)
     with pytest.raises(ConfigError, match=r"head\.dimension = 2 .* set it to 3 or more"):
-        branch.fit_embedding(split, CLASSES)
+        branch.fit_embedding(training_alone(split), CLASSES)
 
 
 def test_parts_help_where_they_differ_in_what_means_nothing():
@@ -278,7 +282,8 @@ def test_copies_make_a_run_that_is_saved_and_read_again(tmp_path: Path):
     assert branch.ridge.weight.shape[1] == len(CLASSES)
     assert branch.sources.weight.shape[1] == len(CLASSES) - 1
     assert branch.copy_ridge.weight.shape[1] == len(CLASSES) + 1
-    again, _ = fitted(copied.train, degraded=True)
+    again = new_branch(degraded=True)
+    again.fit_embedding(copied, CLASSES)
     torch.testing.assert_close(embedded(branch, both.val), embedded(again, both.val))
 
 
