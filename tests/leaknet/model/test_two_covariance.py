@@ -179,6 +179,21 @@ def test_held_out_ratios_are_those_of_fits_without_the_fold():
         torch.testing.assert_close(found.evidence[inside], evidence)
 
 
+def test_held_out_coordinates_are_those_of_the_folds_turned_to_those_of_all_images():
+    """Distances are kept, and the class means lie where those of the fit to all images do."""
+    x = views(1)
+    fit = GramSpace(x @ x.T, GROUPS).fit_sources
+    found = held_out(fit, TARGETS, GROUPS)
+    own = found.folds == 0
+    rest, inside = (torch.nonzero(mask)[:, 0] for mask in (~own, own))
+    expected = fit(rest, TARGETS[rest]).coordinates(inside)
+    turned = found.coordinates[inside]
+    torch.testing.assert_close(torch.cdist(turned, turned), torch.cdist(expected, expected))
+    means = torch.stack([found.coordinates[TARGETS == c].mean(dim=0) for c in range(CLASSES)])
+    alike = torch.nn.functional.cosine_similarity(means, found.directions.centres, dim=1)
+    assert alike.min() > 0.9
+
+
 def test_the_spread_is_the_likeliest():
     x = views(1)
     fit = GramSpace(x @ x.T, GROUPS).fit_sources

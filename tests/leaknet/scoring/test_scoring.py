@@ -106,7 +106,7 @@ def test_new_weights_are_not_scored_with_old_embeddings(run: Path, cache: Cache)
 def test_another_cache_is_refused_with_the_reason(run: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="aaaaaaaa"):
         score_run(run, tiny_cache(tmp_path / "weights", weights="b" * 64))
-    with pytest.raises(RunError, match="training images differ"):
+    with pytest.raises(RunError, match="training or validation images differ"):
         score_run(run, tiny_cache(tmp_path / "images", extra=3))
 
 

@@ -61,7 +61,7 @@ def test_its_own_cache_is_accepted_wherever_it_lies(
     [
         ({"weights": "b" * 64}, "autoencoder tiny"),
         ({"views": 2}, "preprocessing name resize against crop; preprocessing views 1 against 2"),
-        ({"extra": 3}, "the training images differ"),
+        ({"extra": 3}, "the training or validation images differ"),
     ],
 )
 def test_another_cache_is_refused_with_the_reason(

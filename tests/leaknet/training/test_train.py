@@ -184,7 +184,7 @@ def test_other_training_images_in_the_same_folder_are_refused(tmp_path: Path) ->
     config = tiny_config("train.epochs=1")
     train(config, tiny_cache(tmp_path / "a"), tmp_path / "run", device="cpu", track=silent)
     for other, reason in (
-        (tiny_cache(tmp_path / "b", extra=3), "training images differ"),
+        (tiny_cache(tmp_path / "b", extra=3), "training or validation images differ"),
         (tiny_cache(tmp_path / "c", weights="b" * 64), "autoencoder tiny"),
     ):
         with pytest.raises(RunError, match=reason):
@@ -230,9 +230,8 @@ def test_an_epoch_takes_every_image_once_and_each_view_sometimes() -> None:
     seen: list[torch.Tensor] = []
     branch.features.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     split = tiny_split(30, "train", views=3)
-    images = TrainingImages(
-        branch.sampler(split), split.targets(CLASSES), split.views, torch.arange(len(split))
-    )
+    rows = torch.arange(len(split))
+    images = TrainingImages(branch.sampler(split), split, split.targets(CLASSES), split.views, rows)
     train_epoch(Stepper(branch, tiny_config().train, CPU), images, 1, lambda done: None)
     crops = {
         tuple(row): index for index, row in enumerate(split.z0.flatten(0, 1).flatten(1).tolist())
