@@ -59,14 +59,14 @@ def test_the_regression_is_that_of_scikit_learn_and_held_out_that_of_fits_withou
     folds = group_folds(GROUPS, streaming_space.FOLDS).numpy().repeat(PARTS)
 
     def weights(fitted: np.ndarray) -> np.ndarray:
-        ridge = Ridge(alpha=shift, fit_intercept=False)
+        ridge = Ridge(alpha=shift)
         return ridge.fit(rows[fitted], one_hot()[fitted]).coef_.T
 
     every = weights(np.ones(len(rows), dtype=bool))
     np.testing.assert_allclose(space.weights(found.dual).numpy(), every, atol=1e-4)
     for fold in range(streaming_space.FOLDS):
         own = folds == fold
-        expected = rows[own] @ weights(~own)
+        expected = (rows[own] - rows[~own].mean(axis=0)) @ weights(~own)
         np.testing.assert_allclose(found.held_out[own], expected, atol=1e-4)
     assert found.error == pytest.approx(np.square(found.held_out - one_hot()).mean(), rel=1e-4)
 
@@ -83,7 +83,7 @@ def test_both_solvers_choose_about_the_same_fit():
 def test_the_two_covariance_model_is_the_exact_one():
     first, second = (held_out(space.fit_sources, TARGETS, GROUPS) for space in spaces(views()))
     assert second.spread == first.spread
-    torch.testing.assert_close(second.ratios, first.ratios, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(second.ratios, first.ratios, atol=3e-3, rtol=3e-3)
     everything, weights = torch.arange(len(TARGETS)), []
     for space in spaces(views()):
         found = space.fit_sources([(everything, TARGETS)])[0]
