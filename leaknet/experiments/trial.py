@@ -126,7 +126,7 @@ class ClosedSet:
         data = TrainingData(train, val, self.cache.moments("train", labels=kept))
         unknown = rows_of(self.test, np.isin(self.test.labels, left))
         unknown = replace(unknown, folds=np.full(len(unknown), "open"))
-        return Task(kept, data, test, (unknown,), self._identity(train))
+        return Task(kept, data, test, (unknown,), self._identity(train, val))
 
     def shuffled(self, seed: int) -> Task:
         """Train on labels that were permuted within each fold; the test fold keeps its own."""
@@ -134,10 +134,10 @@ class ClosedSet:
         train = relabelled(self.train, rng.permutation(self.train.labels))
         val = relabelled(self.val, rng.permutation(self.val.labels))
         data = TrainingData(train, val, self.cache.moments("train"))
-        return Task(self.cache.classes, data, self.test, (), self._identity(train))
+        return Task(self.cache.classes, data, self.test, (), self._identity(train, val))
 
-    def _identity(self, train: ImageColumns) -> CacheIdentity:
-        return replace(CacheIdentity.of(self.cache), training_sha256=_images((train,)))
+    def _identity(self, *folds: ImageColumns) -> CacheIdentity:
+        return replace(CacheIdentity.of(self.cache), training_sha256=_images(folds))
 
 
 def rows_of(split: ImageColumns, mask: Bool[np.ndarray, "image"]) -> ImageColumns:
