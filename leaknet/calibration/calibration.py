@@ -23,6 +23,7 @@ from torch import Tensor
 
 from leakcache.errors import RunError
 from leaknet.calibration.conformal import (
+    LEAST_RANK,
     alarm_range,
     conformal_p_values,
     depths,
@@ -51,6 +52,8 @@ class Calibration:
         references: by detector name, scores of the calibrating images.
         conformity: log probability of its true class, for each calibrating image.
         confidence: log probability of its likeliest class.
+        evidence: highest log-likelihood ratio of a known source, of each calibrating image; empty
+            for a model without sources.
         ratios: log10 likelihood ratios from log odds at that temperature.
         facts: how many images and prompt groups calibrate, and how well (see `as_dict`).
     """
@@ -60,6 +63,7 @@ class Calibration:
     references: dict[str, Float[np.ndarray, " calibrating"]]
     conformity: Float[np.ndarray, " calibrating"]
     confidence: Float[np.ndarray, " calibrating"]
+    evidence: Float[np.ndarray, " evident"]
     ratios: ClassRatios
     facts: dict[str, Any]
 
@@ -86,6 +90,7 @@ class Calibration:
             {d.name: d.score_samples(calibrating) for d in detectors},
             known[own],
             known.max(axis=1),
+            np.empty(0) if calibrating.evidence is None else calibrating.evidence,
             ClassRatios.fit(val.logits / temperature, val.targets),
             {
                 "images": len(calibrating),
@@ -114,6 +119,22 @@ class Calibration:
     def naming_threshold(self, alpha: float) -> float:
         """The log probability above which an image is named; see `conformal.naming_threshold`."""
         return naming_threshold(self.confidence, self.confidence == self.conformity, alpha)
+
+    def probable(self, e: Embeddings, alpha: float) -> Bool[np.ndarray, " image"]:
+        """Whether the likeliest generator of each image is probable enough to be named."""
+        found: Bool[np.ndarray, " image"] = self.log_probabilities(e).max(
+            axis=1
+        ) > self.naming_threshold(alpha)
+        return found
+
+    def weak(self, e: Embeddings) -> Bool[np.ndarray, " image"]:
+        """Whether the evidence of a known source is too low for a name, however probable."""
+        if e.evidence is None or not len(self.evidence):
+            return np.zeros(len(e), dtype=bool)
+        found: Bool[np.ndarray, " image"] = (
+            conformal_p_values(self.evidence, e.evidence) <= LEAST_RANK
+        )
+        return found
 
     def log10_ratios(self, e: Embeddings) -> Float64[np.ndarray, "image class"]:
         """log10 of the likelihood ratio for each generator against another known one."""
@@ -189,7 +210,8 @@ def ratio_costs(
 
 FILE = "calibration.safetensors"
 _RATIOS = tuple(field.name for field in fields(ClassRatios))
-_ALWAYS = ("temperature", "conformity", "confidence", *(f"ratios.{name}" for name in _RATIOS))
+_ARRAYS = ("temperature", "conformity", "confidence", "evidence")
+_ALWAYS = (*_ARRAYS, *(f"ratios.{name}" for name in _RATIOS))
 
 
 def save_calibration(run: Path, calibration: Calibration, model: str) -> None:
@@ -198,6 +220,7 @@ def save_calibration(run: Path, calibration: Calibration, model: str) -> None:
         "temperature": np.array(calibration.temperature),
         "conformity": calibration.conformity,
         "confidence": calibration.confidence,
+        "evidence": calibration.evidence,
         **{f"ratios.{name}": getattr(calibration.ratios, name) for name in _RATIOS},
     }
     for name, scores in calibration.references.items():
@@ -234,7 +257,7 @@ def load_calibration(
         ScoringError: there is nothing to calibrate on; see `Calibration.fit`.
     """
     if is_there(run / FILE):
-        tensors, metadata = read_tensors(run / FILE, undefined=_ALWAYS[3:])
+        tensors, metadata = read_tensors(run / FILE, undefined=_ALWAYS[len(_ARRAYS) :])
         wanted = {*_ALWAYS, *(f"reference.{detector.name}" for detector in detectors)}
         if metadata.get("model") == model and wanted <= tensors.keys():
             return _restored(run / FILE, tensors, metadata.get("facts"), closed.classes)
@@ -249,6 +272,8 @@ def _restored(
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
     images, unknown = arrays["conformity"].shape, arrays.keys() - {*_ALWAYS}
     shapes = {f"ratios.{name}": (len(classes),) for name in _RATIOS} | {"temperature": ()}
+    if not arrays["evidence"].size:
+        shapes["evidence"] = (0,)
     odd = [name for name, array in arrays.items() if array.shape != shapes.get(name, images)]
     other = [name for name in unknown if not name.startswith("reference.")]
     if odd or other or len(images) != 1 or not images[0] or not isinstance(facts, dict):
@@ -263,6 +288,7 @@ def _restored(
         below("reference."),
         arrays["conformity"],
         arrays["confidence"],
+        arrays["evidence"],
         ClassRatios(**below("ratios.")),
         facts,
     )

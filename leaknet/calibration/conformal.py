@@ -78,6 +78,9 @@ def prediction_sets(
     return members
 
 
+LEAST_RANK = 0.2
+"""Fraction of calibrating images at most, by lowest evidence of a known source, whose like is not
+named: the names that images of unknown generators get fall by half (docs/LOG.md)."""
 LEAST_PROBABILITY = 0.8
 """Least probability of a generator that an image is named after, whatever the threshold."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import isnan
 
-from leaknet.calibration.conformal import FAR
+from leaknet.calibration.conformal import FAR, LEAST_RANK
 
 KNOWN, FAMILY, UNKNOWN, UNSURE = "known", "family", "unknown", "unsure"
 OUTSIDE = "outside"
@@ -49,6 +49,7 @@ def decide(
     family: str = "",
     *,
     generator: str = "",
+    weak: bool = False,
     depth: float = 0.0,
     why: str = "",
 ) -> Decision:
@@ -67,6 +68,7 @@ def decide(
         family: the likeliest, of several generators, if it is probable enough to be named.
         generator: the likeliest, if it is probable enough to be named; see
             `leaknet.calibration.conformal.naming_threshold`.
+        weak: its evidence of a known source is too low for a name; see `conformal.LEAST_RANK`.
         depth: of its score; see `leaknet.calibration.conformal.depths`.
         why: how the image differs from those that calibrated, where that is known.
     """
@@ -84,12 +86,17 @@ def decide(
         )
         reason = f"{p_words(p_value, smallest_p)}, at most {alpha:g}: its score {rank}"
         return Decision(UNKNOWN, "", f"{reason} of known generators")
-    if generator:
+    if generator and not weak:
         return Decision(KNOWN, generator, f"p > {alpha:g}, and the generator {_enough(alpha)}")
     if family:
         return Decision(FAMILY, family, f"p > {alpha:g}, and the family {_enough(alpha)}")
     reason = f"p > {alpha:g}, but no generator is probable enough to be named"
-    if len(prediction_set) > 1:
+    if generator:
+        reason = (
+            f"p > {alpha:g} and {generator} is probable, but the likelihood ratio for a known "
+            f"source ranks in the lowest {100 * LEAST_RANK:g} % of the calibration images"
+        )
+    elif len(prediction_set) > 1:
         reason += f": {len(prediction_set)} remain, {_named(prediction_set)}"
     return Decision(UNSURE, "", reason)
 

@@ -86,13 +86,12 @@ def _columns(
     calibration: Calibration, detector: Detector, e: Embeddings, alpha: float
 ) -> tuple[Columns, np.ndarray]:
     sets = calibration.prediction_sets(e, alpha)
-    logs = calibration.log_probabilities(e)
     p_values = calibration.p_values(e, detector)
     far = calibration.depths(e, detector) >= FAR
     outside = far & (p_values <= max(alpha, calibration.smallest_p))
     unknown = ~outside & (p_values <= alpha)
     rest = ~outside & ~unknown
-    known = rest & (logs.max(axis=1) > calibration.naming_threshold(alpha))
+    known = rest & calibration.probable(e, alpha) & ~calibration.weak(e)
     found = {UNKNOWN: unknown, OUTSIDE: outside, KNOWN: known, UNSURE: rest & ~known}
     return {verdict: mask.astype(np.float64) for verdict, mask in found.items()}, sets
 

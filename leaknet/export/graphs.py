@@ -124,6 +124,8 @@ class ModelGraph(nn.Module):
         self.chosen = {name: model.branches[name] for name in model.weighted}
         self.inputs = [name for branch in self.chosen.values() for name in inputs_of(branch)]
         self.outputs = ["logits", "embedding", "score", "log_probabilities", "log10_ratios"]
+        if len(calibration.evidence):
+            self.outputs.append("evidence")
         constants = {
             "z_mean": detector.mean_,
             "z_scale": detector.scale_,
@@ -149,11 +151,13 @@ class ModelGraph(nn.Module):
                 for name, branch in self.chosen.items()
             }
         )
-        coordinates, _ = self.model.density(output.embedding)
+        coordinates, evidence = self.model.density(output.embedding)
         read = output.embedding if coordinates is None else coordinates
         scaled = output.logits.double() / self.temperature
         logs = scaled.log_softmax(dim=1)
         found = [output.logits, output.embedding, self._density(read), logs, self._ratios(scaled)]
+        if evidence is not None:
+            found.append(evidence.double())
         if self.families is not None:
             found.append(_log_sums(logs, self.families))
         return tuple(found)

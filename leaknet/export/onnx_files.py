@@ -162,6 +162,7 @@ def _write_calibration(predictor: Predictor, folder: Path) -> None:
         folder / "calibration.npz",
         reference=calibration.references[predictor.detectors[0].name],
         conformity=calibration.conformity,
+        evidence=calibration.evidence,
         confidence=calibration.confidence,
         family_conformity=families.conformity if families else np.empty(0),
         family_confidence=families.confidence if families else np.empty(0),

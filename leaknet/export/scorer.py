@@ -40,6 +40,7 @@ from leakcache.images.preprocess import (
 )
 from leakcache.statistics.part_grid import activation_parts, pixel_parts
 from leaknet.calibration.conformal import (
+    LEAST_RANK,
     conformal_p_values,
     depths,
     naming_threshold,
@@ -174,6 +175,7 @@ class Scorer:
         return Scores(
             np.exp(logs),
             logs.max(axis=1) > self._threshold("", alpha),
+            self._weak(output),
             output["log10_ratios"],
             prediction_sets(conformity, logs, alpha),
             conformal_p_values(reference, output["score"]),
@@ -182,6 +184,15 @@ class Scorer:
             self._families(output, alpha),
             {self.settings["detector"]: output["score"]},
         )
+
+    def _weak(self, output: dict[str, np.ndarray]) -> np.ndarray:
+        """As `leaknet.calibration.calibration.Calibration.weak`."""
+        if "evidence" not in output:
+            return np.zeros(len(output["score"]), dtype=bool)
+        found: np.ndarray = (
+            conformal_p_values(self._calibration["evidence"], output["evidence"]) <= LEAST_RANK
+        )
+        return found
 
     def _families(self, output: dict[str, np.ndarray], alpha: float) -> tuple[LikeliestFamily, ...]:
         if not self.settings["families"]:

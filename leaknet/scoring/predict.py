@@ -231,7 +231,8 @@ def _score(
     logs = calibration.log_probabilities(e)
     return Scores(
         np.exp(logs),
-        logs.max(axis=1) > calibration.naming_threshold(alpha),
+        calibration.probable(e, alpha),
+        calibration.weak(e),
         calibration.log10_ratios(e),
         calibration.prediction_sets(e, alpha),
         calibration.p_values(e, detectors[0]),

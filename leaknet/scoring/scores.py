@@ -28,11 +28,13 @@ class LikeliestFamily:
 class Scores:
     """Scores of embedded images, one row each; p-values and depths by the deciding detector.
 
-    `enough` says whether the likeliest generator is probable enough to be named.
+    `enough` says whether the likeliest generator is probable enough to be named, `weak` whether
+    evidence of a known source is too low for that.
     """
 
     probabilities: Float[np.ndarray, "image class"]
     enough: Bool[np.ndarray, " image"]
+    weak: Bool[np.ndarray, " image"]
     log10_ratios: Float[np.ndarray, "image class"]
     sets: Bool[np.ndarray, "image class"]
     p_values: Float[np.ndarray, " image"]
@@ -152,6 +154,7 @@ def _decide(scored: Scores, row: int, classes: tuple[str, ...], alpha: float, wh
         scored.smallest_p,
         family.name if family and family.enough else "",
         generator=best if scored.enough[row] else "",
+        weak=bool(scored.weak[row]),
         depth=float(scored.depths[row]),
         why=why,
     )

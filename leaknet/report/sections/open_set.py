@@ -136,7 +136,7 @@ def _count(
 ) -> Counter[str]:
     """How often the answer is right, wrong, unsure or unknown."""
     logs = calibration.log_probabilities(images)
-    enough = logs.max(axis=1) > calibration.naming_threshold(ALPHA)
+    enough = calibration.probable(images, ALPHA) & ~calibration.weak(images)
     names = np.array(calibration.classes)[logs.argmax(axis=1)]
     columns = (p_values.tolist(), deep.tolist(), enough, names.tolist(), images.labels.tolist())
     rows = zip(*columns, strict=True)

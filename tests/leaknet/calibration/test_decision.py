@@ -48,6 +48,16 @@ def test_doubt_makes_an_answer_unsure_and_says_what_altered_it() -> None:
     assert doubt(unsure, {"flip": "known: a"}, 8) == unsure
 
 
+def test_a_probable_generator_without_evidence_is_not_named() -> None:
+    weak = decide(0.5, ("a", "b"), 0.05, generator="a", weak=True)
+    assert weak.answer == "unsure"
+    assert "a is probable, but the likelihood ratio" in weak.explanation
+    assert "ranks in the lowest 20 % of the calibration images" in weak.explanation
+    family = decide(0.5, ("a", "b"), 0.05, family="ab", generator="a", weak=True)
+    assert family.answer == "of the ab family"
+    assert decide(0.01, (), 0.05, generator="a", weak=True).answer == "unknown generator"
+
+
 def test_a_score_far_below_calibration_is_outside_where_it_is_below_all_of_it() -> None:
     far = decide(0.01, (), 0.05, smallest_p=0.01, depth=FAR, why="its size differs")
     assert far.answer == "outside the calibrated range"

@@ -68,6 +68,27 @@ def test_p_values_and_sets_hold_what_they_promise_on_the_test_fold() -> None:
     assert abs(missed / total - 0.1) < slack
 
 
+def test_a_fifth_of_known_images_is_too_weak_to_be_named_and_a_model_without_sources_has_none(
+    tmp_path: Path,
+) -> None:
+    weak = total = 0
+    for seed in range(20):
+        e = closed(40, seed=seed)
+        evidence = np.random.default_rng(seed).normal(size=len(e))
+        detectors, e = fit_all([Energy], e), replace(e, evidence=evidence.astype(np.float32))
+        calibration, test = Calibration.fit(e, detectors), e.select("test")
+        weak += int(calibration.weak(test).sum())
+        total += len(test)
+        save_calibration(tmp_path, calibration, "weights")
+        again = load_calibration(tmp_path, detectors, e, "weights")
+        assert again.weak(test).tolist() == calibration.weak(test).tolist()
+        unlike = replace(test, evidence=np.full(len(test), -9.0, np.float32))
+        assert calibration.weak(unlike).all()
+    assert abs(weak / total - 0.2) < 4 * np.sqrt(0.16 * (1 / total + 1 / (20 * 61)))
+    plain = closed(20)
+    assert not fitted(plain).weak(plain).any()
+
+
 def test_the_facts_are_of_the_calibrating_half() -> None:
     calibration = fitted(closed(21, scale=6.0))
     facts = calibration.as_dict(0.05)
