@@ -8,7 +8,7 @@ the space of features, by an iteration whose time is linear in the number of vie
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Float64, Int64, Shaped
@@ -54,6 +54,7 @@ class GramSpace(FeatureSpace):
         self, gram: Float64[Tensor, "view view"], groups: Shaped[np.ndarray, "image"]
     ) -> None:
         self.gram, self.groups, self.parts = gram, groups, len(gram) // len(groups)
+        self._weigh: Callable[[Tensor], Tensor] | None = None
 
     @classmethod
     def fit(
@@ -62,7 +63,7 @@ class GramSpace(FeatureSpace):
         """Fit the standardisation to these views, and take their Gram matrix."""
         statistics = views.whole()
         space = cls(features.fit(statistics), groups)
-        space._features, space._statistics = features, statistics
+        space._weigh = lambda dual: features.weights(statistics, dual)
         return space
 
     def fit_ridge(self, targets: Float[np.ndarray, "view output"]) -> CrossRidge:
@@ -87,8 +88,10 @@ class GramSpace(FeatureSpace):
         return Sources(directions, coordinates)
 
     def weights(self, inside: Float64[Tensor, "dimension output"]) -> Float[Tensor, "value output"]:
-        """Zᵀ A of dual weights A."""
-        return self._features.weights(self._statistics, inside)
+        """Zᵀ A of dual weights A; raises ValueError for a space that was given its Gram matrix."""
+        if self._weigh is None:
+            raise ValueError("a space without features has no weights of them")
+        return self._weigh(inside)
 
 
 def fit_space(

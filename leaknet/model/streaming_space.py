@@ -151,7 +151,7 @@ class StreamingSpace(FeatureSpace):
         wanted = torch.from_numpy(targets).float().view(self.views.images, -1, outputs)
         constant = torch.nn.functional.pad(wanted, (0, 1), value=1.0)
         by_fold = self._products(lambda rows: _apart(constant[rows], folds[rows], count))
-        parts = by_fold.unflatten(1, (count, outputs + 1))
+        parts = by_fold.reshape(-1, count, outputs + 1)
         total = parts.sum(dim=1)
         held_out = torch.zeros_like(wanted)
         strength = STRENGTHS[len(STRENGTHS) // 2]
@@ -167,7 +167,7 @@ class StreamingSpace(FeatureSpace):
         offsets = _at_means(systems, found)
         if count > 1:
             for rows, predicted in self._predict(found[:, outputs:], np.arange(len(folds))):
-                own = (predicted - offsets[outputs:]).unflatten(2, (count, outputs))
+                own = (predicted - offsets[outputs:]).reshape(len(rows), -1, count, outputs)
                 held_out[rows] = own[torch.arange(len(rows)), :, torch.from_numpy(folds[rows])]
         error = float((held_out - wanted).square().mean())
         dual, offset = found[:, :outputs].double(), offsets[:outputs].double().numpy()
@@ -190,12 +190,12 @@ class StreamingSpace(FeatureSpace):
         sums = self._products(members).T
         prepared = [
             self._source_system(subset, own)
-            for subset, own in zip(subsets, sums.split(classes), strict=True)
+            for subset, own in zip(subsets, torch.split(sums, classes), strict=True)
         ]
         solved = self._solve([system for system, _, _ in prepared], self._scatter)
         found = []
         for (system, middle, counts), part in zip(
-            prepared, solved.split(classes, dim=1), strict=True
+            prepared, torch.split(solved, classes, dim=1), strict=True
         ):
             between = system.right.T.double()
             directions = leading_directions(part.double(), middle.double(), between, counts)
@@ -234,11 +234,11 @@ class StreamingSpace(FeatureSpace):
         found = self._solve(tried, self._gram)
         offsets = _at_means(tried, found)
         for rows, predicted in self._predict(found, np.flatnonzero(~fitted)):
-            residual = (predicted - offsets).unflatten(2, (len(tried), -1)) - wanted[rows][
-                :, :, None
-            ]
+            outputs = (predicted - offsets).reshape(*predicted.shape[:2], len(tried), -1)
+            residual = outputs - wanted[rows][:, :, None]
             errors += residual.square().sum(dim=(0, 1, 3))
-        return STRENGTHS[int(errors.argmin())]
+        best: float = STRENGTHS[int(errors.argmin())]
+        return best
 
     def _source_system(
         self, subset: Subset, sums: Float32[Tensor, "class value"]
@@ -377,7 +377,7 @@ def _centred_system(
 
 def _at_means(systems: Sequence[_System], found: Columns) -> Float32[Tensor, "column"]:
     """Outputs of each centred system at the mean of its images."""
-    parts = found.split([system.right.shape[1] for system in systems], dim=1)
+    parts = torch.split(found, [system.right.shape[1] for system in systems], dim=1)
     pairs = zip(systems, parts, strict=True)
     return torch.cat([system.means[0] @ part for system, part in pairs if system.means is not None])
 

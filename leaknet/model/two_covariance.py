@@ -345,7 +345,8 @@ def _rotation(
 ) -> Float64[Tensor, "k coordinate"]:
     """Orthonormal rows that bring class means nearest to others (orthogonal Procrustes)."""
     left, _, right = torch.linalg.svd(centres.T @ wanted, full_matrices=False)
-    return left @ right
+    found: Tensor = left @ right
+    return found
 
 
 def group_folds(groups: Shaped[np.ndarray, "image"], folds: int = FOLDS) -> Int64[Tensor, "image"]:

@@ -99,7 +99,7 @@ class EpochBench:
     def _training_images(self) -> TrainingImages:
         rows = torch.arange(len(self._split))
         sample = self._latents.sampler(self._split)
-        return TrainingImages(sample, self._split.targets(_CLASSES), 1, rows)
+        return TrainingImages(sample, self._split, self._split.targets(_CLASSES), 1, rows)
 
     def _precompute(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         z0 = self._split.z0.flatten(0, 1)
