@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 @click.option("--seeds", type=opt.SEEDS, default=5, help="Trainings a protocol.")
 @click.option(
     "--leave-out",
-    type=click.IntRange(0),
-    default=0,
-    help="Generators to leave out of training at once, each equally often; 0 for none.",
+    default="0",
+    metavar="N|FILE.toml",
+    help="Generators to leave out of training at once, each equally often, 0 for none; or a file "
+    "of groups to leave out in turn, as families.toml of a run.",
 )
 @click.option(
     "--detectors",
@@ -89,6 +90,7 @@ def evaluate(settings: Settings, /, **options: Any) -> None:
     Example:
       leak evaluate --preset paper --seeds 3 --leave-out 2
       leak evaluate --open unknown/ --detectors all --table2 --shuffle-labels --out eval/
+      leak evaluate --leave-out runs/latest/families.toml
       leak evaluate --transfer elsewhere/ --same-as pixart=PixArt-XL
       leak evaluate --seeds 5 --leave-out 2 --engine ray --address auto
     """
@@ -145,13 +147,23 @@ def _plan(options: dict[str, Any], runs: Path, cache: str, device: torch.device)
         config=config,
         seeds=options["seeds"],
         kinds=detectors_named(names),
-        leave_out=options["leave_out"],
+        leave_out=_left_out(options["leave_out"]),
         real=tuple(options["real"]),
         modes=options["table2"],
         shuffle=options["shuffle_labels"],
         alpha=options["alpha"],
         force=options["force"],
     )
+
+
+def _left_out(given: str) -> int | Path:
+    if given.isdecimal():
+        return int(given)
+    if not Path(given).is_file():
+        raise click.BadParameter(
+            f"{given} is neither a number, 0 or more, nor a file", param_hint="--leave-out"
+        )
+    return Path(given)
 
 
 def _collections(options: dict[str, Any], closed: Cache, device: str) -> list[Collection]:

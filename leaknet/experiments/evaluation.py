@@ -26,7 +26,8 @@ class EvaluationPlan(Plan):
 
     Attributes:
         config: settings of every run; its seed is the first one.
-        leave_out: how many generators to leave out at once; 0 for none.
+        leave_out: how many generators to leave out at once, 0 for none; or a file of the groups
+            to leave out in turn, as families.toml.
         real: known classes that are photographs.
         modes: also reproduce the attention modes of Table 2.
         shuffle: also train on shuffled labels.
@@ -34,7 +35,7 @@ class EvaluationPlan(Plan):
     """
 
     config: RunConfig
-    leave_out: int = 0
+    leave_out: int | Path = 0
     real: tuple[str, ...] = ()
     modes: bool = False
     shuffle: bool = False
@@ -161,7 +162,7 @@ class Evaluation:
             "seeds": [config.train.seed for config in self.plan.configs],
             "detectors": [kind.name for kind in self.plan.kinds],
             "reported": self.plan.reported,
-            "leave_out": self.plan.leave_out,
+            "leave_out": left if isinstance(left := self.plan.leave_out, int) else str(left),
             "folds": [list(fold) for fold in self.leave_out.folds] if self.leave_out else [],
             "real": list(self.plan.real),
         }

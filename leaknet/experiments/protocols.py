@@ -21,7 +21,7 @@ from math import ceil, gcd
 from pathlib import Path
 
 from leakcache.errors import ScoringError
-from leakcache.files import parse_json
+from leakcache.files import parse_json, parse_toml
 from leakcache.store.cache import Cache
 from leaknet.checksums import read_text
 from leaknet.evaluation.closed_set import summarise_closed
@@ -72,6 +72,33 @@ def left_out(
     return tuple(
         tuple(sorted(order[(start + step) % count] for step in range(together))) for start in starts
     )
+
+
+def groups_of(
+    path: Path, generators: Sequence[str], *, always_known: int = 0
+) -> tuple[tuple[str, ...], ...]:
+    """Groups of generators to leave out in turn, of a file as families.toml.
+
+    Args:
+        path: TOML with a line `name = [generators]` for each group.
+        generators: those that may be left out.
+        always_known: classes beside them that stay known.
+
+    Raises:
+        ScoringError: the file cannot be read, has no groups or other generators, or leaves fewer
+            than two known classes.
+    """
+    try:
+        groups = [tuple(sorted(members)) for members in parse_toml(read_text(path)).values()]
+    except (OSError, ValueError, TypeError) as error:
+        raise ScoringError(f"--leave-out {path}: {error}; give TOML as families.toml") from error
+    other = sorted({name for group in groups for name in group} - set(generators))
+    if other or not groups or not all(groups):
+        reason = f"{other[0]} is no known generator" if other else "names no generators"
+        raise ScoringError(f"--leave-out {path}: {reason}; a line is NAME = [GENERATORS]")
+    if len(generators) - max(len(set(group)) for group in groups) + always_known < 2:
+        raise ScoringError(f"--leave-out {path}: a group leaves fewer than two known classes")
+    return tuple(groups)
 
 
 def _interleaved(names: list[str], step: int) -> list[str]:
@@ -148,13 +175,16 @@ def _trainings(
 
 
 def _leave_out_folder(plan: EvaluationPlan) -> Path:
-    return plan.out / f"leave-{plan.leave_out}-out"
+    left = plan.leave_out
+    return plan.out / f"leave-{left if isinstance(left, int) else left.stem}-out"
 
 
 def _blocks(plan: EvaluationPlan, closed: Cache) -> tuple[tuple[str, ...], ...]:
     if not plan.leave_out:
         return ()
     generators = [name for name in closed.classes if name not in plan.real]
+    if isinstance(plan.leave_out, Path):
+        return groups_of(plan.leave_out, generators, always_known=len(set(plan.real)))
     return left_out(generators, plan.leave_out, always_known=len(set(plan.real)))
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from leakcache.errors import ScoringError
-from leaknet.experiments.protocols import left_out
+from leaknet.experiments.protocols import groups_of, left_out
 
 EIGHT = ["a", "b", "c", "d", "e", "f", "g", "h"]
 
@@ -52,3 +53,27 @@ def test_photographs_count_among_the_known() -> None:
     assert left_out(["a", "b"], 1, always_known=1) == (("a",), ("b",))
     with pytest.raises(ScoringError, match="fewer than two"):
         left_out(["a", "b"], 2, always_known=3)
+
+
+def test_groups_of_a_file_are_left_out_as_they_stand(tmp_path: Path) -> None:
+    path = tmp_path / "families.toml"
+    path.write_text('# comment\nsome = ["c", "a"]\nother = ["h"]\n')
+    assert groups_of(path, EIGHT) == (("a", "c"), ("h",))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('some = ["a", "z"]', "z is no known generator; a line is NAME"),
+        ("", "names no generators"),
+        ("some = []", "names no generators"),
+        ("some = [1, 2", "give TOML"),
+        ("some = 3", "give TOML"),
+        ('some = ["a", "b", "c", "d", "e", "f", "g"]', "fewer than two known"),
+    ],
+)
+def test_a_file_that_names_no_groups_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "families.toml"
+    path.write_text(text)
+    with pytest.raises(ScoringError, match=message):
+        groups_of(path, EIGHT)

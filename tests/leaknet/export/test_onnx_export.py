@@ -115,7 +115,8 @@ def _assert_same(answer: dict[str, Any], wanted: dict[str, Any]) -> None:
         value, found = wanted.pop(key), answer.pop(key)
         if value is not None:
             found = _numbers(found) if key == "log10_lr" else found
-            assert found == pytest.approx(value, abs=tolerances.get(key, 1e-4), nan_ok=True), key
+            close = pytest.approx(value, rel=1e-4, abs=tolerances.get(key, 1e-4), nan_ok=True)
+            assert found == close, key
     assert json.dumps(answer) == json.dumps(wanted)
 
 
