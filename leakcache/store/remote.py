@@ -47,7 +47,7 @@ def local_path(text: str) -> str:
         ConfigError: it is a URL of another kind.
     """
     scheme, mark, rest = text.partition("://")
-    if not mark and scheme.partition(":/")[0].lower() not in (*SCHEMES, "file"):
+    if not mark and not re.match("(s3|gs|az|file):", text, re.IGNORECASE):
         return text
     if scheme.lower() != "file" or not rest.startswith("/"):
         raise ConfigError(f"{visible(text)}: takes s3://, gs://, az:// or file:///, or a folder")

@@ -87,7 +87,7 @@ def copy_urls(context: click.Context, parameter: click.Parameter, value: Any) ->
     if context.resilient_parsing or value is None:
         return value
     if isinstance(value, str):
-        return str(local_copy(value)) if "://" in value else value
+        return str(local_copy(value)) if ":" in value else value
     return tuple(copy_urls(context, parameter, one) for one in value)
 
 

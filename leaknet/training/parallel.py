@@ -68,6 +68,11 @@ class Parallel:
         distributed.all_reduce(total)
         return total
 
+    def copy_first(self, model: nn.Module) -> None:
+        """Replace all values by those of the first process: hosts may round otherwise."""
+        for value in model.state_dict().values():
+            distributed.broadcast(value, 0)
+
     def synchronise(self, model: nn.Module) -> None:
         """Let batch normalisation take its moments over the whole batch.
 

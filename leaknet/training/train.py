@@ -215,6 +215,8 @@ def _train_branch(
     """Fit the closed form of one branch, then train it for the epochs that are left."""
     images = TrainingImages.of(branch, data, model.classes)
     stepper = Stepper(branch, model.config.train, device, parallel)
+    if parallel:
+        parallel.copy_first(stepper.branch)
     if from_first(parallel, lambda: _begun(run, branch)):
         load_checkpoint(run.path, stepper)
     else:

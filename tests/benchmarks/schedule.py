@@ -13,6 +13,7 @@ from __future__ import annotations
 import heapq
 import json
 import os
+import random
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -58,6 +59,42 @@ def simulate(
         else:  # where it had died before, nobody waits for its claim
             heapq.heappush(todo, (max(death, begin) + expiry if begin < death else since, place))
     return end
+
+
+def simulate_without_claims(
+    times: Sequence[float],
+    speeds: Sequence[float],
+    deaths: Mapping[int, float] | None = None,
+    seen: float = 5.0,
+) -> tuple[float, int]:
+    """As `simulate`, of workers that share an object store; also how many units were computed.
+
+    Args:
+        times: as for `simulate`.
+        speeds: of each worker.
+        deaths: by the number of a worker the time at which it dies.
+        seen: seconds after which a worker knows that another has stored a unit.
+    """
+    deaths, units, of = deaths or {}, range(len(times)), len(speeds)
+    stored, computed = [float("inf")] * len(times), 0
+    orders = []
+    for worker in range(of):
+        own = range(worker * len(units) // of, (worker + 1) * len(units) // of)
+        others = [place for place in units if place not in own]
+        random.Random(worker).shuffle(others)
+        orders.append(iter([*own, *others]))
+    free = [(0.0, worker) for worker in range(of)]
+    while free:
+        now, worker = heapq.heappop(free)
+        place = next((p for p in orders[worker] if stored[p] > now - seen), None)
+        if place is None:
+            continue
+        done = now + times[place] / speeds[worker]
+        if done < deaths.get(worker, float("inf")):
+            computed += 1
+            stored[place] = min(stored[place], done)
+            heapq.heappush(free, (done, worker))
+    return max(stored), computed
 
 
 def measure(images: Path, vae: str, scratch: Path, count: int) -> dict[str, Any]:

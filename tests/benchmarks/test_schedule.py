@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from benchmarks.schedule import simulate
+from benchmarks.schedule import simulate, simulate_without_claims
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,6 +29,15 @@ def test_a_slow_worker_delays_the_end_by_its_last_unit_only():
     assert simulate([1.0] * 100, [1.0, 1.0]) == 50
     assert simulate([1.0] * 100, [1.0, 0.25]) == 80
     assert simulate([1.0] * 99, [1.0, 0.01]) == pytest.approx(100)
+
+
+@given(times=TIMES, workers=st.integers(2, 8), death=st.floats(0, 20))
+def test_without_claims_nobody_waits_and_all_is_computed(times, workers, death):
+    for deaths in ({}, {1: death}):
+        seconds, computed = simulate_without_claims(times, [1.0] * workers, deaths)
+        assert max(*times, sum(times) / workers) <= seconds * (1 + 1e-9)
+        assert seconds <= sum(times) + 1e-9
+        assert len(times) <= computed <= len(times) * workers
 
 
 def test_nobody_left_is_an_error():

@@ -1,7 +1,4 @@
-"""Ray actors compute all items, though some are killed.
-
-Ray is in no extra that tests install: `pip install ray`, then run this file.
-"""
+"""Ray actors compute all items, though some are killed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A build by actors of a local Ray cluster is that of one process, though an actor is killed.
-
-Ray is in no extra that tests install: `pip install ray`, then `pytest --full` on this file.
-"""
+"""A build by actors of a local Ray cluster is that of one process, though an actor is killed."""
 
 from __future__ import annotations
 
@@ -12,12 +9,8 @@ from own_process import printed
 from tiny_data import write_images
 
 
-def test_a_killed_actor_costs_its_units_only(
-    tiny_folder: Path, tmp_path: Path, pytestconfig: pytest.Config
-) -> None:
+def test_a_killed_actor_costs_its_units_only(tiny_folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason='Ray is not installed: pip install "leaknet[ray]"')
-    if not pytestconfig.getoption("--full"):
-        pytest.skip("four processes import torch: run it with --full")
     images = write_images(tmp_path / "images", count=30)
     script = Path(__file__).with_name("acting.py")
     found = printed(script, images, tiny_folder, tmp_path)

@@ -1,7 +1,4 @@
-"""Caches in an object store, against a real S3 server on loopback that fails on purpose.
-
-obstore and moto are in no extra that tests install: see `WHY`.
-"""
+"""Caches in an object store, against a real S3 server on loopback that fails on purpose."""
 
 from __future__ import annotations
 
@@ -136,6 +133,11 @@ def test_faults_that_pass_are_not_noticed(
         ("500", "the server answers 500 Internal Server Error, 2 times"),
         ("drop", "cannot be reached"),
         ("expired", "the credentials have expired: get new ones"),
+        ("denied", "access is denied: check the credentials and their rights"),
+        ("key", "the access key is not known: check the credentials"),
+        ("secret", "the secret key is wrong: check the credentials"),
+        ("region", "the bucket is in another region: set AWS_REGION to its region"),
+        ("signed", "the bucket is in another region: set AWS_REGION to its region"),
     ],
 )
 def test_faults_that_stay_are_one_line(
@@ -164,8 +166,14 @@ def test_a_bucket_or_credentials_that_are_missing_are_named(
     with pytest.raises(CacheError, match="no such bucket: check the URL"):
         Mirror.open("s3://elsewhere/cache", tmp_path / "a")
     assert not (tmp_path / "a").exists()
-    with pytest.raises(CacheIncomplete, match="no finished cache"):
+    with pytest.raises(CacheIncomplete, match=rf"{url}/closed: no finished .* --cache {url}`"):
         Cache.open(Mirror.open(url, tmp_path / "b").folder / "closed")
+    for text in ("s3://", "s3:///name"):
+        with pytest.raises(ConfigError, match="names no bucket: write it as s3://bucket/name"):
+            Mirror.open(text, tmp_path / "d")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(ConfigError, match="no credentials: set AWS_ACCESS_KEY_ID"):
+        Mirror.open(url, tmp_path / "e")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -325,6 +333,19 @@ def test_arguments_take_urls(local: Path, tmp_path: Path) -> None:
     assert json.loads(done.stdout) == [6, 6, 1, 12]
 
 
+def test_a_mirror_that_cannot_be_written_is_named(home: Path, tmp_path: Path, url: str) -> None:
+    resource = pytest.importorskip("resource", reason="no limits of file sizes on this system")
+    Mirror.begin(url, home).push()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(CacheError, match=r"mirror: cannot be written \(File too large\): make"):
+            Mirror.open(url, tmp_path / "mirror")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert values(Mirror.open(url, tmp_path / "mirror").folder).shape[0] == 12
+
+
 def test_a_folder_that_is_no_mirror_of_the_url_is_left_alone(home: Path, url: str) -> None:
     with pytest.raises(CacheError, match="holds other files"):
         Mirror.open(url, home)
@@ -353,7 +374,7 @@ def test_urls_and_paths_are_told_apart() -> None:
     ]  # fmt: skip
     assert local_path("file:///a%20b") == "/a b"
     assert local_path("a/b") == "a/b"
-    for text in ("http://host/cache", "file://host/cache"):
+    for text in ("http://host/cache", "file://host/cache", "s3:/bucket/cache", "S3:bucket/c"):
         with pytest.raises(ConfigError, match="takes s3://"):
             local_path(text)
 

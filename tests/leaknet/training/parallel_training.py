@@ -16,6 +16,7 @@ from torch import distributed
 
 from leaknet.training.epoch import Stepper
 from leaknet.training.parallel import Parallel
+from tests.leaknet.model.test_statistics_branch import data
 from tests.leaknet.tiny import fit_tiny
 
 
@@ -29,8 +30,14 @@ def main(folder: Path, overrides: list[str]) -> None:
         steppers.append(stepper)
 
     Stepper.__init__ = noted
-    fit_tiny(folder / "run", *overrides, parallel=parallel)
-    weights = {key: value.clone() for key, value in steppers[0].branch.state_dict().items()}
+    statistics = any(override.startswith("statistics.") for override in overrides)
+    found = data() if statistics else None
+    fit_tiny(folder / "run", *overrides, data=found, parallel=parallel)
+    weights = {
+        f"{stepper.branch.name}.{key}": value.clone()
+        for stepper in reversed(steppers)  # the first process alone has more, of the fusion
+        for key, value in stepper.branch.state_dict().items()
+    }
     save_file(weights, folder / f"weights{parallel.rank}.safetensors")
     distributed.destroy_process_group()
 
