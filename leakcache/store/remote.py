@@ -149,7 +149,8 @@ class Mirror:
         """
         mirror = cls.found(folder, url) or cls(folder, url, {})
         if not (folder / ORIGIN).exists():
-            if folder.exists() and any(folder.iterdir()):
+            # A kill may have left partial files, whose names begin with a dot.
+            if any(folder.glob("[!.]*")):
                 raise CacheError(f"{folder}: holds other files; give another --cache-mirror")
             mirror.listed("", _MANIFEST)  # the folder is begun where the URL is right
             mirror.save()

@@ -39,16 +39,19 @@ class RemotePlan:
 
     Attributes:
         first: number of the first commit of the build.
+        units: how many units it has.
     """
 
-    def __init__(self, mirror: Mirror, name: str, first: int) -> None:
-        self.first = first
+    def __init__(self, mirror: Mirror, name: str, first: int, units: int) -> None:
+        self.first, self.units = first, units
         self._mirror, self._name, self._pulled = mirror, name, -PULL
         self._executor = ThreadPoolExecutor(PENDING)
         self._pending: deque[Future[int]] = deque()
 
     @classmethod
-    def enter(cls, mirror: Mirror, identity: str, first: Callable[[], int]) -> RemotePlan:
+    def enter(
+        cls, mirror: Mirror, identity: str, units: int, first: Callable[[], int]
+    ) -> RemotePlan:
         """The plan of this identity that is there, or a new one in place of any other.
 
         The mirror is brought up to date: it has all commits before the first one of the plan.
@@ -56,6 +59,7 @@ class RemotePlan:
         Args:
             mirror: of the cache.
             identity: hash of everything that the result depends on.
+            units: how many it has.
             first: gives the number of the first commit of a new plan.
 
         Raises:
@@ -71,7 +75,7 @@ class RemotePlan:
             elif found["first"] < 0:
                 old, found["first"] = None, first()
             else:
-                return cls(mirror, found["name"], found["first"])
+                return cls(mirror, found["name"], found["first"], units)
             try:
                 mirror.objects.put(KEY, json.dumps(found).encode(), version)
             except CacheBusy:  # another process was faster: see what it has written
@@ -93,7 +97,7 @@ class RemotePlan:
         """Note in the local plan which units others have uploaded, at most every few seconds.
 
         Returns:
-            Whether the plan is still open.
+            Whether there may be something to do: the plan is open, and units are missing.
 
         Raises:
             CacheError: the store cannot be reached or refuses; says why.
@@ -110,8 +114,9 @@ class RemotePlan:
             plan.record(unit, json.loads(content), staging)
 
         on_threads(note, [unit for unit in units if not plan.done(unit)])
-        self._pulled = time.monotonic()
-        return True
+        if len(units) < self.units:
+            self._pulled = time.monotonic()
+        return len(units) < self.units
 
     def push(self, unit: int, files: Sequence[Path], content: dict[str, Any]) -> None:
         """Upload a unit beside the next computation; raises what an earlier upload met.

@@ -9,7 +9,8 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import count, takewhile
 from pathlib import Path
 
@@ -20,6 +21,10 @@ from leakcache.store.one_pass import OnePass, WorkUnit, work_units
 from leakcache.store.remote import Mirror
 from leakcache.store.remote_plan import RemotePlan
 from leakcache.store.session import BuildSession, Manifest, record_unit
+
+
+class _Finished(Exception):
+    """All units are uploaded, or the plan is closed."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +50,24 @@ class RemoteSession(BuildSession):
                 self.mirror.refresh()
                 if manifest.done():
                     return None
-            remote = RemotePlan.enter(self.mirror, self.identity, self._next_number)
+            units = len(self._all_units(0))
+            remote = RemotePlan.enter(self.mirror, self.identity, units, self._next_number)
             plan = self._copy(remote)
             with Worker(plan.folder) as me:
-                run = self._one_pass(plan, me)
+                computing = True
+
+                def advance(images: int) -> None:
+                    self.advance(images)
+                    # Others may have finished what this process is in the middle of.
+                    if computing and not remote.pull(plan, plan.staging(me)):
+                        raise _Finished
+
+                run = replace(self, advance=advance)._one_pass(plan, me)
                 try:
-                    self._compute_and_upload(plan, remote, run, me)
+                    with suppress(_Finished):
+                        self._compute_and_upload(plan, remote, run, me)
                 finally:
+                    computing = False
                     remote.wait()
                 self._publish(plan, remote, run, manifest)
         return run
@@ -88,7 +104,7 @@ class RemoteSession(BuildSession):
 
     def _units(self, plan: BuildPlan, remote: RemotePlan, me: Worker) -> Iterator[WorkUnit]:
         """Units that nobody has uploaded, as far as is known when each is asked for."""
-        units = work_units(self.files, self.columns, self.encoding, plan.first)
+        units = self._all_units(plan.first)
         number, of = self.worker or (0, 1)
         own = range(number * len(units) // of, (number + 1) * len(units) // of)
         others = [place for place in range(len(units)) if place not in own]
@@ -100,6 +116,9 @@ class RemoteSession(BuildSession):
                 self.advance(len(units[place].files))
             else:
                 yield units[place]
+
+    def _all_units(self, first: int) -> list[WorkUnit]:
+        return work_units(self.files, self.columns, self.encoding, first)
 
     def _files(self, unit: WorkUnit) -> list[Path]:
         commits = map(self.store.files, count(unit.number, unit.step))

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from own_process import printed
 from tiny_data import write_images
 
 WHY = 'needs an S3 server: pip install "leaknet[objects]" "moto[server]"'
@@ -18,37 +15,27 @@ pytest.importorskip("moto.server", reason=WHY)
 
 from tests.leakcache.store.s3_server import serving  # noqa: E402
 
-HERE = Path(__file__).resolve().parent
 
-
-def test_builds_in_a_store_give_the_bytes_of_one_process(tiny_folder: Path, tmp_path: Path) -> None:
+def test_builds_in_a_store_give_the_bytes_of_one_process(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = write_images(tmp_path / "images", count=4)
     # The same content in two units, and a file that is refused.
     (images / "bob" / "twin.png").write_bytes((images / "bob" / "000.png").read_bytes())
     (images / "ada" / "half.png").write_bytes((images / "ada" / "000.png").read_bytes()[:99])
-    paths = os.pathsep.join(str(path) for path in (HERE.parents[2], HERE.parent.parent, HERE))
     with serving() as (endpoint, faults):
         requests = itertools.count()
         faults.set("mixed", 10**6, lambda method, path: next(requests) % 23 == 0)
-        done = subprocess.run(
-            [sys.executable, HERE / "remote_working.py", images, tiny_folder, tmp_path]
-            + ["s3://bucket/caches"],
-            env={
-                **os.environ,
-                "PYTHONPATH": paths,
-                "OMP_NUM_THREADS": "1",
-                "AWS_ACCESS_KEY_ID": "key",
-                "AWS_SECRET_ACCESS_KEY": "secret",
-                "AWS_REGION": "us-east-1",
-                "AWS_ENDPOINT_URL": endpoint,
-            },
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=280,
-        )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout)
+        variables = {
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": endpoint,
+        }
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        script = Path(__file__).with_name("remote_working.py")
+        found = printed(script, images, tiny_folder, tmp_path, "s3://bucket/caches")
     whole = 9
     killed, rest = found["resumed"]
     assert killed is None
