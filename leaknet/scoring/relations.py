@@ -84,9 +84,14 @@ def relations(model: ProtoLeakNet, val: Embeddings) -> Relations | None:
 def families_of(
     matrix: Float64[np.ndarray, "class class"], classes: tuple[str, ...], cut: float
 ) -> dict[str, list[str]]:
-    """Members of each family of two generators or more, by its name."""
+    """Members of each family of two generators or more, by its name.
+
+    A family of all generators says nothing of an image, so it is none.
+    """
     labels = clusters(matrix, cut)
     found: dict[str, list[str]] = {}
+    if not labels.any():
+        return found
     for number in range(int(labels.max()) + 1):
         own = np.flatnonzero(labels == number)
         if len(own) > 1:

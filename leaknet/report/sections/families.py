@@ -27,7 +27,7 @@ def families(run: ScoredRun) -> dict[str, Any] | None:
 
 def _tree(found: Relations, classes: tuple[str, ...]) -> Html | None:
     matrix, cut = found
-    if len(classes) > MAX_LEAVES:
+    if len(classes) > MAX_LEAVES or np.ptp(matrix) == 0:
         return None
     top, tree = float(matrix.max()), merges(matrix)
     lowest = min(top - float(tree[:, 2].max()), cut)

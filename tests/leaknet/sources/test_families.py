@@ -63,6 +63,7 @@ def test_families_are_named_after_what_their_members_share() -> None:
     found = families_of(matrix, classes, 0.3)
     assert list(found.values()) == [["sd-1.5", "sd-2.1"], ["flux", "abc"]]
     assert list(found) == ["sd-1.5", "flux"]
+    assert families_of(matrix, classes, -100.0) == {}
     longer = families_of(matrix, ("play-1", "play", "play-2", "flux", "abc"), 0.3)
     assert list(longer) == ["play-1 and related", "flux"]
 
