@@ -125,7 +125,7 @@ def _plain(value: Any) -> Any:
 
 def write_checked(path: Path, content: dict[str, Any], partial: Path | None = None) -> None:
     """Write JSON together with its SHA-256, whole or not at all; see `replace_file`."""
-    write_text(path, _with_checksum(json_text(content)), partial)
+    write_text(path, with_checksum(json_text(content)), partial)
 
 
 def read_checked(path: Path) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def read_checked(path: Path) -> dict[str, Any]:
     """
     text = read_text(path)
     body = text.partition("\n")[2].removesuffix("}\n")
-    if text != _with_checksum(body):
+    if text != with_checksum(body):
         raise ValueError("its checksum does not match")
     content = parse_json(body)
     if not isinstance(content, dict):
@@ -144,7 +144,8 @@ def read_checked(path: Path) -> dict[str, Any]:
     return content
 
 
-def _with_checksum(text: str) -> str:
+def with_checksum(text: str) -> str:
+    """JSON text with its SHA-256, as `write_checked` writes it."""
     digest = hashlib.sha256(text.encode()).hexdigest()
     return f'{{"sha256": "{digest}", "content":\n{text}}}\n'
 

@@ -42,8 +42,8 @@ TOLERANCE = 2e-3
 MAX_ITERATIONS = 24
 """A fit that has not converged by then is a more regularised one, chosen by its own error."""
 FOLDS = 8
-"""Of prompt groups, for predictions of the regression; the first one chooses the strength."""
-MIXED = 8
+"""Of prompt groups, for predictions of the regression."""
+MIXED = 2
 """Outputs at most by which the strength is chosen."""
 SEED = 0
 
@@ -142,7 +142,7 @@ class StreamingSpace(FeatureSpace):
         return cls(features, views, groups)
 
     def fit_ridge(self, targets: Float[np.ndarray, "view output"]) -> CrossRidge:
-        """Regress; the strength is that of the least error on the first fold of prompt groups.
+        """Regress; the strength is that of the least held-out error over folds of prompt groups.
 
         With a single prompt group nothing is held out: predictions are 0, the strength the middle.
         """
@@ -158,7 +158,7 @@ class StreamingSpace(FeatureSpace):
         systems = [_centred_system(total, wanted, every, self._shift(strength))]
         if count > 1:
             rest = [(total - parts[:, fold], wanted, folds != fold) for fold in range(count)]
-            strength = self._best_strength(*rest[0])
+            strength = self._best_strength(rest, wanted, folds)
             systems = [
                 _centred_system(*system, self._shift(strength))
                 for system in ((total, wanted, every), *rest)
@@ -212,31 +212,39 @@ class StreamingSpace(FeatureSpace):
 
     def _best_strength(
         self,
-        products: Columns,
+        without: Sequence[tuple[Columns, Tensor, Bool[np.ndarray, "image"]]],
         wanted: Float32[Tensor, "image part output"],
-        fitted: Bool[np.ndarray, "image"],
+        folds: Int[np.ndarray, "image"],
     ) -> float:
-        """The strength of the least error on the images that are not fitted to.
+        """The strength of the least error of the images of each fold, by fits to the others.
 
-        Many outputs are mixed at random into a few: the expected error is the same.
+        Outputs are mixed at random into a few: the expected order of the errors is the same.
+
+        Args:
+            without: products, targets and images of the fit without each fold.
+            wanted: targets of all images.
+            folds: of all images.
         """
-        mixed = torch.eye(wanted.shape[2])
-        if len(mixed) > MIXED:
-            generator = torch.Generator().manual_seed(SEED)
-            mixed = torch.randn(len(mixed), MIXED, generator=generator)
+        generator = torch.Generator().manual_seed(SEED)
+        mixed = torch.randn(wanted.shape[2], min(MIXED, wanted.shape[2]), generator=generator)
         wanted = wanted @ mixed
-        products = torch.cat([products[:, :-1] @ mixed, products[:, -1:]], dim=1)
         tried = [
-            _centred_system(products, wanted, fitted, self._shift(strength))
+            _centred_system(
+                torch.cat([products[:, :-1] @ mixed, products[:, -1:]], dim=1),
+                wanted,
+                fitted,
+                self._shift(strength),
+            )
             for strength in STRENGTHS
+            for products, _, fitted in without
         ]
-        errors = torch.zeros(len(tried))
         found = self._solve(tried, self._gram)
-        offsets = _at_means(tried, found)
-        for rows, predicted in self._predict(found, np.flatnonzero(~fitted)):
-            outputs = (predicted - offsets).reshape(*predicted.shape[:2], len(tried), -1)
-            residual = outputs - wanted[rows][:, :, None]
-            errors += residual.square().sum(dim=(0, 1, 3))
+        offsets, errors = _at_means(tried, found), torch.zeros(len(STRENGTHS))
+        shape = (self.views.parts, len(STRENGTHS), len(without), mixed.shape[1])
+        for rows, predicted in self._predict(found, np.arange(len(folds))):
+            outputs = (predicted - offsets).reshape(len(rows), *shape)
+            own = outputs[torch.arange(len(rows)), :, :, torch.from_numpy(folds[rows])]
+            errors += (own - wanted[rows][:, :, None]).square().sum(dim=(0, 1, 3))
         best: float = STRENGTHS[int(errors.argmin())]
         return best
 

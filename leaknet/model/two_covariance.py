@@ -317,8 +317,8 @@ def held_out(
         evidence_spread: s of the evidence.
     """
     folds, classes = group_folds(groups), int(targets.max()) + 1
-    found = torch.zeros(len(spreads) + 1, len(targets), classes, dtype=torch.float64)
-    held, known, subsets = [], [], [(torch.arange(len(targets)), targets)]
+    everything = torch.arange(len(targets))
+    held, known, subsets = [], [], [(everything, targets)]
     for fold in range(int(folds.max()) + 1):
         outside = torch.nonzero(folds != fold)[:, 0]
         labels, own = torch.unique(targets[outside], return_inverse=True)
@@ -329,15 +329,25 @@ def held_out(
     of_all, *without = fit(subsets)
     whole = of_all.directions
     aligned = whole.weights.new_zeros(len(targets), whole.weights.shape[1])
+    own_fits = []
     for inside, labels, sources in zip(held, known, without, strict=True):
         coordinates, model = sources.coordinates(inside), TwoCovariance.of(sources.directions)
         aligned[inside] = coordinates @ _rotation(model.centres, whole.centres[labels])
-        for place, spread in enumerate((*spreads, evidence_spread)):
-            ratios = model.with_spread(spread).log_likelihood_ratios(coordinates)
-            found[place, inside[:, None], labels] = ratios
-    picked = found[:-1].log_softmax(dim=2)[:, torch.arange(len(targets)), targets]
-    best = int(picked.sum(dim=1).argmax())
-    return HeldOut(whole, aligned, found[best], found[-1].amax(dim=1), spreads[best], folds)
+        own_fits.append((inside[:, None], labels, coordinates, model))
+
+    def ratios(spread: float) -> Float64[Tensor, "image class"]:
+        found = torch.zeros(len(targets), classes, dtype=torch.float64)
+        for inside, labels, coordinates, model in own_fits:
+            own = model.with_spread(spread)
+            found[inside, labels] = own.log_likelihood_ratios(coordinates)
+        return found
+
+    likelihoods = [
+        float(ratios(spread).log_softmax(dim=1)[everything, targets].sum()) for spread in spreads
+    ]
+    best = spreads[int(np.argmax(likelihoods))]
+    evidence = ratios(evidence_spread).amax(dim=1)
+    return HeldOut(whole, aligned, ratios(best), evidence, best, folds)
 
 
 def _rotation(

@@ -25,6 +25,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("leaknet.model.views.BLOCK", 30)
     monkeypatch.setattr(streaming_space, "RANK", 20)
     monkeypatch.setattr(streaming_space, "TOLERANCE", 1e-6)
+    monkeypatch.setattr(streaming_space, "MAX_ITERATIONS", 200)
 
 
 def views(seed: int = 0, rank: int = 50) -> Views:
