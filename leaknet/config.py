@@ -74,7 +74,7 @@ class LatentConfig:
 
     Attributes:
         enabled: whether the model has this branch.
-        schedule: which α_t, σ_t; see `leaknet.features.schedule`.
+        schedule: which α_t, σ_t; see `leaknet.features.noise`.
         timesteps: the steps t, 0 to 999, without repeats.
         noise: False leaves ε out, so that every step shows the same clean latent.
         noise_seed: seed of the noise at evaluation; training noise follows `train.seed`.

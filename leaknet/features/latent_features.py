@@ -24,7 +24,7 @@ from leakcache.dct import dct_basis
 from leakcache.errors import ConfigError
 from leakcache.store.cache import Moments
 from leaknet.config import LatentConfig
-from leaknet.features.schedule import noise_levels
+from leaknet.features.noise import noise_levels
 
 _CONSTANT = 1e-12  # a variance below this is a constant: its feature is 0
 

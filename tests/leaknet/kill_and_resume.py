@@ -20,7 +20,7 @@ import sklearn.metrics  # noqa: F401
 import timm  # noqa: F401
 import torch
 
-from leaknet.features.schedule import noise_levels
+from leaknet.features.noise import noise_levels
 from leaknet.training.run_folder import RunFolder
 from tests.leaknet.tiny import fit_tiny, tiny_data
 

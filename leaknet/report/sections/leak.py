@@ -14,7 +14,7 @@ from leakcache.store.cache import Cache
 from leaknet.atlas.traces import DCT_SIZE, RATE, Deviation, compared_groups, deviations
 from leaknet.config import Z0
 from leaknet.data.columns import ImageColumns, load_fold
-from leaknet.features.schedule import noise_levels
+from leaknet.features.noise import noise_levels
 from leaknet.report.raster import Figure, beside, signed_map
 from leaknet.report.run_data import LatentBranch, ScoredRun
 

@@ -12,7 +12,7 @@ from leakcache.errors import ConfigError
 from leakcache.store.cache import Moments
 from leaknet.config import PLACEMENTS, SCHEDULES, LatentConfig
 from leaknet.features.latent_features import LatentFeatures
-from leaknet.features.schedule import noise_levels
+from leaknet.features.noise import noise_levels
 
 SHAPE = (3, 16, 24)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from diffusers import DDPMScheduler
 
-from leaknet.features.schedule import noise_levels
+from leaknet.features.noise import noise_levels
 
 FIGURES = {
     "cosine": ("155.6", "55.8", "37.2"),
