@@ -62,7 +62,7 @@ def _together(test: Embeddings, unknown: Embeddings) -> dict[str, Any]:
     """All generators by t-SNE, the unknown ones below the known."""
     test, unknown = (_thinned(e, NEIGHBOURS // 2) for e in (test, unknown))
     vectors = np.concatenate([test.coordinates, unknown.coordinates]).astype(np.float64)
-    if len(vectors) < 4:
+    if len(vectors) < 4 or not np.ptp(vectors, axis=0).any():
         return {"together": None}
     perplexity = min(PERPLEXITY, (len(vectors) - 1) / 3)
     plane = TSNE(2, perplexity=perplexity, random_state=0)
