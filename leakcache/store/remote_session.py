@@ -142,6 +142,6 @@ class RemoteSession(BuildSession):
         self.mirror.refresh()
         if not manifest.done():
             raise CacheBusy(
-                f"{self.mirror.url}: a build of other images or settings has begun there; run this "
-                "one again when that has ended"
+                f"{self.mirror.url}: a build of other images (by path, size and time of change) or "
+                "settings has begun there; run this one again when that has ended"
             )
