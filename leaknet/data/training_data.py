@@ -18,7 +18,7 @@ class TrainingData:
 
     Attributes:
         train: images to learn from.
-        val: images by which the best epoch is chosen.
+        val: images by which the best epoch is chosen; the statistics branch learns from them too.
         moments: of the clean training latents; all that standardisation needs.
     """
 

@@ -18,8 +18,10 @@ on original images what it gains on copies. The second is fitted to whole images
 are and resized; its outputs are class scores and a score of being original, whose probability
 weights the two. The coordinates ignore copies, so that a copy is unlike the known images.
 
-Gate and prototypes train on class scores that fits without the image's prompt group give;
-otherwise they would learn from scores that have seen the label.
+The closed form is fitted to training and validation images. Gate and prototypes train on class
+scores that fits without the image's prompt group give; otherwise they would learn from scores that
+have seen the label. Validation images keep such embeddings (`leaknet.training.held_out`), so that
+calibration reads none that was fitted to them.
 """
 
 from __future__ import annotations
