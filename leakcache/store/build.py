@@ -18,19 +18,20 @@ from leakcache.distributed.plan import close_other_plan
 from leakcache.distributed.ray_pool import RayPool
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheCorrupt, CacheStale, ConfigError, DataError, ImageError
-from leakcache.files import locked
+from leakcache.files import locked, write_checked
 from leakcache.images.archive import archive_of
 from leakcache.images.decode import Preprocessing
 from leakcache.progress import Advance, track
 from leakcache.store.cache import Cache
 from leakcache.store.changes import Changes, find_changes
-from leakcache.store.column_store import STORE, ColumnStore, clear, repair_metadata
+from leakcache.store.column_store import STORE, ColumnStore, read_commit
 from leakcache.store.manifest import FILE, CacheManifest, Encoding
 from leakcache.store.one_pass import ImageFile, OnePass
 from leakcache.store.publish import Publication, former_manifest
 from leakcache.store.remote import Mirror
 from leakcache.store.remote_session import RemoteSession
 from leakcache.store.session import BuildSession, plan_identity
+from leakcache.store.zarr_column import ZarrColumn
 
 Z0 = ("z0",)
 _FORMER_FORMAT = ("latents.zarr", "building", "superseded", "discarded")
@@ -243,11 +244,35 @@ def _prepare(folder: Path, *, fresh: bool, repair: bool, upload: bool) -> list[s
                 return found
             if mirror:
                 mirror.clear(folder.name)
-            clear(home)
+            shutil.rmtree(home / STORE, ignore_errors=True)
             for path in (home / "rows", *(folder / name for name in _FORMER_FORMAT)):
                 shutil.rmtree(path, ignore_errors=True)
             (folder / FILE).unlink(missing_ok=True)
     return []
+
+
+def repair_metadata(home: Path) -> list[str]:
+    """Remove what cannot be read of columns and commits; returns one line for each."""
+    found = []
+    for path in sorted((home / STORE).glob("commits/[0-9]*.json")):
+        try:
+            read_commit(path)
+        except CacheCorrupt as error:
+            path.unlink()
+            found.append(str(error))
+    for folder in sorted((home / STORE).glob("columns/*")):
+        try:
+            ZarrColumn.open(folder)
+        except CacheCorrupt as error:
+            shutil.rmtree(folder)
+            found.append(str(error))
+    columns = {folder.name for folder in (home / STORE).glob("columns/*")}
+    for path in sorted((home / STORE).glob("commits/[0-9]*.json")):
+        commit = read_commit(path)
+        kept = {key: shard for key, shard in commit.columns.items() if key in columns}
+        if kept != commit.columns:
+            write_checked(path, vars(replace(commit, columns=kept)))
+    return found
 
 
 def _remove_damaged_manifests(folder: Path) -> list[str]:

@@ -10,7 +10,6 @@ computed together an image has all or none, whenever the process is killed.
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -274,7 +273,7 @@ class ColumnStore:
         path = self._commits / f"{number:06d}.json"
         if not path.is_file():
             return []
-        columns = _read_commit(path).columns.items()
+        columns = read_commit(path).columns.items()
         return [path, *(self.columns[key].file(shard) for key, shard in columns)]
 
     def forget(self, lost: Mapping[tuple[str, int], str]) -> None:
@@ -343,7 +342,7 @@ class ColumnStore:
         numbers = sorted(int(path.stem) for path in self._commits.glob("[0-9]*.json"))
         for number in numbers:
             if before is None or number < before:
-                commit = _read_commit(self._commits / f"{number:06d}.json")
+                commit = read_commit(self._commits / f"{number:06d}.json")
                 self._by_number[number] = commit
                 self._index(number, commit)
 
@@ -361,36 +360,8 @@ class ColumnStore:
         )
 
 
-def clear(home: Path) -> None:
-    """Remove all columns of a cache folder."""
-    shutil.rmtree(home / STORE, ignore_errors=True)
-
-
-def repair_metadata(home: Path) -> list[str]:
-    """Remove what cannot be read of columns and commits; returns one line for each."""
-    found = []
-    for path in sorted((home / STORE).glob("commits/[0-9]*.json")):
-        try:
-            _read_commit(path)
-        except CacheCorrupt as error:
-            path.unlink()
-            found.append(str(error))
-    for folder in sorted((home / STORE).glob("columns/*")):
-        try:
-            ZarrColumn.open(folder)
-        except CacheCorrupt as error:
-            shutil.rmtree(folder)
-            found.append(str(error))
-    columns = {folder.name for folder in (home / STORE).glob("columns/*")}
-    for path in sorted((home / STORE).glob("commits/[0-9]*.json")):
-        commit = _read_commit(path)
-        kept = {key: shard for key, shard in commit.columns.items() if key in columns}
-        if kept != commit.columns:
-            write_checked(path, vars(replace(commit, columns=kept)))
-    return found
-
-
-def _read_commit(path: Path) -> Commit:
+def read_commit(path: Path) -> Commit:
+    """The commit in a file; raises CacheCorrupt."""
     try:
         content: dict[str, Any] = read_checked(path)
         commit = Commit(**{**content, "images": tuple(content["images"])})

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from leakcache.columns.spec import ColumnSpec, decoder_versions
 from leakcache.errors import CacheCorrupt, CacheError, CacheIncomplete, CacheStale, DecoderWarning
 from leakcache.files import locked
-from leakcache.store.column_store import ColumnStore, repair_metadata
+from leakcache.store.build import repair_metadata
+from leakcache.store.column_store import ColumnStore
 from leakcache.store.source_images import Rows
 from leakcache.store.zarr_column import key_of
 
