@@ -37,13 +37,15 @@ from leaknet.model.views import Views
 
 RANK = 512
 """Of the preconditioner."""
-TOLERANCE = 2e-3
+TOLERANCE = 5e-4
 """Of the residual, relative to the right-hand side."""
 MAX_ITERATIONS = 24
 """A fit that has not converged by then is a more regularised one, chosen by its own error."""
 FOLDS = 8
 """Of prompt groups, for predictions of the regression."""
-MIXED = 2
+TRIED, TRIED_FOLDS = STRENGTHS[::2], 4
+"""Strengths that are tried, and folds that they are tried on."""
+MIXED = 8
 """Outputs at most by which the strength is chosen."""
 SEED = 0
 
@@ -158,7 +160,7 @@ class StreamingSpace(FeatureSpace):
         systems = [_centred_system(total, wanted, every, self._shift(strength))]
         if count > 1:
             rest = [(total - parts[:, fold], wanted, folds != fold) for fold in range(count)]
-            strength = self._best_strength(rest, wanted, folds)
+            strength = self._best_strength(rest[:TRIED_FOLDS], wanted, folds)
             systems = [
                 _centred_system(*system, self._shift(strength))
                 for system in ((total, wanted, every), *rest)
@@ -216,17 +218,19 @@ class StreamingSpace(FeatureSpace):
         wanted: Float32[Tensor, "image part output"],
         folds: Int[np.ndarray, "image"],
     ) -> float:
-        """The strength of the least error of the images of each fold, by fits to the others.
+        """The strength of the least error of the images of some folds, by fits without each.
 
-        Outputs are mixed at random into a few: the expected order of the errors is the same.
+        Many outputs are mixed at random into a few: the expected order of the errors is the same.
 
         Args:
-            without: products, targets and images of the fit without each fold.
+            without: products, targets and images of the fit without each of the first folds.
             wanted: targets of all images.
             folds: of all images.
         """
         generator = torch.Generator().manual_seed(SEED)
-        mixed = torch.randn(wanted.shape[2], min(MIXED, wanted.shape[2]), generator=generator)
+        mixed = torch.eye(wanted.shape[2])
+        if len(mixed) > MIXED:
+            mixed = torch.randn(len(mixed), MIXED, generator=generator)
         wanted = wanted @ mixed
         tried = [
             _centred_system(
@@ -235,17 +239,17 @@ class StreamingSpace(FeatureSpace):
                 fitted,
                 self._shift(strength),
             )
-            for strength in STRENGTHS
+            for strength in TRIED
             for products, _, fitted in without
         ]
         found = self._solve(tried, self._gram)
-        offsets, errors = _at_means(tried, found), torch.zeros(len(STRENGTHS))
-        shape = (self.views.parts, len(STRENGTHS), len(without), mixed.shape[1])
-        for rows, predicted in self._predict(found, np.arange(len(folds))):
+        offsets, errors = _at_means(tried, found), torch.zeros(len(TRIED))
+        shape = (self.views.parts, len(TRIED), len(without), mixed.shape[1])
+        for rows, predicted in self._predict(found, np.flatnonzero(folds < len(without))):
             outputs = (predicted - offsets).reshape(len(rows), *shape)
             own = outputs[torch.arange(len(rows)), :, :, torch.from_numpy(folds[rows])]
             errors += (own - wanted[rows][:, :, None]).square().sum(dim=(0, 1, 3))
-        best: float = STRENGTHS[int(errors.argmin())]
+        best: float = TRIED[int(errors.argmin())]
         return best
 
     def _source_system(
