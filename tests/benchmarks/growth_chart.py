@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 from xml.sax.saxutils import escape
 
-WIDTH, HEIGHT, TOP, BOTTOM, LEFT, PANEL = 760, 340, 52, 288, 64, 290
+WIDTH, HEIGHT, TOP, BOTTOM, LEFT, PANEL = 780, 340, 52, 288, 64, 290
 GAP = 90
 STYLE = """
   text { font: 12px system-ui, sans-serif; fill: #4a5568 }
