@@ -5,7 +5,7 @@ Z once, block by block, for all systems together. The Nyström approximation of 
 pass over a random basis, is the preconditioner: few iterations are left, whatever the number of
 views (Frangella, Tropp and Udell, "Randomized Nyström preconditioning", 2023). Time is linear in
 the number of views, and memory does not depend on it. Truncation to principal values loses .02 of
-top-1 (docs/LOG.md); this loses nothing.
+top-1 (docs/LOG.md); this loses none of it there.
 
 Predictions without an image's prompt group are those of fits without a fold of prompt groups.
 """
