@@ -90,7 +90,7 @@ def evaluate(settings: Settings, /, **options: Any) -> None:
     Example:
       leak evaluate --preset paper --seeds 3 --leave-out 2
       leak evaluate --open unknown/ --detectors all --table2 --shuffle-labels --out eval/
-      leak evaluate --leave-out runs/latest/families.toml
+      leak evaluate --leave-out runs/best/families.toml
       leak evaluate --transfer elsewhere/ --same-as pixart=PixArt-XL
       leak evaluate --seeds 5 --leave-out 2 --engine ray --address auto
     """
