@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -87,11 +88,11 @@ def test_a_file_scores_as_it_did_in_the_cache(call: Any, project: Path) -> None:
     run = call("train", *_set())["run"]
     call("score", "--kde")
     table = (Path(run) / "scores.csv").read_text(encoding="utf-8").splitlines()
-    column = table[0].split(",").index("kde")
-    row = next(line for line in table if "/bob/03.jpg" in line).split(",")
-    image = call("score", "data/Closed_Set/bob/03.jpg")["images"][0]
-    assert image["generator"] == row[table[0].split(",").index("predicted")]
-    assert image["scores"]["kde"] == pytest.approx(float(row[column]), rel=1e-3)
+    rows = list(csv.DictReader(table))
+    row = next(one for one in rows if "/bob/" in one["path"] and one["fold"] == "test")
+    image = call("score", f"data/Closed_Set/bob/{Path(row['path']).name}")["images"][0]
+    assert image["generator"] == row["predicted"]
+    assert image["scores"]["kde"] == pytest.approx(float(row["kde"]), rel=1e-3)
 
 
 def test_one_bad_file_loses_nothing(call: Any, project: Path) -> None:

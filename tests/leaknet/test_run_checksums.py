@@ -14,6 +14,7 @@ from leaknet.checksums import CHECKED, CHECKSUMS, read_text, verify
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import GlobalKDE
 from leaknet.files import replace_file, write_text
+from leaknet.model.run_record import FORMAT
 from leaknet.scoring.fitted_detectors import load_scorers
 from leaknet.scoring.score_run import prepare_run
 from leaknet.training.run_folder import RunFolder
@@ -37,6 +38,7 @@ LATER = (
     "scores.csv",
     "enrolment.json",
     "range.json",
+    "held_out.safetensors",
 )
 TRAINED = [name for name in CHECKED if name not in LATER]
 """Files of a run that is trained and not scored, on a cache whose images are gone."""
@@ -100,7 +102,7 @@ def test_a_kill_between_checksum_and_file_leaves_a_readable_file(tmp_path: Path)
 def test_a_run_of_an_older_format_is_refused(finished: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(finished, tmp_path / "run")
     text = (folder / "config.toml").read_text()
-    write_text(folder / "config.toml", text.replace("format = 5", "format = 1"))
-    with pytest.raises(RunError, match=r"run format 1, not 5: `leak train` again") as caught:
+    write_text(folder / "config.toml", text.replace(f"format = {FORMAT}", "format = 1"))
+    with pytest.raises(RunError, match=f"run format 1, not {FORMAT}: `leak train` again") as caught:
         RunFolder(folder).record()
     assert "\n" not in str(caught.value)
