@@ -23,12 +23,12 @@ from torch import Tensor
 
 from leakcache.errors import RunError
 from leaknet.calibration.conformal import (
-    LEAST_RANK,
     alarm_range,
     conformal_p_values,
     depths,
     grouped_bound,
     naming_threshold,
+    too_weak,
 )
 from leaknet.calibration.conformal import prediction_sets as conformal_sets
 from leaknet.calibration.likelihood_ratio import ClassRatios, cllr, min_cllr
@@ -131,10 +131,7 @@ class Calibration:
         """Whether the evidence of a known source is too low for a name, however probable."""
         if e.evidence is None or not len(self.evidence):
             return np.zeros(len(e), dtype=bool)
-        found: Bool[np.ndarray, " image"] = (
-            conformal_p_values(self.evidence, e.evidence) <= LEAST_RANK
-        )
-        return found
+        return too_weak(self.evidence, e.evidence)
 
     def log10_ratios(self, e: Embeddings) -> Float64[np.ndarray, "image class"]:
         """log10 of the likelihood ratio for each generator against another known one."""

@@ -81,6 +81,21 @@ def prediction_sets(
 LEAST_RANK = 0.2
 """Fraction of calibrating images at most, by lowest evidence of a known source, whose like is not
 named: the names that images of unknown generators get fall by half (docs/LOG.md)."""
+
+
+def too_weak(
+    reference: Float[np.ndarray, " reference"], evidence: Float[np.ndarray, " image"]
+) -> Bool[np.ndarray, " image"]:
+    """Whether evidence of a known source is too low for a name, however probable.
+
+    Args:
+        reference: evidence of the calibrating images.
+        evidence: of the images in question.
+    """
+    found: Bool[np.ndarray, " image"] = conformal_p_values(reference, evidence) <= LEAST_RANK
+    return found
+
+
 LEAST_PROBABILITY = 0.8
 """Least probability of a generator that an image is named after, whatever the threshold."""
 

@@ -40,11 +40,11 @@ from leakcache.images.preprocess import (
 )
 from leakcache.statistics.part_grid import activation_parts, pixel_parts
 from leaknet.calibration.conformal import (
-    LEAST_RANK,
     conformal_p_values,
     depths,
     naming_threshold,
     prediction_sets,
+    too_weak,
 )
 from leaknet.features.evaluation_noise import evaluation_noise
 from leaknet.scoring.answers import Answer
@@ -189,10 +189,7 @@ class Scorer:
         """As `leaknet.calibration.calibration.Calibration.weak`."""
         if "evidence" not in output:
             return np.zeros(len(output["score"]), dtype=bool)
-        found: np.ndarray = (
-            conformal_p_values(self._calibration["evidence"], output["evidence"]) <= LEAST_RANK
-        )
-        return found
+        return too_weak(self._calibration["evidence"], output["evidence"])
 
     def _families(self, output: dict[str, np.ndarray], alpha: float) -> tuple[LikeliestFamily, ...]:
         if not self.settings["families"]:

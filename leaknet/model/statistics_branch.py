@@ -144,7 +144,8 @@ class StatisticsBranch(Branch):
             fitted = self._fit_copies(self.copy_ridge, data.train, classes)
             unseen = [self._copy_scores(whole) for whole in self._wholes(data.val)]
             copy_scores, original = (
-                torch.cat(found) for found in zip(fitted, *unseen, strict=True)
+                torch.cat([part.cpu() for part in found])
+                for found in zip(fitted, *unseen, strict=True)
             )
             scores = copy_scores + original[:, None] * (scores - copy_scores)
         scores = scores - scores.mean(dim=1, keepdim=True)
@@ -155,7 +156,7 @@ class StatisticsBranch(Branch):
         directions = torch.from_numpy(_rotation(dimension) / math.sqrt(gap))
         self.directions.copy_(directions)
         embedding = scores @ directions[: len(classes)]
-        novelty = [self._novelty(whole)[:, None] for whole in self._wholes(data.val)]
+        novelty = [self._novelty(whole)[:, None].cpu() for whole in self._wholes(data.val)]
         rest = torch.cat([coordinates[count:], torch.cat([coordinates[:0, :1], *novelty])], dim=1)
         val = torch.cat([embedding[count:], rest], dim=1)
         return embedding[:count].to(self.directions), val.to(self.directions)
