@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int, Int64, Shaped
 from torch import Tensor
 
-from leakcache.store.cache import Moments
 from leaknet.model.feature_space import FeatureSpace
+from leaknet.model.nystrom import Columns, Nystrom
 from leaknet.model.ridge import STRENGTHS, CrossRidge, StandardFeatures
 from leaknet.model.two_covariance import (
     PART_SHARE,
@@ -33,7 +33,7 @@ from leaknet.model.two_covariance import (
     group_folds,
     leading_directions,
 )
-from leaknet.model.views import Views
+from leaknet.model.views import Views, view_moments
 
 RANK = 512
 """Of the preconditioner."""
@@ -48,8 +48,6 @@ TRIED, TRIED_FOLDS = STRENGTHS[::2], 4
 MIXED = 8
 """Outputs at most by which the strength is chosen."""
 SEED = 0
-
-Columns = Float32[Tensor, "value column"]
 
 
 @dataclass(frozen=True)
@@ -74,32 +72,6 @@ class _System:
     own: float = 1.0
     means: Float32[Tensor, "class value"] | None = None
     weights: Float32[Tensor, "class"] | None = None
-
-
-@dataclass(frozen=True)
-class _Nystrom:
-    """Eigenvectors and eigenvalues of an approximation from below."""
-
-    vectors: Float32[Tensor, "value rank"]
-    values: Float32[Tensor, "rank"]
-
-    @classmethod
-    def of(cls, basis: Columns, image: Columns) -> _Nystrom:
-        """From an orthonormal basis and what the matrix makes of it."""
-        nudge = 1e-6 * float(image.norm())
-        image = image + nudge * basis
-        inner = (basis.T @ image).double()
-        factor = torch.linalg.cholesky((inner + inner.T) / 2)
-        half = torch.linalg.solve_triangular(factor, image.T.double(), upper=False).T.float()
-        values, vectors = torch.linalg.eigh((half.T @ half).double())
-        kept = values > 1e-5 * values[-1]
-        found = half @ (vectors[:, kept] * values[kept].rsqrt()).float()
-        return cls(found, (values[kept] - nudge).clamp_min(0).float())
-
-    def solve(self, columns: Columns, shifts: Float32[Tensor, "column"]) -> Columns:
-        """The inverse of the approximation plus a shift, up to a factor."""
-        gain = (self.values[0] + shifts) / (self.values[:, None] + shifts) - 1
-        return columns + self.vectors @ (gain * (self.vectors.T @ columns))
 
 
 class StreamingSpace(FeatureSpace):
@@ -130,10 +102,10 @@ class StreamingSpace(FeatureSpace):
             mean = along.mean(dim=1, keepdim=True)
             of_means.addmm_(block.T, mean.expand_as(along).flatten(0, 1))
             of_rest.addmm_(block.T, (along - mean).flatten(0, 1))
-        self._gram = _Nystrom.of(basis, of_means + of_rest)
+        self._gram = Nystrom.of(basis, of_means + of_rest)
         of_images, of_views = self.energies.sum(axis=1)
         within, own, _ = _scatter(of_images, of_views, views.images, views.parts)
-        self._scatter = _Nystrom.of(basis, within * of_means + own * of_rest)
+        self._scatter = Nystrom.of(basis, within * of_means + own * of_rest)
 
     @classmethod
     def fit(
@@ -283,7 +255,7 @@ class StreamingSpace(FeatureSpace):
 
         return coordinates
 
-    def _solve(self, systems: Sequence[_System], approximation: _Nystrom) -> Columns:
+    def _solve(self, systems: Sequence[_System], approximation: Nystrom) -> Columns:
         """Preconditioned conjugate gradients, each column on its own."""
         right = torch.cat([system.right for system in systems], dim=1)
         widths = [system.right.shape[1] for system in systems]
@@ -412,13 +384,3 @@ def _starts(widths: Sequence[int]) -> list[int]:
     """Where blocks of these widths start."""
     found: list[int] = (np.cumsum(widths) - widths).tolist()
     return found
-
-
-def view_moments(views: Views, length: int) -> Moments:
-    """Count, mean and squared deviations of the statistics of all views."""
-    total = Moments.empty((length,))
-    for _, statistics in views.blocks():
-        variance, mean = torch.var_mean(statistics.float(), dim=0, correction=0)
-        squares = variance.double().numpy() * len(statistics)
-        total = total.merge(Moments(len(statistics), mean.double().numpy(), squares))
-    return total

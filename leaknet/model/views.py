@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from leakcache.images.archive import in_order
+from leakcache.store.cache import Moments
 
 BLOCK = 512
 """Views that are computed on together, about: 110 MB of features for 54,000 values."""
@@ -58,3 +59,13 @@ class Views:
         step = max(1, BLOCK // self.parts)
         parts = [rows[start : start + step] for start in range(0, len(rows), step)]
         yield from zip(parts, in_order(self.read, parts, 2), strict=True)
+
+
+def view_moments(views: Views, length: int) -> Moments:
+    """Count, mean and squared deviations of the statistics of all views."""
+    total = Moments.empty((length,))
+    for _, statistics in views.blocks():
+        variance, mean = torch.var_mean(statistics.float(), dim=0, correction=0)
+        squares = variance.double().numpy() * len(statistics)
+        total = total.merge(Moments(len(statistics), mean.double().numpy(), squares))
+    return total

@@ -10,9 +10,9 @@ from sklearn.linear_model import Ridge
 from leaknet.model import feature_space, streaming_space
 from leaknet.model.feature_space import FeatureSpace, GramSpace, fit_space
 from leaknet.model.ridge import STRENGTHS, StandardFeatures
-from leaknet.model.streaming_space import StreamingSpace, view_moments
+from leaknet.model.streaming_space import StreamingSpace
 from leaknet.model.two_covariance import group_folds, held_out
-from leaknet.model.views import Views
+from leaknet.model.views import Views, view_moments
 
 CLASSES, PROMPTS, PARTS = 4, 12, 3
 LENGTHS = {"first": 20, "second": 30}
