@@ -13,11 +13,9 @@ from leakcache.files import parse_json, read_text
 from leakcache.names import visible
 from leaknet.atlas.traces import RATE, Atlas, autocorrelation, whole_spectrum
 from leaknet.files import write_text
-from leaknet.report.dendrogram import MAX_LEAVES, dendrogram
-from leaknet.report.html import Html
 from leaknet.report.page import Section, page_text
-from leaknet.report.raster import Figure, beside, signed_map
-from leaknet.report.svg import Axis
+from leaknet.report.raster import PageImage, beside, signed_map
+from leaknet.report.svg import MAX_LEAVES, Axis, Html, dendrogram
 
 CAUSES = {
     "schedule": "schedule",
@@ -112,7 +110,7 @@ def _words(value: Any) -> str:
     return "–" if value is None else str(value)
 
 
-def _spectra(atlas: Atlas) -> list[tuple[str, list[Figure]]]:
+def _spectra(atlas: Atlas) -> list[tuple[str, list[PageImage]]]:
     assert atlas.spectrum is not None
     assert atlas.power is not None
     top = max(float(np.abs(one.kept).max()) for one in atlas.spectrum)
@@ -125,14 +123,14 @@ def _spectra(atlas: Atlas) -> list[tuple[str, list[Figure]]]:
         words = f"Residual spectrum of {visible(name)}, deviation from the other generators"
         other = f"Autocorrelation of the residual of {visible(name)}, less the mean of all"
         figures = [
-            Figure("spectrum", words, spectrum),
-            Figure("autocorrelation", other, signed_map(correlation, most)),
+            PageImage("spectrum", words, spectrum),
+            PageImage("autocorrelation", other, signed_map(correlation, most)),
         ]
         panels.append((name, figures))
     return panels
 
 
-def _latents(atlas: Atlas) -> list[tuple[str, list[Figure], list[tuple[float, bool]]]]:
+def _latents(atlas: Atlas) -> list[tuple[str, list[PageImage], list[tuple[float, bool]]]]:
     assert atlas.low is not None
     assert atlas.channels is not None
     assert atlas.latent is not None
@@ -143,8 +141,8 @@ def _latents(atlas: Atlas) -> list[tuple[str, list[Figure], list[tuple[float, bo
         named = f"of {visible(name)}, a channel beside the other"
         maps = beside(inverse[place]), beside(atlas.low[place].kept)
         figures = [
-            Figure("image", f"Low frequencies {named}", signed_map(maps[0], tops[0], 128)),
-            Figure("dct", f"DCT coefficients {named}", signed_map(maps[1], tops[1], 128)),
+            PageImage("image", f"Low frequencies {named}", signed_map(maps[0], tops[0], 128)),
+            PageImage("dct", f"DCT coefficients {named}", signed_map(maps[1], tops[1], 128)),
         ]
         channel = atlas.channels[place]
         means = list(zip(channel.mean.tolist(), channel.significant.tolist(), strict=True))

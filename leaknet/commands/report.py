@@ -51,8 +51,7 @@ def report(settings: Settings, /, **options: Any) -> None:
     if options["png"] and len(named) > 1:
         raise click.UsageError("--png writes the figures of one run: name one RUN")
 
-    from leaknet.report.browser import find_browser, write_figures
-    from leaknet.report.page import write_page
+    from leaknet.report.page import find_browser, write_figures, write_page
 
     browser = find_browser("--png") if options["png"] else None
     page = write_page([Path(run) for run in named], out)

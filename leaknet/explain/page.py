@@ -16,11 +16,9 @@ from leaknet.explain.contributions import COPIES, PARTS
 from leaknet.explain.explanation import AGREES, Explanation, LatentEvidence, StatisticsEvidence
 from leaknet.explain.position import Position
 from leaknet.files import write_text
-from leaknet.report.browser import find_browser, print_pdf
-from leaknet.report.html import Html
-from leaknet.report.page import Section, page_text
-from leaknet.report.raster import SIDE, Figure, enlarged, overlay, pattern, signed_map, thumbnail
-from leaknet.report.svg import Axis, Frame
+from leaknet.report.page import Section, find_browser, page_text, print_pdf
+from leaknet.report.raster import SIDE, PageImage, enlarged, overlay, pattern, signed_map, thumbnail
+from leaknet.report.svg import Axis, Frame, Html
 
 PAGE, NUMBERS, FIGURES = "index.html", "explanation.json", "figures"
 FEATURES = 12
@@ -67,7 +65,7 @@ def write_explanations(
 
 
 def render(
-    explanations: Sequence[Explanation], run: str, figures: Sequence[Mapping[str, Figure]]
+    explanations: Sequence[Explanation], run: str, figures: Sequence[Mapping[str, PageImage]]
 ) -> str:
     """The page as text."""
     sections = []
@@ -89,12 +87,12 @@ def render(
 # Figures.
 
 
-def keyed_figures(explanation: Explanation) -> dict[str, Figure]:
+def keyed_figures(explanation: Explanation) -> dict[str, PageImage]:
     """Every image of one explanation by its key."""
     return {figure.key: figure for figure in figures_of(explanation)}
 
 
-def figures_of(explanation: Explanation) -> Iterator[Figure]:
+def figures_of(explanation: Explanation) -> Iterator[PageImage]:
     """Every image of one explanation."""
     if (statistics := explanation.statistics) is not None:
         yield from _statistics_figures(explanation, statistics)
@@ -108,24 +106,24 @@ def figures_of(explanation: Explanation) -> Iterator[Figure]:
         for place, near in enumerate(neighbours, 1):
             if near.image:
                 alt = f"Known image {visible(near.path)}"
-                yield Figure(f"{name}-neighbour{place}", alt, near.image)
+                yield PageImage(f"{name}-neighbour{place}", alt, near.image)
 
 
-def _statistics_figures(explanation: Explanation, e: StatisticsEvidence) -> Iterator[Figure]:
+def _statistics_figures(explanation: Explanation, e: StatisticsEvidence) -> Iterator[PageImage]:
     first, second = explanation.first, explanation.second
-    yield Figure("image", "The image", thumbnail(Image.fromarray(e.view), SIDE))
+    yield PageImage("image", "The image", thumbnail(Image.fromarray(e.view), SIDE))
     shape = e.view.shape[:2]
     quarters = np.array([e.contributions.by_part.get(part, 0.0) for part in PARTS[1:]])
     words = f"blue supports {first}, orange {second}"
     alt = f"Terms of the quarters of the image: {words}"
-    yield Figure("quarters", alt, overlay(e.view, enlarged(quarters.reshape(2, 2), shape)))
+    yield PageImage("quarters", alt, overlay(e.view, enlarged(quarters.reshape(2, 2), shape)))
     alt = f"Margin of each tile by itself: {words}"
-    yield Figure("tiles", alt, overlay(e.view, _tile_map(e)))
+    yield PageImage("tiles", alt, overlay(e.view, _tile_map(e)))
     for place, one in enumerate(e.patterns, 1):
-        yield Figure(f"pattern{place}", f"Pattern of {one.words}", pattern(one.image))
+        yield PageImage(f"pattern{place}", f"Pattern of {one.words}", pattern(one.image))
         if one.spectrum is not None:
             alt = f"Terms of {one.family} by frequency, lowest at the top left: {words}"
-            yield Figure(f"spectrum{place}", alt, signed_map(one.spectrum))
+            yield PageImage(f"spectrum{place}", alt, signed_map(one.spectrum))
 
 
 def _tile_map(e: StatisticsEvidence) -> np.ndarray:
@@ -138,13 +136,13 @@ def _tile_map(e: StatisticsEvidence) -> np.ndarray:
     return found
 
 
-def _latent_figures(explanation: Explanation, e: LatentEvidence) -> Iterator[Figure]:
+def _latent_figures(explanation: Explanation, e: LatentEvidence) -> Iterator[PageImage]:
     words = f"blue supports {explanation.first}, orange {explanation.second}"
     if explanation.statistics is None:
-        yield Figure("image", "The image", thumbnail(Image.fromarray(e.views[0]), SIDE))
+        yield PageImage("image", "The image", thumbnail(Image.fromarray(e.views[0]), SIDE))
     for place, (view, values) in enumerate(zip(e.views, e.map.values, strict=True), 1):
         alt = f"Integrated gradients on the latent: {words}"
-        yield Figure(f"latent{place}", alt, overlay(view, enlarged(values, view.shape[:2])))
+        yield PageImage(f"latent{place}", alt, overlay(view, enlarged(values, view.shape[:2])))
 
 
 # Tables and drawings.

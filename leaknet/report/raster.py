@@ -18,7 +18,7 @@ POSITIVE, NEGATIVE = (0, 114, 178), (213, 94, 0)
 
 
 @dataclass(frozen=True)
-class Figure:
+class PageImage:
     """An image of a page.
 
     Attributes:

@@ -21,8 +21,7 @@ from leaknet.report.metric_labels import (
     measured_in,
 )
 from leaknet.report.run_data import ScoredRun
-from leaknet.report.sections.curves import Curves, curves
-from leaknet.report.svg import Axis, Frame
+from leaknet.report.svg import Axis, Curves, Frame, curves
 
 LIMIT = 20_000_000
 """Size in bytes from which a JSON file is taken for something other than a table of results."""

@@ -1,4 +1,4 @@
-"""Small charts as inline SVG: a frame with axes, and marks in it.
+"""Inline SVG: elements with escaped text, charts with axes, lines with a legend, dendrograms.
 
 Colours and fonts come from the page's style sheet by class, so that one drawing serves light and
 dark screens and print.
@@ -7,13 +7,52 @@ dark screens and print.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float64
+from markupsafe import Markup, escape
 
-from leaknet.report.html import Html, element, number
+from leakcache.names import visible
+from leaknet.metrics.roc import Roc
+
+Html = Markup
+Child = str | Iterable[str] | None
+Attribute = str | float | int | None
+
+
+def element(name: str, *children: Child, **attributes: Attribute) -> Html:
+    """One element with its children.
+
+    Args:
+        name: of the tag.
+        children: text, which is escaped; `Html`, which is not; lists of both; None for nothing.
+        attributes: `class_` stands for class, `aria_label` for aria-label; None leaves it out.
+    """
+    start = name + "".join(_attribute(key, value) for key, value in attributes.items())
+    return Html(f"<{start}>") + Html("").join(_flat(children)) + Html(f"</{name}>")
+
+
+def number(value: float | int) -> str:
+    """A coordinate with at most two decimals."""
+    return f"{value:.2f}".rstrip("0").rstrip(".") if value % 1 else f"{value:.0f}"
+
+
+def _attribute(key: str, value: Attribute) -> str:
+    if value is None:
+        return ""
+    text = value if isinstance(value, str) else number(value)
+    return f' {key.rstrip("_").replace("_", "-")}="{escape(text)}"'
+
+
+def _flat(children: Iterable[Child]) -> Iterator[str]:
+    for child in children:
+        if isinstance(child, str):
+            yield child
+        elif child is not None:
+            yield from child
+
 
 Values = Sequence[float | int] | np.ndarray
 
@@ -170,3 +209,136 @@ def _signed(value: float, digits: int) -> str:
 def _round_step(rough: float) -> float:
     scale: float = 10.0 ** math.floor(math.log10(rough))
     return scale * min((m for m in (1, 2, 5, 10) if m * scale >= rough * 0.999), default=10)
+
+
+COLOURS = 7
+"""Names at most that have a colour each."""
+POINTS = 300
+"""Points of a curve at most; beyond that it is thinned evenly along its length."""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """A chart and its legend.
+
+    Attributes:
+        drawing: the chart.
+        legend: name, value and class of each line, largest value first.
+    """
+
+    drawing: Html
+    legend: list[tuple[str, float, str]]
+
+
+def curves(
+    frame: Frame,
+    lines: Mapping[str, tuple[Values, Values]],
+    values: Mapping[str, float],
+    description: str,
+    *under: Html,
+) -> Curves:
+    """One line a name; among too many for colours, only the best and the worst stand out.
+
+    Args:
+        frame: of the chart.
+        lines: x and y by name.
+        values: by which the names are ranked.
+        description: text alternative of the chart.
+        under: marks below the lines.
+    """
+    order = sorted(lines, key=lambda name: values[name], reverse=True)
+    if len(order) <= COLOURS:
+        classes = {name: f"c{i}" for i, name in enumerate(lines)}
+    else:
+        classes = dict.fromkeys(lines, "faint") | {order[0]: "c0", order[-1]: "c1"}
+    above = sorted(lines, key=lambda name: classes[name] != "faint")
+    marks = [frame.line(*lines[name], classes[name]) for name in above]
+    legend = [(name, values[name], classes[name]) for name in order]
+    return Curves(frame.draw(description, *under, *marks), legend)
+
+
+def roc_curves(
+    found: Mapping[str, Roc], areas: Mapping[str, float], axes: tuple[str, str], description: str
+) -> Curves:
+    """One ROC curve a generator, ranked by area."""
+    frame = Frame(Axis.fraction(axes[0]), Axis.fraction(axes[1]), width=400, height=330)
+    lines: dict[str, tuple[Values, Values]] = {}
+    for name, curve in found.items():
+        rows = _thinned_curve(curve)
+        lines[name] = curve.fpr[0][rows], curve.tpr[0][rows]
+    return curves(frame, lines, areas, description, frame.line([0, 1], [0, 1], "chance"))
+
+
+def _thinned_curve(curve: Roc) -> np.ndarray:
+    along = curve.fpr[0] + curve.tpr[0]
+    if len(along) <= POINTS:
+        return np.arange(len(along))
+    return np.unique(np.searchsorted(along, np.linspace(0.0, along[-1], POINTS)))
+
+
+MAX_LEAVES = 400
+"""Beyond, labels cannot be read, and SciPy's recursion is deep."""
+ROW, WIDTH, LABELS, BELOW = 15, 720, 300, 34
+
+
+def leaf_order(tree: Float64[np.ndarray, "merge 4"]) -> list[int]:
+    """Leaves from top to bottom."""
+    from scipy.cluster.hierarchy import leaves_list
+
+    return [int(leaf) for leaf in leaves_list(tree)]
+
+
+def dendrogram(
+    tree: Float64[np.ndarray, "merge 4"],
+    labels: Sequence[str],
+    axis: Axis,
+    height_of: Callable[[float], float],
+    description: str,
+    cut: float | None = None,
+) -> Html:
+    """Draw a linkage matrix.
+
+    Args:
+        tree: SciPy's linkage matrix of at most `MAX_LEAVES` leaves.
+        labels: of the leaves.
+        axis: of the heights; its low end is on the left.
+        height_of: value on the axis of a height in the matrix.
+        description: text alternative.
+        cut: value on the axis at which a line is drawn.
+    """
+    from scipy.cluster.hierarchy import dendrogram as arrange
+
+    span, bottom = WIDTH - LABELS - 20, ROW * len(labels) + 6
+
+    def across(value: float) -> float:
+        return 10 + span * float(axis.part([value])[0])
+
+    marks: list[Html] = []
+    for value, text in axis.ticks:
+        x = number(across(value))
+        marks.append(element("path", class_="grid", d=f"M{x} 0V{bottom}"))
+        marks.append(element("text", text, class_="tick middle", x=across(value), y=bottom + 13))
+    middle = 10 + span / 2
+    marks.append(element("text", axis.label, class_="label middle", x=middle, y=bottom + 29))
+    found = arrange(tree, no_plot=True)
+    for places, heights in zip(found["icoord"], found["dcoord"], strict=True):
+        points = [
+            f"{number(across(height_of(h)))} {number(4 + ROW * place / 10)}"
+            for h, place in zip(heights, places, strict=True)
+        ]
+        marks.append(element("path", class_="branch", d="M" + "L".join(points)))
+    for row, leaf in enumerate(found["leaves"]):
+        y = 4 + ROW * (row + 0.5) + 3.5
+        text = visible(labels[leaf])
+        marks.append(element("text", text, class_="note", x=span + 16, y=y))
+    if cut is not None:
+        marks.append(element("path", class_="rule", d=f"M{number(across(cut))} 0V{bottom}"))
+    return element(
+        "svg",
+        *marks,
+        viewBox=f"0 0 {WIDTH} {bottom + BELOW}",
+        class_="dendrogram",
+        role="img",
+        aria_label=description,
+        xmlns="http://www.w3.org/2000/svg",
+    )

@@ -17,10 +17,8 @@ from leakcache.images.decode import decode
 from leakcache.names import visible
 from leaknet.files import write_text
 from leaknet.model.pair_calibration import merges
-from leaknet.report.dendrogram import MAX_LEAVES, dendrogram, leaf_order
-from leaknet.report.html import Html
 from leaknet.report.page import Section, page_text
-from leaknet.report.svg import Axis
+from leaknet.report.svg import MAX_LEAVES, Axis, Html, dendrogram, leaf_order
 from leaknet.sources.clustering import Clustering
 from leaknet.sources.comparison import SURE, SourceComparison
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from leaknet.report.browser import BROWSERS
+from leaknet.report.page import BROWSERS
 from leaknet.scoring.predict import Predictor
 from tests.leaknet.small_run import small_run
 

@@ -13,8 +13,7 @@ from leaknet.atlas import make_atlas
 from leaknet.atlas.page import write_atlas
 from leaknet.explain import explain_image
 from leaknet.explain.page import PAGE, write_explanations
-from leaknet.report.browser import MARGIN, write_figures
-from leaknet.report.page import write_page
+from leaknet.report.page import MARGIN, write_figures, write_page
 from leaknet.scoring.predict import Predictor
 from leaknet.sources.clustering import Clustering
 from leaknet.sources.comparison import SourceComparison

@@ -15,8 +15,7 @@ from leaknet.experiments.ablation.spec import COMPARED, KEPT_APART, MEASURES, Ab
 from leaknet.experiments.attention_modes import WARNING
 from leaknet.experiments.rows import RowResult
 from leaknet.experiments.tables import ABSENT, LEGEND, Grid, cell, write_table
-from leaknet.report.html import Html, element
-from leaknet.report.svg import Axis, Frame
+from leaknet.report.svg import Axis, Frame, Html, element
 
 
 @dataclass(frozen=True)

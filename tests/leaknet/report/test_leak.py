@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from leaknet.report.model_sections import CLEAN, leak, step_deviations
 from leaknet.report.page import write_page
 from leaknet.report.run_data import LatentBranch, ScoredRun
-from leaknet.report.sections.leak import CLEAN, leak, step_deviations
 from tests.leaknet.atlas.test_atlas import NAMES, images
 from tests.leaknet.report.parsed import parse
 from tests.leaknet.report.runs import Recipe, write_run

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -18,6 +21,8 @@ from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import GlobalKDE, MaxLogit
 from leaknet.files import write_json
 from leaknet.report.page import write_page
+from leaknet.report.terminal import print_images
+from leaknet.scoring.answers import Answer, Answers, write_csv
 from leaknet.scoring.run_embeddings import UNKNOWN
 from tests.leaknet.report.parsed import Node, parse
 from tests.leaknet.report.runs import Recipe, write_run
@@ -299,3 +304,31 @@ def test_a_run_of_ten_thousand_images_has_a_small_page(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", recipe)
     assert len(Embeddings.load(run / "embeddings.h5")) + 2 * 910 >= 10_000
     assert write_page([run]).stat().st_size < 5_000_000
+
+
+NAMES = ["=1+1.png", "cr\rx.png", "\x1b[2Jx.png", "[red]x.png", os.fsdecode(b"latin\xe9.png")]
+
+
+@pytest.fixture
+def results() -> Answers:
+    images = tuple(Answer(name, reason="not an image") for name in NAMES)
+    return Answers(images, "runs/x", 0.05, "kde", {})
+
+
+def test_every_row_reaches_the_csv_without_a_formula(results: Answers, tmp_path: Path) -> None:
+    write_csv(results, tmp_path / "out.csv")
+    text = (tmp_path / "out.csv").read_bytes().decode("utf-8")
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert [row["path"] for row in rows] == [
+        "'=1+1.png", "cr\rx.png", "\x1b[2Jx.png", "[red]x.png", "latin\\udce9.png",
+    ]  # fmt: skip
+
+
+def test_the_terminal_shows_control_characters_as_escapes(
+    results: Answers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_images(results, "runs/x")
+    out = capsys.readouterr().out
+    for shown in ("=1+1.png", "cr\\rx.png", "\\x1b[2Jx.png", "[red]x.png", "latin\\xe9.png"):
+        assert shown in out
+    assert "\x1b[2J" not in out

@@ -1,14 +1,18 @@
-"""Where the figures come from: cache, autoencoder, settings, versions, commands."""
+"""Sections about where figures come from: provenance, differences between runs, caveats."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from leaknet.config import RunConfig, config_to_table, preset
-from leaknet.report.run_data import ScoredRun
+from leaknet.report.metric_labels import CLOSED, OPEN, Figure, measured_in
+from leaknet.report.related import Related
+from leaknet.report.run_data import ALPHA, ScoredRun
 
 
 def provenance(run: ScoredRun) -> dict[str, Any]:
@@ -115,3 +119,107 @@ def setting_text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ",".join(str(item) for item in value)
     return "–" if value is None else str(value)
+
+
+def comparison(runs: Sequence[ScoredRun]) -> dict[str, Any]:
+    """Everything that the page shows."""
+    closed = [run.closed["prototype"] for run in runs]
+    known = list(dict.fromkeys(name for run in runs for name in run.classes))
+    unknown = list(dict.fromkeys(name for run in runs for name in run.unknown))
+    opened = [run.open or {} for run in runs]
+    return {
+        "labels": _labels(runs),
+        "same_known": _same(runs, "test"),
+        "same_unknown": _same(runs, "open"),
+        "closed": _rows(measured_in(CLOSED, *closed), closed),
+        "open": _rows(OPEN, opened) if unknown else [],
+        "known": [(name, [group["per_class_auc"].get(name) for group in closed]) for name in known],
+        "unknown": [
+            (name, [Figure((group.get(name) or {}).get("auroc")) for group in opened])
+            for name in unknown
+        ],
+        "settings": _different(runs),
+    }
+
+
+def _labels(runs: Sequence[ScoredRun]) -> list[str]:
+    """Names of the runs, with the parent folder where names repeat."""
+    names = [run.name for run in runs]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{run.folder.resolve().parent.name}/{run.folder.resolve().name}" for run in runs]
+
+
+def _rows(measures: Sequence[Any], groups: Sequence[dict[str, Any]]) -> list[tuple[Any, Any]]:
+    return [(m, [Figure.of(group, m.key) for group in groups]) for m in measures]
+
+
+def _same(runs: Sequence[ScoredRun], fold: str) -> bool:
+    """Whether all runs were scored on the same images of a fold, by generator and path."""
+    tables = [run.table for run in runs]
+    first, *others = (np.stack([t.labels, t.paths])[:, t.folds == fold] for t in tables)
+    return all(np.array_equal(first, other) for other in others)
+
+
+def _different(runs: Sequence[ScoredRun]) -> list[tuple[str, list[str]]]:
+    """Settings that are not the same in all runs; a dash where a run does not have one."""
+    tables = [{"preset": run.metrics["preset"], **settings(run.record.config)} for run in runs]
+    keys = list(dict.fromkeys(key for table in tables for key in table))
+    rows = [(key, [setting_text(table.get(key)) for table in tables]) for key in keys]
+    return [(key, values) for key, values in rows if len(set(values)) > 1]
+
+
+def caveats(run: ScoredRun, related: Related) -> dict[str, Any]:
+    """Facts that the statements of the section depend on."""
+    cache = run.record.cache
+    cut = cache.encoding.preprocessing if cache else None
+    weighted = run.metrics["branches"]["weights"].get("latents", 0) > 0
+    resized = weighted and cut is not None and cut.name == "resize"
+    return {
+        "intervals": bool(run.closed["prototype"]["interval"]["top1"]),
+        "accepted": _accepted(run),
+        "prompts": _prompts(run),
+        "resized": cut.size if resized and cut else None,
+        "audits": related.audits,
+        "controls": _controls(run),
+    }
+
+
+def _accepted(run: ScoredRun) -> tuple[str, float] | None:
+    """The unknown generator of which the most images are not called unknown, and the fraction."""
+    found = {}
+    for name in run.unknown:
+        p_values = run.p_values("open", name)
+        if p_values is not None:
+            found[name] = float((p_values > ALPHA).mean())
+    worst = max(found, key=lambda name: found[name], default=None)
+    return None if worst is None else (worst, found[worst])
+
+
+def _prompts(run: ScoredRun) -> dict[str, int] | None:
+    """How many test images share a prompt group with training images."""
+    if run.embeddings is None:
+        return None
+    groups = run.embeddings.groups.tolist()
+    trained = set(run.embeddings.select("train").groups.tolist())
+    tested = run.embeddings.select("test").groups.tolist()
+    return {
+        "shared": sum(group in trained for group in tested),
+        "tested": len(tested),
+        "alone": len(set(groups)) == len(groups),
+    }
+
+
+def _controls(run: ScoredRun) -> dict[str, dict[str, Any]]:
+    """The scalars of each control in metrics.json."""
+    controls: Mapping[str, Any] = run.metrics.get("controls") or {}
+    columns = list(dict.fromkeys(key for group in controls.values() for key in _scalars(group)))
+    return {
+        name: {key: _scalars(group).get(key) for key in columns} for name, group in controls.items()
+    }
+
+
+def _scalars(group: Any) -> dict[str, Any]:
+    if not isinstance(group, Mapping):
+        return {"value": group}
+    return {k: v for k, v in group.items() if v is None or isinstance(v, (str, int, float))}
