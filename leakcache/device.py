@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from leakcache.distributed.rank import local_rank
 from leakcache.errors import ConfigError
+from leakcache.processes import local_rank
 
 
 def resolve_device(name: str) -> torch.device:

@@ -16,7 +16,7 @@ from leakcache.errors import DataError
 from leakcache.files import write_text
 from leakcache.images.decode import Preprocessing
 from leakcache.store.build import build_cache as build
-from leakcache.store.changes import open_current
+from leakcache.store.cache import open_current
 from leakcache.store.remote import cache_home
 from leaknet.config import RunConfig
 from leaknet.config import preset as preset_named

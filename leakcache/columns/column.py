@@ -11,9 +11,8 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 
-from leakcache.columns.spec import ColumnSpec
-from leakcache.degrade.operations import degrade
 from leakcache.images.decode import Preprocessing, preprocess
+from leakcache.images.degrade import degrade
 from leakcache.images.preprocess import (
     MAX_SIDE,
     canonicalise,
@@ -22,6 +21,7 @@ from leakcache.images.preprocess import (
     reduced_view,
 )
 from leakcache.store.manifest import Encoding
+from leakcache.store.zarr_column import ColumnSpec
 
 CHAINS = ((2, 102),)
 """Operations and seed of each degraded copy but the last, which is canonical."""

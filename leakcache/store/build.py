@@ -11,25 +11,23 @@ from pathlib import Path
 
 import numpy as np
 
-from leakcache.columns.pixels import Cut
-from leakcache.columns.table import COLUMNS, columns_named
+from leakcache.columns.table import COLUMNS, Cut, columns_named
 from leakcache.dataset.index import DatasetIndex, Finding, ImageRecord, Split, read_index
-from leakcache.distributed.plan import close_other_plan
-from leakcache.distributed.ray_pool import RayPool
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheCorrupt, CacheStale, ConfigError, DataError, ImageError
 from leakcache.files import locked, write_checked
 from leakcache.images.archive import archive_of
 from leakcache.images.decode import Preprocessing
+from leakcache.processes import RayPool
 from leakcache.progress import Advance, track
-from leakcache.store.cache import Cache
-from leakcache.store.changes import Changes, find_changes
+from leakcache.store.build_plan import close_other_plan
+from leakcache.store.cache import Cache, Changes, find_changes
 from leakcache.store.column_store import STORE, ColumnStore, read_commit
 from leakcache.store.manifest import FILE, CacheManifest, Encoding
 from leakcache.store.one_pass import ImageFile, OnePass
 from leakcache.store.publish import Publication, former_manifest
 from leakcache.store.remote import Mirror
-from leakcache.store.remote_session import RemoteSession
+from leakcache.store.remote_build import RemoteSession
 from leakcache.store.session import BuildSession, plan_identity
 from leakcache.store.zarr_column import ZarrColumn
 

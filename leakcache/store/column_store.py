@@ -21,8 +21,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from leakcache.columns.spec import ColumnSpec, decoder_versions, in_words
-from leakcache.distributed.plan import close_other_plan
 from leakcache.errors import (
     CacheCorrupt,
     CacheError,
@@ -32,8 +30,18 @@ from leakcache.errors import (
     LeakError,
 )
 from leakcache.files import locked, read_checked, write_checked
+from leakcache.store.build_plan import close_other_plan
 from leakcache.store.remote import Mirror
-from leakcache.store.zarr_column import CURE, SHARDS, SPEC, ZarrColumn, key_of
+from leakcache.store.zarr_column import (
+    CURE,
+    SHARDS,
+    SPEC,
+    ColumnSpec,
+    ZarrColumn,
+    decoder_versions,
+    in_words,
+    key_of,
+)
 
 STORE = "store"
 

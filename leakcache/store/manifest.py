@@ -15,12 +15,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from leakcache.columns.spec import decoder_versions
 from leakcache.encoder.autoencoder import TORCH, AutoencoderIdentity, Encoder
 from leakcache.errors import CacheCorrupt, CacheStale, WeightsError
 from leakcache.files import read_checked, write_checked
 from leakcache.images.decode import Preprocessing
 from leakcache.store.remote import unfinished
+from leakcache.store.zarr_column import decoder_versions
 
 FORMAT = 2
 FILE = "manifest.json"

@@ -15,16 +15,16 @@ import numpy as np
 
 from leakcache.columns.column import Column, DecodedImage, View
 from leakcache.columns.compute import IMAGES, ColumnComputer
-from leakcache.columns.spec import ROWS, ColumnSpec, decoder_versions
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import ImageError
 from leakcache.images.archive import in_order, read_image
 from leakcache.images.decode import VERSION, Preprocessing, decoded, pixels_hash
 from leakcache.images.preprocess import refuse_tiny
-from leakcache.memory import release_freed_memory
+from leakcache.processes import release_freed_memory
 from leakcache.progress import Advance
 from leakcache.store.column_store import ColumnStore
 from leakcache.store.manifest import Encoding
+from leakcache.store.zarr_column import ROWS, ColumnSpec, decoder_versions
 
 AHEAD = 16
 """Images that are decoded ahead of the encoder at most."""

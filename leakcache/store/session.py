@@ -14,13 +14,11 @@ from typing import Protocol, runtime_checkable
 from leakcache.columns.column import Column
 from leakcache.columns.table import columns_named
 from leakcache.dataset.index import DatasetIndex
-from leakcache.distributed.plan import BuildPlan
-from leakcache.distributed.ray_pool import RayPool
-from leakcache.distributed.worker import Worker
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.images.archive import image_stat
-from leakcache.memory import keep_freed_memory
+from leakcache.processes import RayPool, keep_freed_memory
 from leakcache.progress import Advance
+from leakcache.store.build_plan import BuildPlan, Worker
 from leakcache.store.column_store import ColumnStore
 from leakcache.store.manifest import Encoding
 from leakcache.store.one_pass import (

@@ -14,7 +14,6 @@ import numpy as np
 
 from leakcache.columns.column import DecodedImage
 from leakcache.columns.compute import ColumnComputer
-from leakcache.columns.spec import in_words
 from leakcache.columns.table import COLUMNS
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheStale
@@ -25,6 +24,7 @@ from leakcache.progress import track
 from leakcache.store.cache import DERIVED, Cache
 from leakcache.store.column_store import ColumnStore
 from leakcache.store.manifest import FILE
+from leakcache.store.zarr_column import in_words
 
 TOLERANCE = 0.02
 """Largest accepted RMS difference of values that are computed again, over their own RMS: above

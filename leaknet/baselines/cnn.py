@@ -14,7 +14,7 @@ import timm
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from leakcache.columns.pixels import Views
+from leakcache.columns.table import Views
 from leakcache.images.preprocess import Preprocessing
 from leaknet.baselines.trained_network import PixelNetwork, Recipe
 from leaknet.baselines.weights import pretrained

@@ -18,11 +18,11 @@ import torch
 from jaxtyping import Float, Float32, Int, UInt8
 from torch import Tensor
 
-from leakcache.columns.pixels import Views
-from leakcache.columns.spec import ColumnSpec
+from leakcache.columns.table import Views
 from leakcache.encoder.weights import PRESETS
 from leakcache.images.preprocess import Preprocessing
 from leakcache.store.source_images import Rows
+from leakcache.store.zarr_column import ColumnSpec
 from leaknet.baselines.base import BaselineImages
 from leaknet.baselines.occ_clip import TOKENIZER
 from leaknet.baselines.weights import (

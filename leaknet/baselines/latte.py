@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 
-from leakcache.columns.spec import ColumnSpec
 from leakcache.store.source_images import Rows
+from leakcache.store.zarr_column import ColumnSpec
 from leaknet.baselines.base import BaselineImages, BaselineOptions, ConcatenatedRows
 from leaknet.baselines.ddim_trajectory import CUT, SIDE, TIMESTEPS, Trajectory
 from leaknet.baselines.trained_network import Recipe, TrainedNetwork, standardised

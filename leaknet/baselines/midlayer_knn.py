@@ -16,9 +16,9 @@ from jaxtyping import Float, Float32, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from leakcache.columns.pixels import RESIZED
-from leakcache.columns.spec import ColumnSpec
+from leakcache.columns.table import RESIZED
 from leakcache.errors import TrainingError
+from leakcache.store.zarr_column import ColumnSpec
 from leaknet.baselines.base import Baseline, BaselineImages, BaselineOptions
 from leaknet.baselines.trained_network import cropped, standardised
 from leaknet.baselines.weights import count, fingerprint, frozen, pretrained

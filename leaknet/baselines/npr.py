@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leakcache.columns.pixels import CROPS, RESIZED
+from leakcache.columns.table import CROPS, RESIZED
 from leaknet.baselines.freqnet import residual_trunk
 from leaknet.baselines.trained_network import PixelNetwork, Recipe, step_decay
 

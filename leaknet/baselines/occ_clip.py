@@ -24,12 +24,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leakcache.columns.pixels import Cut
-from leakcache.columns.spec import ColumnSpec
+from leakcache.columns.table import Cut
 from leakcache.errors import TrainingError
 from leakcache.images.preprocess import central, fitted
 from leakcache.progress import track
 from leakcache.store.source_images import Rows
+from leakcache.store.zarr_column import ColumnSpec
 from leaknet.baselines.base import Baseline, BaselineImages, BaselineOptions
 from leaknet.baselines.trained_network import standardised
 from leaknet.baselines.weights import (

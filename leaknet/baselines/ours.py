@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import ClassVar
 
-from leakcache.columns.latents import dct_side
+from leakcache.columns.table import dct_side
 from leakcache.dct import dct_low
 from leakcache.store.cache import LatentMoments
 from leaknet.baselines.base import Baseline, BaselineImages

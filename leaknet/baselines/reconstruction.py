@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 
-from leakcache.columns.pixels import CROPS
-from leakcache.columns.spec import ColumnSpec
+from leakcache.columns.table import CROPS
 from leakcache.store.source_images import Rows
+from leakcache.store.zarr_column import ColumnSpec
 from leaknet.baselines.autoencoders import Autoencoder, available_autoencoders
 from leaknet.baselines.base import BaselineImages, BaselineOptions
 from leaknet.baselines.linear_probe import LinearProbe

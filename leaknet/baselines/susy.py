@@ -16,7 +16,7 @@ from PIL import Image, ImageFilter
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
-from leakcache.columns.pixels import ContrastTiles
+from leakcache.columns.table import ContrastTiles
 from leaknet.baselines.trained_network import PixelNetwork, Recipe, flipped, standardised
 
 PROBABILITY = 0.2

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leakcache.columns.pixels import RESIZED, Cut
+from leakcache.columns.table import RESIZED, Cut
 from leakcache.errors import TrainingError
 from leakcache.progress import Advance, track
 from leakcache.store.source_images import Rows

@@ -170,7 +170,7 @@ def _closed(
     settings: Settings, options: dict[str, Any], index: DatasetIndex | None, device: str
 ) -> Cache:
     """The cache of the known generators; built from the images of --data where that is given."""
-    from leakcache.store.changes import open_current
+    from leakcache.store.cache import open_current
 
     if index is None:
         return open_current(cache_folder(options["cache"], settings.caches) / "closed")

@@ -16,10 +16,10 @@ from leaknet.commands.output import emit, next_steps, print_findings
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from leakcache.dataset.degraded_copies import CopyReport
     from leakcache.dataset.index import DatasetIndex
     from leakcache.dataset.records import Reject
     from leakcache.dataset.wild import WildCheck
-    from leakcache.degrade.copies import CopyReport
 
 SHOWN = 20
 """Rejects printed one by one; `--json` lists them all."""
@@ -226,8 +226,8 @@ def degrade(
       leak data degrade path/to/WILD --step 1 --out degraded --fold test --fold open
       leak data index degraded/step1
     """
+    from leakcache.dataset.degraded_copies import write_copies
     from leakcache.dataset.index import FOLDS, read_index
-    from leakcache.degrade.copies import write_copies
 
     found = read_index(data_root(data), seed=seed, open_set=open_set)
     report = write_copies(found, Path(out), step=int(step), seed=seed, folds=folds or FOLDS)
@@ -245,7 +245,7 @@ def degrade(
 
 
 def _copied(report: CopyReport) -> dict[str, object]:
-    from leakcache.degrade.copies import FILE
+    from leakcache.dataset.degraded_copies import FILE
 
     return {
         "folder": str(report.folder),

@@ -11,8 +11,8 @@ import click
 
 from leakcache.errors import CacheError, ConfigError, DataError, RunError
 from leakcache.files import parse_toml, read_text
-from leakcache.memory import keep_freed_memory
 from leakcache.names import without_braces
+from leakcache.processes import keep_freed_memory
 
 FILE = Path("leak.toml")
 COMMON = ("data", "caches", "runs", "cache", "run", "vae", "open", "preset", "seed", "device")

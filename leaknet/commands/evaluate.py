@@ -100,7 +100,7 @@ def evaluate(settings: Settings, /, **options: Any) -> None:
 
     from leakcache.device import resolve_device
     from leakcache.store.build import ensure_columns, open_set_builds
-    from leakcache.store.changes import open_current
+    from leakcache.store.cache import open_current
     from leaknet.config import config_to_table
     from leaknet.experiments.evaluation_tables import evaluation_tables, write_evaluation
     from leaknet.experiments.protocols import evaluate as run_protocols

@@ -15,7 +15,7 @@ from leaknet.commands.output import print_findings
 
 if TYPE_CHECKING:
     from leakcache.dataset.records import DatasetIndex, Split
-    from leakcache.distributed.ray_pool import RayPool
+    from leakcache.processes import RayPool
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) *([KMGT]i?B)", re.IGNORECASE)
 _UNITS = {
@@ -46,7 +46,7 @@ def _together(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
 
 
 def _limit_memory(_: click.Context, __: click.Parameter, given: str | None) -> None:
-    from leakcache.memory import set_memory_limit
+    from leakcache.processes import set_memory_limit
 
     found = _SIZE.fullmatch(given or "")
     if given and not found:
@@ -73,7 +73,7 @@ def _local_cache(
 def _parse_worker(
     context: click.Context, parameter: click.Parameter, value: str | None
 ) -> tuple[int, int] | None:
-    from leakcache.distributed.rank import parse_worker
+    from leakcache.processes import parse_worker
 
     found = parse_worker(value) if value else None
     context.meta[_WORKER] = found
@@ -306,7 +306,7 @@ def ray_pool(options: dict[str, Any]) -> RayPool | None:
     Raises:
         ConfigError: an option of Ray without `--engine ray`.
     """
-    from leakcache.distributed.ray_pool import RayPool
+    from leakcache.processes import RayPool
 
     if options["engine"] == "ray":
         return RayPool(options["address"], options["actors"])

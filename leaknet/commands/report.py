@@ -96,7 +96,7 @@ def atlas(settings: Settings, /, **options: Any) -> None:
 
     import numpy as np
 
-    from leakcache.store.changes import open_current
+    from leakcache.store.cache import open_current
     from leaknet.atlas import make_atlas
     from leaknet.atlas.page import write_atlas
     from leaknet.config import PIXELS, Z0

@@ -108,7 +108,7 @@ def closed_cache(run: Path, cache: str | None, caches: Path) -> Cache:
     Raises:
         CacheError: it is not there, or its images have changed since.
     """
-    from leakcache.store.changes import open_current
+    from leakcache.store.cache import open_current
     from leaknet.model.run_record import RunRecord
 
     if cache is not None:

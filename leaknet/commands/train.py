@@ -58,7 +58,7 @@ def train(settings: Settings, /, **options: Any) -> None:
     from leakcache.device import resolve_device
     from leakcache.progress import silent
     from leakcache.store.build import ensure_columns
-    from leakcache.store.changes import open_current
+    from leakcache.store.cache import open_current
     from leaknet.calibration.split_half import calibration_limits
     from leaknet.training.parallel import Parallel, from_first
     from leaknet.training.run_folder import run_name

@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from leakcache.errors import CacheIncomplete
-from leakcache.memory import memory_limit
-from leakcache.store.cache import Cache
-from leakcache.store.changes import open_current
+from leakcache.processes import memory_limit
+from leakcache.store.cache import Cache, open_current
 from leakcache.store.remote import cache_home
 from leaknet.config import (
     ACTIVATIONS,
@@ -161,8 +160,8 @@ def load_columns(
 ) -> ImageColumns:
     """Columns of some images; all columns that the cache has, without `names`.
 
-    They are read at once where they take at most a quarter of `leakcache.memory.memory_limit`, and
-    otherwise batch by batch. In memory z0 takes 8 KiB an image for 4×32×32, statistics of pixels
+    They are read at once where they take at most a quarter of `memory_limit`, and otherwise batch
+    by batch. In memory z0 takes 8 KiB an image for 4×32×32, statistics of pixels
     198 KiB, those of activations 366 KiB and those of two degraded copies 278 KiB; on disk
     statistics take half.
 

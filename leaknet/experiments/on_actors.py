@@ -14,9 +14,8 @@ from pathlib import Path
 
 import torch
 
-from leakcache.distributed.ray_pool import RayPool
 from leakcache.errors import CacheBusy, LeakError
-from leakcache.memory import keep_freed_memory
+from leakcache.processes import RayPool, keep_freed_memory
 from leakcache.progress import track
 
 WAITS, WAIT = 240, 5.0

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Shaped
 
-from leakcache.distributed.ray_pool import RayPool
+from leakcache.processes import RayPool
 from leakcache.store.cache import Cache
 from leakcache.store.manifest import images_hash
 from leaknet.config import RunConfig, config_to_table

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int64, Shaped
 from torch import Tensor
 
-from leakcache.memory import memory_limit
+from leakcache.processes import memory_limit
 from leaknet.model.ridge import CrossRidge, StandardFeatures, cross_ridge
 from leaknet.model.two_covariance import Sources, Subset, fit_directions, views_of
 from leaknet.model.views import Views

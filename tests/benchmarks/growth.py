@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from leakcache.images.preprocess import PARTS
-from leakcache.memory import set_memory_limit
+from leakcache.processes import set_memory_limit
 from leakcache.store.cache import Cache
 from leaknet.data.columns import load_fold
 from leaknet.model.feature_space import GramSpace

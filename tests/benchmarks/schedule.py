@@ -99,10 +99,10 @@ def simulate_without_claims(
 
 def measure(images: Path, vae: str, scratch: Path, count: int) -> dict[str, Any]:
     """Build the cache by several numbers of workers; see the module."""
-    from leakcache.columns.spec import ColumnSpec
     from leakcache.dataset.index import read_index
     from leakcache.encoder.autoencoder import Encoder
-    from leakcache.memory import keep_freed_memory
+    from leakcache.processes import keep_freed_memory
+    from leakcache.store.zarr_column import ColumnSpec
 
     keep_freed_memory()
     ColumnSpec.per_shard = UNIT  # type: ignore[assignment, method-assign]
@@ -147,8 +147,8 @@ def _start(index: Any, encoder: Any, home: Path, number: int, of: int) -> int:
 
 def _build(index: Any, encoder: Any, home: Path, number: int, of: int) -> None:
     """Build as one worker, and write how long each of its units took."""
-    from leakcache.distributed.plan import BuildPlan
     from leakcache.store.build import build_cache
+    from leakcache.store.build_plan import BuildPlan
 
     ends = [time.monotonic()]
     plain = BuildPlan.record

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from leakcache.memory import set_memory_limit
+from leakcache.processes import set_memory_limit
 from leakcache.store.cache import Cache
 from leaknet.config import PAPER, RunConfig
 from leaknet.data.columns import CPU

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.streamed_epoch import measure
 
-from leakcache.memory import memory_limit
+from leakcache.processes import memory_limit
 from tests.leaknet.tiny import tiny_cache, tiny_config
 
 

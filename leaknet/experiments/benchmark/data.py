@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from leakcache.dataset.degraded_copies import write_copies
 from leakcache.dataset.records import DatasetIndex, ImageRecord, canonical
-from leakcache.degrade.copies import write_copies
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheStale, ScoringError
 from leakcache.store.build import build_alike
@@ -152,7 +152,7 @@ def columns_of(parts: Sequence[BaselineImages]) -> dict[str, Shaped[np.ndarray, 
 
 # Degraded copies of the evaluated images, with latents and pixels of their own.
 #
-# DIR/steps/closed/step1/…            lossless copies, by `leakcache.degrade.copies`
+# DIR/steps/closed/step1/…            lossless copies, by `leakcache.dataset.degraded_copies`
 # DIR/steps/closed/latents-step1/     their latents, encoded as the originals were
 # DIR/steps/closed/rows/              pixels and whatever else methods derive from them
 #

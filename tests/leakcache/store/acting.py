@@ -19,12 +19,12 @@ import ray
 from tiny_data import SMALL
 from working import content
 
-from leakcache.columns.spec import ColumnSpec
 from leakcache.dataset.index import read_index
-from leakcache.distributed.ray_pool import RayPool
 from leakcache.encoder.autoencoder import Encoder
+from leakcache.processes import RayPool
 from leakcache.store.build import BuildReport, build_cache
 from leakcache.store.column_store import ColumnStore
+from leakcache.store.zarr_column import ColumnSpec
 
 ACTORS = 4
 NAMES = ("z0", "pixels_resize256")

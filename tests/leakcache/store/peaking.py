@@ -21,7 +21,7 @@ torch.set_num_threads(1)
 from leakcache.dataset.index import DatasetIndex, read_index  # noqa: E402
 from leakcache.encoder.autoencoder import Encoder  # noqa: E402
 from leakcache.images.decode import Preprocessing  # noqa: E402
-from leakcache.memory import keep_freed_memory  # noqa: E402
+from leakcache.processes import keep_freed_memory  # noqa: E402
 from leakcache.store.build import build_cache  # noqa: E402
 
 

@@ -26,14 +26,14 @@ from working import NAMES, content
 from leakcache.dataset.index import read_index
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import LeakError
-from leakcache.store import remote_plan
+from leakcache.store import remote_build
 from leakcache.store.build import build_cache
 from leakcache.store.cache import Cache
 from leakcache.store.column_store import ColumnStore
 from leakcache.store.remote import ORIGIN, Mirror
 from leakcache.store.verify import verify
 
-remote_plan.PULL = 0.2
+remote_build.PULL = 0.2
 
 Result = int | str | None
 

@@ -16,7 +16,6 @@ from tiny_data import SIDE, SMALL, array_bytes, save, tiny_image, tiny_model, wr
 
 from leakcache.columns.column import View, ViewValues
 from leakcache.columns.compute import BATCH, _batches, _Request
-from leakcache.columns.spec import ColumnSpec
 from leakcache.dataset.index import FOLDS, DatasetIndex, read_index
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheCorrupt, CacheError, CacheStale, DataError
@@ -25,6 +24,7 @@ from leakcache.images.decode import Preprocessing, decode, preprocess, to_unit_r
 from leakcache.store.build import BuildReport, build_cache
 from leakcache.store.cache import Cache
 from leakcache.store.one_pass import images_ahead
+from leakcache.store.zarr_column import ColumnSpec
 
 
 @pytest.fixture(autouse=True)

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from tiny_data import SMALL, array_bytes, tiny_image
 
-from leakcache.columns.spec import ColumnSpec
 from leakcache.dataset.index import read_index
 from leakcache.dataset.unpack import unpack
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheStale
 from leakcache.store.build import BuildReport, build_cache, fill_columns
-from leakcache.store.changes import open_current
+from leakcache.store.cache import open_current
+from leakcache.store.zarr_column import ColumnSpec
 
 COLUMNS = ("z0",)
 

@@ -9,10 +9,10 @@ from own_process import printed
 from tiny_data import SMALL, write_images
 
 from leakcache.dataset.index import read_index
-from leakcache.distributed.worker import Worker, living
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheError, ConfigError
 from leakcache.store.build import build_cache
+from leakcache.store.build_plan import Worker, living
 from leakcache.store.column_store import ColumnStore
 
 
@@ -45,7 +45,7 @@ def test_claims_of_living_processes_are_kept_and_those_of_dead_ones_are_taken(
     assert living(tmp_path) == 0
     with Worker(tmp_path) as third:
         assert third.claim("unit")
-        monkeypatch.setattr("leakcache.distributed.worker.EXPIRY", -1.0)
+        monkeypatch.setattr("leakcache.store.build_plan.EXPIRY", -1.0)
         with Worker(tmp_path) as fourth:
             assert fourth.claim("unit")
         assert living(tmp_path) == 0

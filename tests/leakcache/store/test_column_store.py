@@ -10,13 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leakcache.columns.spec import ColumnSpec, decoder_versions
 from leakcache.errors import CacheCorrupt, CacheError, CacheIncomplete, CacheStale, DecoderWarning
 from leakcache.files import locked
 from leakcache.store.build import repair_metadata
 from leakcache.store.column_store import ColumnStore
 from leakcache.store.source_images import Rows
-from leakcache.store.zarr_column import key_of
+from leakcache.store.zarr_column import ColumnSpec, decoder_versions, key_of
 
 SPEC = ColumnSpec("numbers", (2, 3), "float32", {"weights": "ab", "sizes": (1, 2)})
 LARGE = ColumnSpec("large", (2**12, 2**11), "uint8")

@@ -16,7 +16,6 @@ from tiny_data import SMALL, array_bytes, tiny_image, write_images
 
 from leakcache.columns.column import Column, DecodedImage
 from leakcache.columns.compute import ColumnComputer
-from leakcache.columns.spec import ColumnSpec
 from leakcache.columns.table import COLUMNS
 from leakcache.dataset.index import read_index
 from leakcache.encoder.autoencoder import Encoder
@@ -26,6 +25,7 @@ from leakcache.images.decode import decoded as decoding
 from leakcache.store import one_pass
 from leakcache.store.build import BuildReport, build_cache, ensure_columns, fill_columns
 from leakcache.store.cache import Cache
+from leakcache.store.zarr_column import ColumnSpec
 from leaknet.config import preset
 
 BEST = preset("best").columns()

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from tiny_data import SMALL, save, tiny_image, tiny_model
 
-from leakcache.columns.spec import ColumnSpec
 from leakcache.columns.table import COLUMNS
 from leakcache.dataset.index import read_index
 from leakcache.encoder.autoencoder import Encoder
@@ -16,7 +15,7 @@ from leakcache.errors import CacheStale
 from leakcache.store.build import build_cache
 from leakcache.store.cache import Cache
 from leakcache.store.verify import verify
-from leakcache.store.zarr_column import key_of
+from leakcache.store.zarr_column import ColumnSpec, key_of
 
 
 @pytest.fixture

@@ -22,17 +22,16 @@ from pathlib import Path
 
 from tiny_data import SMALL
 
-from leakcache.columns.spec import ColumnSpec
 from leakcache.dataset.index import DatasetIndex, read_index
-from leakcache.distributed import worker as workers
 from leakcache.encoder.autoencoder import Encoder
-from leakcache.store import one_pass
+from leakcache.store import build_plan, one_pass
 from leakcache.store.build import build_cache
 from leakcache.store.column_store import ColumnStore
 from leakcache.store.manifest import CacheManifest
+from leakcache.store.zarr_column import ColumnSpec
 
 ColumnSpec.per_shard = 2  # type: ignore[assignment, method-assign]
-workers.HEARTBEAT = 0.1
+build_plan.HEARTBEAT = 0.1
 one_pass.AHEAD = 2  # with more, one worker would claim all units while it reads ahead
 NAMES = ("z0", "pixels_resize256", "degraded_pixel_statistics")
 
@@ -146,7 +145,7 @@ def main(images: Path, weights: Path, scratch: Path) -> None:
         "three": builder.run("three", 3),
         "killed": builder.run("killed", 3, 1, die),
     }
-    workers.EXPIRY = 2.0
+    build_plan.EXPIRY = 2.0
     found["paused"] = builder.run("paused", 2, 1, pause)
     whole = content(scratch / "alone")
     for name in found:

@@ -10,7 +10,7 @@ from tiny_baselines import CLASSES
 from tiny_data import save, tiny_model
 from torch.nn import functional as F
 
-from leakcache.columns.pixels import CROPS
+from leakcache.columns.table import CROPS
 from leakcache.errors import WeightsError
 from leaknet.baselines.aeroblade import FILE, KEY, Aeroblade, Lpips2, ReconstructionMSE
 from leaknet.baselines.base import BaselineOptions

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.neighbors import NearestNeighbors
 from tiny_baselines import CLASSES
 
-from leakcache.columns.pixels import RESIZED
+from leakcache.columns.table import RESIZED
 from leakcache.errors import TrainingError, WeightsError
 from leaknet.baselines.base import BaselineOptions
 from leaknet.baselines.midlayer_knn import ClipNeighbours, DinoNeighbours, MidLayerNeighbours

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tiny_baselines import CLASSES
 from torch import nn
 
-from leakcache.columns.pixels import ContrastTiles
+from leakcache.columns.table import ContrastTiles
 from leakcache.errors import TrainingError
 from leakcache.store.source_images import SourceImages
 from leaknet.baselines.base import BaselineOptions

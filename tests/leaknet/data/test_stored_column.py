@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from cli import leak
-from leakcache.memory import memory_limit, set_memory_limit
+from leakcache.processes import memory_limit, set_memory_limit
 from leakcache.store.cache import Cache
 from leaknet.data.columns import CPU, load_fold
 from leaknet.data.stored_column import ShuffledWindows, StoredColumn

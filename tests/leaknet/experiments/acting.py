@@ -21,7 +21,7 @@ from typing import Any
 
 import ray
 
-from leakcache.distributed.ray_pool import RayPool
+from leakcache.processes import RayPool
 from leaknet.experiments import trial
 from leaknet.experiments.ablation.run import run_ablation
 from leaknet.experiments.benchmark.data import raw_data

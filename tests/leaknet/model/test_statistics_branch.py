@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from leakcache.columns.statistics import COPY_COUNT as COPIES
+from leakcache.columns.table import COPY_COUNT as COPIES
 from leakcache.errors import CacheIncomplete, ConfigError
 from leakcache.images.preprocess import PARTS
 from leakcache.statistics.activation_features import LENGTH as SEEN

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leakcache.dataset.index import read_index
-from leakcache.degrade.operations import degrade
 from leakcache.errors import CacheStale, ScoringError
 from leakcache.images.decode import decode
+from leakcache.images.degrade import degrade
 from leakcache.store.build import build_cache
 from leaknet.experiments.benchmark.data import raw_data, spread, with_steps
 from tests.leaknet.experiments.benchmark.small_bench import small_caches

@@ -26,11 +26,11 @@ from PIL import Image
 
 from leakcache.dataset.folders import step_of
 from leakcache.dataset.records import FOLDS, DatasetIndex, ImageRecord, Reject, canonical
-from leakcache.degrade.operations import degrade
 from leakcache.errors import DataError, ImageError
 from leakcache.files import parse_json
 from leakcache.images.archive import in_order, read_image
 from leakcache.images.decode import decoded
+from leakcache.images.degrade import degrade
 from leakcache.progress import track
 
 # What was done to every degraded copy, as JSON lines, and the index that follows from it.
@@ -119,7 +119,7 @@ def write_index(folder: Path, copies: Iterable[Copy | ImageRecord]) -> None:
 
 
 RANGES = 1
-"""Number of the ranges in `leakcache.degrade.operations`: copies of two kinds are never mixed."""
+"""Number of the ranges in `leakcache.images.degrade`: copies of two kinds are never mixed."""
 AHEAD = 8
 COMPRESSION = 3
 """Of PNG; more takes far longer for a few percent."""

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import ray
 
-from leakcache.distributed.ray_pool import RayPool
 from leakcache.errors import DataError, LeakError
+from leakcache.processes import RayPool
 
 ACTORS, ITEMS = 4, 20
 

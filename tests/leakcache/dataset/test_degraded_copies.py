@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 from tiny_data import tiny_image, write_images
 
+from leakcache.dataset.degraded_copies import FILE, write_copies
 from leakcache.dataset.index import read_index
-from leakcache.degrade.copies import FILE, write_copies
-from leakcache.degrade.operations import degrade, operations
 from leakcache.errors import DataError
 from leakcache.images.archive import hash_file
+from leakcache.images.degrade import degrade, operations
 
 SIZE = (24, 20)
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny_data import tiny_image
 
-from leakcache.degrade.operations import (
+from leakcache.errors import ConfigError, ImageError
+from leakcache.images.degrade import (
     OPERATIONS,
     Blur,
     Contrast,
@@ -29,7 +30,6 @@ from leakcache.degrade.operations import (
     largest_upright,
     operations,
 )
-from leakcache.errors import ConfigError, ImageError
 
 HASHES = [hashlib.sha256(bytes([number])).hexdigest() for number in range(200)]
 hashes = st.sampled_from(HASHES)

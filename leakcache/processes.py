@@ -1,14 +1,109 @@
-"""A pool of Ray actors that compute items of a list; needs the extra `ray`."""
+"""Processes: the memory that one keeps, its number among others, and pools of Ray actors."""
 
 from __future__ import annotations
 
+import ctypes
 import importlib
+import os
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from leakcache.errors import ConfigError, LeakError
+
+# From glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+
+
+def keep_freed_memory() -> bool:
+    """Let the allocator of this process serve large blocks from memory that it keeps.
+
+    Returns:
+        Whether the allocator is glibc's and took the setting; elsewhere nothing happens.
+    """
+    mallopt = _of_glibc("mallopt")
+    if mallopt is None:
+        return False
+    settings = ((_M_MMAP_THRESHOLD, 1 << 30), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 1 << 26))
+    return all(mallopt(name, value) == 1 for name, value in settings)
+
+
+def release_freed_memory() -> None:
+    """Give what is kept back to the system, where the allocator is glibc's.
+
+    Each thread keeps memory of its own, so that after large images all would keep one.
+    """
+    trim = _of_glibc("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
+def _of_glibc(name: str) -> Any:
+    """A function of the C library; None where it has none of that name."""
+    if not sys.platform.startswith("linux"):
+        return None
+    return getattr(ctypes.CDLL(None), name, None)
+
+
+_limit: int | None = None
+
+
+def memory_limit() -> int:
+    """Bytes that arrays of images may take together."""
+    return _machine_memory() // 2 if _limit is None else _limit
+
+
+def set_memory_limit(size: int | None) -> None:
+    """Bound them; by half of the machine's memory without a size."""
+    global _limit  # noqa: PLW0603  # a limit of the process
+    _limit = size
+
+
+def _machine_memory() -> int:
+    """Bytes of the machine, or of the control group that the process is in."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):
+            return min(physical, int(Path("/sys/fs/cgroup", file).read_text()))
+    return physical
+
+
+_LAUNCHERS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
+_LOCAL = ("LOCAL_RANK", "SLURM_LOCALID")
+
+
+def parse_worker(text: str) -> tuple[int, int]:
+    """Number of this process and how many there are.
+
+    Args:
+        text: `K/N` with K from 0, or `auto` for what torchrun or SLURM has set.
+
+    Raises:
+        ConfigError: it is neither, or no launcher has set the variables.
+    """
+    if text == "auto":
+        set_by = (names for names in _LAUNCHERS if all(name in os.environ for name in names))
+        text = "/".join(os.environ[name] for name in next(set_by, ()))
+        if not text:
+            raise ConfigError(
+                "--worker auto: neither RANK and WORLD_SIZE (torchrun) nor SLURM_PROCID and "
+                "SLURM_NTASKS are set; give K/N"
+            )
+    number, _, of = text.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and int(number) < int(of)):
+        raise ConfigError(f"--worker {text}: takes K/N with K from 0 to N - 1, or auto")
+    return int(number), int(of)
+
+
+def local_rank() -> int:
+    """Number of this process on its host, by torchrun or SLURM; 0 where neither started it."""
+    found = (os.environ.get(name, "") for name in _LOCAL)
+    return next((int(text) for text in found if text.isdecimal()), 0)
+
 
 IN_FLIGHT = 2
 """Items that an actor has at most: the one it computes, and the next."""

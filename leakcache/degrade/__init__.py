@@ -1,1 +1,0 @@
-"""Operations that degrade images, chains of them, and folders of degraded copies."""

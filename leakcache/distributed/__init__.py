@@ -1,1 +1,0 @@
-"""Many processes on one list of work units, without messages between them."""
