@@ -237,7 +237,7 @@ class PixelStatistics(Statistics):
     name = "pixel_statistics"
     lengths = pixel_features.LENGTHS
     rows: tuple[int, ...] = (PARTS + 1,)
-    version = 6
+    version = 7
 
     def settings(self, encoding: Encoding) -> dict[str, object]:
         """None: pixels go through no encoder."""

@@ -1,4 +1,4 @@
-"""Amplitudes of the block DCT: how strong each frequency is, how often, how unevenly.
+"""Amplitudes of the block DCT: how often each has which strength, and which vary together.
 
 The statistics that tell generators apart in the DCT domain (Frank et al., "Leveraging frequency
 analysis for deep fake image recognition", 2020), of luma and chroma. Blocks of 8 pixels are those
@@ -12,17 +12,10 @@ from jaxtyping import Float32, Float64
 from torch import Tensor
 
 from leakcache.statistics.part_grid import GRID, Span
-from leakcache.statistics.parts import part_counts, part_covariances, part_means, triangle_length
-from leakcache.statistics.planes import Planes, amplitudes
+from leakcache.statistics.parts import part_counts, part_covariances, triangle_length
+from leakcache.statistics.planes import Planes
 
 FREQUENCIES = GRID * GRID
-BLOCK_DCT_LENGTH = 3 * 3 * FREQUENCIES
-LARGE = 4.0
-RARE = 1e-2
-
-WIDE = 16
-WIDE_DCT_LENGTH = 3 * WIDE * WIDE
-
 EDGES = (0.2, 0.5, 0.8, 1.1, 1.5, 2.0, 2.5, 3.0)
 """Inner edges of the bins of log(1 + |d|)."""
 BINS = len(EDGES) + 1
@@ -31,35 +24,6 @@ DCT_HISTOGRAM_LENGTH = 3 * FREQUENCIES * BINS
 DCT_CORRELATION_LENGTH = triangle_length(FREQUENCIES) + FREQUENCIES
 CONSTANT = 1e-3
 """A standard deviation below this is that of a constant, which correlates with nothing."""
-
-
-def block_dct(planes: Planes) -> Float32[Tensor, "batch part value"]:
-    """Mean, share of large values and unevenness, per plane and frequency, over blocks.
-
-    log(1 + mean |d|), log(share of |d| > 4, plus 1 %), and log(1 + RMS) - log(1 + mean |d|).
-    """
-    found = planes.amplitudes
-    mean = planes.block_means(found).log1p()
-    often = (planes.block_means((found > LARGE).float()) + RARE).log()
-    uneven = planes.block_means(found.square()).sqrt().log1p() - mean
-    each = torch.stack([mean, often, uneven], dim=2)
-    return each.reshape(*each.shape[:3], 3, FREQUENCIES).transpose(2, 3).flatten(2)
-
-
-def wide_dct(planes: Planes) -> Float32[Tensor, "batch part value"]:
-    """log(1 + mean |d|) per plane and frequency of blocks of 16×16 pixels.
-
-    Twice the block of JPEG and of the latent grid, so that patterns of period 8 are frequencies
-    of their own. The blocks of a part start in its corner.
-    """
-    origins = [(rows[0] % WIDE, columns[0] % WIDE) for rows, columns in planes.parts]
-    means: dict[int, Tensor] = {}
-    for top, left in dict.fromkeys(origins):
-        found = amplitudes(planes.luma_chroma[:, :, top:, left:], WIDE)
-        own = [part for part, origin in enumerate(origins) if origin == (top, left)]
-        grid = planes.parts.take(own).positions(WIDE, (WIDE, WIDE))
-        means |= zip(own, part_means(found, grid).unbind(1), strict=True)
-    return torch.stack([means[part] for part in range(len(origins))], dim=1).log1p()
 
 
 def dct_histogram(planes: Planes) -> Float32[Tensor, "batch part value"]:

@@ -24,8 +24,6 @@ Family = Callable[[Planes], Float32[Tensor, "batch part length"]]
 
 FAMILIES: Mapping[str, tuple[Family, int]] = MappingProxyType(
     {
-        "block_dct": (block_dct.block_dct, block_dct.BLOCK_DCT_LENGTH),
-        "wide_dct": (block_dct.wide_dct, block_dct.WIDE_DCT_LENGTH),
         "dct_histogram": (block_dct.dct_histogram, block_dct.DCT_HISTOGRAM_LENGTH),
         "dct_correlation": (block_dct.dct_correlation, block_dct.DCT_CORRELATION_LENGTH),
         "residual_spectrum": (residuals.residual_spectrum, residuals.RESIDUAL_SPECTRUM_LENGTH),

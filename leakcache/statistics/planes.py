@@ -11,7 +11,6 @@ from torch import Tensor
 
 from leakcache.dct import dct_basis
 from leakcache.statistics.part_grid import GRID, Parts, pixel_parts
-from leakcache.statistics.parts import part_means
 
 # JFIF (ITU-R BT.601, full range) without the offset of chroma, which no family reads.
 _YCBCR = (
@@ -38,12 +37,6 @@ class Planes:
     def amplitudes(self) -> Float32[Tensor, "batch row column 192"]:
         """|DCT| of blocks of 8 pixels, all frequencies of Y, then of Cb, then of Cr."""
         return amplitudes(self.luma_chroma, GRID)
-
-    def block_means(
-        self, values: Float32[Tensor, "batch row column value"]
-    ) -> Float32[Tensor, "batch part value"]:
-        """Means over the blocks of 8 pixels in each part."""
-        return part_means(values, self.parts.positions(GRID, (GRID, GRID)))
 
     def of_each_part(
         self, function: Callable[[Float32[Tensor, "_ 3 _ _"]], Float32[Tensor, "_ value"]]

@@ -3,8 +3,8 @@
 A family of patch covariances is a matrix logarithm L, and its part of the margin is ⟨V, L - M⟩ with
 a symmetric matrix V of weights and the mean M of the training images (after clipping). With the
 eigenvectors p of V and their eigenvalues λ it is exactly Σ λ pᵀ(L - M)p: a sum over patch patterns
-p of λ times the log-energy of the pattern in excess of the mean. For a family of DCT amplitudes or
-of a power spectrum the terms belong to frequencies.
+p of λ times the log-energy of the pattern in excess of the mean. The terms
+of the residual's power spectrum belong to frequencies.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from leakcache.dct import dct_basis
-from leakcache.statistics import block_dct, patch_covariance, residuals
+from leakcache.statistics import patch_covariance, residuals
 from leakcache.statistics.pixel_features import family_slice
 from leaknet.explain.contributions import MarginWeights
 from leaknet.model.ridge import family_weights
@@ -31,14 +30,7 @@ PATCHES = {
     "odd_luma": (patch_covariance.LUMA_SIDE, 1),
 }
 """Side and planes of the patches of each family of patch covariances."""
-SPECTRA = {
-    "block_dct": ((3, 3), 8),
-    "wide_dct": ((3, 1), block_dct.WIDE),
-    "residual_spectrum": ((3, 1), residuals.HALF),
-}
-"""Planes and kinds of values, and side of the block of frequencies, of each family of spectra."""
-
-
+SPECTRUM = "residual_spectrum"
 PLANES = ("luma", "blue chroma", "red chroma")
 
 
@@ -69,7 +61,7 @@ class Pattern:
 def patterns(
     weights: MarginWeights, statistics: Float[Tensor, "1 part value"]
 ) -> tuple[Pattern, ...]:
-    """The strongest pattern of the patch family and of the spectrum family that add most.
+    """The strongest pattern of the patch family that adds most, and the strongest frequency.
 
     Only terms of the regression on originals at native resolution are drawn; they are means over
     the image and its quarters.
@@ -79,12 +71,12 @@ def patterns(
     delta = weights.original * weights.of(ridge)
     shares = family_weights(ridge.features.lengths).double()
     found = []
-    for kinds in (PATCHES, SPECTRA):
+    for kinds in (tuple(PATCHES), (SPECTRUM,)):
         slices = {name: family_slice(name) for name in kinds}
         terms = {name: float((features * delta)[part].sum()) for name, part in slices.items()}
         name = max(terms, key=lambda one: abs(terms[one]))
         part, gain = slices[name], ridge.features.scale.cpu().double() * shares
-        draw = _patch if kinds is PATCHES else _frequency
+        draw = _frequency if name == SPECTRUM else _patch
         found.append(draw(name, _Terms(features[part].cpu(), delta[part].cpu(), gain[part])))
     return tuple(found)
 
@@ -130,26 +122,13 @@ def _matrix(values: Float64[Tensor, " entry"], size: int) -> Float64[Tensor, "{s
 
 
 def _frequency(family: str, terms: _Terms) -> Pattern:
-    (planes, kinds), side = SPECTRA[family]
-    shape = (planes, kinds, side, side)
-    each = (terms.features * terms.delta).reshape(shape)
-    by_frequency = each.sum(dim=1)
+    by_frequency = (terms.features * terms.delta).reshape(-1, residuals.HALF, residuals.HALF)
     best = int((by_frequency * _sign(terms.sum)).argmax())
     plane, row, column = (int(i) for i in np.unravel_index(best, by_frequency.shape))
-    kind = int(each[plane, :, row, column].abs().argmax())
-    excess = float(terms.excess.reshape(shape)[plane, kind, row, column])
-    spectral = family == "residual_spectrum"
-    wave = _cosine(row, column) if spectral else _block(side, row, column)
-    period = "cycles in 64 pixels" if spectral else f"of the DCT of {side}×{side} pixels"
-    words = f"{PLANES[plane]}, frequency ({row}, {column}) {period}"
+    excess, wave = float(terms.excess[best]), _cosine(row, column)
+    words = f"{PLANES[plane]}, frequency ({row}, {column}) cycles in {residuals.TILE} pixels"
     contribution, spectrum = float(by_frequency[plane, row, column]), by_frequency[plane].numpy()
     return Pattern(family, words, wave[:, :, None], contribution, excess, terms.sum, spectrum)
-
-
-def _block(side: int, row: int, column: int) -> Float64[np.ndarray, "{side} {side}"]:
-    basis = dct_basis(side, torch.empty(0, dtype=torch.float64)).numpy()
-    found: np.ndarray = np.outer(basis[row], basis[column])
-    return found
 
 
 def _cosine(row: int, column: int, side: int = 16) -> Float64[np.ndarray, "{side} {side}"]:

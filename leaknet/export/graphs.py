@@ -19,7 +19,7 @@ from torch.nn import functional
 from leakcache.encoder.autoencoder import AutoencoderIdentity, halvings
 from leakcache.statistics import activation_features, block_dct, cooccurrence, patch_covariance
 from leakcache.statistics.patch_covariance import without_mean
-from leakcache.statistics.planes import Planes, amplitudes, residuals
+from leakcache.statistics.planes import Planes, residuals
 from leakcache.statistics.residuals import residual_spectrum
 from leaknet.calibration import Calibration
 from leaknet.calibration.families import Families
@@ -60,10 +60,8 @@ class PixelGraph(nn.Module):
 
     def forward(self, views: UInt8[Tensor, "part height width 3"]) -> tuple[Tensor, ...]:
         """Values of the families without logarithms, then a covariance of each other family."""
-        planes = _WholePlanes(views)
+        planes = Planes(views)
         values = [
-            block_dct.block_dct(planes)[:, 0],
-            amplitudes(planes.luma_chroma, block_dct.WIDE).mean((1, 2)).log1p(),
             _dct_histogram(planes.amplitudes),
             _dct_correlation(planes.amplitudes),
             residual_spectrum(planes)[:, 0],
@@ -203,13 +201,6 @@ def _log_sums(
 ) -> Float64[Tensor, "image set"]:
     """Log of the sum of the exponentials of the members of each set of classes."""
     return logs[:, None].masked_fill(~members, -torch.inf).logsumexp(dim=2)
-
-
-class _WholePlanes(Planes):
-    """Planes of one part: means are plain ones."""
-
-    def block_means(self, values: Float32[Tensor, "batch row column value"]) -> Tensor:
-        return values.mean((1, 2))[:, None]
 
 
 def _covariance(vectors: Float[Tensor, "part *position value"]) -> Matrices:

@@ -14,10 +14,8 @@ from scipy.signal import correlate2d
 from leakcache.statistics.block_dct import (
     BINS,
     EDGES,
-    block_dct,
     dct_correlation,
     dct_histogram,
-    wide_dct,
 )
 from leakcache.statistics.cooccurrence import cooccurrence
 from leakcache.statistics.part_grid import Parts
@@ -144,28 +142,6 @@ def test_amplitudes_are_those_of_scipy(side):
     planes = luma_chroma(noise())
     for found, plane in zip(amplitudes(planes, side), planes, strict=True):
         np.testing.assert_allclose(found, slow_amplitudes(plane, side), atol=1e-2)
-
-
-def test_block_dct_is_what_it_says():
-    found = of(block_dct, noise()).reshape(3, 3, 64)
-    for values, plane in zip(found, luma_chroma(noise()), strict=True):
-        d = slow_amplitudes(plane, 8)
-        mean = np.log1p(d.mean(0))
-        np.testing.assert_allclose(values[0], mean, rtol=1e-4)
-        np.testing.assert_allclose(values[1], np.log(0.01 + (d > 4).mean(0)), atol=1e-4)
-        rms = np.log1p(np.sqrt((d**2).mean(0)))
-        np.testing.assert_allclose(values[2], rms - mean, atol=1e-4)
-
-
-def test_one_cosine_fills_one_frequency_of_the_wide_dct():
-    x = np.arange(128)
-    wave = 128 + 60 * np.cos(np.pi * (x + 0.5) * 5 / 16)
-    found = of(wide_dct, grey(np.tile(wave, (128, 1)))).reshape(3, 16, 16)
-    inside = found[0].copy()
-    assert inside[0, 5] == pytest.approx(np.log1p(60 * 16 / np.sqrt(2)), abs=0.01)
-    inside[0, [0, 5]] = 0
-    assert inside.max() < np.log1p(5)
-    assert found[1:].max() < 1e-3
 
 
 def test_histograms_are_those_of_numpy():

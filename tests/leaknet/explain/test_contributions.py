@@ -12,7 +12,8 @@ from leakcache.columns.quantise import dequantise, quantise
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.statistics.activation_features import LENGTHS as SEEN
 from leakcache.statistics.activation_features import activation_statistics
-from leakcache.statistics.pixel_features import LENGTHS, pixel_statistics
+from leakcache.statistics.pixel_features import LENGTHS, family_slice, pixel_statistics
+from leakcache.statistics.residuals import HALF
 from leaknet.explain.contributions import COPIES, PARTS, group_of, native_families, weigh
 from leaknet.explain.patterns import patterns
 from leaknet.explain.tiles import (
@@ -32,8 +33,7 @@ from tests.leaknet.model.test_statistics_branch import (
 from tests.tiny_data import save, tiny_image, tiny_model
 
 LENGTH = sum(LENGTHS.values())
-LUMA = slice(*np.cumsum([0, *LENGTHS.values()])[[7, 8]].tolist())
-assert list(LENGTHS)[7] == "luma_covariance"
+LUMA = family_slice("luma_covariance")
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["originals", "with copies"])
@@ -111,7 +111,7 @@ def test_the_patterns_of_a_family_add_up_to_its_term() -> None:
 def test_a_planted_frequency_is_the_pattern() -> None:
     branch, statistics = planted(0.0)
     weight = torch.zeros_like(branch.ridge.weight)
-    place = 64 * 3 + 64 + 3 * 8 + 2  # block_dct: blue chroma, share of large values, (3, 2)
+    place = family_slice("residual_spectrum").start + HALF * HALF + 3 * HALF + 2
     weight[place, 1] = -1.0
     branch.ridge.set_weights(weight.numpy())
     statistics[0, :, place] += 1 / branch.ridge.features.scale[place]
