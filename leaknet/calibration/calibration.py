@@ -28,6 +28,7 @@ from leaknet.calibration.conformal import (
     depths,
     grouped_bound,
     naming_threshold,
+    set_levels,
     too_weak,
 )
 from leaknet.calibration.conformal import prediction_sets as conformal_sets
@@ -112,9 +113,12 @@ class Calibration:
         """How far each image lies below the calibrating ones; see `conformal.depths`."""
         return depths(self.references[detector.name], detector.score_samples(e))
 
-    def prediction_sets(self, e: Embeddings, alpha: float) -> Bool[np.ndarray, "image class"]:
-        """Which generators can't be excluded at level α."""
-        return conformal_sets(self.conformity, self.log_probabilities(e), alpha)
+    def prediction_sets(
+        self, e: Embeddings, detector: Detector, alpha: float
+    ) -> Bool[np.ndarray, "image class"]:
+        """Which generators can't be excluded at level α, or less; see `conformal.set_levels`."""
+        levels = set_levels(self.p_values(e, detector), alpha)
+        return conformal_sets(self.conformity, self.log_probabilities(e), levels)
 
     def naming_threshold(self, alpha: float) -> float:
         """The log probability above which an image is named; see `conformal.naming_threshold`."""

@@ -59,21 +59,41 @@ def outside_limit(reference: Float[np.ndarray, " reference"]) -> float | None:
     return None if median == lowest else median - FAR * (median - lowest)
 
 
+FULL_LEVEL = 0.5
+"""p-value from which a prediction set has the whole level α: the median of exchangeable images."""
+
+
+def set_levels(
+    p_values: Float[np.ndarray, " image"], alpha: float
+) -> Float64[np.ndarray, " image"]:
+    """Level of the prediction set of each image: α, and less where the image is unlike known ones.
+
+    The guarantee holds for images like the calibrating ones, and the level is never above α. An
+    image of another pipeline has a low p-value: its set is wider (docs/LOG.md).
+
+    Args:
+        p_values: that each image comes from a known generator.
+        alpha: rate at which the right generator may be missing.
+    """
+    levels: Float64[np.ndarray, " image"] = alpha * np.minimum(p_values / FULL_LEVEL, 1)
+    return levels
+
+
 def prediction_sets(
     reference: Float[np.ndarray, " reference"],
     log_probabilities: Float[np.ndarray, "image class"],
-    alpha: float,
+    levels: Float[np.ndarray, " image"],
 ) -> Bool[np.ndarray, "image class"]:
-    """Which generators can't be excluded at level α; a set may hold all, or none.
+    """Which generators can't be excluded at the level of each image; a set may hold all, or none.
 
     Args:
         reference: log probability of the true class of each calibrating image.
         log_probabilities: of all classes, for the images in question.
-        alpha: rate at which the right generator may be missing, over all generators together.
+        levels: rate at which the right generator may be missing, over all generators together.
             For a single generator nothing is guaranteed.
     """
     members: Bool[np.ndarray, "image class"] = (
-        conformal_p_values(reference, log_probabilities) > alpha
+        conformal_p_values(reference, log_probabilities) > levels[:, None]
     )
     return members
 

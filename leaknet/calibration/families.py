@@ -24,7 +24,7 @@ from scipy.special import logsumexp
 from leakcache.errors import RunError
 from leakcache.files import parse_toml
 from leaknet.calibration.calibration import Calibration
-from leaknet.calibration.conformal import conformal_p_values, naming_threshold
+from leaknet.calibration.conformal import naming_threshold, prediction_sets
 from leaknet.calibration.split_half import cut_in_halves
 from leaknet.checksums import is_there, read_text
 from leaknet.data.embeddings import Embeddings
@@ -102,11 +102,12 @@ class FamilyCalibration:
         return naming_threshold(self.confidence, self.confidence == self.conformity, alpha)
 
     def prediction_sets(
-        self, log_probabilities: Float[np.ndarray, "image family"], alpha: float
+        self,
+        log_probabilities: Float[np.ndarray, "image family"],
+        levels: Float[np.ndarray, " image"],
     ) -> Bool[np.ndarray, "image family"]:
-        """Which families can't be excluded at level α."""
-        found: np.ndarray = conformal_p_values(self.conformity, log_probabilities) > alpha
-        return found
+        """Which families can't be excluded at the level of each image."""
+        return prediction_sets(self.conformity, log_probabilities, levels)
 
 
 def write_families(run: Path, families: Mapping[str, Sequence[str]]) -> None:

@@ -59,6 +59,13 @@ if TYPE_CHECKING:
     metavar="FILE.csv|LABEL=NAME",
     help="Known generator of a label in OTHER, where the names differ; or a CSV of both.",
 )
+@click.option(
+    "--steps",
+    default="",
+    callback=opt.step_numbers(1),
+    metavar="LIST",
+    help="Also the test images after so many degradation operations, such as 1,2,3.",
+)
 @opt.alpha
 @opt.force
 @click.option(
@@ -83,15 +90,16 @@ def evaluate(settings: Settings, /, **options: Any) -> None:
     open.GENERATOR.*, leave_out.mean.auroc, leave_out.worst.auroc, leave_out.GENERATOR.*,
     leave_out.folds, detectors.NAME.open.*, detectors.NAME.leave_out.*, answers.all.*,
     answers.leave_out.*, transfer.OTHER.* (top1, top5, macro_auc, right, wrong, unsure, unknown,
-    coverage, set_size, auroc, detector_auroc, test.*, recall.GENERATOR.*), table2.MODE.*, real.*,
-    controls.*, seeds.N.*; `sd` and `interval` in each group repeat its layout.
+    coverage, covered, set_size, auroc, detector_auroc, test.*, recall.GENERATOR.*; of --steps
+    transfer.stepN.*), table2.MODE.*, real.*, controls.*, seeds.N.*; `sd` and `interval` in each
+    group repeat its layout.
 
     \b
     Example:
       leak evaluate --preset paper --seeds 3 --leave-out 2
       leak evaluate --open unknown/ --detectors all --table2 --shuffle-labels --out eval/
       leak evaluate --leave-out runs/best/families.toml
-      leak evaluate --transfer elsewhere/ --same-as pixart=PixArt-XL
+      leak evaluate --transfer elsewhere/ --same-as pixart=PixArt-XL --steps 1,2,3
       leak evaluate --seeds 5 --leave-out 2 --engine ray --address auto
     """
     folder = cache_folder(options["cache"], settings.caches)
@@ -168,12 +176,14 @@ def _left_out(given: str) -> int | Path:
 
 def _collections(options: dict[str, Any], closed: Cache, device: str) -> list[Collection]:
     from leaknet.experiments.caches import collection_cache
-    from leaknet.experiments.transfer import load_collections, read_same_as
+    from leaknet.experiments.transfer import Collection, load_collections, read_same_as
 
     others = [Path(name) for item in options["transfer"] for name in item.split(",") if name]
+    encoder = closed.manifest.encoding.encoder(device) if options["steps"] else None
+    degraded = [Collection.degraded(closed, step, encoder) for step in options["steps"] if encoder]
     same_as = read_same_as(options["same_as"])
     caches = [collection_cache(other, closed, device) for other in others]
-    return load_collections(caches, closed, same_as)
+    return load_collections(caches, closed, same_as) + degraded
 
 
 def _audit(closed: Cache, roots: tuple[str, ...]) -> dict[str, Any]:

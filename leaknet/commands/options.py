@@ -278,6 +278,19 @@ def seed(what: str) -> Callable[[Command], Command]:
     return click.option("--seed", type=SEED, default=0, help=what)
 
 
+def step_numbers(least: int) -> Callable[[click.Context, click.Parameter, str], list[int]]:
+    """A callback that reads numbers of degradation operations, from `least` to 3."""
+    steps = [str(number) for number in range(least, 4)]
+
+    def read(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
+        given = sorted({part.strip() for part in text.split(",") if part.strip()})
+        if not set(given) <= set(steps):
+            raise click.BadParameter(f"takes some of {', '.join(steps)}, such as 1,2,3")
+        return [int(number) for number in given]
+
+    return read
+
+
 def read_data(root: Path, options: dict[str, Any], split: Split = "all") -> DatasetIndex:
     """The index of a data root, after saying on stderr how it was understood.
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 
 from leaknet.calibration import Calibration
 from leaknet.calibration.calibration import ratio_costs, top_label_error
-from leaknet.calibration.conformal import FAR
-from leaknet.calibration.decision import KNOWN, OUTSIDE, UNKNOWN, UNSURE
+from leaknet.calibration.conformal import FAR, set_levels
+from leaknet.calibration.decision import FAMILY, KNOWN, OUTSIDE, UNKNOWN, UNSURE
+from leaknet.calibration.families import FamilyCalibration
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Detector
 from leaknet.evaluation.summary import (
@@ -35,42 +36,110 @@ from leaknet.experiments.trial import Trial
 Columns = dict[str, Float64[np.ndarray, "_"]]
 
 
-def verdict_columns(
-    calibration: Calibration, detector: Detector, e: Embeddings, alpha: float
-) -> Columns:
-    """0 or 1 for each image and verdict, as `leaknet.calibration.decision.decide` has it."""
-    return _columns(calibration, detector, e, alpha)[0]
+@dataclass(frozen=True)
+class Rule:
+    """What answers for the images of one run.
 
-
-def known_columns(
-    calibration: Calibration, detector: Detector, e: Embeddings, alpha: float
-) -> Columns:
-    """Columns of images of known generators, whose labels are among the classes.
-
-    Returns:
-        false_alarms: called unknown, or outside the calibrated range in place of it; at most
-            `alpha` on average is guaranteed.
-        outside: called outside the calibrated range, also where there are too few calibrating
-            images to call any unknown.
-        named_right, named_wrong, unsure: the other verdicts; named wrong at most `alpha` on
-            average is guaranteed.
-        coverage: the prediction set holds the right generator; at least 1 - `alpha` on average
-            is guaranteed over all generators, not for each.
-        set_size: generators in the prediction set.
+    Attributes:
+        calibration: of the run.
+        detector: that decides.
+        alpha: false-alarm rate.
+        families: of its generators; None for a run without.
     """
-    verdicts, sets = _columns(calibration, detector, e, alpha)
-    rejected = calibration.p_values(e, detector) <= alpha
-    covered = sets[np.arange(len(e)), e.targets].astype(np.float64)
-    right = (calibration.log_probabilities(e).argmax(axis=1) == e.targets).astype(np.float64)
-    return {
-        "false_alarms": rejected.astype(np.float64),
-        OUTSIDE: verdicts[OUTSIDE],
-        "named_right": verdicts[KNOWN] * right,
-        "named_wrong": verdicts[KNOWN] * (1 - right),
-        "unsure": verdicts[UNSURE],
-        "coverage": covered,
-        "set_size": sets.sum(axis=1).astype(np.float64),
-    }
+
+    calibration: Calibration
+    detector: Detector
+    alpha: float
+    families: FamilyCalibration | None = None
+
+    @classmethod
+    def of(cls, trial: Trial, detector: Detector, alpha: float) -> Rule:
+        """Calibrate a trial on its validation images."""
+        calibration = Calibration.fit(trial.known, [detector])
+        families = trial.families and FamilyCalibration.fit(
+            trial.families, calibration, trial.known
+        )
+        return cls(calibration, detector, alpha, families)
+
+    def verdicts(self, e: Embeddings) -> Columns:
+        """0 or 1 for each image and verdict, as `leaknet.calibration.decision.decide` has it."""
+        calibration, alpha = self.calibration, self.alpha
+        p_values = calibration.p_values(e, self.detector)
+        far = calibration.depths(e, self.detector) >= FAR
+        outside = far & (p_values <= max(alpha, calibration.smallest_p))
+        unknown = ~outside & (p_values <= alpha)
+        rest = ~outside & ~unknown
+        known = rest & calibration.probable(e, alpha) & ~calibration.weak(e)
+        family = rest & ~known & self._family_named(e)
+        found = {
+            UNKNOWN: unknown,
+            OUTSIDE: outside,
+            KNOWN: known,
+            FAMILY: family,
+            UNSURE: rest & ~known & ~family,
+        }
+        return {verdict: mask.astype(np.float64) for verdict, mask in found.items()}
+
+    def known_columns(self, e: Embeddings) -> Columns:
+        """Columns of images of known generators, whose labels are among the classes.
+
+        Returns:
+            false_alarms: called unknown, or outside the calibrated range in place of it; at most
+                `alpha` on average is guaranteed.
+            outside: called outside the calibrated range, also where there are too few calibrating
+                images to call any unknown.
+            named_right, named_wrong, unsure: the other verdicts; named wrong at most `alpha` on
+                average is guaranteed.
+            family_right, family_wrong: a family is named; only with families.
+            coverage: the prediction set holds the right generator; at least 1 - `alpha` on average
+                is guaranteed over all generators, not for each.
+            covered: it does, or the image is called unknown or outside.
+            set_size: generators in the prediction set.
+            family_coverage, family_set_size: the same of families; only with families.
+        """
+        verdicts, logs = self.verdicts(e), self.calibration.log_probabilities(e)
+        rejected = self.calibration.p_values(e, self.detector) <= self.alpha
+        sets = self.calibration.prediction_sets(e, self.detector, self.alpha)
+        covered = sets[np.arange(len(e)), e.targets]
+        right = (logs.argmax(axis=1) == e.targets).astype(np.float64)
+        return {
+            "false_alarms": rejected.astype(np.float64),
+            OUTSIDE: verdicts[OUTSIDE],
+            "named_right": verdicts[KNOWN] * right,
+            "named_wrong": verdicts[KNOWN] * (1 - right),
+            "unsure": verdicts[UNSURE],
+            "coverage": covered.astype(np.float64),
+            "covered": (covered | rejected | (verdicts[OUTSIDE] > 0)).astype(np.float64),
+            "set_size": sets.sum(axis=1).astype(np.float64),
+            **self._family_columns(e, verdicts[FAMILY]),
+        }
+
+    def _family_named(self, e: Embeddings) -> Bool[np.ndarray, " image"]:
+        """Whether the likeliest family has several generators and is probable enough."""
+        if self.families is None:
+            return np.zeros(len(e), dtype=bool)
+        families = self.families.families
+        logs = families.log_probabilities(self.calibration.log_probabilities(e))
+        several: np.ndarray = np.bincount(families.index)[logs.argmax(axis=1)] > 1
+        found: np.ndarray = several & (
+            logs.max(axis=1) > self.families.naming_threshold(self.alpha)
+        )
+        return found
+
+    def _family_columns(self, e: Embeddings, named: Float64[np.ndarray, " image"]) -> Columns:
+        if self.families is None:
+            return {}
+        families = self.families.families
+        logs = families.log_probabilities(self.calibration.log_probabilities(e))
+        levels = set_levels(self.calibration.p_values(e, self.detector), self.alpha)
+        sets, own = self.families.prediction_sets(logs, levels), families.index[e.targets]
+        right = (logs.argmax(axis=1) == own).astype(np.float64)
+        return {
+            "family_right": named * right,
+            "family_wrong": named * (1 - right),
+            "family_coverage": sets[np.arange(len(e)), own].astype(np.float64),
+            "family_set_size": sets.sum(axis=1).astype(np.float64),
+        }
 
 
 def rates(
@@ -82,20 +151,6 @@ def rates(
     return {name: own @ column / own.sum(axis=1) for name, column in columns.items()}
 
 
-def _columns(
-    calibration: Calibration, detector: Detector, e: Embeddings, alpha: float
-) -> tuple[Columns, np.ndarray]:
-    sets = calibration.prediction_sets(e, alpha)
-    p_values = calibration.p_values(e, detector)
-    far = calibration.depths(e, detector) >= FAR
-    outside = far & (p_values <= max(alpha, calibration.smallest_p))
-    unknown = ~outside & (p_values <= alpha)
-    rest = ~outside & ~unknown
-    known = rest & calibration.probable(e, alpha) & ~calibration.weak(e)
-    found = {UNKNOWN: unknown, OUTSIDE: outside, KNOWN: known, UNSURE: rest & ~known}
-    return {verdict: mask.astype(np.float64) for verdict, mask in found.items()}, sets
-
-
 KNOWN_FIGURES = (
     "false_alarms",
     "outside",
@@ -103,14 +158,19 @@ KNOWN_FIGURES = (
     "named_wrong",
     "unsure",
     "coverage",
+    "covered",
     "set_size",
     "ece_before",
     "ece_after",
     "cllr",
     "min_cllr",
 )
-"""Figures of known images: those of `known_columns`; ECE of the logits as they are and at the
+"""Figures of known images: those of `Rule.known_columns`; ECE of the logits as they are and at the
 temperature; Cllr in bits, the mean over generators."""
+
+
+FAMILY_FIGURES = ("family_right", "family_wrong", "family_coverage", "family_set_size")
+"""Further figures of known images where generators have families."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +180,10 @@ class AnswerSummary:
     Attributes:
         alpha: that rate: how many images of known generators may be called unknown.
         detector: that decides.
-        known: figures of `KNOWN_FIGURES`, over test images of known generators.
-        unknown: by unknown generator, fractions called `unknown`, `outside`, `known` and `unsure`.
+        known: figures of `KNOWN_FIGURES`, and those of families where a run has some, over test
+            images of known generators.
+        unknown: by unknown generator, fractions called `unknown`, `outside`, `known`, `family` and
+            `unsure`.
     """
 
     alpha: float
@@ -166,7 +228,7 @@ def summarise_answers(
     return AnswerSummary(
         alpha,
         detector,
-        {key: known[key] for key in KNOWN_FIGURES},
+        {key: known[key] for key in (*KNOWN_FIGURES, *FAMILY_FIGURES) if key in known},
         {name: by_metric(found, name) for name in generators},
     )
 
@@ -182,13 +244,12 @@ class _Answers:
 
     @classmethod
     def of(cls, trial: Trial, name: str, alpha: float) -> _Answers:
-        detector = next(d for d in trial.detectors if d.name == name)
-        calibration = Calibration.fit(trial.known, [detector])
+        rule = Rule.of(trial, next(d for d in trial.detectors if d.name == name), alpha)
         test, parts = trial.test, _by_generator(trial.unknown)
         return cls(
-            known_columns(calibration, detector, test, alpha),
-            _costs(calibration, test),
-            {n: verdict_columns(calibration, detector, e, alpha) for n, e in parts.items()},
+            rule.known_columns(test),
+            _costs(rule.calibration, test),
+            {n: rule.verdicts(e) for n, e in parts.items()},
             [test.groups, *(part.groups for part in parts.values())],
         )
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from leaknet.evaluation.closed_set import ClosedSummary
 from leaknet.evaluation.open_set import OpenSummary
-from leaknet.experiments.answers import KNOWN_FIGURES, AnswerSummary
+from leaknet.experiments.answers import AnswerSummary
 from leaknet.experiments.attention_modes import MODES, PUBLISHED, REPORTED, WARNING
 from leaknet.experiments.evaluation import Evaluation, LeaveOut
 from leaknet.experiments.label_shuffle import ShuffleSummary
@@ -19,7 +20,7 @@ from leaknet.experiments.tables import (
     figure_row,
     write_table,
 )
-from leaknet.experiments.transfer import TransferSummary
+from leaknet.experiments.transfer import VERDICT_NAMES, TransferSummary
 
 CLOSED = {
     "top1": "top-1",
@@ -43,7 +44,20 @@ TRANSFER = {
     "auroc": "AUROC, highest logit",
     "detector_auroc": "AUROC, detector",
 }
-VERDICTS = ("right", "wrong", "unsure", "unknown", "outside", "coverage", "set_size")
+SITUATION = {
+    "top1": "top-1",
+    "macro_auc": "macro AUC",
+    "right": "named right",
+    "wrong": "named wrong",
+    "family_right": "family right",
+    "family_wrong": "family wrong",
+    "unsure": "unsure",
+    "unknown": "unknown or outside",
+    "coverage": "coverage",
+    "covered": "covered or unknown",
+    "set_size": "set size",
+    "family_coverage": "coverage, families",
+}
 RATES = {
     "ccr1": "CCR@1%",
     "ccr5": "CCR@5%",
@@ -67,6 +81,8 @@ def evaluation_tables(result: Evaluation) -> list[Grid]:
     grids += _answers(result)
     for name, one in result.transfer.items():
         grids += _transfer(name, one)
+    if result.transfer and result.answers:
+        grids.append(_situations(result.transfer, result.closed["prototype"], result.answers))
     if result.modes:
         grids.append(_modes(result))
     if result.real:
@@ -171,8 +187,8 @@ def _answer_grids(where: str, one: AnswerSummary) -> list[Grid]:
     title = f"Answers at a false-alarm rate of {one.alpha:g} ({one.detector}){where}"
     known = Grid(
         f"{title}: images of known generators",
-        tuple(key.replace("_", " ") for key in KNOWN_FIGURES),
-        (tuple(cell(one.known[key]) for key in KNOWN_FIGURES),),
+        tuple(key.replace("_", " ") for key in one.known),
+        (tuple(map(cell, one.known.values())),),
         (
             f"false alarms: called unknown or outside the calibrated range, {one.alpha:g} on "
             "average being promised; coverage: "
@@ -182,11 +198,11 @@ def _answer_grids(where: str, one: AnswerSummary) -> list[Grid]:
     )
     if not one.unknown:
         return [known]
-    verdicts = ("unknown", "outside", "known", "unsure")
+    verdicts = ("unknown", "outside", "known", "family", "unsure")
     rows = tuple((name, *(cell(row[v]) for v in verdicts)) for name, row in one.unknown.items())
     unknown = Grid(
         f"{title}: images of unknown generators",
-        ("generator", "unknown (right)", "outside the range", "named (wrong)", "unsure"),
+        ("generator", "unknown (right)", "outside the range", "named (wrong)", "family", "unsure"),
         rows,
     )
     return [known, unknown]
@@ -196,8 +212,7 @@ def _transfer(name: str, one: TransferSummary) -> list[Grid]:
     title = f"Transfer to {name}"
     sets = {f"{name} ({one.images} images)": one.other, "test images, same generators": one.test}
     closed = {key: TRANSFER[key] for key in TRANSFER if key in one.other}
-    verdicts = {key: key.replace("_", " ") for key in VERDICTS if key in one.other}
-    grids = [
+    return [
         Grid(
             title,
             ("images", *closed.values()),
@@ -210,21 +225,32 @@ def _transfer(name: str, one: TransferSummary) -> list[Grid]:
             ),
         ),
         Grid(
-            f"{title}: answers at a false-alarm rate of {one.alpha:g} ({one.detector})",
-            ("images", *verdicts.values()),
-            tuple(figure_row(where, metrics, verdicts) for where, metrics in sets.items()),
-            (
-                f"coverage: the prediction set holds the right generator; {1 - one.alpha:g} is "
-                "guaranteed on images like those of validation, not on other collections.",
-            ),
-        ),
-        Grid(
             f"{title}: top-1 of each generator",
             ("generator", name, "test images"),
             tuple(figure_row(g, both, ("other", "test")) for g, both in one.recall.items()),
         ),
     ]
-    return grids if verdicts else [grids[0], grids[2]]
+
+
+def _situations(
+    transfer: Mapping[str, TransferSummary], closed: ClosedSummary, answers: AnswerSummary
+) -> Grid:
+    """Answers on the test images and in every other situation, of known generators."""
+    own = {VERDICT_NAMES.get(key, key): one for key, one in answers.known.items()}
+    sets = {"test images": {**closed.metrics, **own}}
+    sets |= {f"{name} ({one.images} images)": one.other for name, one in transfer.items()}
+    columns = {key: SITUATION[key] for key in SITUATION if key in sets["test images"]}
+    return Grid(
+        f"Answers by situation, at a false-alarm rate of {answers.alpha:g} ({answers.detector})",
+        ("images", *columns.values()),
+        tuple(figure_row(where, metrics, columns) for where, metrics in sets.items()),
+        (
+            f"coverage: the prediction set holds the right generator; {1 - answers.alpha:g} is "
+            "guaranteed on images like those of validation alone. Sets are wider the less an image "
+            "is like them. covered or unknown: the set holds it, or the image is called unknown or "
+            "outside the calibrated range.",
+        ),
+    )
 
 
 def _modes(result: Evaluation) -> Grid:

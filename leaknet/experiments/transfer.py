@@ -1,8 +1,8 @@
-"""Transfer: a run evaluated on images of its generators from another collection.
+"""Transfer: a run evaluated on images of its generators in another situation.
 
-Such images have other prompts, and often another sampler, size and file format. None of them is
-trained on or calibrated with. The same metrics on the run's own test images of the same generators
-stand beside them.
+They are of another collection, with other prompts and often another sampler, size and file format;
+or degraded copies of the run's test images. None of them is trained on or calibrated with. The same
+metrics on the run's own test images of the same generators stand beside them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheStale, ScoringError
 from leakcache.store.cache import Cache
-from leaknet.calibration import Calibration
 from leaknet.config import ACTIVATIONS, PIXELS, Z0
 from leaknet.data.columns import CPU, ImageColumns, load_fold
 from leaknet.data.embeddings import Embeddings
@@ -33,7 +33,8 @@ from leaknet.evaluation.summary import (
     over_seeds,
     picked,
 )
-from leaknet.experiments.answers import Columns, known_columns, rates
+from leaknet.experiments.answers import Columns, Rule, rates
+from leaknet.experiments.benchmark.data import STEPS, degraded_cache
 from leaknet.experiments.trial import RunTrial
 from leaknet.metrics import closed_values, roc
 from leaknet.metrics.closed_set import correct
@@ -41,15 +42,16 @@ from leaknet.scoring.run_embeddings import CLOSED_FOLDS, unknown_embeddings
 
 OTHER, TEST = "", "test"
 _RECALL = "recall of "
-_NAMES = {"false_alarms": "unknown", "named_right": "right", "named_wrong": "wrong"}
+VERDICT_NAMES = {"false_alarms": "unknown", "named_right": "right", "named_wrong": "wrong"}
+"""Verdicts of `Rule.known_columns` under the names that they have here."""
 
 
 @dataclass(frozen=True)
 class Collection:
-    """Images of another collection whose generators are known.
+    """Images in another situation, whose generators are known.
 
     Attributes:
-        name: of the collection.
+        name: of the collection, or step1 to step3.
         cache: folder of its cache.
         splits: its images under the names of the known generators.
         same_as: known generator of each label of the collection that has one.
@@ -93,6 +95,25 @@ class Collection:
         count = sum(map(len, splits))
         return cls(root.name, cache.path, splits, shared, sum(map(len, folds)) - count)
 
+    @classmethod
+    def degraded(cls, closed: Cache, step: int, encoder: Encoder) -> Collection:
+        """Degraded copies of the test images, made and encoded where they are missing.
+
+        Args:
+            closed: cache of the known generators.
+            step: number of operations, 1 to 3.
+            encoder: that of the cache.
+
+        Raises:
+            DataError: the images are not there any more.
+        """
+        names = [name for name in (Z0, PIXELS, ACTIVATIONS) if closed.has(name)]
+        home = closed.path.parent / STEPS / closed.path.name
+        cache = degraded_cache(load_fold(closed, TEST, []), closed, home, step, encoder)
+        test = load_fold(cache, TEST, names)
+        test = replace(test, folds=np.full(len(test), "open"))
+        return cls(f"step{step}", cache.path, (test,), {one: one for one in cache.classes}, 0)
+
 
 @dataclass(frozen=True)
 class TransferSummary:
@@ -105,7 +126,8 @@ class TransferSummary:
         detector: that decides.
         other: metrics on the collection. `top1`, `top5`, `balanced` and `ece` are those among all
             known generators, `macro_auc` is the mean over the shared ones. `right`, `wrong`,
-            `unsure` and `unknown` are rates of verdicts, `coverage` and `set_size` those of the
+            `unsure` and `unknown` are rates of verdicts, with families also `family_right` and
+            `family_wrong`; `coverage`, `covered`, `set_size` and `family_coverage` those of the
             prediction sets; absent where the validation fold cannot calibrate. `auroc` and
             `detector_auroc` separate the known test images from the collection by the highest
             logit and by the detector.
@@ -248,11 +270,8 @@ class _Transfer:
         same = np.isin(test.labels, np.unique(other.labels))
         verdicts: tuple[Columns, Columns] = ({}, {})
         if len(set(trial.val.groups.tolist())) > 1:
-            fitted = Calibration.fit(trial.known, [detector])
-            verdicts = (
-                known_columns(fitted, detector, other, alpha),
-                known_columns(fitted, detector, test.take(same), alpha),
-            )
+            rule = Rule.of(trial, detector, alpha)
+            verdicts = rule.known_columns(other), rule.known_columns(test.take(same))
         scores = detector.score_samples(other), detector.score_samples(test)
         return cls(other, test, same, verdicts, scores)
 
@@ -285,7 +304,9 @@ def _figures(where: str, e: Embeddings, weights: Weights, verdicts: Columns) -> 
     else:
         metrics = rates({"top1": right}, [weights])
     found = metrics | (rates(verdicts, [weights]) if verdicts else {})
-    values: Values = {(where, _NAMES.get(name, name)): value for name, value in found.items()}
+    values: Values = {
+        (where, VERDICT_NAMES.get(name, name)): value for name, value in found.items()
+    }
     for name in np.unique(e.labels).tolist():
         own = weights * (e.labels == name)
         held = own.sum(axis=1)

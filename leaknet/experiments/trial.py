@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Shaped
 from leakcache.processes import RayPool
 from leakcache.store.cache import Cache
 from leakcache.store.manifest import images_hash
+from leaknet.calibration.families import Families, read_families
 from leaknet.config import RunConfig, config_to_table
 from leaknet.data.columns import ImageColumns, load_fold
 from leaknet.data.embeddings import Embeddings
@@ -28,7 +29,9 @@ from leaknet.detectors import Detector, DiagonalMahalanobis, GlobalKDE
 from leaknet.evaluation.evaluated import Evaluated
 from leaknet.evaluation.open_set import Detection
 from leaknet.experiments.on_actors import Training
+from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.model.run_record import CacheIdentity, RunRecord
+from leaknet.scoring.relations import learn_families
 from leaknet.scoring.run_embeddings import CLOSED_FOLDS, known_embeddings, unknown_embeddings
 from leaknet.scoring.score_run import evaluate_run, fit_run
 from leaknet.training.run_folder import RunFolder
@@ -159,12 +162,14 @@ class Trial:
         test: the known images that are evaluated.
         unknown: the unknown generators; None where there are none.
         detectors: fitted ones, in the order of the plan.
+        families: of the known generators; None for a method without.
     """
 
     known: Embeddings
     test: Embeddings
     unknown: Embeddings | None
     detectors: tuple[Detector, ...]
+    families: Families | None = field(default=None, kw_only=True)
 
     @property
     def val(self) -> Embeddings:
@@ -260,7 +265,23 @@ def _run_trial(
     scorers = fit_run(run, known, kinds)
     if score:
         evaluate_run(run, model, known, unknown, scorers)
-    return RunTrial(known, known.select("test"), unknown, scorers.detectors, run, scorers.naming)
+    return RunTrial(
+        known,
+        known.select("test"),
+        unknown,
+        scorers.detectors,
+        run,
+        scorers.naming,
+        families=_families(folder, model, known),
+    )
+
+
+def _families(folder: Path, model: ProtoLeakNet, known: Embeddings) -> Families | None:
+    """Families of the known generators, learnt where the run has none yet; None without any."""
+    if read_families(folder, known.classes) is None:
+        learn_families(folder, model, known)
+    found = read_families(folder, known.classes)
+    return found if found and len(found.names) < len(known.classes) else None
 
 
 def trainings(

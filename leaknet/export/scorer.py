@@ -44,6 +44,7 @@ from leaknet.calibration.conformal import (
     depths,
     naming_threshold,
     prediction_sets,
+    set_levels,
     too_weak,
 )
 from leaknet.features.evaluation_noise import evaluation_noise
@@ -171,14 +172,17 @@ class Scorer:
 
     def _scores(self, output: dict[str, np.ndarray], alpha: float) -> Scores:
         reference, conformity = self._calibration["reference"], self._calibration["conformity"]
-        logs = output["log_probabilities"]
+        logs, p_values = (
+            output["log_probabilities"],
+            conformal_p_values(reference, output["score"]),
+        )
         return Scores(
             np.exp(logs),
             logs.max(axis=1) > self._threshold("", alpha),
             self._weak(output),
             output["log10_ratios"],
-            prediction_sets(conformity, logs, alpha),
-            conformal_p_values(reference, output["score"]),
+            prediction_sets(conformity, logs, set_levels(p_values, alpha)),
+            p_values,
             1 / (1 + len(conformity)),
             depths(reference, output["score"]),
             self._families(output, alpha),

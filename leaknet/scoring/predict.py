@@ -234,7 +234,7 @@ def _score(
         calibration.probable(e, alpha),
         calibration.weak(e),
         calibration.log10_ratios(e),
-        calibration.prediction_sets(e, alpha),
+        calibration.prediction_sets(e, detectors[0], alpha),
         calibration.p_values(e, detectors[0]),
         calibration.smallest_p,
         calibration.depths(e, detectors[0]),

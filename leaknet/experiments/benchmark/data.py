@@ -20,6 +20,10 @@ from leakcache.errors import CacheStale, ScoringError
 from leakcache.store.build import build_alike
 from leakcache.store.cache import Cache
 from leaknet.baselines.base import COLUMNS, BaselineImages
+from leaknet.data.columns import ImageColumns
+
+STEPS = "steps"
+"""Folder of degraded copies in a cache's folder."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +185,7 @@ def with_steps(
         CacheStale: the autoencoder is not that of the cache any more.
         DataError: no image could be copied.
     """
-    home = closed.path.parent / ("steps" if data.limit is None else f"steps-limit{data.limit}")
+    home = closed.path.parent / (STEPS if data.limit is None else f"{STEPS}-limit{data.limit}")
     raw = data.steps[0]
     encoder = once(lambda: closed.manifest.encoding.encoder(device))
     found = {}
@@ -201,6 +205,26 @@ def with_steps(
 def _degraded(
     images: BaselineImages, source: Cache, home: Path, step: int, encoder: Encoder
 ) -> BaselineImages:
+    built = degraded_cache(images, source, home, step, encoder)
+    return BaselineImages.of(built, np.arange(len(built)))
+
+
+def degraded_cache(
+    images: BaselineImages | ImageColumns, source: Cache, home: Path, step: int, encoder: Encoder
+) -> Cache:
+    """Lossless degraded copies of images of a cache, encoded as these were; what exists is kept.
+
+    Args:
+        images: of the cache.
+        source: the cache.
+        home: folder of the copies and of their cache.
+        step: 1 to 3.
+        encoder: that of the cache.
+
+    Raises:
+        ConfigError: a step is not 1, 2 or 3.
+        DataError: no image could be copied.
+    """
     columns = (images.paths, images.labels, images.groups, images.folds)
     rows = zip(*(column.tolist() for column in columns), strict=True)
     records = canonical(ImageRecord(*row) for row in rows)
@@ -209,11 +233,10 @@ def _degraded(
     selected = {record.path for record in records}
     copies = [copy for copy in report.copies if copy.source in selected]
     copied = canonical(ImageRecord(c.path, c.label, c.group, c.fold) for c in copies)
-    built = build_alike(
+    return build_alike(
         source,
         DatasetIndex(report.folder, copied, report.rejects, f"degraded copies, step {step}"),
         encoder,
         home / f"latents-step{step}",
         split="all",
-    )
-    return BaselineImages.of(built.cache, np.arange(len(built.cache)))
+    ).cache

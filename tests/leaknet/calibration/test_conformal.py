@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 from scipy.stats import binom
 
 from leaknet.calibration.conformal import (
+    FULL_LEVEL,
     alarm_range,
     conformal_p_values,
     depths,
@@ -23,6 +24,7 @@ from leaknet.calibration.conformal import (
     naming_threshold,
     outside_limit,
     prediction_sets,
+    set_levels,
 )
 from leaknet.calibration.temperature import log_probabilities
 from tests.leaknet.calibration.exchangeable import closed
@@ -154,7 +156,8 @@ def test_sets_hold_the_right_generator_as_often_as_stated(alpha: float, signal: 
         e = closed(10, signal=signal, seed=seed, folds=("val", "test"))
         val, test = e.select("val"), e.select("test")
         reference = log_probabilities(val.logits, 1.3)[np.arange(len(val)), val.targets]
-        sets = prediction_sets(reference, log_probabilities(test.logits, 1.3), alpha)
+        levels = np.full(len(test), alpha)
+        sets = prediction_sets(reference, log_probabilities(test.logits, 1.3), levels)
         missed += int((~sets[np.arange(len(test)), test.targets]).sum())
         total += len(test)
         sizes.append(sets.sum(axis=1).mean())
@@ -164,6 +167,17 @@ def test_sets_hold_the_right_generator_as_often_as_stated(alpha: float, signal: 
     assert np.mean(sizes) > 3 * (1 - alpha) - 0.2 if signal == 0 else np.mean(sizes) < 2.8
 
 
+@given(st.lists(st.floats(0.001, 1), min_size=1, max_size=20), st.floats(0.001, 0.5))
+def test_levels_fall_with_the_p_value_and_never_exceed_alpha(
+    p_values: list[float], alpha: float
+) -> None:
+    found = set_levels(np.array(p_values), alpha)
+    assert (found <= alpha).all()
+    for level, p_value in zip(found.tolist(), p_values, strict=True):
+        expected = alpha if p_value >= FULL_LEVEL else 2 * alpha * p_value
+        assert level == pytest.approx(expected)
+
+
 def test_sets_shrink_as_alpha_grows_down_to_none() -> None:
     e = closed(30)
     val, test = e.select("val"), e.select("test")
@@ -171,7 +185,7 @@ def test_sets_shrink_as_alpha_grows_down_to_none() -> None:
     table = log_probabilities(test.logits, 1.0)
     before = np.ones_like(table, dtype=bool)
     for alpha in (0.001, 0.05, 0.3, 0.9):
-        members = prediction_sets(reference, table, alpha)
+        members = prediction_sets(reference, table, np.full(len(table), alpha))
         assert not (members & ~before).any()
         before = members
     assert (before.sum(axis=1) == 0).any()

@@ -59,13 +59,14 @@ def test_p_values_and_sets_hold_what_they_promise_on_the_test_fold() -> None:
         detectors = fit_all([Energy], e)
         calibration, test = Calibration.fit(e, detectors), e.select("test")
         alarms += int((calibration.p_values(test, detectors[0]) <= 0.1).sum())
-        sets = calibration.prediction_sets(test, 0.1)
+        sets = calibration.prediction_sets(test, detectors[0], 0.1)
         missed += int((~sets[np.arange(len(test)), test.targets]).sum())
         total += len(test)
     # 20 calibrating sets of 60: the spread between sets counts beside that within.
     slack = 4 * np.sqrt(0.09 * (1 / total + 1 / (20 * 61)))
     assert abs(alarms / total - 0.1) < slack
-    assert abs(missed / total - 0.1) < slack
+    # Sets of images that are less like the known ones are wider.
+    assert 0.02 < missed / total < 0.1 + slack
 
 
 def test_a_fifth_of_known_images_is_too_weak_to_be_named_and_a_model_without_sources_has_none(
@@ -126,7 +127,8 @@ def test_what_is_kept_comes_back(tmp_path: Path) -> None:
         )
     np.testing.assert_array_equal(again.log10_ratios(test), fresh.log10_ratios(test))
     np.testing.assert_array_equal(
-        again.prediction_sets(test, 0.1), fresh.prediction_sets(test, 0.1)
+        again.prediction_sets(test, detectors[0], 0.1),
+        fresh.prediction_sets(test, detectors[0], 0.1),
     )
     assert (tmp_path / FILE).read_bytes() == kept
 

@@ -18,15 +18,17 @@ from leakcache.dataset.index import ImageRecord
 from leakcache.errors import CacheStale, ScoringError
 from leakcache.store.cache import Cache
 from leaknet.calibration import Calibration
+from leaknet.data.columns import load_fold
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import GlobalKDE
-from leaknet.experiments.answers import known_columns
+from leaknet.experiments.answers import Rule
 from leaknet.experiments.evaluation import Evaluation, EvaluationPlan
 from leaknet.experiments.evaluation_tables import evaluation_tables, write_evaluation
 from leaknet.experiments.protocols import evaluate
 from leaknet.experiments.transfer import Collection, load_collections, read_same_as
 from leaknet.metrics import closed_values
 from leaknet.scoring.fitted_detectors import fit_all
+from tests.leaknet.experiments.benchmark.small_bench import small_caches
 from tests.leaknet.experiments.synthetic import ENCODING, closed_cache, write_cache
 from tests.leaknet.tiny import random_latents, tiny_config
 
@@ -102,7 +104,7 @@ def test_figures_are_those_of_the_kept_embeddings(result: Evaluation) -> None:
         kde = fit_all([GlobalKDE], known)[0]
         scores = np.concatenate([kde.score_samples(test), kde.score_samples(other)])
         assert ours["detector_auroc"] == pytest.approx(roc_auc_score(truth, scores))
-        columns = known_columns(Calibration.fit(known, [kde]), kde, other, 0.2)
+        columns = Rule(Calibration.fit(known, [kde]), kde, 0.2).known_columns(other)
         assert ours["coverage"] == pytest.approx(columns["coverage"].mean())
         assert ours["unknown"] == pytest.approx(columns["false_alarms"].mean())
         assert sum(ours[v] for v in ("right", "wrong", "unsure", "unknown")) == pytest.approx(1)
@@ -119,7 +121,7 @@ def test_figures_are_those_of_the_kept_embeddings(result: Evaluation) -> None:
 def test_tables_and_files_have_them(result: Evaluation) -> None:
     titles = [grid.title for grid in evaluation_tables(result)]
     assert "Transfer to elsewhere" in titles
-    assert "Transfer to elsewhere: answers at a false-alarm rate of 0.2 (kde)" in titles
+    assert "Answers by situation, at a false-alarm rate of 0.2 (kde)" in titles
     written = json.loads((result.plan.out / "evaluation.json").read_text())
     assert written["transfer"]["elsewhere"]["same_as"] == {"Ada-1": "ada", "bob": "bob"}
     own = json.loads((result.facts[1].run / "metrics.json").read_text())["transfer"]["elsewhere"]
@@ -187,3 +189,29 @@ def test_the_command_takes_a_cache(closed: Cache, elsewhere: Cache, tmp_path: Pa
     transfer = json.loads(found.stdout)["transfer"]["elsewhere"]
     assert transfer["images"] == 24
     assert {"top1", "macro_auc", "coverage", "auroc", "test", "recall"} <= set(transfer)
+
+
+def test_degraded_test_images_are_a_situation(tmp_path: Path) -> None:
+    cache, _ = small_caches(tmp_path, count=20)
+    encoder = cache.manifest.encoding.encoder("cpu")
+    found = Collection.degraded(cache, 2, encoder)
+    (copies,) = found.splits
+    test = load_fold(cache, "test", ["z0"])
+    assert found.name == "step2"
+    assert sorted(copies.labels.tolist()) == sorted(test.labels.tolist())
+    assert set(copies.groups.tolist()) == set(test.groups.tolist())
+    assert set(copies.folds.tolist()) == {"open"}
+    assert not set(copies.hashes.tolist()) & set(test.hashes.tolist())
+    plan = EvaluationPlan(out=tmp_path / "runs", config=CONFIG, alpha=0.2)
+    result = evaluate(plan, cache, [], [found])
+    summary = result.transfer["step2"]
+    assert summary.images == len(test)
+    assert summary.other["covered"].value >= summary.other["coverage"].value
+    (grid,) = [one for one in evaluation_tables(result) if one.title.startswith("Answers by")]
+    assert [row[0] for row in grid.rows] == ["test images", f"step2 ({len(test)} images)"]
+
+
+def test_other_numbers_of_operations_are_refused() -> None:
+    result = CliRunner().invoke(leak, ["evaluate", "--steps", "0,1"])
+    assert result.exit_code == 2
+    assert "takes some of 1, 2, 3" in result.output

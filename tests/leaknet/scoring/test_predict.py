@@ -56,7 +56,7 @@ def test_a_file_gets_the_answer_of_its_embedding(project: Path, predictor: Predi
     rows = known.take(np.arange(6))
     found = predictor.score(paths, alpha=0.2)
     p_values = calibration.p_values(rows, detectors[0])
-    sets = calibration.prediction_sets(rows, 0.2)
+    sets = calibration.prediction_sets(rows, detectors[0], 0.2)
     ratios = calibration.log10_ratios(rows)
     for row, result in enumerate(found):
         assert result.p_value == pytest.approx(p_values[row])
