@@ -17,6 +17,7 @@ from leakcache.dataset.folders import Tree, scan, step_of
 from leakcache.dataset.groups import BY_FOLDER, CHOICES, Grouping, find_groups, find_row_groups
 from leakcache.dataset.index_file import Table, read_table, refuse_some_folds
 from leakcache.dataset.layout import EXPECTED, find_layout
+from leakcache.dataset.photographs import with_photographs
 from leakcache.dataset.placed import (
     ClassFolder,
     Described,
@@ -53,6 +54,7 @@ def read_index(
     group: str | None = None,
     label: str | None = None,
     image: str | None = None,
+    photographs: str | None = None,
 ) -> DatasetIndex:
     """Index the images at `root`: a folder of any layout, a table, or archives of images.
 
@@ -74,6 +76,8 @@ def read_index(
             groups.
         label: the column of a table that holds labels.
         image: the column of images, of Parquet files that have several.
+        photographs: folder of photographs, which are added as class `real`; see
+            `leakcache.dataset.photographs`.
 
     Raises:
         DataError: nothing can be read as classes of images, or it can be read in two ways.
@@ -85,7 +89,12 @@ def read_index(
         for name, value in vars(choices).items()
         if name != "open_set" and value not in (None, 0)
     }
-    return replace(_read(root, choices), source=root, reading=reading)
+    index = _read(root, choices)
+    if photographs is not None:
+        folder = Path(photographs).expanduser().absolute()
+        index = with_photographs(index, folder)
+        reading["photographs"] = str(folder)
+    return replace(index, source=root, reading=reading)
 
 
 def _read(root: Path, choices: _Choices) -> DatasetIndex:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import isnan
 
+from leakcache.dataset.photographs import REAL
 from leaknet.calibration.conformal import FAR, LEAST_RANK
 
 KNOWN, FAMILY, UNKNOWN, UNSURE = "known", "family", "unknown", "unsure"
@@ -22,7 +23,8 @@ class Decision:
 
     Attributes:
         verdict: `known`, `family`, `unknown`, `unsure` or `outside`.
-        generator: the generator or family that is named; empty unless one is.
+        generator: the generator or family that is named, `real` for a photograph; empty unless one
+            is.
         explanation: why, in words.
     """
 
@@ -34,7 +36,7 @@ class Decision:
     def answer(self) -> str:
         """The verdict as a user reads it."""
         return {
-            KNOWN: f"known: {self.generator}",
+            KNOWN: "real photograph" if self.generator == REAL else f"known: {self.generator}",
             FAMILY: f"of the {self.generator} family",
             UNKNOWN: "unknown generator",
             OUTSIDE: "outside the calibrated range",
@@ -87,7 +89,8 @@ def decide(
         reason = f"{p_words(p_value, smallest_p)}, at most {alpha:g}: its score {rank}"
         return Decision(UNKNOWN, "", f"{reason} of known generators")
     if generator and not weak:
-        return Decision(KNOWN, generator, f"p > {alpha:g}, and the generator {_enough(alpha)}")
+        what = "a real photograph" if generator == REAL else "the generator"
+        return Decision(KNOWN, generator, f"p > {alpha:g}, and {what} {_enough(alpha)}")
     if family:
         return Decision(FAMILY, family, f"p > {alpha:g}, and the family {_enough(alpha)}")
     reason = f"p > {alpha:g}, but no generator is probable enough to be named"

@@ -46,7 +46,12 @@ if TYPE_CHECKING:
     default=True,
     help="Print what the files give away without any training, as `leak audit` does.",
 )
-@click.option("--real", multiple=True, metavar="CLASS", help="A class of photographs.")
+@click.option(
+    "--real",
+    multiple=True,
+    metavar="CLASS",
+    help="A class of photographs. [default: real, where there is such a class]",
+)
 @click.option(
     "--transfer",
     multiple=True,

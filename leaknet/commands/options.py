@@ -137,6 +137,11 @@ reading = _together(
     click.option(
         "--image", metavar="COLUMN", help="Column that has the images, of Parquet with several."
     ),
+    click.option(
+        "--photographs",
+        metavar="DIR",
+        help="Folder of photographs, one folder a camera or none: one more class, real.",
+    ),
 )
 cache = _together(
     click.option(
@@ -309,7 +314,7 @@ def read_data(root: Path, options: dict[str, Any], split: Split = "all") -> Data
 
 def reading_arguments(options: dict[str, Any]) -> dict[str, Any]:
     """The arguments of `read_index` among a command's options."""
-    names = ("seed", "open_set", "layout", "group", "label", "image")
+    names = ("seed", "open_set", "layout", "group", "label", "image", "photographs")
     return {name: options[name] for name in names if options.get(name) is not None}
 
 

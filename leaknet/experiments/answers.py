@@ -7,7 +7,7 @@ images of known generators and the images of unknown ones then get a verdict eac
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ from leaknet.evaluation.summary import (
 from leaknet.experiments.trial import Trial
 
 Columns = dict[str, Float64[np.ndarray, "_"]]
+PHOTOGRAPHS = "photographs"
 
 
 @dataclass(frozen=True)
@@ -145,10 +146,12 @@ class Rule:
 def rates(
     columns: Mapping[str, Float64[np.ndarray, "_"]], weights: Sequence[Weights] | None
 ) -> dict[str, Float64[np.ndarray, "resample"]]:
-    """Mean of each column, for each row of the weights of these images."""
+    """Mean of each column, for each row of the weights of these images; NaN where all are 0."""
     n = len(next(iter(columns.values())))
     own = np.ones((1, n)) if weights is None else weights[0]
-    return {name: own @ column / own.sum(axis=1) for name, column in columns.items()}
+    total = own.sum(axis=1)
+    total = np.where(total > 0, total, np.nan)
+    return {name: own @ column / total for name, column in columns.items()}
 
 
 KNOWN_FIGURES = (
@@ -182,6 +185,7 @@ class AnswerSummary:
         detector: that decides.
         known: figures of `KNOWN_FIGURES`, and those of families where a run has some, over test
             images of known generators.
+        real: the same over test photographs, where a class is of photographs; else empty.
         unknown: by unknown generator, fractions called `unknown`, `outside`, `known`, `family` and
             `unsure`.
     """
@@ -190,6 +194,7 @@ class AnswerSummary:
     detector: str
     known: dict[str, Summary]
     unknown: dict[str, dict[str, Summary]]
+    real: dict[str, Summary] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `sd` and `interval` repeat the layout of the values."""
@@ -197,11 +202,12 @@ class AnswerSummary:
 
     def _nested(self, pick: Callable[[Summary], Any]) -> dict[str, Any]:
         generators = {name: picked(row, pick) for name, row in self.unknown.items()}
-        return {"known": picked(self.known, pick), "unknown": generators}
+        found = {"known": picked(self.known, pick), "unknown": generators}
+        return found | ({"real": picked(self.real, pick)} if self.real else {})
 
 
 def summarise_answers(
-    trials: Sequence[Sequence[Trial]], detector: str, alpha: float
+    trials: Sequence[Sequence[Trial]], detector: str, alpha: float, real: Sequence[str] = ()
 ) -> AnswerSummary | None:
     """Verdicts over seeds, each seed being the mean of its folds.
 
@@ -209,6 +215,7 @@ def summarise_answers(
         trials: by seed, then by fold; the folds of all seeds are the same.
         detector: name of the one that decides, which every trial has fitted.
         alpha: false-alarm rate, in (0, 1).
+        real: classes of photographs.
 
     Returns:
         The summary; None where a validation fold has a single prompt group, as it cannot
@@ -216,7 +223,7 @@ def summarise_answers(
     """
     if any(len(set(one.val.groups.tolist())) < 2 for folds in trials for one in folds):
         return None
-    rows = [[_Answers.of(one, detector, alpha) for one in folds] for folds in trials]
+    rows = [[_Answers.of(one, detector, alpha, real) for one in folds] for folds in trials]
     sets = [groups for one in rows[0] for groups in one.groups]
     found = over_seeds([_measure(folds) for folds in rows], sets)
     costs = {
@@ -230,24 +237,30 @@ def summarise_answers(
         detector,
         {key: known[key] for key in (*KNOWN_FIGURES, *FAMILY_FIGURES) if key in known},
         {name: by_metric(found, name) for name in generators},
+        by_metric(found, PHOTOGRAPHS),
     )
 
 
 @dataclass(frozen=True)
 class _Answers:
-    """Verdicts of one trial: columns of the test images, and of each unknown generator."""
+    """Verdicts of one trial: columns of the test images, and of each unknown generator.
+
+    `real` marks the test images that are photographs.
+    """
 
     known: Columns
+    real: Bool[np.ndarray, "test"]
     costs: dict[str, float]
     unknown: dict[str, Columns]
     groups: list[np.ndarray]
 
     @classmethod
-    def of(cls, trial: Trial, name: str, alpha: float) -> _Answers:
+    def of(cls, trial: Trial, name: str, alpha: float, real: Sequence[str]) -> _Answers:
         rule = Rule.of(trial, next(d for d in trial.detectors if d.name == name), alpha)
         test, parts = trial.test, _by_generator(trial.unknown)
         return cls(
             rule.known_columns(test),
+            np.isin(test.labels, real),
             _costs(rule.calibration, test),
             {n: rule.verdicts(e) for n, e in parts.items()},
             [test.groups, *(part.groups for part in parts.values())],
@@ -259,7 +272,12 @@ class _Answers:
         def own() -> list[Weights] | None:
             return None if weights is None else [weights.pop(0)]
 
-        found = {("", key): value for key, value in rates(self.known, own()).items()}
+        test = own()
+        found = {("", key): value for key, value in rates(self.known, test).items()}
+        if self.real.any():
+            part = None if test is None else [test[0] * self.real]
+            columns = self.known if part else {k: v[self.real] for k, v in self.known.items()}
+            found |= {(PHOTOGRAPHS, key): value for key, value in rates(columns, part).items()}
         for name, columns in self.unknown.items():
             found |= {(name, key): value for key, value in rates(columns, own()).items()}
         return found

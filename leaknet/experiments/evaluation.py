@@ -28,7 +28,7 @@ class EvaluationPlan(Plan):
         config: settings of every run; its seed is the first one.
         leave_out: how many generators to leave out at once, 0 for none; or a file of the groups
             to leave out in turn, as families.toml.
-        real: known classes that are photographs.
+        real: known classes that are photographs; the class `real` where none is given.
         modes: also reproduce the attention modes of Table 2.
         shuffle: also train on shuffled labels.
         alpha: false-alarm rate at which answers are evaluated, in (0, 1).

@@ -81,7 +81,7 @@ def evaluation_tables(result: Evaluation) -> list[Grid]:
     grids += _answers(result)
     for name, one in result.transfer.items():
         grids += _transfer(name, one)
-    if result.transfer and result.answers:
+    if result.answers and (result.transfer or result.answers.real):
         grids.append(_situations(result.transfer, result.closed["prototype"], result.answers))
     if result.modes:
         grids.append(_modes(result))
@@ -238,6 +238,9 @@ def _situations(
     """Answers on the test images and in every other situation, of known generators."""
     own = {VERDICT_NAMES.get(key, key): one for key, one in answers.known.items()}
     sets = {"test images": {**closed.metrics, **own}}
+    if answers.real:
+        real = {VERDICT_NAMES.get(key, key): one for key, one in answers.real.items()}
+        sets["test photographs"] = real
     sets |= {f"{name} ({one.images} images)": one.other for name, one in transfer.items()}
     columns = {key: SITUATION[key] for key in SITUATION if key in sets["test images"]}
     return Grid(

@@ -16,10 +16,12 @@ stopped; runs lie below one output folder:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from math import ceil, gcd
 from pathlib import Path
 
+from leakcache.dataset.photographs import REAL
 from leakcache.errors import ScoringError
 from leakcache.files import parse_json, parse_toml
 from leakcache.store.cache import Cache
@@ -125,6 +127,7 @@ def evaluate(
         TrainingError: the data cannot be learnt from.
         CacheStale: an open cache was encoded otherwise.
     """
+    plan = replace(plan, real=plan.real or tuple({REAL} & set(closed.classes)))
     check_real(plan.real, closed.classes)
     blocks = _blocks(plan, closed)
     data = ClosedSet.load(closed, plan.config)
@@ -146,7 +149,7 @@ def evaluate(
         },
         validation=summarise_closed([one.val for one in main]),
         open=_against_unknown([[one] for one in main]) if others else {},
-        answers=summarise_answers([[one] for one in main], plan.reported, plan.alpha),
+        answers=summarise_answers([[one] for one in main], plan.reported, plan.alpha, plan.real),
         leave_out=_leave_out(plan, data, blocks) if blocks else None,
         modes=_modes(main) if plan.modes else {},
         real=summarise_real(tests, others, plan.real) if plan.real else None,

@@ -58,6 +58,12 @@ def test_a_probable_generator_without_evidence_is_not_named() -> None:
     assert decide(0.01, (), 0.05, generator="a", weak=True).answer == "unknown generator"
 
 
+def test_a_photograph_is_not_called_a_generator() -> None:
+    found = decide(0.5, ("real",), 0.05, generator="real")
+    assert found.answer == "real photograph"
+    assert "a real photograph is so probable" in found.explanation
+
+
 def test_a_score_far_below_calibration_is_outside_where_it_is_below_all_of_it() -> None:
     far = decide(0.01, (), 0.05, smallest_p=0.01, depth=FAR, why="its size differs")
     assert far.answer == "outside the calibrated range"

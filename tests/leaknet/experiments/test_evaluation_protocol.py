@@ -10,13 +10,17 @@ import pytest
 
 from leakcache.errors import RunError, ScoringError
 from leakcache.store.cache import Cache
+from leaknet.calibration import Calibration
+from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import DETECTORS, GlobalKDE, MaxSoftmax
+from leaknet.experiments.answers import Rule
 from leaknet.experiments.compare_runs import compare_runs, comparison_table
 from leaknet.experiments.evaluation import Evaluation, EvaluationPlan
 from leaknet.experiments.evaluation_tables import evaluation_tables, write_evaluation
 from leaknet.experiments.protocols import evaluate
 from leaknet.experiments.tables import markdown
 from leaknet.scoring.fitted_detectors import FILE as SCORERS
+from leaknet.scoring.fitted_detectors import fit_all
 from leaknet.scoring.run_embeddings import UNKNOWN
 from leaknet.training.run_folder import RunFolder
 from tests.leaknet.experiments.synthetic import closed_cache, open_cache
@@ -100,6 +104,20 @@ def test_every_protocol_is_there(figures: dict[str, Any], out: Path) -> None:
 def test_a_marked_class_is_never_left_out(figures: dict[str, Any]) -> None:
     assert figures["protocol"]["folds"] == [["bob"], ["cyd"]]
     assert figures["images"] == {"train": 72, "val": 36, "test": 36, "open": 10}
+
+
+def test_photographs_have_answers_of_their_own(full: Evaluation) -> None:
+    assert full.answers is not None
+    runs = [Embeddings.load(fact.run / "embeddings.h5") for fact in full.facts]
+    expected = []
+    for known in runs:
+        kde = fit_all([GlobalKDE], known)[0]
+        test = known.select("test")
+        columns = Rule(Calibration.fit(known, [kde]), kde, 0.05).known_columns(test)
+        expected.append(columns["named_wrong"][test.labels == "ada"].mean())
+    assert full.answers.real["named_wrong"].seeds == pytest.approx(expected)
+    rows = [grid for grid in evaluation_tables(full) if grid.title.startswith("Answers by")]
+    assert [row[0] for row in rows[0].rows] == ["test images", "test photographs"]
 
 
 def test_means_are_those_of_the_seeds(figures: dict[str, Any]) -> None:
