@@ -13,9 +13,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from leaknet.calibration.temperature import fit_temperature
-from leaknet.model.feature_space import fit_space
+from leaknet.model.feature_space import Views, fit_space
 from leaknet.model.ridge import RidgeMap
-from leaknet.model.views import Views
 
 
 class LeakClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # untyped bases

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from leakcache.errors import ConfigError
 
 if TYPE_CHECKING:
-    from leaknet.training.history import EpochRecord
+    from leaknet.training.run_folder import EpochRecord
 
 PROJECT = "leak"
 PACKAGES = {

@@ -16,7 +16,7 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from leakcache.device import torch_threads
-from leakcache.statistics import block_dct, cooccurrence, patch_covariance, residuals
+from leakcache.statistics import block_dct, patch_covariance, residual_families
 from leakcache.statistics.part_grid import LEAST
 from leakcache.statistics.planes import Planes
 
@@ -26,8 +26,11 @@ FAMILIES: Mapping[str, tuple[Family, int]] = MappingProxyType(
     {
         "dct_histogram": (block_dct.dct_histogram, block_dct.DCT_HISTOGRAM_LENGTH),
         "dct_correlation": (block_dct.dct_correlation, block_dct.DCT_CORRELATION_LENGTH),
-        "residual_spectrum": (residuals.residual_spectrum, residuals.RESIDUAL_SPECTRUM_LENGTH),
-        "cooccurrence": (cooccurrence.cooccurrence, cooccurrence.COOCCURRENCE_LENGTH),
+        "residual_spectrum": (
+            residual_families.residual_spectrum,
+            residual_families.RESIDUAL_SPECTRUM_LENGTH,
+        ),
+        "cooccurrence": (residual_families.cooccurrence, residual_families.COOCCURRENCE_LENGTH),
         "colour_covariance": (
             patch_covariance.colour_covariance,
             patch_covariance.COLOUR_COVARIANCE_LENGTH,

@@ -1,14 +1,17 @@
 """The calibration of a run: everything between its raw scores and a defensible answer.
 
 Made from closed validation embeddings alone, and kept in the run folder as
-calibration.safetensors. The temperature is chosen on one half of the validation prompts, as the
-settings of the detectors are (`leaknet.scoring.fitted_detectors`); p-values and prediction sets
-count the images
-of the other half; likelihood ratios, of which no guarantee is asked, use both.
+calibration.safetensors. A p-value is only worth its name where the images it is taken over had no
+say in the score. So the validation fold is cut in halves by prompt group: the temperature and the
+settings of the detectors (`leaknet.scoring.fitted_detectors`) are chosen on one, p-values and
+prediction sets count the images of the other; likelihood ratios, of which no guarantee is asked,
+use both.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -17,11 +20,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float, Float64, Shaped
 from scipy.special import softmax
 from torch import Tensor
 
-from leakcache.errors import RunError
+from leakcache.errors import RunError, ScoringError
 from leaknet.calibration.conformal import (
     alarm_range,
     conformal_p_values,
@@ -33,7 +36,6 @@ from leaknet.calibration.conformal import (
 )
 from leaknet.calibration.conformal import prediction_sets as conformal_sets
 from leaknet.calibration.likelihood_ratio import ClassRatios, cllr, min_cllr
-from leaknet.calibration.split_half import cut_in_halves
 from leaknet.calibration.temperature import fit_temperature, log_probabilities
 from leaknet.checksums import is_there
 from leaknet.data.embeddings import Embeddings
@@ -293,3 +295,68 @@ def _restored(
         ClassRatios(**below("ratios.")),
         facts,
     )
+
+
+SEED = 0
+
+
+def cut_in_halves(val: Embeddings, seed: int = SEED) -> tuple[Embeddings, Embeddings]:
+    """The choosing and the calibrating half; a prompt group is in one of them, whole.
+
+    Groups are dealt alternately, in an order drawn from the seed, among those that show the same
+    generators; so both halves hold every generator as far as its groups allow. The calibrating
+    half gets the odd one.
+
+    Raises:
+        ScoringError: fewer than two prompt groups.
+    """
+    calibrating = calibrating_images(val.groups, val.labels, seed)
+    return val.take(~calibrating), val.take(calibrating)
+
+
+def calibrating_images(
+    groups: Shaped[np.ndarray, " image"], labels: Shaped[np.ndarray, " image"], seed: int = SEED
+) -> Bool[np.ndarray, " image"]:
+    """Which validation images are in the calibrating half; raises as `cut_in_halves`."""
+    shown: defaultdict[str, set[str]] = defaultdict(set)
+    for group, label in zip(groups.tolist(), labels.tolist(), strict=True):
+        shown[group].add(label)
+    if len(shown) < 2:
+        raise ScoringError(
+            f"the validation fold has {len(shown)} prompt group(s) and a calibration needs two: "
+            "add validation images of other prompts, or name the groups in an index file"
+        )
+    order = sorted(shown, key=lambda group: (sorted(shown[group]), _draw(group, seed)))
+    calibrating: np.ndarray = np.isin(groups, order[::2])
+    return calibrating
+
+
+def calibration_limits(
+    groups: Shaped[np.ndarray, " image"], labels: Shaped[np.ndarray, " image"], alpha: float
+) -> str:
+    """What a calibration on these validation images cannot do, known before training; or empty.
+
+    Args:
+        groups: prompt group of each validation image.
+        labels: its generator.
+        alpha: the false-alarm rate that answers are given at.
+    """
+    try:
+        images = int(calibrating_images(groups, labels).sum())
+    except ScoringError as error:
+        return f"{error}; without one, `leak score IMAGE` cannot answer"
+    if alpha * (images + 1) >= 1:
+        return ""
+    return (
+        f"only {images} calibration images: no image can be called unknown at a false-alarm rate "
+        f"below {1 / (images + 1):.2g} (the default is {alpha:g}); add validation images"
+    )
+
+
+def choosing_half(val: Embeddings) -> Embeddings:
+    """The half on which detectors choose their settings; all of a fold of one prompt group."""
+    return cut_in_halves(val)[0] if len(set(val.groups.tolist())) > 1 else val
+
+
+def _draw(group: str, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}\0{group}".encode()).digest()

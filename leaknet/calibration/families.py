@@ -23,9 +23,8 @@ from scipy.special import logsumexp
 
 from leakcache.errors import RunError
 from leakcache.files import parse_toml
-from leaknet.calibration.calibration import Calibration
+from leaknet.calibration.calibration import Calibration, cut_in_halves
 from leaknet.calibration.conformal import naming_threshold, prediction_sets
-from leaknet.calibration.split_half import cut_in_halves
 from leaknet.checksums import is_there, read_text
 from leaknet.data.embeddings import Embeddings
 from leaknet.files import write_text

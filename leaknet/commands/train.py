@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from leakcache.store.cache import Cache
     from leaknet.config import RunConfig
     from leaknet.scoring.score_run import ValidationScores
-    from leaknet.training.history import EpochRecord
     from leaknet.training.parallel import Parallel
+    from leaknet.training.run_folder import EpochRecord
     from leaknet.training.train import TrainResult
 
 
@@ -59,7 +59,7 @@ def train(settings: Settings, /, **options: Any) -> None:
     from leakcache.progress import silent
     from leakcache.store.build import ensure_columns
     from leakcache.store.cache import open_current
-    from leaknet.calibration.split_half import calibration_limits
+    from leaknet.calibration.calibration import calibration_limits
     from leaknet.training.parallel import Parallel, from_first
     from leaknet.training.run_folder import run_name
     from leaknet.training.train import train as fit

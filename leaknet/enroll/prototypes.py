@@ -13,7 +13,7 @@ from jaxtyping import Float
 from scipy.special import log_softmax
 
 from leakcache.errors import RunError
-from leaknet.calibration.split_half import cut_in_halves
+from leaknet.calibration.calibration import cut_in_halves
 from leaknet.calibration.temperature import fit_temperature
 from leaknet.data.embeddings import Embeddings
 from leaknet.model.head import PrototypeHead

@@ -57,9 +57,9 @@ class Rule:
     def of(cls, trial: Trial, detector: Detector, alpha: float) -> Rule:
         """Calibrate a trial on its validation images."""
         calibration = Calibration.fit(trial.known, [detector])
-        families = trial.families and FamilyCalibration.fit(
-            trial.families, calibration, trial.known
-        )
+        families = None
+        if trial.families is not None:
+            families = FamilyCalibration.fit(trial.families, calibration, trial.known)
         return cls(calibration, detector, alpha, families)
 
     def verdicts(self, e: Embeddings) -> Columns:

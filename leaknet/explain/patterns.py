@@ -17,8 +17,9 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from leakcache.statistics import patch_covariance, residuals
+from leakcache.statistics import patch_covariance
 from leakcache.statistics.pixel_features import family_slice
+from leakcache.statistics.residual_families import HALF, TILE
 from leaknet.explain.contributions import MarginWeights
 from leaknet.model.ridge import family_weights
 
@@ -122,17 +123,17 @@ def _matrix(values: Float64[Tensor, " entry"], size: int) -> Float64[Tensor, "{s
 
 
 def _frequency(family: str, terms: _Terms) -> Pattern:
-    by_frequency = (terms.features * terms.delta).reshape(-1, residuals.HALF, residuals.HALF)
+    by_frequency = (terms.features * terms.delta).reshape(-1, HALF, HALF)
     best = int((by_frequency * _sign(terms.sum)).argmax())
     plane, row, column = (int(i) for i in np.unravel_index(best, by_frequency.shape))
     excess, wave = float(terms.excess[best]), _cosine(row, column)
-    words = f"{PLANES[plane]}, frequency ({row}, {column}) cycles in {residuals.TILE} pixels"
+    words = f"{PLANES[plane]}, frequency ({row}, {column}) cycles in {TILE} pixels"
     contribution, spectrum = float(by_frequency[plane, row, column]), by_frequency[plane].numpy()
     return Pattern(family, words, wave[:, :, None], contribution, excess, terms.sum, spectrum)
 
 
 def _cosine(row: int, column: int, side: int = 16) -> Float64[np.ndarray, "{side} {side}"]:
-    angle = 2 * np.pi / residuals.TILE * np.arange(side)
+    angle = 2 * np.pi / TILE * np.arange(side)
     found: np.ndarray = np.cos(row * angle[:, None] + column * angle)
     return found
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from leakcache.encoder.autoencoder import AutoencoderIdentity, halvings
-from leakcache.statistics import activation_features, block_dct, cooccurrence, patch_covariance
+from leakcache.statistics import activation_features, block_dct, patch_covariance, residual_families
 from leakcache.statistics.patch_covariance import without_mean
 from leakcache.statistics.planes import Planes, residuals
-from leakcache.statistics.residuals import residual_spectrum
+from leakcache.statistics.residual_families import residual_spectrum
 from leaknet.calibration import Calibration
 from leaknet.calibration.families import Families
 from leaknet.config import ACTIVATIONS, PIXELS, Z0
@@ -239,20 +239,22 @@ def _dct_correlation(
 
 
 def _cooccurrence(values: Float32[Tensor, "part 3 height width"]) -> Float32[Tensor, "part entry"]:
-    counts = torch.zeros_like(values[:, :, :1, :1]).flatten(2).repeat(1, 1, cooccurrence.TRIPLES)
+    counts = (
+        torch.zeros_like(values[:, :, :1, :1]).flatten(2).repeat(1, 1, residual_families.TRIPLES)
+    )
     for axis in (2, 3):
         numbers = _triples(values, axis).flatten(2).long()
         counts = counts.scatter_add(2, numbers, torch.ones_like(numbers, dtype=torch.float32))
-    return (counts / counts.sum(2, keepdim=True) + cooccurrence.RARE).log().flatten(1)
+    return (counts / counts.sum(2, keepdim=True) + residual_families.RARE).log().flatten(1)
 
 
 def _triples(values: Tensor, axis: int) -> Tensor:
-    """As `leakcache.statistics.cooccurrence`, in floats: ONNX Runtime adds no short integers."""
-    length, most = values.shape[axis], cooccurrence.MAX_STEP
+    """As in `residual_families`, in floats: ONNX Runtime adds no short integers."""
+    length, most = values.shape[axis], residual_families.MAX_STEP
     steps = values.narrow(axis, 1, length - 1) - values.narrow(axis, 0, length - 1)
-    levels = (steps / cooccurrence.STEP).round().clamp(-most, most) + most
+    levels = (steps / residual_families.STEP).round().clamp(-most, most) + most
     first, second, third = (levels.narrow(axis, start, length - 3) for start in range(3))
-    return (first * cooccurrence.LEVELS + second) * cooccurrence.LEVELS + third
+    return (first * residual_families.LEVELS + second) * residual_families.LEVELS + third
 
 
 def _patch_covariances(planes: Planes) -> list[Matrices]:

@@ -15,8 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from leaknet.config import HeadConfig
-from leaknet.data.columns import ImageColumns
-from leaknet.data.stored_column import ShuffledWindows
+from leaknet.data.columns import ImageColumns, ShuffledWindows
 from leaknet.data.training_data import TrainingData
 from leaknet.model.head import Gate, LinearHead, PrototypeHead
 

@@ -1,10 +1,20 @@
-"""Weights of the branches, fitted to images that none of their fits has seen.
+"""Class scores from the class outputs of several fits, and weights of the branches.
+
+Both are fitted to outputs that fits without an image's prompt group give. Weights of branches:
 
     log p = Σ_b w_b · log softmax(logits_b / T_b) + constant, w_b ≥ 0
 
 T_b is the temperature under which branch b alone is likeliest, w the weights under which both
 together are. Prompt groups decide whether a second branch has anything to add: where its gain in
 likelihood is not above zero by two standard errors over groups, the best branch stays alone.
+
+Class scores, by regularised logistic regression:
+
+    scores = Σ_b (s_b - mean of s_b over the classes) M_b + bias
+
+The penalty λ (Σ_b |M_b - M⁰_b|² + |bias|²) pulls it towards the calibrated sum of the outputs:
+M⁰_b = I w_b, with the weights of above and one temperature. What the regression adds to the sum is
+which classes are confused with which: the more classes, the more that is (docs/LOG.md).
 """
 
 from __future__ import annotations
@@ -14,10 +24,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Float64, Int, Shaped
 from scipy.special import log_softmax
 
 from leaknet.calibration.temperature import fit_temperature, log_probabilities
+from leaknet.model.two_covariance import group_folds
 
 STANDARD_ERRORS = 2.0
 """By so many the gain of a second branch must exceed zero."""
@@ -104,3 +115,105 @@ def _likelihoods(
     total = sum(w * score for w, score in zip(weights, scores, strict=True))
     found: np.ndarray = log_softmax(total, axis=1)[np.arange(len(targets)), targets]
     return found
+
+
+STRENGTH = 0.03
+"""λ, beside the mean cross-entropy of images in nats: best among .001 to .3 on prompts left out,
+with 8 classes and with 48 (docs/LOG.md). Cross-validation within the training prompts takes too
+large a λ, as its fits have fewer prompts."""
+FOLDS = 8
+"""Folds of prompt groups for the held-out scores."""
+MAX_ITERATIONS = 200
+
+Outputs = Mapping[str, Float64[np.ndarray, "image class"]]
+
+
+@dataclass(frozen=True)
+class ScoreMap:
+    """A fitted map.
+
+    Attributes:
+        weights: M of each fit, from its outputs less their mean over the classes.
+        bias: of the scores.
+        held_out: scores of the images, each by a map without its prompt group.
+    """
+
+    weights: dict[str, Float64[np.ndarray, "class class"]]
+    bias: Float64[np.ndarray, " class"]
+    held_out: Float64[np.ndarray, "image class"]
+
+
+def fit_score_map(
+    outputs: Outputs, targets: Int[np.ndarray, " image"], groups: Shaped[np.ndarray, " image"]
+) -> ScoreMap:
+    """Fit; with a single prompt group the scores are the calibrated sum.
+
+    Args:
+        outputs: of each fit, for images that it has not seen.
+        targets: class numbers.
+        groups: prompt group of each image.
+    """
+    fusion = fit_fusion(outputs, targets, groups)
+    inputs = np.hstack([_centred(s) / fusion.temperatures[name] for name, s in outputs.items()])
+    start = _weighted_sum(inputs, fusion.weights, targets)
+    weight, held_out = start, _apply(start, inputs)
+    folds = group_folds(groups, FOLDS).numpy()
+    if folds.max() > 0:
+        weight = _regress(inputs, targets, start)
+        for fold in range(int(folds.max()) + 1):
+            own = folds == fold
+            held_out[own] = _apply(_regress(inputs[~own], targets[~own], start), inputs[own])
+    blocks = zip(outputs, np.split(weight[:-1], len(outputs)), strict=True)
+    weights = {name: block / fusion.temperatures[name] for name, block in blocks}
+    return ScoreMap(weights, weight[-1], held_out)
+
+
+def _weighted_sum(
+    inputs: Float64[np.ndarray, "image value"],
+    weights: Mapping[str, float],
+    targets: Int[np.ndarray, " image"],
+) -> Float64[np.ndarray, "weight class"]:
+    """M⁰ of all fits, for outputs over their temperatures, and a bias of 0 in the last row."""
+    classes = inputs.shape[1] // len(weights)
+    blocks = [factor * np.eye(classes) for factor in weights.values()]
+    weight = np.vstack([*blocks, np.zeros((1, classes))])
+    scaled: np.ndarray = weight / fit_temperature(_apply(weight, inputs), targets)
+    return scaled
+
+
+def _regress(
+    inputs: Float64[np.ndarray, "image value"],
+    targets: Int[np.ndarray, " image"],
+    start: Float64[np.ndarray, "weight class"],
+) -> Float64[np.ndarray, "weight class"]:
+    """Minimise mean cross-entropy + λ · |weight - start|²; convex."""
+    # Importing scipy.optimize costs a quarter of a second, which scoring need not pay.
+    from scipy.optimize import minimize
+
+    wanted = np.eye(start.shape[1])[targets]
+
+    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        weight = flat.reshape(start.shape)
+        logs = log_softmax(_apply(weight, inputs), axis=1)
+        residual = (np.exp(logs) - wanted) / len(targets)
+        change = weight - start
+        gradient = np.vstack([inputs.T @ residual, residual.sum(axis=0)]) + 2 * STRENGTH * change
+        loss = -(logs * wanted).sum() / len(targets) + STRENGTH * np.square(change).sum()
+        return float(loss), gradient.ravel()
+
+    options = {"maxiter": MAX_ITERATIONS}
+    found = minimize(objective, start.ravel(), jac=True, method="L-BFGS-B", options=options)
+    weight: np.ndarray = found.x.reshape(start.shape)
+    return weight
+
+
+def _apply(
+    weight: Float64[np.ndarray, "weight class"], inputs: Float64[np.ndarray, "image value"]
+) -> Float64[np.ndarray, "image class"]:
+    scores: np.ndarray = inputs @ weight[:-1] + weight[-1]
+    return scores
+
+
+def _centred(values: Float64[np.ndarray, "image class"]) -> Float64[np.ndarray, "image class"]:
+    centred: np.ndarray = values - values.mean(axis=1, keepdims=True)
+    return centred

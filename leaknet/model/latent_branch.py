@@ -15,8 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from leaknet.config import Z0, HeadConfig, LatentConfig
-from leaknet.data.columns import ImageColumns, window_size
-from leaknet.data.stored_column import ShuffledWindows, StoredColumn
+from leaknet.data.columns import ImageColumns, ShuffledWindows, StoredColumn, window_size
 from leaknet.data.training_data import TrainingData
 from leaknet.features.evaluation_noise import evaluation_noise
 from leaknet.features.latent_features import LatentFeatures

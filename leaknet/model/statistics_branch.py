@@ -3,7 +3,7 @@
     statistics of the image and of its quarters → features (`leaknet.model.ridge`), their mean
       → ridge regression, and coordinates of a two-covariance model (`leaknet.model.two_covariance`)
         with the log-likelihood ratios of the classes
-          → logistic regression on both (`leaknet.model.score_map`) → class scores along class
+          → logistic regression on both (`leaknet.model.fusion`) → class scores along class
             directions: what the prototypes read
           → coordinates at unit length and evidence: what density detectors read
     statistics of the image's pixels → novelty (`leaknet.model.novelty`): they read it too
@@ -20,22 +20,19 @@ weights the two. The coordinates ignore copies, so that a copy is unlike the kno
 
 The closed form is fitted to training and validation images. Gate and prototypes train on class
 scores that fits without the image's prompt group give; otherwise they would learn from scores that
-have seen the label. Validation images keep such embeddings (`leaknet.training.held_out`), so that
+have seen the label. Validation images keep such embeddings (`leaknet.training.run_folder`), so that
 calibration reads none that was fitted to them.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
-import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from leakcache.errors import ConfigError
 from leakcache.images.preprocess import PARTS
 from leakcache.statistics.activation_features import LENGTHS as ACTIVATION_LENGTHS
 from leakcache.statistics.pixel_features import LENGTH, LENGTHS
@@ -50,26 +47,12 @@ from leaknet.config import (
 from leaknet.data.columns import ImageColumns
 from leaknet.data.training_data import TrainingData
 from leaknet.model.branch import HELD_OUT, Branch, Sampler
-from leaknet.model.feature_space import fit_space
-from leaknet.model.fit_cache import cached_fit
+from leaknet.model.feature_space import BLOCK
 from leaknet.model.head import PrototypeHead
-from leaknet.model.novelty import MAX_IMAGES, Novelty
-from leaknet.model.pair_calibration import calibrate_pairs, held_out_pairs
+from leaknet.model.novelty import Novelty
 from leaknet.model.ridge import RidgeMap
-from leaknet.model.score_map import fit_score_map
-from leaknet.model.source_density import EVIDENCE_SPREAD, SourceDensity, evidence
-from leaknet.model.source_map import SourceMap
-from leaknet.model.two_covariance import TwoCovariance, held_out
-from leaknet.model.views import BLOCK, Views
-
-NOVELTY_BLOCK = 64
-"""Images whose features are in memory while novelty is fitted."""
-
-UNPENALISED = 1e4
-"""Inverse strength of a logistic regression that is not regularised."""
-
-LEAST_GAP = 1.0
-"""Nats between scores, below which classes are as good as not separated."""
+from leaknet.model.source_map import SourceDensity, SourceMap, evidence
+from leaknet.model.statistics_fit import cached_fit, original_values
 
 
 class StatisticsBranch(Branch):
@@ -120,59 +103,18 @@ class StatisticsBranch(Branch):
             self.head.start_at(self.centres(train, data.train.targets(classes)))
         return Sampler(lambda rows, views, noise: train[rows.cpu()].to(self.device)), val
 
-    def fit_embedding(
-        self, data: TrainingData, classes: tuple[str, ...]
-    ) -> tuple[Float[Tensor, "image part"], Float[Tensor, "other dimension"]]:
-        """Fit the closed form to both folds, copies to the training fold.
-
-        Returns:
-            By fits without the prompt group of an image: the class part of each training image,
-            and the embedding of each validation image.
-
-        Raises:
-            ConfigError: the embedding is too short for a direction per class.
-        """
-        dimension = len(self.directions)
-        if len(classes) > dimension:
-            raise ConfigError(
-                f"head.dimension = {dimension} is too small for directions of {len(classes)} "
-                f"classes: set it to {len(classes)} or more"
-            )
-        count, targets = len(data.train), torch.from_numpy(_targets(data.train, classes))
-        scores, coordinates = self._fit_originals(data, classes)
-        if self.copy_ridge is not None:
-            fitted = self._fit_copies(self.copy_ridge, data.train, classes)
-            unseen = [self._copy_scores(whole) for whole in self._wholes(data.val)]
-            copy_scores, original = (
-                torch.cat([part.cpu() for part in found])
-                for found in zip(fitted, *unseen, strict=True)
-            )
-            scores = copy_scores + original[:, None] * (scores - copy_scores)
-        scores = scores - scores.mean(dim=1, keepdim=True)
-        # With gates of 1/2, as initial ones are, and prototypes at the mean score of each class,
-        # logits are the scores up to a constant, if directions have this length.
-        own = float(scores[torch.arange(count), targets].mean())
-        gap = max(own * len(classes) / (len(classes) - 1), LEAST_GAP)
-        directions = torch.from_numpy(_rotation(dimension) / math.sqrt(gap))
-        self.directions.copy_(directions)
-        embedding = scores @ directions[: len(classes)]
-        novelty = [self._novelty(whole)[:, None].cpu() for whole in self._wholes(data.val)]
-        rest = torch.cat([coordinates[count:], torch.cat([coordinates[:0, :1], *novelty])], dim=1)
-        val = torch.cat([embedding[count:], rest], dim=1)
-        return embedding[:count].to(self.directions), val.to(self.directions)
-
-    def _wholes(self, images: ImageColumns) -> Iterator[Float[Tensor, "k value"]]:
+    def wholes(self, images: ImageColumns) -> Iterator[Float[Tensor, "k value"]]:
         """Statistics of whole images, a few at a time, on the branch's device."""
         for batch in images.batches(BLOCK):
             yield self.statistics_of(batch, 1)[:, 0].to(self.directions.device)
 
-    def _novelty(self, whole: Float[Tensor, "image value"]) -> Float[Tensor, "image"]:
+    def novelty_of(self, whole: Float[Tensor, "image value"]) -> Float[Tensor, "image"]:
         """Novelty of the statistics of whole images."""
-        features = self.ridge.features(_for_ridge(whole))
+        features = self.ridge.features(original_values(whole))
         found: Tensor = self.novelty(features[:, :LENGTH])
         return found
 
-    def _copy_scores(
+    def copy_scores(
         self, whole: Float[Tensor, "image value"]
     ) -> tuple[Float[Tensor, "image class"], Float[Tensor, "image"]]:
         """Scores of the regression on copies, and the probability of being original."""
@@ -211,7 +153,7 @@ class StatisticsBranch(Branch):
         self, statistics: Float[Tensor, "image part value"]
     ) -> Float[Tensor, "image part feature"]:
         """Features that the regression on originals reads of each part."""
-        found: Tensor = self.ridge.features(_for_ridge(statistics))
+        found: Tensor = self.ridge.features(original_values(statistics))
         return found
 
     def class_scores(
@@ -232,7 +174,7 @@ class StatisticsBranch(Branch):
         scores = ridge + self.sources.class_scores(coordinates)
         if self.copy_ridge is None:
             return scores, scores.new_ones(len(scores))
-        copy_scores, original = self._copy_scores(whole)
+        copy_scores, original = self.copy_scores(whole)
         return copy_scores + original[:, None] * (scores - copy_scores), original
 
     def margin_form(
@@ -322,94 +264,6 @@ class StatisticsBranch(Branch):
         activations = images[DEGRADED_ACTIVATIONS].unbind(dim=2)
         return torch.cat([native, *activations, resized], dim=-1)
 
-    def _fit_originals(
-        self, data: TrainingData, classes: tuple[str, ...]
-    ) -> tuple[Float64[Tensor, "image class"], Float64[Tensor, "image coordinate"]]:
-        """Fit sources and ridge to both folds and their parts; held-out scores, coordinates."""
-        folds = data.train, data.val
-        targets = np.concatenate([_targets(fold, classes) for fold in folds])
-        groups = np.concatenate([fold.groups for fold in folds])
-
-        def read(rows: Int[np.ndarray, "k"]) -> Float[Tensor, "view value"]:
-            return torch.cat(
-                [
-                    _for_ridge(self.statistics_of(fold.take(own))).flatten(0, 1)
-                    for fold, own in zip(folds, _within(rows, len(data.train)), strict=True)
-                    if len(own)
-                ]
-            )
-
-        space = fit_space(self.ridge.features, Views(len(targets), PARTS, read), groups)
-        numbers = torch.from_numpy(targets)
-        regression = space.fit_ridge(_centred_one_hot(targets).repeat(PARTS, axis=0))
-        fit = space.fit_sources
-        held = held_out(fit, numbers, groups, evidence_spread=EVIDENCE_SPREAD)
-        directions = held.directions
-        pairs = calibrate_pairs(list(held_out_pairs(fit, numbers, groups, held.spread)))
-        weights = space.weights(torch.cat([regression.dual, directions.weights], dim=1))
-        ridge_scores = regression.held_out.reshape(len(targets), PARTS, -1).mean(axis=1)
-        model = TwoCovariance.of(directions, held.spread)
-        self.density.fit(held.evidence)
-        self._fit_novelty(data.train)
-        outputs = {"ridge": ridge_scores, "ratios": held.ratios.numpy()}
-        scores = fit_score_map(outputs, targets, groups)
-        ridge = weights[:, : len(classes)].numpy()
-        of_ridge = scores.weights["ridge"]
-        bias = scores.bias - _centred(regression.offset[None])[0] @ of_ridge
-        self.ridge.set_weights(_centred(ridge) @ of_ridge, bias)
-        self.sources.set_model(
-            weights[:, len(classes) :], directions, model, scores.weights["ratios"], pairs
-        )
-        return torch.from_numpy(scores.held_out), held.coordinates
-
-    def _fit_novelty(self, train: ImageColumns) -> None:
-        """Fit novelty to whole images, some of them where there are many."""
-        rows = np.arange(0, len(train), -(-len(train) // MAX_IMAGES))
-        features = [
-            self.ridge.features(_for_ridge(self.statistics_of(train.take(part), 1)[:, 0]))
-            for part in np.array_split(rows, -(-len(rows) // NOVELTY_BLOCK))
-        ]
-        self.novelty.fit(torch.cat([part[:, :LENGTH] for part in features]), train.groups[rows])
-
-    def _fit_copies(
-        self, ridge: RidgeMap, train: ImageColumns, classes: tuple[str, ...]
-    ) -> tuple[Float64[Tensor, "image class"], Float64[Tensor, "image"]]:
-        """Fit to whole images and copies; held-out scores, and probabilities of being original.
-
-        The probability supposes that originals and copies are equally frequent.
-        """
-        images, parts = len(train), 1 + train.columns[DEGRADED_PIXELS].shape[1]
-        targets = _targets(train, classes).repeat(parts)
-        original = np.arange(images * parts) % parts == 0
-
-        def read(rows: Int[np.ndarray, "k"]) -> Float[Tensor, "view value"]:
-            chosen = train.take(rows)
-            whole = self.statistics_of(chosen, parts=1)
-            return torch.cat([whole, self.degraded_statistics_of(chosen)], dim=1).flatten(0, 1)
-
-        space = fit_space(ridge.features, Views(images, parts, read), train.groups)
-        fitted = space.fit_ridge(
-            np.column_stack([_centred_one_hot(targets), original - original.mean()])
-        )
-        fitted_weights = space.weights(fitted.dual).numpy()
-        originality, groups = fitted.held_out[:, -1:], train.groups.repeat(parts)
-        scores = fit_score_map({"ridge": fitted.held_out[:, :-1]}, targets, groups)
-        # Importing scikit-learn costs a second, which fitted branches need not pay.
-        from sklearn.linear_model import LogisticRegression
-
-        logistic = LogisticRegression(C=UNPENALISED, class_weight="balanced")
-        logistic.fit(originality, original)
-        slope, intercept = float(logistic.coef_[0, 0]), float(logistic.intercept_[0])
-        of_ridge = scores.weights["ridge"]
-        weights = _centred(fitted_weights[:, :-1]) @ of_ridge
-        bias = scores.bias - _centred(fitted.offset[None, :-1])[0] @ of_ridge
-        ridge.set_weights(
-            np.column_stack([weights, slope * fitted_weights[:, -1]]),
-            np.append(bias, intercept - slope * fitted.offset[-1]),
-        )
-        probability = logistic.predict_proba(originality[original])[:, 1]
-        return torch.from_numpy(scores.held_out[original]), torch.from_numpy(probability)
-
 
 def class_means(
     embedding: Float[Tensor, "image dimension"], targets: Int[Tensor, "image"]
@@ -421,40 +275,3 @@ def class_means(
 
 def _resized(lengths: Mapping[str, int]) -> dict[str, int]:
     return {f"resized_{name}": length for name, length in lengths.items()}
-
-
-def _for_ridge(statistics: Float[Tensor, "*batch all"]) -> Float[Tensor, "*batch value"]:
-    """All but the resized pixels, which gain nothing on original images."""
-    return statistics[..., :-LENGTH]
-
-
-def _within(
-    rows: Int[np.ndarray, "image"], first: int
-) -> tuple[Int[np.ndarray, "k"], Int[np.ndarray, "m"]]:
-    """Ascending rows of two folds, one after the other, as rows of each; `first`: length of one."""
-    return rows[rows < first], rows[rows >= first] - first
-
-
-def _targets(train: ImageColumns, classes: tuple[str, ...]) -> Int[np.ndarray, "image"]:
-    found: np.ndarray = train.targets(classes).cpu().numpy()
-    return found
-
-
-def _centred_one_hot(targets: Int[np.ndarray, "image"]) -> Float[np.ndarray, "image class"]:
-    """One-hot classes less their mean where all are equally frequent."""
-    classes = int(targets.max()) + 1
-    found: np.ndarray = np.eye(classes)[targets] - 1 / classes
-    return found
-
-
-def _centred(weights: Float[np.ndarray, "value class"]) -> Float[np.ndarray, "value class"]:
-    """Weights of outputs less their mean over the classes."""
-    centred: np.ndarray = weights - weights.mean(axis=1, keepdims=True)
-    return centred
-
-
-def _rotation(dimension: int) -> Float[np.ndarray, "{dimension} {dimension}"]:
-    """An orthonormal matrix, always the same."""
-    square = np.random.default_rng(0).normal(size=(dimension, dimension))
-    found: Float[np.ndarray, "{dimension} {dimension}"] = np.linalg.qr(square)[0]
-    return found

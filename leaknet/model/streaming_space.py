@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int, Int64, Shaped
 from torch import Tensor
 
-from leaknet.model.feature_space import FeatureSpace
+from leaknet.model.feature_space import FeatureSpace, Views, view_moments
 from leaknet.model.nystrom import Columns, Nystrom
 from leaknet.model.ridge import STRENGTHS, CrossRidge, StandardFeatures
 from leaknet.model.two_covariance import (
@@ -33,7 +33,6 @@ from leaknet.model.two_covariance import (
     group_folds,
     leading_directions,
 )
-from leaknet.model.views import Views, view_moments
 
 RANK = 512
 """Of the preconditioner."""

@@ -22,7 +22,7 @@ from leaknet.report.metric_labels import BY_KEY, Figure
 from leaknet.report.raster import PageImage, beside, signed_map
 from leaknet.report.run_data import LatentBranch, ScoredRun
 from leaknet.report.svg import COLOURS, Axis, Frame, Html, element
-from leaknet.training.history import EpochRecord
+from leaknet.training.run_folder import EpochRecord
 
 SLIGHT = 0.02
 """A smaller difference in weight is not worth a sentence."""

@@ -12,15 +12,14 @@ import numpy as np
 from leakcache.errors import RunError
 from leakcache.files import parse_json, parse_toml
 from leaknet.calibration import Calibration, conformal_p_values, score_threshold
-from leaknet.calibration.split_half import cut_in_halves
+from leaknet.calibration.calibration import cut_in_halves
 from leaknet.checksums import is_there, read_text
 from leaknet.config import RunConfig
 from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.model.run_record import CONFIG, RunRecord
 from leaknet.scoring.run_embeddings import UNKNOWN
 from leaknet.scoring.score_table import ScoreTable, read_score_table
-from leaknet.training.history import EpochRecord
-from leaknet.training.run_folder import RunFolder
+from leaknet.training.run_folder import EpochRecord, RunFolder
 
 ALPHA = 0.05
 """False-alarm rate of the answers that a report counts: the default of `leak score`."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from leakcache.errors import RunError, ScoringError
-from leaknet.calibration.split_half import choosing_half
+from leaknet.calibration.calibration import choosing_half
 from leaknet.checksums import is_there
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import DETECTORS, Detector, GlobalKDE

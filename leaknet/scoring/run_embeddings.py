@@ -24,8 +24,7 @@ from leaknet.data.columns import ImageColumns, load_fold
 from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.model.inference import embed
 from leaknet.model.protoleaknet import ProtoLeakNet
-from leaknet.training.held_out import with_held_out
-from leaknet.training.run_folder import RunFolder
+from leaknet.training.run_folder import RunFolder, with_held_out
 
 CLOSED_FOLDS = ("train", "val", "test")
 UNKNOWN = "unknown.h5"

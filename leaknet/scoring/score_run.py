@@ -35,8 +35,7 @@ from leaknet.scoring.run_embeddings import (
     unknown_embeddings,
 )
 from leaknet.scoring.score_table import write_score_table
-from leaknet.training.held_out import with_held_out
-from leaknet.training.run_folder import RunFolder
+from leaknet.training.run_folder import RunFolder, with_held_out
 
 
 @dataclass(frozen=True)

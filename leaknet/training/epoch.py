@@ -1,7 +1,8 @@
-"""One pass over the training images: gather, noise, features and step, all on the device.
+"""One pass over the training images, and the quality of a branch on the validation fold after it.
 
-Everything random in an epoch follows from (seed, epoch), so that a run continued from the
-end of any epoch goes on exactly as if it had never stopped.
+Gather, noise, features and step run on the device. Everything random in an epoch follows from
+(seed, epoch), so that a run continued from the end of any epoch goes on exactly as if it had never
+stopped.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int64
@@ -19,7 +21,11 @@ from leaknet.config import TrainConfig
 from leaknet.data.columns import ImageColumns
 from leaknet.data.training_data import TrainingData
 from leaknet.features.noise import epoch_seed, seeded_globally, training_generator
+from leaknet.files import read_metadata, read_tensors, save_tensors
+from leaknet.metrics import closed_values
 from leaknet.model.branch import HELD_OUT, Branch, BranchOutput, Sampler
+from leaknet.model.inference import run_branch
+from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.training.parallel import Parallel
 
 # One optimisation step: forward, loss, backward, clip, update, in the chosen precision.
@@ -203,3 +209,55 @@ def batch_sizes(count: int, size: int) -> list[int]:
     elif rest:
         sizes.append(rest)
     return sizes
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Quality on the validation fold.
+
+    Attributes:
+        loss: mean cross-entropy.
+        macro_auc: unweighted mean of one-vs-rest areas, in [0, 1].
+        top1: accuracy.
+        attention: mean weight of each step.
+    """
+
+    loss: float
+    macro_auc: float
+    top1: float
+    attention: tuple[float, ...]
+
+
+def validate(branch: Branch, val: ImageColumns, classes: tuple[str, ...]) -> Validation | None:
+    """Score the fold under evaluation noise; None where a logit is not finite."""
+    logits, attention = run_branch(branch, val)
+    if not bool(torch.isfinite(logits).all()):
+        return None
+    targets = val.targets(classes).cpu()
+    quality = closed_values(logits.numpy(), targets.numpy())
+    return Validation(
+        loss=float(F.cross_entropy(logits, targets)),
+        macro_auc=float(quality["macro_auc"][0]),
+        top1=float(quality["top1"][0]),
+        attention=tuple(attention.mean(dim=0).tolist()),
+    )
+
+
+def keep_if_best(path: Path, model: ProtoLeakNet, name: str, epoch: int, found: Validation) -> bool:
+    """Write a branch's weights if no others of it are better by macro AUC, then by loss.
+
+    Equal ones are written again: they may be of this very epoch, whose first run was stopped
+    before its checkpoint. Weights of other branches in the file stay.
+    """
+    tensors, kept = model.state_dict(), {}
+    if path.is_file():
+        kept = read_metadata(path)
+        rank = (found.macro_auc, -found.loss)
+        if name in kept and (kept[name]["val_macro_auc"], -kept[name]["val_loss"]) > rank:
+            return False
+        stored, _ = read_tensors(path)
+        own = f"{name}."
+        tensors |= {key: value for key, value in stored.items() if not key.startswith(own)}
+    quality = {"epoch": epoch, "val_macro_auc": found.macro_auc, "val_loss": found.loss}
+    save_tensors(path, tensors, {**kept, name: quality})
+    return True

@@ -30,14 +30,20 @@ from leaknet.model.branch import Branch
 from leaknet.model.head import PrototypeHead
 from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.model.run_record import CacheIdentity, RunRecord
-from leaknet.training.checkpoint import checkpointed, load_checkpoint, save_checkpoint
-from leaknet.training.epoch import Stepper, TrainingImages, train_epoch
+from leaknet.training.epoch import Stepper, TrainingImages, keep_if_best, train_epoch, validate
 from leaknet.training.fuse import fuse_branches
-from leaknet.training.held_out import write_held_out
-from leaknet.training.history import EpochRecord, append_history, read_history, write_history
 from leaknet.training.parallel import Parallel, from_first
-from leaknet.training.run_folder import RunFolder
-from leaknet.training.validation import keep_if_best, validate
+from leaknet.training.run_folder import (
+    EpochRecord,
+    RunFolder,
+    append_history,
+    checkpointed,
+    load_checkpoint,
+    read_history,
+    save_checkpoint,
+    write_held_out,
+    write_history,
+)
 
 OnEpoch = Callable[[EpochRecord], object]
 

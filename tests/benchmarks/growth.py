@@ -27,11 +27,10 @@ from leakcache.images.preprocess import PARTS
 from leakcache.processes import set_memory_limit
 from leakcache.store.cache import Cache
 from leaknet.data.columns import load_fold
-from leaknet.model.feature_space import GramSpace
+from leaknet.model.feature_space import GramSpace, Views
 from leaknet.model.ridge import StandardFeatures
 from leaknet.model.streaming_space import StreamingSpace
 from leaknet.model.two_covariance import held_out
-from leaknet.model.views import Views
 
 RANK = 256
 """Directions of the covariance of images, and of parts; the rest is independent."""

@@ -18,7 +18,7 @@ import cli
 from leakcache.errors import ConfigError
 from leaknet import tracking
 from leaknet.tracking import open_tracker
-from leaknet.training.history import EpochRecord
+from leaknet.training.run_folder import EpochRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = [

@@ -17,7 +17,6 @@ from leakcache.statistics.block_dct import (
     dct_correlation,
     dct_histogram,
 )
-from leakcache.statistics.cooccurrence import cooccurrence
 from leakcache.statistics.part_grid import Parts
 from leakcache.statistics.patch_covariance import (
     FLOOR,
@@ -40,7 +39,7 @@ from leakcache.statistics.planes import Planes
 from leakcache.statistics.planes import amplitudes as block_amplitudes
 from leakcache.statistics.planes import luma_chroma as luma_chroma_planes
 from leakcache.statistics.planes import residuals as high_pass
-from leakcache.statistics.residuals import HALF, residual_spectrum
+from leakcache.statistics.residual_families import HALF, cooccurrence, residual_spectrum
 
 
 def of(family: Family, view: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import torch
 import cli
 from leakcache.errors import ScoringError
 from leakcache.statistics.pixel_features import LENGTH, family_slice
-from leakcache.statistics.residuals import HALF
+from leakcache.statistics.residual_families import HALF
 from leaknet.atlas import make_atlas
 from leaknet.atlas.page import causes_of, render
 from leaknet.atlas.traces import autocorrelation, class_distances, whole_spectrum

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leakcache.errors import ScoringError
+from leaknet.calibration.calibration import calibration_limits, choosing_half, cut_in_halves
 from leaknet.calibration.conformal import conformal_p_values
-from leaknet.calibration.split_half import calibration_limits, choosing_half, cut_in_halves
 from tests.leaknet.calibration.exchangeable import CLASSES, closed
 
 

@@ -12,8 +12,7 @@ from click.testing import CliRunner
 from cli import leak
 from leakcache.processes import memory_limit, set_memory_limit
 from leakcache.store.cache import Cache
-from leaknet.data.columns import CPU, load_fold
-from leaknet.data.stored_column import ShuffledWindows, StoredColumn
+from leaknet.data.columns import CPU, ShuffledWindows, StoredColumn, load_fold
 from leaknet.data.training_data import TrainingData
 from leaknet.model.inference import run_split
 from leaknet.training.epoch import Stepper, TrainingImages, train_epoch

@@ -13,7 +13,7 @@ from leakcache.encoder.autoencoder import Encoder
 from leakcache.statistics.activation_features import LENGTHS as SEEN
 from leakcache.statistics.activation_features import activation_statistics
 from leakcache.statistics.pixel_features import LENGTHS, family_slice, pixel_statistics
-from leakcache.statistics.residuals import HALF
+from leakcache.statistics.residual_families import HALF
 from leaknet.explain.contributions import COPIES, PARTS, group_of, native_families, weigh
 from leaknet.explain.patterns import patterns
 from leaknet.explain.tiles import (

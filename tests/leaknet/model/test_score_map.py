@@ -7,8 +7,8 @@ import pytest
 from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 
-from leaknet.model import score_map
-from leaknet.model.score_map import ScoreMap, fit_score_map
+from leaknet.model import fusion
+from leaknet.model.fusion import ScoreMap, fit_score_map
 
 CLASSES = 4
 
@@ -74,8 +74,8 @@ def test_the_regression_is_that_of_scikit_learn_where_it_is_pulled_to_zero(
     monkeypatch: pytest.MonkeyPatch,
 ):
     values, targets, _ = outputs(200, 0)
-    monkeypatch.setattr(score_map, "STRENGTH", 0.05)
-    weight = score_map._regress(values, targets, np.zeros((CLASSES + 1, CLASSES)))
+    monkeypatch.setattr(fusion, "STRENGTH", 0.05)
+    weight = fusion._regress(values, targets, np.zeros((CLASSES + 1, CLASSES)))
     # Theirs minimises C · the sum of losses + |w|²/2.
     theirs = LogisticRegression(C=1 / (2 * 0.05 * 200), tol=1e-10, fit_intercept=False)
     theirs.fit(np.hstack([values, np.ones((200, 1))]), targets)

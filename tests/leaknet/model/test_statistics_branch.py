@@ -21,6 +21,7 @@ from leaknet.model.inference import embed, run_split
 from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.model.ridge import CLIP, family_weights
 from leaknet.model.statistics_branch import StatisticsBranch, class_means
+from leaknet.model.statistics_fit import fit_embedding
 from tests.leaknet.tiny import (
     CLASSES,
     fit_tiny,
@@ -77,7 +78,7 @@ def fitted(
     split: ImageColumns, *, activations: bool = False, degraded: bool = False
 ) -> tuple[StatisticsBranch, torch.Tensor]:
     branch = new_branch(activations=activations, degraded=degraded)
-    return branch, branch.fit_embedding(training_alone(split), CLASSES)[0]
+    return branch, fit_embedding(branch, training_alone(split), CLASSES)[0]
 
 
 def copies_of(split: ImageColumns, seed: int) -> torch.Tensor:
@@ -217,7 +218,7 @@ def test_more_classes_than_there_is_room_for_are_refused():
     split = data().train
     branch = new_branch(dimension=len(CLASSES) - 1)
     with pytest.raises(ConfigError, match=r"head\.dimension = 2 .* set it to 3 or more"):
-        branch.fit_embedding(training_alone(split), CLASSES)
+        fit_embedding(branch, training_alone(split), CLASSES)
 
 
 def test_parts_help_where_they_differ_in_what_means_nothing():
@@ -283,7 +284,7 @@ def test_copies_make_a_run_that_is_saved_and_read_again(tmp_path: Path):
     assert branch.sources.weight.shape[1] == len(CLASSES) - 1
     assert branch.copy_ridge.weight.shape[1] == len(CLASSES) + 1
     again = new_branch(degraded=True)
-    again.fit_embedding(copied, CLASSES)
+    fit_embedding(again, copied, CLASSES)
     torch.testing.assert_close(embedded(branch, both.val), embedded(again, both.val))
 
 

@@ -8,11 +8,10 @@ import torch
 from sklearn.linear_model import Ridge
 
 from leaknet.model import feature_space, streaming_space
-from leaknet.model.feature_space import FeatureSpace, GramSpace, fit_space
+from leaknet.model.feature_space import FeatureSpace, GramSpace, Views, fit_space, view_moments
 from leaknet.model.ridge import STRENGTHS, StandardFeatures
 from leaknet.model.streaming_space import StreamingSpace
 from leaknet.model.two_covariance import group_folds, held_out
-from leaknet.model.views import Views, view_moments
 
 CLASSES, PROMPTS, PARTS = 4, 12, 3
 LENGTHS = {"first": 20, "second": 30}
@@ -22,7 +21,7 @@ GROUPS = np.tile([f"prompt {prompt}" for prompt in range(PROMPTS)], CLASSES)
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("leaknet.model.views.BLOCK", 30)
+    monkeypatch.setattr("leaknet.model.feature_space.BLOCK", 30)
     monkeypatch.setattr(streaming_space, "RANK", 20)
     monkeypatch.setattr(streaming_space, "TOLERANCE", 1e-6)
     monkeypatch.setattr(streaming_space, "MAX_ITERATIONS", 200)

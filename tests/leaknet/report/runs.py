@@ -21,8 +21,7 @@ from leaknet.model.protoleaknet import WEIGHTS, ProtoLeakNet
 from leaknet.model.run_record import CacheIdentity, RunRecord
 from leaknet.scoring.run_embeddings import UNKNOWN
 from leaknet.scoring.score_run import evaluate_run, fit_run
-from leaknet.training.history import EpochRecord, write_history
-from leaknet.training.run_folder import RunFolder
+from leaknet.training.run_folder import EpochRecord, RunFolder, write_history
 from tests.leaknet.tiny import SHAPE, tiny_config
 
 DIMENSION = 6

@@ -14,8 +14,7 @@ from leaknet.data.training_data import TrainingData
 from leaknet.files import read_tensors
 from leaknet.model.inference import embed
 from leaknet.training.fuse import held_out_groups
-from leaknet.training.history import EpochRecord
-from leaknet.training.run_folder import RunFolder
+from leaknet.training.run_folder import EpochRecord, RunFolder
 from leaknet.training.train import TrainResult
 from tests.leaknet.model.test_statistics_branch import PIXELS, data, with_statistics
 from tests.leaknet.tiny import CLASSES, fit_tiny, tiny_split

@@ -14,8 +14,9 @@ from leaknet.data.columns import ImageColumns
 from leaknet.data.training_data import TrainingData
 from leaknet.model.branch import HELD_OUT
 from leaknet.model.statistics_branch import StatisticsBranch
+from leaknet.model.statistics_fit import fit_embedding
 from leaknet.scoring.run_embeddings import known_embeddings
-from leaknet.training.held_out import FILE, with_held_out
+from leaknet.training.run_folder import FILE, with_held_out
 from leaknet.training.train import TrainResult
 from tests.leaknet.model.test_statistics_branch import ALONE, data, new_branch
 from tests.leaknet.tiny import CLASSES, fit_tiny
@@ -42,7 +43,7 @@ def test_pure_noise_is_named_no_better_than_by_chance_though_it_was_fitted_to():
 
     noise = replace(both, train=noisy(both.train), val=noisy(both.val))
     branch = new_branch()
-    _, held_out = branch.fit_embedding(noise, CLASSES)
+    _, held_out = fit_embedding(branch, noise, CLASSES)
     targets = noise.val.targets(CLASSES)
     fitted = scores(branch, branch.embed(noise.val)[0].detach()).argmax(dim=1)
     unseen = scores(branch, held_out).argmax(dim=1)

@@ -14,8 +14,7 @@ from leaknet.checksums import forget_former
 from leaknet.config import load_config
 from leaknet.files import read_tensors, save_tensors
 from leaknet.model.run_record import CacheIdentity, RunRecord
-from leaknet.training.history import EpochRecord, append_history, read_history
-from leaknet.training.run_folder import RunFolder
+from leaknet.training.run_folder import EpochRecord, RunFolder, append_history, read_history
 from leaknet.training.train import train
 from tests.leaknet.tiny import SHAPE, fit_tiny, silent, tiny_cache, tiny_config, tiny_record
 

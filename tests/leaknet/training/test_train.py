@@ -21,8 +21,7 @@ from leaknet.data.training_data import TrainingData
 from leaknet.model.inference import run_split
 from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.training.epoch import Stepper, TrainingImages, batch_sizes, train_epoch
-from leaknet.training.history import EpochRecord
-from leaknet.training.run_folder import RunFolder
+from leaknet.training.run_folder import EpochRecord, RunFolder
 from leaknet.training.train import fit, train
 from tests.leaknet.tiny import (
     CLASSES,

@@ -9,20 +9,20 @@ import pytest
 import torch
 
 from leaknet.data.columns import ImageColumns
-from leaknet.model import fit_cache
-from leaknet.model.fit_cache import KEPT, cached_fit
+from leaknet.model import statistics_fit
 from leaknet.model.statistics_branch import StatisticsBranch
+from leaknet.model.statistics_fit import KEPT, cached_fit, fit_embedding
 from tests.leaknet.model.test_statistics_branch import data, new_branch, with_copies
 from tests.leaknet.tiny import CLASSES
 
 
 @pytest.fixture(autouse=True)
 def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit_cache, "_fits", type(fit_cache._fits)())
+    monkeypatch.setattr(statistics_fit, "_fits", type(statistics_fit._fits)())
 
 
 def fits() -> int:
-    return len(fit_cache._fits)
+    return len(statistics_fit._fits)
 
 
 def shared(
@@ -36,7 +36,7 @@ def shared(
 def test_a_fit_cache_is_the_fit():
     split = with_copies(data().train)
     direct = new_branch(degraded=True)
-    fitted = direct.fit_embedding(replace(data(), train=split), CLASSES)
+    fitted = fit_embedding(direct, replace(data(), train=split), CLASSES)
     expected = torch.cat([part.flatten() for part in fitted])
     for _ in range(2):
         branch, held_out = shared(split, degraded=True)

@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import nn
 
-from leaknet.model.resnet import ResNet18
+from leaknet.model.backbone import ResNet18
 
 
 def test_it_is_the_network_of_timm_with_open_residuals():

@@ -10,8 +10,7 @@ import pytest
 
 from leakcache.errors import RunError
 from leaknet.calibration import Calibration, calibrate, load_calibration, save_calibration
-from leaknet.calibration.calibration import FILE, ratio_costs
-from leaknet.calibration.split_half import cut_in_halves
+from leaknet.calibration.calibration import FILE, cut_in_halves, ratio_costs
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Energy, GlobalKDE
 from leaknet.files import read_tensors, save_tensors
