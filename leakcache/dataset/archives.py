@@ -16,10 +16,9 @@ from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
-from leakcache.dataset.folders import IMAGE_SUFFIXES, UNPACKED, scan
 from leakcache.dataset.index_file import Row, Table
 from leakcache.dataset.placed import fold_of
-from leakcache.dataset.records import Reject
+from leakcache.dataset.records import IMAGE_SUFFIXES, UNPACKED, Reject, scan
 from leakcache.dataset.table_file import (
     FOLD,
     GROUP,

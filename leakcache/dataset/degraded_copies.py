@@ -24,8 +24,7 @@ from typing import Any
 
 from PIL import Image
 
-from leakcache.dataset.folders import step_of
-from leakcache.dataset.records import FOLDS, DatasetIndex, ImageRecord, Reject, canonical
+from leakcache.dataset.records import FOLDS, DatasetIndex, ImageRecord, Reject, canonical, step_of
 from leakcache.errors import DataError, ImageError
 from leakcache.files import parse_json
 from leakcache.images.archive import in_order, read_image

@@ -13,18 +13,25 @@ from pathlib import Path
 
 from leakcache.dataset.archives import archives_below, find_archives, read_archives
 from leakcache.dataset.findings import merge_alike
-from leakcache.dataset.folders import Tree, scan, step_of
-from leakcache.dataset.groups import BY_FOLDER, CHOICES, Grouping, find_groups, find_row_groups
-from leakcache.dataset.index_file import Table, read_table, refuse_some_folds
+from leakcache.dataset.index_file import (
+    Described,
+    Table,
+    read_metadata,
+    read_table,
+    refuse_some_folds,
+)
 from leakcache.dataset.layout import EXPECTED, find_layout
 from leakcache.dataset.photographs import with_photographs
 from leakcache.dataset.placed import (
+    BY_FOLDER,
+    CHOICES,
     ClassFolder,
-    Described,
+    Grouping,
     Layout,
     class_folders,
+    find_groups,
+    find_row_groups,
     named,
-    read_metadata,
 )
 from leakcache.dataset.records import (
     FOLDS,
@@ -33,7 +40,10 @@ from leakcache.dataset.records import (
     ImageRecord,
     Reject,
     Split,
+    Tree,
     canonical,
+    scan,
+    step_of,
 )
 from leakcache.dataset.split_file import assign, cut_folds, find_split
 from leakcache.dataset.table_file import SUFFIXES

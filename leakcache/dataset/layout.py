@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from leakcache.dataset.folders import UNPACKED, Tree, step_of
 from leakcache.dataset.layout_guess import guess
 from leakcache.dataset.placed import (
     Layout,
@@ -28,7 +27,7 @@ from leakcache.dataset.placed import (
     parts_of,
     without_number,
 )
-from leakcache.dataset.records import Finding, Reject
+from leakcache.dataset.records import UNPACKED, Finding, Reject, Tree, step_of
 from leakcache.dataset.table_file import PATH, read_lines
 from leakcache.errors import DataError
 from leakcache.names import normal_form, visible

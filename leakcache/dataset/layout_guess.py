@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from leakcache.dataset.folders import Tree
 from leakcache.dataset.placed import (
     Layout,
     Parts,
@@ -24,6 +23,7 @@ from leakcache.dataset.placed import (
     stem_of,
     without_number,
 )
+from leakcache.dataset.records import Tree
 from leakcache.names import normal_form, visible
 
 _WRAPPERS = frozenset({"data", "dataset", "datasets", "image", "images", "imgs"})

@@ -1,17 +1,14 @@
-"""Images placed by their folders or by metadata files beside them."""
+"""Images placed by their folders: class, fold, and prompt group."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from leakcache.dataset.folders import Tree, step_of
-from leakcache.dataset.records import FOLD_NAMES, Finding, Reject
-from leakcache.dataset.table_file import PATH, Lines, read_lines, value_of
+from leakcache.dataset.records import FOLD_NAMES, UNPACKED, Finding, Reject, step_of
 from leakcache.errors import DataError
 from leakcache.names import normal_form, visible
 
@@ -149,108 +146,198 @@ def named(names: Iterable[str]) -> str:
     return ", ".join(shown[:6]) + (f" and {len(shown) - 6} more" if len(shown) > 6 else "")
 
 
-_KNOWN_FOLDS = {**FOLD_NAMES, "open": "open"}
+CHOICES = ("stem", "prefix", "folder", "file")
+BY_STEM = "images of one file stem are one prompt group, in every class"
+BY_PREFIX = (
+    "images whose file stems differ in the last number alone are one prompt group, in every class"
+)
+BY_FOLDER = "images of one folder below the class are one prompt group, in every class"
+BY_FILE = "every image is a group of its own"
+# 00003_01, a cat-seed42, ComfyUI_00001_, p00 (1): the number of a sample after the prompt.
+_SAMPLE = re.compile(
+    r"(?P<prefix>.*?\S)(?P<number>[ _.-]*\(\d+\)|[ _.-]+(?P<word>seed|sample|s|n|v)?[ _-]?\d+_?)",
+    re.IGNORECASE,
+)
+_PLAIN = re.compile(r"(samples?|images?|imgs?|pics?|pictures?|outputs?|results?|png|jpe?g)")
+_BATCH = re.compile(
+    r"(seed|batch|part|shard|chunk|run|style|version|rank|gpu|v)s?[ _-]?\d*"
+    r"|(64|128|256|384|512|640|768|896|1024|1152|1280|1536|2048|4096)(px|p)?$|\d+ ?x ?\d+"
+)
+"""Folders that part a class, by size among others, and name no prompt."""
 
 
-@dataclass
-class Described:
-    """What the metadata files of a folder say of its images, by path relative to the root.
+@dataclass(frozen=True)
+class Grouping:
+    """The group of every image by path, and how it was found."""
 
-    Attributes:
-        labels: empty where no file has a column of labels.
-        groups: of the images that have one.
-        folds: from a column, else from a split folder above the file.
-        rejects: names without an image.
-        sentence: which columns of which files.
-    """
-
-    labels: dict[str, str] = field(default_factory=dict)
-    groups: dict[str, str] = field(default_factory=dict)
-    folds: dict[str, str] = field(default_factory=dict)
-    rejects: list[Reject] = field(default_factory=list)
-    sentence: str = ""
+    groups: dict[str, str]
+    sentence: str
+    other: str
 
 
-def read_metadata(
-    root: Path, tree: Tree, *, label: str | None = None, group: str | None = None
-) -> Described:
-    """Read the metadata files of a folder; those that name no files are passed over.
-
-    Raises DataError where one cannot be read, where two rows of a file disagree, or where a
-    column that is given is missing.
-    """
-    described = Described()
-    names = _Names(image for images in tree.images.values() for image in images)
-    used: list[str] = []
-    tables = [read_lines(root / name) for name in sorted(tree.metadata)]
-    tables = [table for table in tables if table.first(PATH)]
-    has_labels = [table for table in tables if table.label_column(label)]
-    for table in has_labels or tables:
-        columns = {
-            "label": table.label_column(label) if has_labels else None,
-            "group": table.group_column(group),
-            "fold": table.fold_column(_KNOWN_FOLDS),
-        }
-        _read(root, table, columns, names, described)
-        said = [f"{what} from column {name}" for what, name in columns.items() if name]
-        if said:
-            used.append(f"{table.path.relative_to(root).as_posix()}: {', '.join(said)}")
-    described.sentence = _shortened(used)
-    return described
-
-
-def _shortened(used: Sequence[str]) -> str:
-    more = f" and {len(used) - 3} more files" if len(used) > 3 else ""
-    return "; ".join(used[:3]) + more
-
-
-class _Names:
-    """Finds images by a path that may be spelt in another Unicode form."""
-
-    def __init__(self, images: Iterable[str]) -> None:
-        self.exact = set(images)
-        self.folded = {normal_form(image): image for image in self.exact}
-
-    def find(self, path: str) -> str | None:
-        return path if path in self.exact else self.folded.get(normal_form(path))
-
-
-def _read(
+def find_groups(
     root: Path,
-    table: Lines,
-    columns: dict[str, str | None],
-    names: _Names,
-    described: Described,
-) -> None:
-    folder = table.path.parent.relative_to(root).as_posix()
-    path_column = table.first(PATH) or ""
-    for number, row in table.rows:
-        name = row.get(path_column, "").strip().replace("\\", "/")
-        if not name:
-            continue
-        path = os.path.normpath(f"{folder}/{name}")
-        image = names.find(path)
-        if image is None:
-            if columns["label"]:
-                where = "outside of the data folder" if path.startswith("../") else "not on disk"
-                described.rejects.append(Reject(path, f"named in {table.path.name}, {where}"))
-            continue
-        for what, found in (
-            ("label", described.labels),
-            ("group", described.groups),
-            ("fold", described.folds),
-        ):
-            value = value_of(row, columns[what])
-            if what == "fold":
-                value = _KNOWN_FOLDS.get(value.casefold(), "") or _fold_above(image)
-            if what == "label" and columns[what] and not value:
-                raise DataError(f"{table.path} row {number} has no label: fill it in")
-            if value and found.setdefault(image, value) != value:
-                raise DataError(
-                    f"{table.path} gives {image} two {what}s, {found[image]} and {value}: keep one"
-                )
+    images: Sequence[Placed],
+    *,
+    given: str | None = None,
+    kinds: bool = False,
+    ask: bool = True,
+) -> Grouping:
+    """The prompt group of every image.
+
+    A folder below the class is a prompt where there are many with few images each, as their
+    names say or as the stems in them repeat; otherwise the file's stem is the prompt.
+
+    Args:
+        root: named in errors.
+        images: what the layout found.
+        given: one of `CHOICES`, instead of what the names suggest.
+        kinds: whether real and generated images lie side by side, below subject folders.
+        ask: whether to refuse what can be read in two ways; the stem is the prompt otherwise.
+
+    Raises:
+        DataError: the folders may be prompts or not.
+    """
+    if given not in (None, *CHOICES):
+        raise DataError(
+            f"--group {visible(str(given))}: {root} is no table with such a column; give "
+            f"{', '.join(CHOICES)}"
+        )
+    by_layout = any(image.prompt for image in images)
+    if given == "file":
+        return Grouping({i.path: i.path for i in images}, BY_FILE, "stem")
+    if given == "folder" or (not given and (by_layout or _by_folder(root, images, kinds, ask))):
+        return Grouping(_folder_keys(images), BY_FOLDER, "stem|prefix|file")
+    stems = {i.path: stem_of(i.path) for i in images}
+    prefixes = None if given == "prefix" else frozenset() if given else _prompt_prefixes(images)
+    if prefixes is not None and not prefixes:
+        return Grouping(stems, BY_STEM, "folder|prefix|file")
+    return Grouping(
+        {path: _prompt_of(stem, prefixes) for path, stem in stems.items()},
+        BY_PREFIX,
+        "stem|folder|file",
+    )
 
 
-def _fold_above(image: str) -> str:
-    """The fold of the outermost split folder above an image; empty where there is none."""
-    return next((fold for part in image.split("/")[:-1] if (fold := fold_of(part))), "")
+def find_row_groups(
+    table: Path, labels: Mapping[str, str], *, given: str | None = None, ask: bool = True
+) -> Grouping:
+    """The prompt group of every image of a table without a column of groups.
+
+    Args:
+        table: named in errors.
+        labels: by path.
+        given: one of `CHOICES`, instead of what the names suggest.
+        ask: as for `find_groups`.
+
+    Raises:
+        DataError: the folders may be prompts or not.
+    """
+    folders: defaultdict[str, list[Parts]] = defaultdict(list)
+    # A shard of an archive says nothing about prompts.
+    above = {
+        path: [part for part in path.split("/")[:-1] if not part.lower().endswith(UNPACKED)]
+        for path in labels
+    }
+    for path, label in labels.items():
+        folders[label].append(tuple(above[path]))
+    shared = {label: shared_depth(found) for label, found in folders.items()}
+    images = []
+    for path, label in labels.items():
+        parts = above[path]
+        named = [n for n, part in enumerate(parts) if normal_form(part) == normal_form(label)]
+        start = named[-1] + 1 if named else shared[label]
+        inner = tuple(part for part in parts[start:] if not fold_of(part))
+        images.append(Placed(path, label, "", "", inner))
+    return find_groups(table, images, given=given, ask=ask)
+
+
+def _prompt_of(stem: str, prefixes: frozenset[str] | None) -> str:
+    match = _SAMPLE.fullmatch(stem)
+    prefix = match["prefix"] if match else stem
+    return prefix if prefixes is None or prefix in prefixes else stem
+
+
+def _prompt_prefixes(images: Sequence[Placed]) -> frozenset[str]:
+    """Beginnings of stems that name prompts, of the classes with several samples a prompt."""
+    stems: defaultdict[str, list[str]] = defaultdict(list)
+    for image in images:
+        stems[image.label].append(stem_of(image.path))
+    return frozenset().union(*map(_class_prefixes, stems.values()))
+
+
+def _class_prefixes(stems: Sequence[str]) -> frozenset[str]:
+    """The prefixes of one class, empty where the last number is more than that of a sample.
+
+    It is the number of a sample where the numbers repeat from prefix to prefix, and there are
+    fewer numbers than prefixes or the prefixes look like prompts; or where a word says so.
+    """
+    numbers: defaultdict[str, set[str]] = defaultdict(set)
+    said = 0
+    for stem in stems:
+        match = _SAMPLE.fullmatch(stem)
+        numbers[match["prefix"] if match else stem].add(match["number"] if match else "")
+        said += bool(match and (match["word"] or "").casefold() in ("seed", "sample"))
+    several = {prefix: found for prefix, found in numbers.items() if len(found) > 1}
+    images = sum(map(len, several.values()))
+    if len(several) < 2 or images < 0.8 * len(stems):
+        return frozenset()
+    crossed = 2 * images >= len(several) * len(set().union(*several.values()))
+    few = max(map(len, several.values())) <= len(several)
+    prompts = sum(map(is_prompt, several)) >= 0.8 * len(several)
+    is_sample = (crossed and (few or prompts)) or said == len(stems)
+    return frozenset(several) if is_sample else frozenset()
+
+
+def _key(image: Placed) -> Parts:
+    """The folders below the class that may name a prompt."""
+    folded = ((part, normal_form(part)) for part in image.inner)
+    return tuple(p for p, plain in folded if not (_PLAIN.fullmatch(plain) or _BATCH.match(plain)))
+
+
+def _folder_keys(images: Sequence[Placed]) -> dict[str, str]:
+    """The group by folder; an image right in its class folder has its stem."""
+    depth = _depth(images)
+    return {
+        i.path: i.prompt or "/".join(_key(i)[:depth] or i.inner) or stem_of(i.path) for i in images
+    }
+
+
+def _depth(images: Sequence[Placed]) -> int:
+    """How many of the folders name the prompt: the fewest that leave few images in each."""
+    deepest = max((len(_key(image)) for image in images), default=0)
+    for depth in range(1, deepest):
+        folders = {(image.label, *_key(image)[:depth]) for image in images}
+        labels = {image.label for image in images}
+        if len(folders) ** 2 >= len(images) * len(labels):
+            return depth
+    return max(deepest, 1)
+
+
+def _by_folder(root: Path, images: Sequence[Placed], kinds: bool, ask: bool) -> bool:
+    if kinds or not images or not all(map(_key, images)):
+        return False
+    keys: defaultdict[str, set[Parts]] = defaultdict(set)
+    stems: defaultdict[tuple[str, str], set[Parts]] = defaultdict(set)
+    for image in images:
+        keys[image.label].add(_key(image))
+        stems[image.label, normal_form(stem_of(image.path))].add(_key(image))
+    if min(map(len, keys.values())) < 2:
+        return False
+    names = {part for found in keys.values() for key in found for part in key}
+    prompts = sum(map(is_prompt, names)) >= 0.8 * len(names)
+    repeated = any(len(found) > 1 for found in stems.values())
+    folders = sum(map(len, keys.values()))
+    small = folders**2 >= len(images) * len(keys)
+    shared = len(keys) > 1 and bool(set.intersection(*keys.values()))
+    if prompts and (repeated or shared or small):
+        return True
+    if small and (repeated or shared):
+        return folders < len(images)
+    if ask and repeated and len(keys) > 1 and not any(image.fold for image in images):
+        shown = ", ".join(sorted(map(visible, names))[:6])
+        raise DataError(
+            f"{root}: the folders {shown} below the classes have images of the same names, and "
+            "either the folder or the name may be the prompt. Give --group folder or --group stem"
+        )
+    return False

@@ -1,10 +1,11 @@
-"""The index of a dataset as values: one record an image, one reject for what was left out."""
+"""The index of a data set as values, and what lies in a folder, without a stat per file."""
 
 from __future__ import annotations
 
 import csv
 import io
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from leakcache.errors import DataError
-from leakcache.names import cell
+from leakcache.names import cell, visible
 
 FOLDS = ("train", "val", "test", "open")
 
@@ -177,3 +178,193 @@ def relative_to(root: Path, path: str, folder: Path) -> str:
 def canonical(records: Iterable[ImageRecord]) -> tuple[ImageRecord, ...]:
     """Records sorted by (fold order, label, path)."""
     return tuple(sorted(records, key=lambda r: (_FOLD_ORDER[r.fold], r.label, r.path)))
+
+
+# Formats that decode() cannot read (HEIC, SVG, ...) are images all the same: they are listed
+# as rejects with their own reason by whoever decodes, not dropped here.
+# fmt: off
+IMAGE_SUFFIXES = frozenset(
+    {
+        ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".dib", ".tif",
+        ".tiff", ".avif", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif",
+        ".svg", ".tga", ".psd", ".ico", ".jxl"
+    }
+)
+# Folders that file systems, archives and network storage leave behind.
+_DROPPINGS = frozenset(
+    {
+        "__macosx", "lost+found", "system volume information", "$recycle.bin", "recycler",
+        "#recycle", "#snapshot", "__pycache__", "thumbs", "thumbnails"
+    }
+)
+# fmt: on
+_STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")
+METADATA = frozenset({"metadata.csv", "metadata.jsonl", "metadata.parquet"})
+UNPACKED = (".parquet", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+"""Archives whose images `leakcache.dataset.archives` or `leak data unpack` reads."""
+ARCHIVES = (*UNPACKED, ".zip", ".7z", ".rar", ".arrow")
+TABLES = frozenset({".csv", ".tsv", ".jsonl"})
+_Pending = tuple[str, frozenset[tuple[int, int]], bool]  # folder, those above it, taken?
+_STEP = re.compile(r"step[ _-]?([123])", re.IGNORECASE)
+
+
+def step_of(name: str) -> str | None:
+    """The step, as "step1" to "step3", whose post-processed copies a folder of that name holds."""
+    match = _STEP.fullmatch(name)
+    return f"step{match[1]}" if match else None
+
+
+@dataclass
+class Tree:
+    """A folder, with or without what lies below it.
+
+    Attributes:
+        images: of each folder that holds some, by the folder's path ("" is the root).
+        folders: all folders that were entered, but the root.
+        steps: folders of post-processed copies that were not entered.
+        metadata: files named as Hugging Face's ImageFolder names them.
+        archives: Parquet files, tar, zip and other archives.
+        tables: other CSV and JSON lines files.
+        rejects: what could not be read.
+    """
+
+    images: dict[str, list[str]] = field(default_factory=dict)
+    folders: list[str] = field(default_factory=list)
+    steps: list[str] = field(default_factory=list)
+    metadata: list[str] = field(default_factory=list)
+    archives: list[str] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
+
+
+def list_folder(root: Path, relative: str, *, any_name: bool = False) -> Tree:
+    """What lies in the folder `relative` of `root` ("" is the root itself), not what is below.
+
+    A folder that cannot be read is a reject.
+
+    Names that are not UTF-8 are rejects, as tables cannot hold them, unless `any_name` is set.
+    """
+    contents = Tree()
+    prefix = f"{relative}/" if relative else ""
+    try:
+        with os.scandir(root / relative) as entries:
+            for entry in entries:
+                _sort_in(entry, prefix, contents, any_name)
+    except OSError as error:
+        contents.rejects.append(
+            Reject(relative or ".", f"folder cannot be read: {error.strerror or error}")
+        )
+    return contents
+
+
+def _sort_in(entry: os.DirEntry[str], prefix: str, contents: Tree, any_name: bool) -> None:
+    """Put one entry where it belongs; what is not named like an image is passed over."""
+    name = entry.name
+    if name.startswith(".") or name.casefold() in _DROPPINGS:
+        return
+    suffix = _suffix(name)
+    kind = _kind(entry)
+    if kind == "folder" and name.startswith("@"):  # thumbnails and snapshots of storage boxes
+        return
+    if not (any_name or _is_utf8(name)):
+        if kind == "folder" or suffix in IMAGE_SUFFIXES:
+            shown = visible(prefix + name)
+            contents.rejects.append(Reject(shown, "the name is not valid UTF-8"))
+    elif kind == "folder":
+        contents.folders.append(prefix + name)
+    elif kind == "file" and (suffix in IMAGE_SUFFIXES or (not suffix and _begins_as_image(entry))):
+        contents.images.setdefault(prefix[:-1], []).append(prefix + name)
+    elif suffix in IMAGE_SUFFIXES:
+        contents.rejects.append(Reject(prefix + name, kind))
+    elif name.casefold() in METADATA:
+        contents.metadata.append(prefix + name)
+    elif name.lower().endswith(ARCHIVES):
+        contents.archives.append(prefix + name)
+    elif suffix in TABLES:
+        contents.tables.append(prefix + name)
+
+
+def _begins_as_image(entry: os.DirEntry[str]) -> bool:
+    """Whether a file without a suffix is an image; one with another suffix is not opened."""
+    try:
+        with Path(entry.path).open("rb") as file:
+            start = file.read(12)
+    except OSError:
+        return False
+    return start.startswith(_STARTS) or (start[:4] == b"RIFF" and start[8:] == b"WEBP")
+
+
+def _suffix(name: str) -> str:
+    _, dot, ending = name.rpartition(".")
+    return dot + ending.lower() if dot else ""
+
+
+def _is_utf8(name: str) -> bool:
+    return name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    """Either "folder" or "file", or the reason why the entry is neither."""
+    try:
+        if entry.is_dir():
+            return "folder"
+        if entry.is_file():
+            return "file"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return "not a regular file" if Path(entry.path).exists() else "broken link"
+
+
+def scan(
+    root: Path, *, step: str | None = None, enter_steps: bool = False, any_name: bool = False
+) -> Tree:
+    """All images at any depth below `root`.
+
+    Folders named step1, step2 or step3 hold post-processed copies: they are not entered, or,
+    where `step` names one of them, only what lies below that one is taken. With `enter_steps`
+    they are folders like others. `any_name` as in `list_folder`.
+    """
+    tree = Tree()
+    pending: list[_Pending] = [("", frozenset(), step is None)]
+    while pending:
+        here, above, taken = pending.pop()
+        identity = _identity(root, here)
+        if isinstance(identity, str) or identity in above:
+            reason = identity if isinstance(identity, str) else "link back to a folder above it"
+            tree.rejects.append(Reject(here or ".", reason))
+            continue
+        contents = list_folder(root, here, any_name=any_name)
+        if taken:
+            _take(tree, contents)
+        for folder in contents.folders:
+            copies = None if enter_steps else step_of(folder.rpartition("/")[2])
+            if copies is None or copies == step:
+                tree.folders.append(folder)
+                pending.append((folder, above | {identity}, taken or copies is not None))
+            else:
+                tree.steps.append(folder)
+    return tree
+
+
+def images_below(root: Path) -> tuple[list[str], list[Reject]]:
+    """All images below a folder, sorted, whatever its layout, and what could not be read."""
+    tree = scan(root, enter_steps=True, any_name=True)
+    images = [image for folder in tree.images.values() for image in folder]
+    return sorted(images), tree.rejects
+
+
+def _take(tree: Tree, contents: Tree) -> None:
+    tree.images |= {folder: sorted(images) for folder, images in contents.images.items()}
+    tree.metadata += contents.metadata
+    tree.archives += contents.archives
+    tree.tables += contents.tables
+    tree.rejects += contents.rejects
+
+
+def _identity(root: Path, folder: str) -> tuple[int, int] | str:
+    """Device and inode, which tell a link loop from a new folder, or why there are none."""
+    try:
+        status = (root / folder).stat()
+    except OSError as error:
+        return f"folder cannot be read: {error.strerror}"
+    return status.st_dev, status.st_ino

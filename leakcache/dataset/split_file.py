@@ -22,9 +22,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from leakcache.dataset.folders import step_of
 from leakcache.dataset.placed import ClassFolder
-from leakcache.dataset.records import CUT_FOLDS, FOLD_NAMES, Reject
+from leakcache.dataset.records import CUT_FOLDS, FOLD_NAMES, Reject, step_of
 from leakcache.errors import DataError
 from leakcache.names import normal_form
 

@@ -17,9 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from leakcache.dataset.folders import list_folder
 from leakcache.dataset.index import read_index
-from leakcache.dataset.records import DatasetIndex
+from leakcache.dataset.records import DatasetIndex, list_folder
 from leakcache.encoder.weights import answers
 from leakcache.errors import DataError
 

@@ -64,8 +64,7 @@ def index(ctx: click.Context, /, data: str | None, out: str | None, **options: A
       leak data index path/to/GenImage --layout class/*/split/kind
       leak data index path/to/WILD/step1 --json
     """
-    from leakcache.dataset.equal_images import join_equal_images
-    from leakcache.dataset.findings import inspect
+    from leakcache.dataset.findings import inspect, join_equal_images
     from leakcache.dataset.index import read_index
     from leakcache.dataset.index_file import default_name, save_index
 
@@ -170,7 +169,7 @@ def unpack(source: str, out: str, label: str | None, image: str | None, as_json:
       leak data unpack downloads/community-forensics --label model_name --out images
       leak data index images
     """
-    from leakcache.dataset.unpack import unpack as write
+    from leakcache.dataset.image_files import unpack as write
 
     done = write(Path(source), Path(out), label=label, image=image)
     if as_json:

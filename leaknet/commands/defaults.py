@@ -172,9 +172,9 @@ def local_copy(given: str) -> Path:
     """The path that an argument names; of a URL that of its copy below the folder of caches.
 
     Raises:
-        CacheError, ConfigError: as `leakcache.store.remote_images.copy_images`.
+        CacheError, ConfigError: as `leakcache.dataset.image_files.copy_images`.
     """
-    from leakcache.store.remote_images import local_images
+    from leakcache.dataset.image_files import local_images
 
     context = click.get_current_context(silent=True)
     caches = ((context and context.find_object(Settings)) or Settings({})).caches

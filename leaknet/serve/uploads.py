@@ -11,7 +11,7 @@ from io import BytesIO
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
-from leakcache.dataset.folders import IMAGE_SUFFIXES
+from leakcache.dataset.records import IMAGE_SUFFIXES
 from leakcache.errors import DataError, ImageError
 from leakcache.images.decode import opened
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from tiny_data import SMALL, array_bytes, tiny_image
 
+from leakcache.dataset.image_files import unpack
 from leakcache.dataset.index import read_index
-from leakcache.dataset.unpack import unpack
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheStale
 from leakcache.store.build import BuildReport, build_cache, fill_columns

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 from tiny_data import SMALL, array_bytes, write_images
 
-from leakcache.dataset.image_files import find_images
+from leakcache.dataset.image_files import copy_images, find_images, local_images
 from leakcache.dataset.index import read_index
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheBusy, CacheError, CacheIncomplete, CacheStale, ConfigError
@@ -23,7 +23,6 @@ from leakcache.store import object_store, remote
 from leakcache.store.build import BuildReport, build_cache
 from leakcache.store.cache import Cache
 from leakcache.store.remote import Mirror, cache_home, is_url, local_path
-from leakcache.store.remote_images import copy_images, local_images
 from leakcache.store.zarr_column import ColumnSpec
 from leaknet.commands.cache import cache
 from leaknet.commands.defaults import Settings

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from tiny_data import SMALL, array_bytes, write_images
 
+from leakcache.dataset.image_files import copy_images
 from leakcache.dataset.index import read_index
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheBusy, CacheError, CacheStale
 from leakcache.store.build import BuildReport, build_cache
 from leakcache.store.cache import Cache
 from leakcache.store.remote import Mirror
-from leakcache.store.remote_images import copy_images
 from leakcache.store.zarr_column import ColumnSpec
 
 pytest.importorskip("obstore", reason='needs obstore: pip install "leaknet[objects]"')

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leakcache.dataset import equal_images
-from leakcache.dataset.equal_images import join_equal_images
-from leakcache.dataset.findings import inspect
+from leakcache.dataset import findings
+from leakcache.dataset.findings import inspect, join_equal_images
 from leakcache.dataset.index import read_index
 
 
@@ -56,7 +55,7 @@ def test_of_many_images_files_of_equal_bytes_are_found(
     sample(tmp_path)
     write(tmp_path, "b/copy.png", seed=1)
     write(tmp_path, "b/other.bmp", seed=2)
-    monkeypatch.setattr(equal_images, "MOST_BYTES", 100)
+    monkeypatch.setattr(findings, "MOST_BYTES", 100)
     found = inspect(join_equal_images(read_index(tmp_path)))
     sentences = " ".join(finding.sentence for finding in found)
     assert "a/1.png and b/copy.png" in sentences

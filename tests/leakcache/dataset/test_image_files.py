@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from leakcache.dataset.image_files import unpack
 from leakcache.dataset.index import read_index
-from leakcache.dataset.unpack import unpack
 from leakcache.errors import DataError
 
 pandas = pytest.importorskip("pandas")
