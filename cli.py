@@ -17,7 +17,7 @@ import click
 
 from leakcache.errors import DecoderWarning, LeakError
 from leakcache.names import visible
-from leaknet.commands.defaults import Settings, read_settings
+from leaknet.commands.base import Settings, read_settings
 
 _show_python_warning = warnings.showwarning
 
@@ -46,7 +46,15 @@ COMMANDS = {
 }
 
 
-MODULES = {"atlas": "report", "cluster": "same", "compare": "runs", "push": "export"}
+MODULES = {
+    **dict.fromkeys(("compare", "export", "push", "serve"), "runs"),
+    **dict.fromkeys(("atlas", "audit"), "report"),
+    **dict.fromkeys(("cluster", "enroll"), "same"),
+    "ablate": "evaluate",
+    "bench_speed": "bench",
+    "demo": "train",
+    "explain": "score",
+}
 """Modules of the commands that share one; the others have the name of their command."""
 
 
@@ -58,7 +66,7 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the module of a command; `bench-speed` lives in `bench_speed`."""
+        """Import the module of a command; `bench-speed` is `bench_speed`."""
         if cmd_name not in COMMANDS:
             return None
         name = cmd_name.replace("-", "_")

@@ -10,9 +10,15 @@ import click
 
 from leakcache.names import visible
 from leaknet.commands import options as opt
+from leaknet.commands.base import (
+    LeakCommand,
+    Settings,
+    cache_folder,
+    emit,
+    next_steps,
+    print_rejects,
+)
 from leaknet.commands.cache_build import build
-from leaknet.commands.defaults import LeakCommand, Settings, cache_folder
-from leaknet.commands.output import emit, next_steps, print_rejects
 from leaknet.commands.preflight import check_cache
 
 if TYPE_CHECKING:

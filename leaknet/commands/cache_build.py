@@ -11,8 +11,17 @@ import click
 from leakcache.names import visible
 from leakcache.store.remote import address
 from leaknet.commands import options as opt
-from leaknet.commands.defaults import LeakCommand, Settings, data_root, name_cache, remember
-from leaknet.commands.output import emit, next_steps, print_findings, print_rejects
+from leaknet.commands.base import (
+    LeakCommand,
+    Settings,
+    data_root,
+    emit,
+    name_cache,
+    next_steps,
+    print_findings,
+    print_rejects,
+    remember,
+)
 
 if TYPE_CHECKING:
     from leakcache.dataset.index import DatasetIndex, Split

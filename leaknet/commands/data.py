@@ -10,8 +10,7 @@ import click
 
 from leakcache.names import visible
 from leaknet.commands import options as opt
-from leaknet.commands.defaults import LeakCommand, Settings, data_root
-from leaknet.commands.output import emit, next_steps, print_findings
+from leaknet.commands.base import LeakCommand, Settings, data_root, emit, next_steps, print_findings
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -11,7 +11,7 @@ import click
 
 from leakcache.errors import ConfigError
 from leakcache.names import visible
-from leaknet.commands.output import print_findings
+from leaknet.commands.base import print_findings
 
 if TYPE_CHECKING:
     from leakcache.dataset.records import DatasetIndex, Split
@@ -63,7 +63,7 @@ def _local_cache(
 ) -> str | None:
     """The folder, of a URL that of its mirror, which is brought up to date."""
     from leakcache.store.remote import cache_home
-    from leaknet.commands.defaults import Settings
+    from leaknet.commands.base import Settings
 
     caches = (context.find_object(Settings) or Settings({})).caches
     mirror, number = context.meta[_MIRROR] or "", context.meta.get(_WORKER)
@@ -82,7 +82,7 @@ def _parse_worker(
 
 def copy_urls(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
     """Callback of an option or argument: in place of each URL the path of its local copy."""
-    from leaknet.commands.defaults import local_copy
+    from leaknet.commands.base import local_copy
 
     if context.resilient_parsing or value is None:
         return value

@@ -15,7 +15,7 @@ from leakcache.files import parse_json, parse_toml, read_checked, read_text
 from leakcache.names import visible
 from leakcache.store.remote import unfinished
 from leaknet import checksums
-from leaknet.commands.defaults import run_folder
+from leaknet.commands.base import run_folder
 
 
 def check_cache(folder: Path, split: str = "closed") -> dict[str, Any]:

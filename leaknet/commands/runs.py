@@ -1,17 +1,19 @@
-"""`leak runs` and `leak compare`: the trained runs, which is the default, which is better."""
+"""`leak runs`, `compare`, `export`, `push` and `serve`: what is done with trained runs."""
 
 from __future__ import annotations
 
+import ipaddress
+import secrets
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from leakcache.errors import RunError
+from leakcache.errors import ConfigError, RunError
 from leaknet.commands import options as opt
-from leaknet.commands.defaults import LeakCommand, Settings, latest, remember
-from leaknet.commands.output import emit, next_steps
-from leaknet.commands.preflight import check_run
+from leaknet.commands.base import LeakCommand, Settings, emit, latest, next_steps, remember
+from leaknet.commands.preflight import check_run, checked_run
 
 if TYPE_CHECKING:
     from leaknet.report.run_list import RunSummary
@@ -153,3 +155,170 @@ def compare(settings: Settings, /, run_a: str, run_b: str, **options: Any) -> No
     else:
         print_grids([comparison_table(result)])
         next_steps(["report", run_a], ["report", run_b])
+
+
+@click.command(cls=LeakCommand)
+@click.argument("run", required=False, metavar="[RUN]")
+@click.option(
+    "--to",
+    "target",
+    type=click.Choice(["onnx"]),
+    default="onnx",
+    help="Format of the graphs.",
+)
+@click.option("--out", metavar="DIR", help="A new folder. [default: onnx in the run]")
+@opt.run_vae
+@opt.json
+@click.pass_obj
+def export(settings: Settings, /, **options: Any) -> None:
+    """Write RUN as a folder of ONNX graphs with a scorer.
+
+    The scorer needs onnxruntime, NumPy and Pillow, and gives the answers of `leak score IMAGE`
+    with the detector kde, without --stability. `python DIR/scorer.py IMAGE...` prints one JSON
+    object a line. Needs the extra [onnx]. [default: the run trained last]
+    JSON keys: folder, bytes, files[], columns[].
+
+    \b
+    Example:
+      leak export runs/best --to onnx --out best-onnx
+      python best-onnx/scorer.py suspect.png
+    """
+    run = checked_run(options["run"] or settings.content.get("run"), settings.runs)
+    out = Path(options["out"]) if options["out"] else run / "onnx"
+
+    from leaknet.export.onnx_files import export_onnx
+
+    exported = export_onnx(run, out, options["autoencoder"])
+    files = sorted(path for path in out.rglob("*") if path.is_file())
+    size = sum(path.stat().st_size for path in files)
+    if options["as_json"]:
+        names = [str(path.relative_to(out)) for path in files]
+        emit({"folder": str(out), "bytes": size, "files": names, "columns": exported["columns"]})
+        return
+    click.echo(f"{out} ({size / 1e6:.1f} MB; reads {', '.join(exported['columns'])})")
+    if (precision := exported["precision"]) != "fp32":
+        click.echo(
+            f"the encoder is exported in fp32, the run encodes in {precision}: probabilities "
+            "differ by some .01 (docs/EXPORT.md)",
+            err=True,
+        )
+    click.echo(f"next: python {out / 'scorer.py'} IMAGE")
+
+
+@click.command(cls=LeakCommand)
+@click.argument("run")
+@click.argument("target", metavar="OWNER/NAME|FOLDER")
+@click.option("--private", is_flag=True, help="Create a private repository.")
+@opt.json
+def push(run: str, target: str, private: bool, as_json: bool) -> None:
+    """Push RUN to a repository of the hub, or into a FOLDER, with a model card.
+
+    The card, README.md in the run, is written where there is none: data, leak controls, figures
+    with intervals, intended use, limits. State the licence in it and push again. What is pushed
+    holds no images, but names and SHA-256 of the images of the run (embeddings.h5). The
+    autoencoder is not pushed. Sign in with `hf auth login`.
+    JSON keys: place, files[].
+
+    \b
+    Example:
+      leak push runs/best ./best-run
+      leak push runs/best me/leak-best
+      leak score image.png --run me/leak-best
+    """
+    check_run(Path(run))
+
+    from leaknet.hub.runs import push_run
+
+    place, files = push_run(Path(run), target, private=private)
+    if as_json:
+        emit({"place": place, "files": files})
+        return
+    click.echo(f"{place}: {', '.join(files)}")
+    next_steps(["score", "IMAGE", "--run", target])
+
+
+@click.command(cls=LeakCommand)
+@opt.run
+@click.option("--host", default="127.0.0.1", help="Address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    help="Port to listen on; 0 takes a free one.",
+)
+@click.option(
+    "--token",
+    envvar="LEAK_TOKEN",
+    default="",
+    show_default=False,
+    help="Secret that requests must carry. [default: none on 127.0.0.1, else a random one]",
+)
+@opt.run_vae
+@opt.device
+@click.pass_obj
+def serve(settings: Settings, /, **options: Any) -> None:
+    """Serve a page that scores images dropped on it, and an HTTP API.
+
+    POST /v1/score takes images and ZIP files of images as multipart form data (field `files`,
+    query alpha and stability) and answers as `leak score IMAGE --json`; stream=true gives lines of
+    JSON as images are scored. POST /v1/explain gives the page of `leak explain` for one image. GET
+    /healthz, /metrics (Prometheus) and /openapi.json. Uploads stay in memory and temporary files;
+    nothing is sent elsewhere. Limits: 128 MiB and 64 images a request, 64 MiB and 50 megapixels an
+    image, 16 waiting requests (then status 429), 120 s. Other addresses than this machine's own
+    need a token, sent as `Authorization: Bearer TOKEN`; put a proxy with TLS in front there.
+
+    \b
+    Example:
+      leak serve
+      curl -F files=@suspect.png http://127.0.0.1:8000/v1/score
+    """
+    run = checked_run(options["run"], settings.runs)
+    host, port = options["host"], options["port"]
+    token = options["token"] or ("" if _is_loopback(host) else secrets.token_urlsafe(16))
+    try:
+        import uvicorn
+
+        from leaknet.serve.app import create_app
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f'leak serve needs {error.name}: pip install "leaknet[ui]" installs it'
+        ) from error
+    from leaknet.scoring.predict import Predictor
+
+    predictor = Predictor(run, vae=options["autoencoder"], device=options["device"])
+    app = create_app(predictor, token=token)
+    _ = predictor.encoder  # loaded now, so that the first request is as fast as the others
+    config = uvicorn.Config(app, log_level="warning", server_header=False, limit_concurrency=256)
+    with _listen(host, port) as listener:
+        address = _url(host, listener.getsockname()[1])
+        click.echo(f"run {run} at {address} (Ctrl-C stops)")
+        if token:
+            click.echo(f"token: {token}")
+        header = f"-H 'Authorization: Bearer {token}' " if token else ""
+        click.echo(f"next: curl {header}-F files=@IMAGE {address}/v1/score")
+        try:
+            uvicorn.Server(config).run(sockets=[listener])
+        except KeyboardInterrupt:
+            click.echo("stopped", err=True)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise ConfigError(
+            f"{host} port {port} cannot be listened on ({error.strerror}): give another --host or "
+            "--port"
+        ) from error
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from leakcache.dataset.index import read_index
-from leaknet.commands.defaults import sample_root
-from leaknet.commands.demo import PROMPTS, some_prompts
+from leaknet.commands.base import sample_root
+from leaknet.commands.train import PROMPTS, some_prompts
 
 
 def test_it_reads_the_same_prompts_of_every_generator():

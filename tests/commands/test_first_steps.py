@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from cli import leak
 from leakcache.errors import RunError
-from leaknet.commands.defaults import read_settings
+from leaknet.commands.base import read_settings
 from tests.tiny_data import save, tiny_model, write_images
 
 SMALL = ["latents.backbone=test_resnet", "head.dimension=8", "train.epochs=1", "latents.dct_size=4"]

@@ -48,7 +48,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def call(project: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    from leaknet.commands.defaults import read_settings
+    from leaknet.commands.base import read_settings
 
     monkeypatch.chdir(project)
 

@@ -24,8 +24,8 @@ from leakcache.store.build import BuildReport, build_cache
 from leakcache.store.cache import Cache
 from leakcache.store.remote import Mirror, cache_home, is_url, local_path
 from leakcache.store.zarr_column import ColumnSpec
+from leaknet.commands.base import Settings
 from leaknet.commands.cache import cache
-from leaknet.commands.defaults import Settings
 from leaknet.commands.options import copy_urls, open_roots
 
 WHY = 'needs an S3 server: pip install "leaknet[objects]" "moto[server]"'

@@ -11,8 +11,8 @@ from audit_images import plain
 from click.testing import CliRunner
 
 from leakcache.errors import ConfigError, DataError
-from leaknet.commands.audit import audit
-from leaknet.commands.defaults import Settings
+from leaknet.commands.base import Settings
+from leaknet.commands.report import audit
 
 
 def run(*arguments):

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from leakcache.errors import RunError
-from leaknet.commands.defaults import Settings
+from leaknet.commands.base import Settings
 from leaknet.commands.report import report
 from leaknet.data.embeddings import Embeddings
 from leaknet.files import write_json, write_text

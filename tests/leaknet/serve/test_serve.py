@@ -27,7 +27,7 @@ from click.testing import CliRunner  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from cli import leak  # noqa: E402
-from leaknet.commands.serve import _listen  # noqa: E402
+from leaknet.commands.runs import _listen  # noqa: E402
 from leaknet.explain import explain_image  # noqa: E402
 from leaknet.explain.page import keyed_figures, render  # noqa: E402
 from leaknet.scoring.predict import Predictor  # noqa: E402

@@ -1,18 +1,26 @@
-"""`leak.toml` in the working directory: defaults for the options of all commands or of one."""
+"""What all commands share: defaults in `leak.toml`, places of caches and runs, and output."""
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from leakcache.errors import CacheError, ConfigError, DataError, RunError
-from leakcache.files import parse_toml, read_text
-from leakcache.names import without_braces
+from leakcache.files import json_text, parse_toml, read_text
+from leakcache.names import visible, without_braces
 from leakcache.processes import keep_freed_memory
+
+if TYPE_CHECKING:
+    from leakcache.dataset.records import Finding
+
 
 FILE = Path("leak.toml")
 COMMON = ("data", "caches", "runs", "cache", "run", "vae", "open", "preset", "seed", "device")
@@ -253,3 +261,36 @@ def latest(parent: Path) -> Path | None:
         return None
     here = Path.cwd().resolve()
     return folder.relative_to(here) if folder.is_relative_to(here) else folder
+
+
+_UNSHOWN = re.compile("[\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+SHOWN = 20
+"""Rejects printed one by one; `leak cache info --json` lists them all."""
+
+
+def emit(result: dict[str, Any]) -> None:
+    """Print one JSON object on stdout; NaN, which JSON does not know, becomes null."""
+    # JSON escapes of its own for what would move a terminal's cursor, or is no UTF-8.
+    click.echo(_UNSHOWN.sub(lambda match: json.dumps(match[0])[1:-1], json_text(result)))
+
+
+def next_steps(*commands: list[str]) -> None:
+    """Print the commands that usually follow, as words after `leak`; not with --json."""
+    for place, words in enumerate(commands):
+        click.echo(f"{'  or:' if place else 'next:'} leak {shlex.join(words)}")
+
+
+def print_findings(findings: Iterable[Finding], *, err: bool = False) -> None:
+    """One line a finding, with its level."""
+    for finding in findings:
+        click.echo(f"{finding.level}: {finding.sentence}", err=err)
+
+
+def print_rejects(rejects: tuple[tuple[str, str], ...]) -> None:
+    """The first of what was left out."""
+    if rejects:
+        click.echo(f"{len(rejects)} left out:")
+    for path, reason in rejects[:SHOWN]:
+        click.echo(f"  {visible(path)}: {visible(reason)}")
+    if len(rejects) > SHOWN:
+        click.echo(f"  … and {len(rejects) - SHOWN} more (`leak cache info --json` lists them)")
