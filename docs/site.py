@@ -57,7 +57,7 @@ REFERENCE = {
     "explanations": ["leaknet.explain.explain", "leaknet.explain.explanation"],
     "detectors": ["leaknet.detectors.base", "leaknet.data.embeddings"],
     "baselines": ["leaknet.baselines.base"],
-    "export": ["leaknet.export.onnx_files", "leaknet.export.scorer", "leaknet.hub.runs"],
+    "export": ["leaknet.export.onnx_files", "leaknet.export.scorer", "leaknet.export.hub"],
     "columns": ["leakcache.columns.column", "leakcache.encoder.autoencoder"],
     "errors": ["leakcache.errors"],
 }

@@ -21,7 +21,7 @@ from leakcache.store.remote import cache_home
 from leaknet.config import RunConfig
 from leaknet.config import preset as preset_named
 from leaknet.detectors import Detector
-from leaknet.hub.runs import local_run
+from leaknet.export.hub import local_run
 from leaknet.scoring.predict import Predictor
 from leaknet.scoring.score_run import prepare_run
 from leaknet.training.run_folder import run_name

@@ -241,7 +241,7 @@ def run_folder(given: str | None, runs: Path) -> Path:
     if given is not None:
         if Path(given).exists():
             return Path(given)
-        from leaknet.hub.runs import local_run
+        from leaknet.export.hub import local_run
 
         return local_run(given)
     found = latest(runs)

@@ -227,7 +227,7 @@ def push(run: str, target: str, private: bool, as_json: bool) -> None:
     """
     check_run(Path(run))
 
-    from leaknet.hub.runs import push_run
+    from leaknet.export.hub import push_run
 
     place, files = push_run(Path(run), target, private=private)
     if as_json:

@@ -16,7 +16,7 @@ from leaknet.commands.preflight import check_output, check_run, checked_run
 if TYPE_CHECKING:
     from leaknet.enroll import Enrolment
     from leaknet.enroll.evaluate import LeftOut
-    from leaknet.sources.comparison import SourceComparison
+    from leaknet.scoring.same_source import SourceComparison
 
 
 @click.command(cls=LeakCommand)
@@ -53,8 +53,7 @@ def same(settings: Settings, /, **options: Any) -> None:
     page, table = _outputs(options, run / "same.html")
     found = _comparison(run, options)
 
-    from leaknet.sources.page import write_comparison
-    from leaknet.sources.table import print_comparison, write_pairs
+    from leaknet.report.source_pages import print_comparison, write_comparison, write_pairs
 
     if table:
         write_pairs(found.pairs(), table)
@@ -102,9 +101,8 @@ def cluster(settings: Settings, /, **options: Any) -> None:
     page, table = _outputs(options, run / "clusters.html")
     compared = _comparison(run, options)
 
-    from leaknet.sources.clustering import Clustering
-    from leaknet.sources.page import write_clusters
-    from leaknet.sources.table import print_clusters, write_csv
+    from leaknet.report.source_pages import print_clusters, write_clusters, write_csv
+    from leaknet.scoring.same_source import Clustering
 
     found = Clustering.of(compared)
     if table:
@@ -134,7 +132,7 @@ def _comparison(run: Path, options: dict[str, Any]) -> SourceComparison:
     """The comparison of the images that a command names."""
     images = find_images(options["images"])
     from leakcache.device import resolve_device
-    from leaknet.sources.comparison import compare_images
+    from leaknet.scoring.same_source import compare_images
     from leaknet.training.run_folder import RunFolder
 
     device = resolve_device(options["device"])

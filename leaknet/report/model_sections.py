@@ -13,7 +13,6 @@ from leakcache.dct import dct_low
 from leakcache.errors import CacheError
 from leakcache.names import visible
 from leakcache.store.cache import Cache
-from leaknet.atlas.traces import DCT_SIZE, RATE, Deviation, compared_groups, deviations
 from leaknet.config import Z0
 from leaknet.data.columns import ImageColumns, load_fold
 from leaknet.data.embeddings import Embeddings
@@ -22,6 +21,7 @@ from leaknet.report.metric_labels import BY_KEY, Figure
 from leaknet.report.raster import PageImage, beside, signed_map
 from leaknet.report.run_data import LatentBranch, ScoredRun
 from leaknet.report.svg import COLOURS, Axis, Frame, Html, element
+from leaknet.report.traces import DCT_SIZE, RATE, Deviation, compared_groups, deviations
 from leaknet.training.run_folder import EpochRecord
 
 SLIGHT = 0.02

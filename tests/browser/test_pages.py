@@ -9,20 +9,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leaknet.atlas import make_atlas
-from leaknet.atlas.page import write_atlas
 from leaknet.explain import explain_image
 from leaknet.explain.page import PAGE, write_explanations
+from leaknet.report.atlas import write_atlas
 from leaknet.report.page import MARGIN, write_figures, write_page
+from leaknet.report.source_pages import write_clusters, write_comparison
+from leaknet.report.traces import make_atlas
 from leaknet.scoring.predict import Predictor
-from leaknet.sources.clustering import Clustering
-from leaknet.sources.comparison import SourceComparison
-from leaknet.sources.page import write_clusters, write_comparison
+from leaknet.scoring.same_source import Clustering, SourceComparison
 from tests.browser.conftest import CHROMIUM, Visit
-from tests.leaknet.atlas.test_atlas import images
 from tests.leaknet.report.runs import Recipe, write_run
+from tests.leaknet.report.test_atlas import images
+from tests.leaknet.scoring.test_same_source import CALIBRATION
 from tests.leaknet.small_run import small_run
-from tests.leaknet.sources.test_cluster import CALIBRATION
 from tests.tiny_data import tiny_image
 
 Open = Callable[[str], Visit]

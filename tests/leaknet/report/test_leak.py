@@ -10,9 +10,9 @@ import pytest
 from leaknet.report.model_sections import CLEAN, leak, step_deviations
 from leaknet.report.page import write_page
 from leaknet.report.run_data import LatentBranch, ScoredRun
-from tests.leaknet.atlas.test_atlas import NAMES, images
 from tests.leaknet.report.parsed import parse
 from tests.leaknet.report.runs import Recipe, write_run
+from tests.leaknet.report.test_atlas import NAMES, images
 from tests.leaknet.tiny import tiny_cache
 
 BRANCH = LatentBranch((0, 10, 999), "cosine", True, True, True, 8, "resnet18")

@@ -32,8 +32,7 @@ from leaknet.explain import explain_image  # noqa: E402
 from leaknet.explain.page import keyed_figures, render  # noqa: E402
 from leaknet.scoring.predict import Predictor  # noqa: E402
 from leaknet.serve.app import create_app  # noqa: E402
-from leaknet.serve.jobs import AT_ONCE, Jobs  # noqa: E402
-from leaknet.serve.uploads import Limits, Upload  # noqa: E402
+from leaknet.serve.requests import AT_ONCE, Jobs, Limits, Upload  # noqa: E402  # noqa: E402
 from tests.leaknet.small_run import small_run  # noqa: E402
 from tests.tiny_data import tiny_image  # noqa: E402
 

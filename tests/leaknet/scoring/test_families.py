@@ -17,7 +17,7 @@ from leaknet.scoring.predict import Predictor
 from leaknet.scoring.relations import families_of, read_relations, relations
 from leaknet.scoring.score_run import score_run
 from leaknet.training.run_folder import RunFolder
-from tests.leaknet.sources.conftest import GENERATORS
+from tests.leaknet.scoring.conftest import GENERATORS
 
 
 @pytest.fixture

@@ -15,10 +15,9 @@ import cli
 from leakcache.errors import ScoringError
 from leakcache.statistics.pixel_features import LENGTH, family_slice
 from leakcache.statistics.residual_families import HALF
-from leaknet.atlas import make_atlas
-from leaknet.atlas.page import causes_of, render
-from leaknet.atlas.traces import autocorrelation, class_distances, whole_spectrum
 from leaknet.data.columns import ImageColumns
+from leaknet.report.atlas import causes_of, render
+from leaknet.report.traces import autocorrelation, class_distances, make_atlas, whole_spectrum
 from tests.leaknet.report.parsed import parse
 from tests.leaknet.tiny import SHAPE, image_ids, tiny_cache
 

@@ -11,11 +11,11 @@ import torch
 from leakcache.dct import idct_low
 from leakcache.files import parse_json, read_text
 from leakcache.names import visible
-from leaknet.atlas.traces import RATE, Atlas, autocorrelation, whole_spectrum
 from leaknet.files import write_text
 from leaknet.report.page import Section, page_text
 from leaknet.report.raster import PageImage, beside, signed_map
 from leaknet.report.svg import MAX_LEAVES, Axis, Html, dendrogram
+from leaknet.report.traces import RATE, Atlas, autocorrelation, whole_spectrum
 
 CAUSES = {
     "schedule": "schedule",

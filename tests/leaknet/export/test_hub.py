@@ -10,11 +10,11 @@ import pytest
 from huggingface_hub import constants
 
 from leakcache.errors import RunError
-from leaknet.hub import runs as hub_runs
-from leaknet.hub.card import model_card
-from leaknet.hub.runs import FILES, NEEDED, fetch_run, local_run, push_run
+from leaknet.export import hub as hub_runs
+from leaknet.export.hub import FILES, NEEDED, fetch_run, local_run, push_run
+from leaknet.report.model_card import model_card
 from leaknet.scoring.predict import Predictor
-from tests.leaknet.hub.loopback_hub import LoopbackHub, loopback_hub
+from tests.leaknet.export.loopback_hub import LoopbackHub, loopback_hub
 from tests.leaknet.small_run import small_run
 
 ID = "me/leak-small"
@@ -90,7 +90,7 @@ def test_a_hub_without_the_run_says_so_in_one_line(hub: LoopbackHub, tmp_path: P
 def test_offline_is_said_at_once(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub_runs, "answers", lambda endpoint: False)
+    monkeypatch.setattr(hub, "answers", lambda endpoint: False)
     with pytest.raises(RunError, match=r"the hub cannot be reached; train a run, or download"):
         fetch_run(ID, endpoint="http://hub.invalid", cache_dir=tmp_path)
     with pytest.raises(RunError, match=r"cannot be reached; name a folder"):

@@ -49,7 +49,7 @@ def push_run(
     if not (run / CARD).is_file():
         # These import torch, which takes a second that a refusal need not.
         from leaknet.files import write_text
-        from leaknet.hub.card import model_card
+        from leaknet.report.model_card import model_card
 
         write_text(run / CARD, model_card(run))
     names = list(dict.fromkeys([CARD, *names]))

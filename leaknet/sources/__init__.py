@@ -1,1 +1,0 @@
-"""Images of one source, known or not: pairs, groups and families."""
