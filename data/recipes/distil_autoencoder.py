@@ -7,7 +7,7 @@ residual blocks whose last convolution is zero.
         --images ../shared/bench/faces/sd3 ../shared/bench/faces/real --photographs photographs \
         --out leakcache/bundled
 
-`photographs` is the output of collect_photographs.py.
+`photographs` is the output of training_images.py.
 
 Stages: a shallow encoder learns the teacher's latents (squared error of each channel over its
 variance: one minus the squared correlation, up to bias); it is deepened; it learns on new, denser
@@ -31,8 +31,8 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderTiny
-from muon import optimizers, scale_rates
 from safetensors.torch import load_file, save_file
+from sample_models import optimizers, scale_rates
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset

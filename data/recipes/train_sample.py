@@ -24,10 +24,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderTiny
-from muon import optimizers, scale_rates
 from PIL import Image, ImageOps
 from safetensors.torch import load_file, save_file
-from sample_models import BASE, GENERATORS, Generator, PatchUNet, noised, predict, sample
+from sample_models import (
+    BASE,
+    GENERATORS,
+    Generator,
+    PatchUNet,
+    noised,
+    optimizers,
+    predict,
+    sample,
+    scale_rates,
+)
 from torch import Tensor
 from torch.nn import functional
 

@@ -25,10 +25,9 @@ from leakcache.store.cache import Cache, Changes, find_changes
 from leakcache.store.column_store import STORE, ColumnStore, read_commit
 from leakcache.store.manifest import FILE, CacheManifest, Encoding
 from leakcache.store.one_pass import ImageFile, OnePass
-from leakcache.store.publish import Publication, former_manifest
 from leakcache.store.remote import Mirror
 from leakcache.store.remote_build import RemoteSession
-from leakcache.store.session import BuildSession, plan_identity
+from leakcache.store.session import BuildSession, Publication, former_manifest, plan_identity
 from leakcache.store.zarr_column import ZarrColumn
 
 Z0 = ("z0",)

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from leakcache.columns.column import Column, DecodedImage, View
-from leakcache.columns.compute import IMAGES, ColumnComputer
+from leakcache.columns.column import IMAGES, Column, ColumnComputer, DecodedImage, View
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import ImageError
 from leakcache.images.archive import in_order, read_image

@@ -31,7 +31,7 @@ from leakcache.store.column_store import STORE
 from leakcache.store.object_store import on_threads
 from leakcache.store.one_pass import OnePass, WorkUnit, work_units
 from leakcache.store.remote import Mirror
-from leakcache.store.session import BuildSession, Manifest, record_unit
+from leakcache.store.session import BuildSession, Publication, record_unit
 
 FOLDER_KEY = f"{STORE}/{FOLDER}"
 KEY = f"{FOLDER_KEY}/{FILE}"
@@ -207,7 +207,7 @@ class RemoteSession(BuildSession):
 
     mirror: Mirror
 
-    def run(self, manifest: Manifest) -> OnePass | None:
+    def run(self, manifest: Publication) -> OnePass | None:
         """Take part in the build; see `BuildSession.run`.
 
         Raises:
@@ -295,7 +295,7 @@ class RemoteSession(BuildSession):
         return [file for files in takewhile(bool, commits) for file in files]
 
     def _publish(
-        self, plan: BuildPlan, remote: RemotePlan, run: OnePass, manifest: Manifest
+        self, plan: BuildPlan, remote: RemotePlan, run: OnePass, manifest: Publication
     ) -> None:
         try:
             if remote.open:

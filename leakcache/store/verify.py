@@ -12,8 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from leakcache.columns.column import DecodedImage
-from leakcache.columns.compute import ColumnComputer
+from leakcache.columns.column import ColumnComputer, DecodedImage
 from leakcache.columns.table import COLUMNS
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheStale

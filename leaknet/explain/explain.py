@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter
 
-from leakcache.columns.column import DecodedImage
-from leakcache.columns.compute import ColumnComputer
+from leakcache.columns.column import ColumnComputer, DecodedImage
 from leakcache.columns.table import columns_named
 from leakcache.errors import ImageError
 from leakcache.images.preprocess import refuse_tiny

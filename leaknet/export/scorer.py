@@ -27,8 +27,8 @@ from PIL import Image
 
 from leakcache.columns.quantise import dequantise, quantise
 from leakcache.errors import ImageError
-from leakcache.images.declared_origin import declared_origin
 from leakcache.images.decode import Preprocessing, decoded, preprocess
+from leakcache.images.file_parts import declared_origin
 from leakcache.images.preprocess import (
     GRID,
     PARTS,

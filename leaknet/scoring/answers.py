@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, overload
 
 from leakcache.errors import DataError
-from leakcache.images.declared_origin import DeclaredOrigin
+from leakcache.images.file_parts import DeclaredOrigin
 from leakcache.names import cell
 from leaknet.scoring.stability import Stability
 

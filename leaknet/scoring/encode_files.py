@@ -17,14 +17,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from leakcache.columns.column import Column, DecodedImage
-from leakcache.columns.compute import ColumnComputer, Prepared
+from leakcache.columns.column import Column, ColumnComputer, DecodedImage, Prepared
 from leakcache.columns.table import COLUMNS, columns_named
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import ImageError, RunError, WeightsError
 from leakcache.images.archive import in_order, read_image
-from leakcache.images.declared_origin import DeclaredOrigin, declared_origin
 from leakcache.images.decode import Preprocessing, as_rgb, decoded
+from leakcache.images.file_parts import DeclaredOrigin, declared_origin
 from leakcache.images.preprocess import refuse_tiny
 from leakcache.progress import Track, track
 from leakcache.store.manifest import Encoding

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from leakcache.images.declared_origin import DeclaredOrigin
+from leakcache.images.file_parts import DeclaredOrigin
 from leaknet.calibration.decision import KNOWN, Decision, blank, decide, doubt, verbal
 from leaknet.scoring.answers import Answer
 from leaknet.scoring.image_facts import ImageFacts, ImageRange

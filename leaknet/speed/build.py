@@ -19,7 +19,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from leakcache.columns.compute import BATCH
+from leakcache.columns.column import BATCH
 from leakcache.dataset.index import DatasetIndex, ImageRecord
 from leakcache.device import torch_threads
 from leakcache.encoder.autoencoder import Encoder

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tiny_data import array_bytes, save, tiny_model
 
-from leakcache.columns.compute import BATCH
+from leakcache.columns.column import BATCH
 from leakcache.dataset.index import DatasetIndex
 from leakcache.dct import dct_low
 from leakcache.encoder.autoencoder import Encoder

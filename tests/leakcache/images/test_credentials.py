@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from leakcache.images.declared_origin import UNVERIFIED, declared_origin, signature_state
+from leakcache.images.file_parts import UNVERIFIED, declared_origin, signature_state
 from tests.tiny_data import tiny_image
 
 c2pa = pytest.importorskip("c2pa", reason="c2pa-python not installed: the extra [c2pa]")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from leakcache.images.declared_origin import SHOWN, declared_origin
+from leakcache.images.file_parts import SHOWN, declared_origin
 
 SETTINGS = "a cat\nSteps: 20, Sampler: Euler a, Seed: 1, Model: dreamshaper-8, Version: v1.9"
 GRAPH = '{"4": {"inputs": {"ckpt_name": "sdxl-base.safetensors"}}}'

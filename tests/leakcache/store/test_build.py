@@ -14,8 +14,7 @@ import torch
 from PIL import Image
 from tiny_data import SIDE, SMALL, array_bytes, save, tiny_image, tiny_model, write_images
 
-from leakcache.columns.column import View, ViewValues
-from leakcache.columns.compute import BATCH, _batches, _Request
+from leakcache.columns.column import BATCH, View, ViewValues, _batches, _Request
 from leakcache.dataset.index import FOLDS, DatasetIndex, read_index
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheCorrupt, CacheError, CacheStale, DataError

@@ -14,8 +14,7 @@ import torch
 from PIL import Image
 from tiny_data import SMALL, array_bytes, tiny_image, write_images
 
-from leakcache.columns.column import Column, DecodedImage
-from leakcache.columns.compute import ColumnComputer
+from leakcache.columns.column import Column, ColumnComputer, DecodedImage
 from leakcache.columns.table import COLUMNS
 from leakcache.dataset.index import read_index
 from leakcache.encoder.autoencoder import Encoder

@@ -90,7 +90,7 @@ def test_a_hub_without_the_run_says_so_in_one_line(hub: LoopbackHub, tmp_path: P
 def test_offline_is_said_at_once(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "answers", lambda endpoint: False)
+    monkeypatch.setattr(hub_runs, "answers", lambda endpoint: False)
     with pytest.raises(RunError, match=r"the hub cannot be reached; train a run, or download"):
         fetch_run(ID, endpoint="http://hub.invalid", cache_dir=tmp_path)
     with pytest.raises(RunError, match=r"cannot be reached; name a folder"):
