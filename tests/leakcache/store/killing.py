@@ -1,4 +1,4 @@
-"""Builds that are killed at a chosen step, for `test_build_kill`; a program of its own.
+"""Builds that are killed at a chosen step, for `test_build_programs`; a program of its own.
 
     python killing.py IMAGES WEIGHTS SCRATCH
 

@@ -1,4 +1,4 @@
-"""Builds by several workers, for `test_build_workers`; a program of its own.
+"""Builds by several workers, for `test_build_programs`; a program of its own.
 
     python working.py IMAGES WEIGHTS SCRATCH
 

@@ -1,4 +1,4 @@
-"""Workers share a build; whatever happens to some of them, the cache is that of one process."""
+"""Builds that are killed, by several workers, on actors of Ray, and on large images: programs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from own_process import printed
-from tiny_data import SMALL, write_images
+from tiny_data import SMALL, save, tiny_image, tiny_model, write_images
 
 from leakcache.dataset.index import read_index
 from leakcache.encoder.autoencoder import Encoder
@@ -14,6 +14,45 @@ from leakcache.errors import CacheError, ConfigError
 from leakcache.store.build import build_cache
 from leakcache.store.build_plan import Worker, living
 from leakcache.store.column_store import ColumnStore
+
+
+def test_kills_at_any_step_lose_and_change_nothing(tiny_folder: Path, tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", count=9)
+    script = Path(__file__).with_name("killing.py")
+    found = printed(script, images, tiny_folder, tmp_path)
+    # Some builds were killed when much was left to compute, some little or nothing.
+    assert len(found["random"]) == 16
+    assert min(found["random"]) < 9 < max(found["random"])
+    assert found["computed"] == 18
+
+
+PIXELS = 128 * 128 * 3
+# More than a shard in either, since it takes about one until the allocator has settled.
+MANY, FEW = 1120, 280
+SLACK = 20 * 2**20
+
+
+def test_peak_memory_does_not_depend_on_the_number_of_images(tmp_path: Path) -> None:
+    (tmp_path / "images" / "ada").mkdir(parents=True)
+    image = tiny_image(0, (128, 128))
+    for row in range(MANY):
+        image.putpixel((0, 0), (row % 256, row // 256, 0))
+        image.save(tmp_path / "images" / "ada" / f"{row}.bmp")
+    weights = save(tiny_model(width=2), tmp_path / "weights")
+    places = [tmp_path / "images", weights, tmp_path]
+    few, many = printed(Path(__file__).with_name("peaking.py"), *places, FEW, MANY)
+    # Held to the end, the pixels alone would be twice the slack.
+    assert (MANY - FEW) * PIXELS > 1.9 * SLACK
+    assert (many - few) * 1024 < SLACK
+
+
+def test_a_killed_actor_costs_its_units_only(tiny_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason='Ray is not installed: pip install "leaknet[ray]"')
+    images = write_images(tmp_path / "images", count=30)
+    script = Path(__file__).with_name("acting.py")
+    found = printed(script, images, tiny_folder, tmp_path)
+    # Another actor took the place of the killed one.
+    assert found == {"alone": 60, "actors": 60, "begun": 5}
 
 
 def test_workers_give_the_bytes_of_one_process(tiny_folder: Path, tmp_path: Path) -> None:
