@@ -231,7 +231,8 @@ def atlas(settings: Settings, /, **options: Any) -> None:
     from leakcache.store.cache import open_current
     from leaknet.config import PIXELS, Z0
     from leaknet.data.columns import load_columns
-    from leaknet.report.atlas import make_atlas, write_atlas
+    from leaknet.report.comparison_pages import write_atlas
+    from leaknet.report.traces import make_atlas
     from leaknet.scoring.run_embeddings import CLOSED_FOLDS
 
     cache = open_current(folder / "closed")

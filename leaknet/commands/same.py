@@ -53,7 +53,7 @@ def same(settings: Settings, /, **options: Any) -> None:
     page, table = _outputs(options, run / "same.html")
     found = _comparison(run, options)
 
-    from leaknet.report.source_pages import print_comparison, write_comparison, write_pairs
+    from leaknet.report.comparison_pages import print_comparison, write_comparison, write_pairs
 
     if table:
         write_pairs(found.pairs(), table)
@@ -101,7 +101,7 @@ def cluster(settings: Settings, /, **options: Any) -> None:
     page, table = _outputs(options, run / "clusters.html")
     compared = _comparison(run, options)
 
-    from leaknet.report.source_pages import print_clusters, write_clusters, write_csv
+    from leaknet.report.comparison_pages import print_clusters, write_clusters, write_csv
     from leaknet.scoring.same_source import Clustering
 
     found = Clustering.of(compared)

@@ -11,9 +11,9 @@ from PIL import Image
 
 from leaknet.explain import explain_image
 from leaknet.explain.page import PAGE, write_explanations
-from leaknet.report.atlas import make_atlas, write_atlas
+from leaknet.report.comparison_pages import write_atlas, write_clusters, write_comparison
 from leaknet.report.page import MARGIN, write_figures, write_page
-from leaknet.report.source_pages import write_clusters, write_comparison
+from leaknet.report.traces import make_atlas
 from leaknet.scoring.predict import Predictor
 from leaknet.scoring.same_source import Clustering, SourceComparison
 from tests.browser.conftest import CHROMIUM, Visit

@@ -16,14 +16,8 @@ from leakcache.errors import ScoringError
 from leakcache.statistics.pixel_features import LENGTH, family_slice
 from leakcache.statistics.residual_families import HALF
 from leaknet.data.columns import ImageColumns
-from leaknet.report.atlas import (
-    autocorrelation,
-    causes_of,
-    class_distances,
-    make_atlas,
-    render,
-    whole_spectrum,
-)
+from leaknet.report.comparison_pages import causes_of, render
+from leaknet.report.traces import autocorrelation, class_distances, make_atlas, whole_spectrum
 from tests.leaknet.report.parsed import parse
 from tests.leaknet.tiny import SHAPE, image_ids, tiny_cache
 

@@ -17,7 +17,7 @@ from cli import leak
 from leakcache.errors import RunError, ScoringError
 from leaknet.model.pair_calibration import PairCalibration
 from leaknet.model.protoleaknet import ProtoLeakNet
-from leaknet.report.source_pages import write_comparison
+from leaknet.report.comparison_pages import write_comparison
 from leaknet.scoring.same_source import Clustering, SourceComparison, comparing_branch
 from tests.leaknet.tiny import tiny_model
 

@@ -1,4 +1,4 @@
-"""What `leak same` and `leak cluster` write: pages, tables on the terminal, and CSV."""
+"""Pages that compare generators or images: `leak atlas`, `leak same`, `leak cluster`; tables too."""
 
 from __future__ import annotations
 
@@ -11,20 +11,164 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from PIL import Image
 from rich.table import Table
 from rich.text import Text
 
+from leakcache.dct import idct_low
 from leakcache.errors import DataError, ImageError
+from leakcache.files import parse_json, read_text
 from leakcache.images.archive import read_image
 from leakcache.images.decode import decode
 from leakcache.names import cell, visible
 from leaknet.files import write_text
 from leaknet.model.pair_calibration import merges
 from leaknet.report.page import Section, page_text
+from leaknet.report.raster import PageImage, beside, signed_map
 from leaknet.report.svg import MAX_LEAVES, Axis, Html, dendrogram, leaf_order
 from leaknet.report.terminal import print_note, print_wide
+from leaknet.report.traces import RATE, Atlas, autocorrelation, whole_spectrum
 from leaknet.scoring.same_source import DIFFERENT, SAME, SURE, Clustering, Pair, SourceComparison
+
+CAUSES = {
+    "schedule": "schedule",
+    "prediction": "predicts",
+    "zero_terminal_snr": "zero terminal SNR",
+    "sampler": "sampler",
+    "steps": "steps",
+}
+"""Settings of a generator that a data set may state in its manifest.json, as headings."""
+
+
+def write_atlas(atlas: Atlas, cache: str, data: Path, out: Path) -> None:
+    """Write the page; the manifest.json of the data root may state how its generators differ.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    write_text(out, render(atlas, cache, causes_of(data)))
+
+
+def causes_of(data: Path) -> dict[str, dict[str, Any]]:
+    """Stated settings by generator; empty where the data state none."""
+    try:
+        listed = parse_json(read_text(data / "manifest.json"))["generators"]
+        return {str(one["name"]): {key: one[key] for key in CAUSES} for one in listed}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def render(atlas: Atlas, cache: str, causes: dict[str, dict[str, Any]]) -> str:
+    """The page as text."""
+    sections = [
+        Section("traces", "Generators", "Generators", _summary(atlas, causes), "atlas_table")
+    ]
+    if atlas.spectrum is not None:
+        content: dict[str, Any] = {"panels": _spectra(atlas)}
+        sections.append(Section("spectra", "Spectra", "Residual spectra", content, "atlas_spectra"))
+    if atlas.low is not None:
+        channels = [f"channel {n + 1}" for n in range(len(atlas.low[0].mean))]
+        content = {"panels": _latents(atlas), "channels": channels}
+        sections.append(Section("latents", "Latents", "Low frequencies", content, "atlas_latents"))
+    if atlas.distances is not None:
+        content = {
+            "tree": _tree(atlas),
+            "names": [visible(name) for name in atlas.generators],
+            "rows": list(zip(atlas.generators, atlas.distances.tolist(), strict=True)),
+            "top": float(atlas.distances.max()),
+        }
+        sections.append(
+            Section("distances", "Distances", "Distances of generators", content, "atlas_distances")
+        )
+    return page_text(
+        "atlas.html",
+        "Traces of generators",
+        sections,
+        command="leak atlas",
+        cache=cache,
+        atlas=atlas,
+        rate=RATE,
+    )
+
+
+def _summary(atlas: Atlas, causes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    headings = {
+        "channels": "Channel means",
+        "low": "Low frequencies",
+        "spectrum": "Residual spectrum",
+    }
+    shown = {key: words for key, words in headings.items() if getattr(atlas, key) is not None}
+    rows = []
+    for place, name in enumerate(atlas.generators):
+        found = [getattr(atlas, key)[place].significant for key in shown]
+        cells = [f"{int(one.sum())} of {one.size}" for one in found]
+        stated = [_stated(causes.get(name, {}).get(key)) for key in CAUSES] if causes else []
+        rows.append((name, atlas.images[place], cells, stated))
+    return {
+        "headings": ["Generator", "Images", *shown.values(), *(CAUSES.values() if causes else ())],
+        "rows": rows,
+        "causes": bool(causes),
+    }
+
+
+def _stated(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "–" if value is None else str(value)
+
+
+def _spectra(atlas: Atlas) -> list[tuple[str, list[PageImage]]]:
+    assert atlas.spectrum is not None
+    assert atlas.power is not None
+    top = max(float(np.abs(one.kept).max()) for one in atlas.spectrum)
+    correlations = np.stack([autocorrelation(power) for power in atlas.power])
+    correlations -= correlations.mean(axis=0)
+    most = float(np.abs(correlations).max())
+    panels = []
+    for name, one, correlation in zip(atlas.generators, atlas.spectrum, correlations, strict=True):
+        spectrum = signed_map(whole_spectrum(one.kept), top)
+        words = f"Residual spectrum of {visible(name)}, deviation from the other generators"
+        other = f"Autocorrelation of the residual of {visible(name)}, less the mean of all"
+        figures = [
+            PageImage("spectrum", words, spectrum),
+            PageImage("autocorrelation", other, signed_map(correlation, most)),
+        ]
+        panels.append((name, figures))
+    return panels
+
+
+def _latents(atlas: Atlas) -> list[tuple[str, list[PageImage], list[tuple[float, bool]]]]:
+    assert atlas.low is not None
+    assert atlas.channels is not None
+    assert atlas.latent is not None
+    inverse = [idct_low(torch.from_numpy(one.kept), *atlas.latent).numpy() for one in atlas.low]
+    kept = [one.kept for one in atlas.low]
+    tops = [max(float(np.abs(v).max()) for v in values) for values in (inverse, kept)]
+    panels = []
+    for place, name in enumerate(atlas.generators):
+        named = f"of {visible(name)}, a channel beside the other"
+        maps = beside(inverse[place]), beside(kept[place])
+        figures = [
+            PageImage("image", f"Low frequencies {named}", signed_map(maps[0], tops[0], 128)),
+            PageImage("dct", f"DCT coefficients {named}", signed_map(maps[1], tops[1], 128)),
+        ]
+        channel = atlas.channels[place]
+        means = list(zip(channel.mean.tolist(), channel.significant.tolist(), strict=True))
+        panels.append((name, figures, means))
+    return panels
+
+
+def _tree(atlas: Atlas) -> Html | None:
+    """A dendrogram with the leaves below each other."""
+    if atlas.tree is None or not 2 <= len(atlas.generators) <= MAX_LEAVES:
+        return None
+    top = float(atlas.tree[:, 2].max()) or 1.0
+    ticks = tuple((value, f"{value:.2g}") for value in (top, top / 2, 0.0))
+    axis = Axis("distance", top, 0.0, ticks)
+    return dendrogram(atlas.tree, atlas.generators, axis, float, "Dendrogram of the generators")
+
 
 MAX_MATRIX = 60
 """Images of which a matrix is drawn."""
@@ -41,10 +185,10 @@ def write_comparison(found: SourceComparison, run: Path, page: Path) -> None:
     if len(found) <= MAX_MATRIX:
         content = _matrix(found, labels)
         sections.insert(0, Section("matrix", "Matrix", "Every two images", content))
-    write_text(page, render("same.html", found, run, sections))
+    write_text(page, _source_page("same.html", found, run, sections))
 
 
-def render(
+def _source_page(
     template: str, found: SourceComparison, run: Path, sections: list[Section], **values: Any
 ) -> str:
     """A page about a comparison as text."""
@@ -112,7 +256,9 @@ def write_clusters(found: Clustering, run: Path, page: Path) -> None:
         Section("sheets", "Clusters", "Contact sheets", {"sheets": sheets}),
         Section("tree", "Dendrogram", "Dendrogram", tree),
     ]
-    write_text(page, render("cluster.html", comparison, run, sections, clusters=found.clusters))
+    write_text(
+        page, _source_page("cluster.html", comparison, run, sections, clusters=found.clusters)
+    )
 
 
 def thumbnail(path: Path) -> str:
