@@ -1,4 +1,4 @@
-"""Pages that compare generators or images: `leak atlas`, `leak same`, `leak cluster`; tables too."""
+"""Pages that compare generators or images: `leak atlas`, `leak same` and `leak cluster`."""
 
 from __future__ import annotations
 
