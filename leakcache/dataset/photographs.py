@@ -6,8 +6,14 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from leakcache.dataset.folders import scan
-from leakcache.dataset.records import DatasetIndex, ImageRecord, Reject, canonical, relative_to
+from leakcache.dataset.records import (
+    DatasetIndex,
+    ImageRecord,
+    Reject,
+    canonical,
+    relative_to,
+    scan,
+)
 from leakcache.dataset.split_file import cut_folds
 from leakcache.errors import DataError
 
