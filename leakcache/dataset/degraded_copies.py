@@ -26,13 +26,11 @@ from PIL import Image
 
 from leakcache.dataset.records import FOLDS, DatasetIndex, ImageRecord, Reject, canonical, step_of
 from leakcache.errors import DataError, ImageError
-from leakcache.files import parse_json
+from leakcache.files import parse_json, partial_of, write_text
 from leakcache.images.archive import in_order, read_image
 from leakcache.images.decode import decoded
 from leakcache.images.degrade import degrade
 from leakcache.progress import track
-
-# What was done to every degraded copy, as JSON lines, and the index that follows from it.
 
 FILE = "degradations.jsonl"
 
@@ -85,16 +83,7 @@ def _parsed(line: str) -> dict[str, Any]:
 
 def write_manifest(manifest: Path, header: Mapping[str, str | int], copies: Iterable[Copy]) -> None:
     """Write the manifest of these copies, whole or not at all."""
-    _replace(manifest, line(header) + "".join(line(asdict(copy)) for copy in copies))
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_text(manifest, line(header) + "".join(line(asdict(copy)) for copy in copies))
 
 
 def line(row: Mapping[str, Any]) -> str:
@@ -114,7 +103,7 @@ def write_index(folder: Path, copies: Iterable[Copy | ImageRecord]) -> None:
             name = record.path.split("/", 2)[2]
             split.setdefault(record.fold, {}).setdefault(record.label, []).append(name)
     if split:
-        _replace(folder / "Split.json", json.dumps(split, indent=1, ensure_ascii=False))
+        write_text(folder / "Split.json", json.dumps(split, indent=1, ensure_ascii=False))
 
 
 RANGES = 1
@@ -286,7 +275,7 @@ def _run(
 def _save(image: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Hidden names are passed over by the reader of folders, should a kill leave one behind.
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_of(path)
     image.save(partial, "PNG", compress_level=COMPRESSION)
     partial.replace(path)
 

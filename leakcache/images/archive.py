@@ -254,11 +254,14 @@ def hash_file(path: Path) -> str:
 
 
 def in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], ahead: int = AHEAD
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    ahead: int = AHEAD,
+    threads: int = THREADS,
 ) -> Generator[Result]:
     """Map over items on threads, in order, never more than `ahead` results in memory."""
     pending: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(THREADS) as executor:
+    with ThreadPoolExecutor(threads) as executor:
         try:
             for item in items:
                 pending.append(executor.submit(function, item))

@@ -7,12 +7,12 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from threading import Lock
 from typing import Any, TypeVar
 
 from leakcache.errors import CacheBusy, CacheError, CacheStale, ConfigError
+from leakcache.images.archive import in_order
 from leakcache.names import visible
 
 TRIES = 4
@@ -32,22 +32,9 @@ def on_threads(
     items: Iterable[Item],
     advance: Callable[[int], object] = lambda count: None,
 ) -> None:
-    """Call a function of each item, several at once; raises what the first of them raises.
-
-    Args:
-        function: makes one request.
-        items: of the calls.
-        advance: called with the number of calls done since the last call.
-    """
-    with ThreadPoolExecutor(THREADS) as executor:
-        futures = [executor.submit(function, item) for item in items]
-        try:
-            for future in futures:
-                future.result()
-                advance(1)
-        finally:
-            for future in futures:
-                future.cancel()
+    """Make a request for each item, several at once; raises what the first of them raises."""
+    for _ in in_order(function, items, threads=THREADS):
+        advance(1)
 
 
 class ObjectStore:

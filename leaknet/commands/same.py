@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=LeakCommand)
-@click.argument(
-    "images", nargs=-1, required=True, metavar="IMAGE|FOLDER...", callback=opt.copy_urls
-)
+@opt.images("IMAGE|FOLDER...")
 @opt.run
 @click.option("--csv", "csv_file", metavar="FILE", help="Write every pair as CSV.")
 @click.option(
@@ -71,9 +69,7 @@ def same(settings: Settings, /, **options: Any) -> None:
 
 
 @click.command(cls=LeakCommand)
-@click.argument(
-    "images", nargs=-1, required=True, metavar="FOLDER|IMAGE...", callback=opt.copy_urls
-)
+@opt.images("FOLDER|IMAGE...")
 @opt.run
 @click.option("--csv", "csv_file", metavar="FILE", help="Write path and cluster of every image.")
 @click.option(

@@ -188,9 +188,7 @@ def _words(predictor: Predictor, *, given: bool) -> str:
 
 
 @click.command(cls=LeakCommand)
-@click.argument(
-    "images", nargs=-1, required=True, metavar="IMAGE|FOLDER...", callback=opt.copy_urls
-)
+@opt.images("IMAGE|FOLDER...")
 @opt.run
 @click.option(
     "--out",
