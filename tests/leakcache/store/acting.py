@@ -1,4 +1,4 @@
-"""A build by Ray actors of which one is killed, for `test_build_ray`; a program of its own.
+"""A build by Ray actors of which one is killed, for `test_build_programs`; a program of its own.
 
     python acting.py IMAGES WEIGHTS SCRATCH
 

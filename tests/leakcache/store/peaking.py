@@ -1,4 +1,4 @@
-"""Peak memory of builds of several sizes, for `test_build_memory`; a program of its own.
+"""Peak memory of builds of several sizes, for `test_build_programs`; a program of its own.
 
     python peaking.py IMAGES WEIGHTS SCRATCH COUNT…
 
