@@ -56,6 +56,7 @@ class Collection:
         splits: its images under the names of the known generators.
         same_as: known generator of each label of the collection that has one.
         left_out: images of its other labels.
+        steps: degradation operations on test images; 0 for another collection.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Collection:
     splits: tuple[ImageColumns, ...]
     same_as: dict[str, str]
     left_out: int
+    steps: int = 0
 
     @classmethod
     def load(cls, cache: Cache, closed: Cache, same_as: Mapping[str, str]) -> Collection:
@@ -112,7 +114,7 @@ class Collection:
         cache = degraded_cache(load_fold(closed, TEST, []), closed, home, step, encoder)
         test = load_fold(cache, TEST, names)
         test = replace(test, folds=np.full(len(test), "open"))
-        return cls(f"step{step}", cache.path, (test,), {one: one for one in cache.classes}, 0)
+        return cls(f"step{step}", cache.path, (test,), {one: one for one in cache.classes}, 0, step)
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,7 @@ class TransferSummary:
             "cache": str(self.collection.cache),
             "images": self.images,
             "left_out": self.collection.left_out,
+            "steps": self.collection.steps,
             "same_as": self.collection.same_as,
             "alpha": self.alpha,
             "detector": self.detector,

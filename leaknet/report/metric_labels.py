@@ -126,6 +126,15 @@ VERDICTS = (
     Measure(
         "wrong", "Named wrong", "Fraction of the images given another generator.", percent=True
     ),
+    Measure(
+        "family_right",
+        "Family right",
+        "Fraction of the images given the family of their generator.",
+        percent=True,
+    ),
+    Measure(
+        "family_wrong", "Family wrong", "Fraction of the images given another family.", percent=True
+    ),
     Measure("unsure", "Unsure", "Fraction of the images without an answer.", percent=True),
     Measure(
         "unknown",
@@ -133,6 +142,19 @@ VERDICTS = (
         "Fraction of the images called unknown or outside the calibrated range.",
         percent=True,
     ),
+    Measure(
+        "coverage",
+        "Coverage",
+        "Fraction of the images whose prediction set holds the right generator.",
+        percent=True,
+    ),
+    Measure(
+        "covered",
+        "Covered or unknown",
+        "Fraction whose set holds it, or that are called unknown or outside the calibrated range.",
+        percent=True,
+    ),
+    Measure("set_size", "Set size", "Generators in the prediction set, mean."),
 )
 BY_KEY = {measure.key: measure for measure in (*CLOSED, *OPEN)}
 

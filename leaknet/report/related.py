@@ -159,8 +159,41 @@ def _evaluation(content: dict[str, Any], source: str) -> Iterator[Table]:
     for key, title in titles.items():
         if key in content:
             yield _open_table(content[key], title, notes, source)
-    for name, group in content.get("transfer", {}).items():
-        yield from _transfer(name, group, notes, source)
+    transfer = content.get("transfer", {})
+    if transfer or "real" in content.get("answers", {}).get("all", {}):
+        yield _situations(content, transfer, notes, source)
+    for name, group in transfer.items():
+        if not group.get("steps"):
+            yield from _transfer(name, group, notes, source)
+
+
+def _situations(
+    content: dict[str, Any], transfer: dict[str, Any], notes: tuple[str, ...], source: str
+) -> Table:
+    """Answers on test images, on test photographs, and on images in other situations."""
+    answers, sets = content.get("answers", {}).get("all", {}), {}
+    for where, key in {"test images": "known", "test photographs": "real"}.items():
+        if found := answers.get(key):
+            sets[where] = _as_verdicts(found), _as_verdicts(answers["interval"][key])
+    if "test images" in sets:
+        for values, own in zip(sets["test images"], _pair(content["closed"]), strict=True):
+            values |= {key: own[key] for key in ("top1", "macro_auc") if key in own}
+    for name, group in transfer.items():
+        steps = group.get("steps", 0)
+        where = f"after {steps} degradation operations" if steps else name
+        sets[f"{where} ({group['images']} images)"] = _pair(group)
+    groups = [values for values, _ in sets.values()]
+    measures = measured_in((CLOSED[0], BY_KEY["macro_auc"], *VERDICTS), *groups)
+    keys = tuple(m.key for m in measures)
+    rows = tuple(_row(where, values, own, *keys) for where, (values, own) in sets.items())
+    words = "Images of known generators; calibration promises coverage on those like test images."
+    return Table("Answers by situation", "Images", measures, rows, (words, *notes), source)
+
+
+def _as_verdicts(group: dict[str, Any]) -> dict[str, Any]:
+    """Answers under the names that they have in transfer."""
+    names = {"false_alarms": "unknown", "named_right": "right", "named_wrong": "wrong"}
+    return {names.get(key, key): value for key, value in group.items()}
 
 
 def _transfer(
@@ -178,7 +211,7 @@ def _transfer(
         "Own test images against the other collection, by the highest logit.",
         chance=0.5,
     )
-    measures = measured_in((*CLOSED[:2], BY_KEY["macro_auc"], *VERDICTS, auroc), group)
+    measures = measured_in((*CLOSED[:2], BY_KEY["macro_auc"], auroc), group)
     keys = tuple(m.key for m in measures)
     rows = tuple(_row(where, values, own, *keys) for where, (values, own) in sets.items())
     words = "Images of the same generators from another pipeline; none of them was trained on."

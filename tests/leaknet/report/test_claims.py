@@ -162,7 +162,14 @@ def test_results_on_the_same_data_are_shown(tmp_path: Path) -> None:
             "protocol": {"cache": CACHE.folder, "seeds": [0, 1], "config": {"preset": "paper"}},
             "closed": {**summary, "mahalanobis": summary},
             "leave_out": {**left_out, "interval": ends, "sd": {}, "closed": figures},
-            "transfer": {"els<ewhere": transfer},
+            "transfer": {"els<ewhere": transfer, "step2": {**transfer, "steps": 2}},
+            "answers": {
+                "all": {
+                    "known": {"named_right": 0.5, "covered": 0.97},
+                    "real": {"named_wrong": 0.02},
+                    "interval": {"known": {"covered": [0.9, 1.0]}, "real": {}},
+                }
+            },
             "controls": {},
         },
         "ablations-x/table3.json": {
@@ -196,14 +203,20 @@ def test_results_on_the_same_data_are_shown(tmp_path: Path) -> None:
         "Methods, step 2",
         "Known generators over seeds",
         "Generators left out in turn",
+        "Answers by situation",
         "Another collection: els<ewhere",
         "Another collection: els<ewhere, each generator",
     ]
     rows = [row for table in section.all("table") for row in table.rows()]
     assert ["npr", "25.0 %", "0.900", "–"] in rows
     assert ["npr", "0.900", "0.700"] in rows
-    assert ["els<ewhere (40 images)", "30.0 % 20.0–40.0 %", "0.600", "25.0 %"] in rows
-    assert ["own test images", "80.0 %", "0.600", "25.0 %"] in rows
+    assert ["els<ewhere (40 images)", "30.0 % 20.0–40.0 %", "0.600"] in rows
+    assert ["own test images", "80.0 %", "0.600"] in rows
+    by_situation = {row[0]: row[1:] for row in rows if len(row) == 7}
+    assert by_situation["test images"][2:] == ["50.0 %", "–", "–", "97.0 % 90.0–100.0 %"]
+    assert by_situation["test photographs"] == ["–", "–", "–", "2.0 %", "–", "–"]
+    after = by_situation["after 2 degradation operations (40 images)"]
+    assert after == ["30.0 % 20.0–40.0 %", "0.600", "–", "–", "25.0 %", "–"]
     assert ["ada", "10.0 %", "90.0 %"] in rows
     assert next(row for row in rows if row[0] == "mean")[1] == "0.700 0.600–0.800"
 
