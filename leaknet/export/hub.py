@@ -1,4 +1,4 @@
-"""Push a run to the hub, and fetch one; what is fetched is checked like a run on this disk.
+"""Runs on the hub: pushed with a model card, and fetched and checked like a run on this disk.
 
 Tensors are safetensors and tables HDF5, JSON or TOML: nothing is unpickled.
 """
@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from leakcache.encoder.weights import answers
 from leakcache.errors import RunError
-from leaknet.checksums import CHECKSUMS, verify
+from leakcache.files import parse_json
+from leaknet.checksums import CHECKSUMS, read_text, verify
 
 CARD = "README.md"
 NEEDED = ("config.toml", "classes.json", "model.safetensors", CHECKSUMS, "embeddings.h5")
@@ -47,9 +50,7 @@ def push_run(
     """
     names = _present(run)
     if not (run / CARD).is_file():
-        # These import torch, which takes a second that a refusal need not.
         from leaknet.files import write_text
-        from leaknet.report.model_card import model_card
 
         write_text(run / CARD, model_card(run))
     names = list(dict.fromkeys([CARD, *names]))
@@ -60,6 +61,65 @@ def push_run(
             shutil.copyfile(run / name, folder / name)
         return str(folder), names
     return _upload(run, target, names, private, endpoint), names
+
+
+def model_card(folder: Path) -> str:
+    """The card of a run; figures of the test fold where it is scored, else of validation.
+
+    Raises:
+        RunError: the folder is no run, or damaged.
+    """
+    # These import torch, which takes a second that a refusal need not.
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    from leaknet.model.run_record import RunRecord
+    from leaknet.report.metric_labels import CLOSED, OPEN, Figure, interval_text
+    from leaknet.report.related import Related, find_related
+    from leaknet.report.run_data import ScoredRun
+
+    record, scored = RunRecord.read(folder), None
+    with suppress(RunError):
+        scored = ScoredRun.read(folder)
+    templates = Environment(
+        loader=PackageLoader("leaknet.report"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    templates.filters |= {"code": _code, "plain": _plain}
+    return templates.get_template("card.md.jinja").render(
+        name=folder.resolve().name,
+        record=record,
+        metrics=_metrics(folder),
+        related=find_related(scored) if scored else Related(),
+        closed=CLOSED,
+        open=OPEN,
+        figure_of=Figure.of,
+        interval_text=interval_text,
+    )
+
+
+def _metrics(folder: Path) -> dict[str, Any]:
+    path = folder / "metrics.json"
+    if not path.is_file():
+        return {}
+    try:
+        found: dict[str, Any] = parse_json(read_text(path))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read ({error}); run `leak score` again") from error
+    return found
+
+
+def _code(text: str) -> str:
+    """A value as Markdown code on one line."""
+    return f"`{' '.join(text.replace('`', chr(39)).split())}`"
+
+
+def _plain(text: str) -> str:
+    """Text on one line that Markdown shows as it is."""
+    line = " ".join(str(text).split())
+    return "".join(f"\\{letter}" if letter in "\\`*_[]<>|#" else letter for letter in line)
 
 
 def _present(run: Path) -> list[str]:

@@ -11,8 +11,7 @@ from huggingface_hub import constants
 
 from leakcache.errors import RunError
 from leaknet.export import hub as hub_runs
-from leaknet.export.hub import FILES, NEEDED, fetch_run, local_run, push_run
-from leaknet.report.model_card import model_card
+from leaknet.export.hub import FILES, NEEDED, fetch_run, local_run, model_card, push_run
 from leaknet.scoring.predict import Predictor
 from tests.leaknet.export.loopback_hub import LoopbackHub, loopback_hub
 from tests.leaknet.small_run import small_run
