@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from leakcache.errors import CacheCorrupt, CacheStale, WeightsError
 from leakcache.files import read_checked, write_checked
 from leakcache.images.decode import Preprocessing
 from leakcache.store.remote import unfinished
-from leakcache.store.zarr_column import decoder_versions
+from leakcache.store.zarr_column import decoder_versions, json_hash
 
 FORMAT = 2
 FILE = "manifest.json"
@@ -51,7 +52,7 @@ class Encoding:
         # The same weights under another name or from another place are the same weights.
         for name in ("name", "spec", "source"):
             del autoencoder[name]
-        return _hash({**asdict(self), "autoencoder": autoencoder})
+        return json_hash({**asdict(self), "autoencoder": autoencoder})
 
     def encoder(self, device: str = "cpu") -> Encoder:
         """The encoder that these latents were made with.
@@ -78,13 +79,9 @@ class Encoding:
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> Encoding:
         """Read back what `dataclasses.asdict` gave."""
-        return cls(
-            autoencoder=AutoencoderIdentity(**table["autoencoder"]),
-            preprocessing=Preprocessing(**table["preprocessing"]),
-            precision=table["precision"],
-            stored=table["stored"],
-            runtime=table.get("runtime", TORCH),
-        )
+        autoencoder = AutoencoderIdentity(**table["autoencoder"])
+        preprocessing = Preprocessing(**table["preprocessing"])
+        return cls(**{**table, "autoencoder": autoencoder, "preprocessing": preprocessing})
 
     @property
     def canonical_size(self) -> int | None:
@@ -101,43 +98,38 @@ class Encoding:
     @property
     def options(self) -> str:
         """Options of `leak cache build` that give this encoding, those by default left out."""
-        cut, words = self.preprocessing, []
-        if self.autoencoder.spec != "bundled":
-            words.append(f"--vae {self.autoencoder.spec}")
-        plain = {"view": "resize", "size": 256, "views": 1}
-        given = {"view": cut.name, "size": cut.size, "views": cut.views}
-        words += [f"--{name} {value}" for name, value in given.items() if value != plain[name]]
-        if cut.canonical:
-            words.append(f"--canonical --canonical-size {cut.canonical_size}")
-        if self.precision != "fp32":
-            words.append(f"--precision {self.precision}")
-        if self.runtime != TORCH:
-            words.append(f"--runtime {self.runtime}")
-        if self.stored != "float16":
-            words.append(f"--store {self.stored}")
-        return " ".join(words)
+        cut = self.preprocessing
+        options = (
+            ("vae", self.autoencoder.spec, "bundled"),
+            ("view", cut.name, "resize"),
+            ("size", cut.size, 256),
+            ("views", cut.views, 1),
+            ("canonical --canonical-size", self.canonical_size, None),
+            ("precision", self.precision, "fp32"),
+            ("runtime", self.runtime, TORCH),
+            ("store", self.stored, "float16"),
+        )
+        return " ".join(f"--{name} {value}" for name, value, usual in options if value != usual)
 
     def difference(self, other: Encoding) -> str:
         """In words, what differs; empty where nothing does."""
         mine, theirs = self.autoencoder, other.autoencoder
         changes = []
+        paths = {"precision": "precision", "runtime": "runtime", "stored type": "stored"}
+        cut = ("name", "size", "views", "canonical", "canonical_size")
+        paths = {f"preprocessing {name}": f"preprocessing.{name}" for name in cut} | paths
         if mine.weights_sha256 != theirs.weights_sha256:
             changes.append(
                 f"autoencoder {mine.name} ({mine.weights_sha256[:8]}) "
                 f"against {theirs.name} ({theirs.weights_sha256[:8]})"
             )
-        elif self.fingerprint != other.fingerprint:
-            for name in ("scaling_factor", "shift_factor", "kind"):
-                changes += _change(name, getattr(mine, name), getattr(theirs, name))
-        for name in ("name", "size", "views", "canonical", "canonical_size"):
-            changes += _change(
-                f"preprocessing {name}",
-                getattr(self.preprocessing, name),
-                getattr(other.preprocessing, name),
-            )
-        changes += _change("precision", self.precision, other.precision)
-        changes += _change("runtime", self.runtime, other.runtime)
-        changes += _change("stored type", self.stored, other.stored)
+        else:
+            factors = ("scaling_factor", "shift_factor", "kind")
+            paths = {name: f"autoencoder.{name}" for name in factors} | paths
+        for what, path in paths.items():
+            here, there = map(attrgetter(path), (self, other))
+            if here != there:
+                changes.append(f"{what} {here} against {there}")
         return "; ".join(changes)
 
 
@@ -206,7 +198,7 @@ class CacheManifest:
     def fingerprint(self) -> str:
         """Hash of weights, preprocessing, types, decoder and the content of every image."""
         parts = [FORMAT, self.encoding.fingerprint, dict(self.decoder), self.images_sha256]
-        return _hash(parts)
+        return json_hash(parts)
 
     def _labels(self, chosen: Callable[[str], bool]) -> tuple[str, ...]:
         pairs = zip(self.table["label"], self.table["fold"], strict=True)
@@ -266,11 +258,3 @@ def images_hash(images: Iterable[tuple[str, str, str, str]]) -> str:
     for row in images:
         digest.update(json.dumps(row).encode())
     return digest.hexdigest()
-
-
-def _hash(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _change(what: str, mine: Any, theirs: Any) -> list[str]:
-    return [] if mine == theirs else [f"{what} {mine} against {theirs}"]

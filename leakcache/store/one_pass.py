@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -23,7 +22,7 @@ from leakcache.processes import release_freed_memory
 from leakcache.progress import Advance
 from leakcache.store.column_store import ColumnStore
 from leakcache.store.manifest import Encoding
-from leakcache.store.zarr_column import ROWS, ColumnSpec, decoder_versions
+from leakcache.store.zarr_column import ROWS, ColumnSpec, decoder_versions, json_hash
 
 AHEAD = 16
 """Images that are decoded ahead of the encoder at most."""
@@ -316,4 +315,4 @@ def _rules(encoding: Encoding, specs: Iterable[ColumnSpec]) -> str:
     """Hash of all that decides whether an image is refused: it is tried again under others."""
     columns = sorted(spec.fingerprint for spec in specs)
     content = [VERSION, dict(decoder_versions()), encoding.fingerprint, columns]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return json_hash(content)

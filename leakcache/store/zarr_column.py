@@ -70,12 +70,12 @@ class ColumnSpec:
     @property
     def fingerprint(self) -> str:
         """Hash of all attributes."""
-        return _hash(asdict(self))
+        return json_hash(asdict(self))
 
     @property
     def settings(self) -> str:
         """Hash of all attributes but the decoder."""
-        return _hash({key: value for key, value in asdict(self).items() if key != "decoder"})
+        return json_hash({key: value for key, value in asdict(self).items() if key != "decoder"})
 
     @property
     def row_bytes(self) -> int:
@@ -103,7 +103,8 @@ class ColumnSpec:
         return cls(**{**table, "shape": tuple(table["shape"])})
 
 
-def _hash(content: Any) -> str:
+def json_hash(content: Any) -> str:
+    """SHA-256 of values as JSON, keys sorted."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=list).encode()).hexdigest()
 
 
