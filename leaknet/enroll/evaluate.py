@@ -15,22 +15,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from leakcache.errors import DataError
 from leakcache.progress import track
 from leakcache.store.cache import Cache
 from leaknet.config import RunConfig
 from leaknet.data.columns import ImageColumns
 from leaknet.data.embeddings import Embeddings
-from leaknet.enroll.enroll import learn, recall
-from leaknet.enroll.prototypes import reclassified
+from leaknet.enroll.enroll import recall
+from leaknet.enroll.prototypes import fit_offset, reclassified, with_class
 from leaknet.experiments.trial import ClosedSet, rows_of
 from leaknet.metrics import closed_values
 from leaknet.model.inference import embed
 from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.model.run_record import RunRecord
+from leaknet.training.run_folder import with_held_out
 from leaknet.training.train import fit
 
-SHOTS = (5, 10, 50)
+SHOTS = (1, 5, 10, 50)
 DRAWS = 5
 
 
@@ -72,12 +72,11 @@ def evaluate_enrolment(
         config: of the run to evaluate.
         cache: its closed cache.
         folder: of the runs trained here; finished runs are reused.
-        shots: numbers of images to enrol from.
+        shots: numbers of images to enrol from; those that a generator does not have are left out.
         draws: random draws per number of shots.
         device: where to compute; the CPU if None.
 
     Raises:
-        DataError: a generator has fewer training images than the largest number of shots.
         RunError: a folder contains a run with other settings or data.
         TrainingError: the data cannot be trained on.
     """
@@ -85,7 +84,7 @@ def evaluate_enrolment(
     rows = []
     for generator in cache.classes:
         left = _LeaveOneOut.train(config, data, generator, folder / generator, device)
-        rows += [left.enrol(count, draws) for count in shots]
+        rows += [left.enrol(count, draws) for count in shots if count <= len(left.pool)]
     return rows
 
 
@@ -134,7 +133,7 @@ class _LeaveOneOut:
             model,
             _embed(model, replace(pool, folds=np.full(len(pool), "open"))),
             _embed(model, task.unknown[0]),
-            _embed(model, task.data.val),
+            _embed(model, with_held_out(folder, task.data.val)),
             _embed(model, task.test),
         )
 
@@ -147,13 +146,10 @@ class _LeaveOneOut:
 
     def _draw(self, shots: int, seed: int) -> tuple[float, float, float]:
         """Recall of the new class, top-1 of the others, and mean recall, for one draw."""
-        if shots > len(self.pool):
-            raise DataError(
-                f"{self.generator} has {len(self.pool)} training images: take fewer --shots than "
-                f"{shots}"
-            )
         chosen = np.random.default_rng(seed).choice(len(self.pool), shots, replace=False)
-        grown, _ = learn(self.model, self.generator, self.pool.take(chosen), self.val)
+        vectors = self.pool.vectors[chosen]
+        offset = fit_offset(self.model, vectors, self.val)
+        grown = with_class(self.model, self.generator, vectors, offset)
         own, others = (reclassified(grown, e) for e in (self.own, self.others))
         recalls = [recall(others.take(others.targets == c)) for c in np.unique(others.targets)]
         return recall(own), recall(others), float(np.mean([recall(own), *recalls]))

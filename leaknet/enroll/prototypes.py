@@ -1,6 +1,8 @@
-"""Adds a class to a trained model: k-means prototypes on its frozen embedding, and an offset.
+"""Adds a class to a trained model: a source of its two-covariance model, or prototypes; an offset.
 
-No trained weight changes, so the logits of the old classes stay the same.
+A branch with a two-covariance model scores the class by its likelihood ratio, in closed form; any
+other branch by k-means prototypes on its frozen embedding. No trained weight changes, so the logits
+of the old classes stay the same.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from scipy.special import log_softmax
+from torch import Tensor
 
 from leakcache.errors import RunError
 from leaknet.calibration.calibration import cut_in_halves
 from leaknet.calibration.temperature import fit_temperature
 from leaknet.data.embeddings import Embeddings
+from leaknet.model.branch import Branch
 from leaknet.model.head import PrototypeHead
 from leaknet.model.protoleaknet import ProtoLeakNet
 
@@ -131,17 +135,19 @@ def fit_offset(model: ProtoLeakNet, vectors: Vectors, val: Embeddings) -> float:
 
     k-means centres are closer to any image than trained prototypes are, so without an offset the
     new class takes almost every image (docs/LOG.md). The old images are the selection half of the
-    validation fold; the other half still calibrates. Each new image is scored by prototypes of
-    the other new images.
+    validation fold; the other half still calibrates. Each new image is scored as one of a class of
+    the other new images; with a single new image the offset is 0.
 
     Args:
         model: before the new class, with prototypes.
-        vectors: h̄ of the new class's training images, before the gate; two or more.
+        vectors: h̄ of the new class's training images, before the gate.
         val: the old classes' validation fold under `model`.
     """
+    if len(vectors) == 1:
+        return 0.0
     old = cut_in_halves(val)[0] if len(set(val.groups.tolist())) > 1 else val
     temperature = fit_temperature(old.logits, old.targets)
-    mine = _class_logits(model, old.vectors, _class_centres(model, vectors))
+    mine = _class_logits(model, old.vectors, vectors)
     known = _old_logits(model, np.concatenate([old.vectors, vectors]))
     new = np.concatenate([mine, _left_one_out(model, vectors)])
     targets = np.concatenate([old.targets, np.full(len(vectors), len(val.classes))])
@@ -162,31 +168,44 @@ def fit_offset(model: ProtoLeakNet, vectors: Vectors, val: Embeddings) -> float:
 
 
 def _left_one_out(model: ProtoLeakNet, vectors: Vectors) -> Float[np.ndarray, " image"]:
-    """Logit of each image for its class, with prototypes of the other images."""
-    rows = []
-    for row in range(len(vectors)):
-        others = _class_centres(model, np.delete(vectors, row, axis=0))
-        rows.append(_class_logits(model, vectors[row : row + 1], others))
+    """Logit of each image for its class, enrolled from the other images."""
+    rows = [
+        _class_logits(model, vectors[row : row + 1], np.delete(vectors, row, axis=0))
+        for row in range(len(vectors))
+    ]
     return np.concatenate(rows)
 
 
 @torch.inference_mode()
 def _class_logits(
-    model: ProtoLeakNet, vectors: Vectors, centres: dict[str, Float[np.ndarray, "prototype part"]]
+    model: ProtoLeakNet, vectors: Vectors, images: Vectors
 ) -> Float[np.ndarray, " image"]:
-    """Logits of one class with these prototypes, under the model's gates and temperatures."""
-    total = np.zeros(len(vectors))
+    """Logits of a class enrolled from `images`, without an offset."""
+    total, centres = np.zeros(len(vectors)), _class_centres(model, images)
+    own = model.split(torch.from_numpy(images).to(model.weights))
     for name, part in model.split(torch.from_numpy(vectors).to(model.weights)).items():
         branch = model.branches[name]
-        assert isinstance(branch.head, PrototypeHead)
-        head = PrototypeHead(part.shape[1], 1, len(centres[name])).to(part)
-        head.prototypes.copy_(torch.from_numpy(centres[name])[None])
-        head.log_temperature.copy_(branch.head.log_temperature)
-        read = branch.class_part(part)
-        gate = torch.ones_like(read) if branch.gate is None else branch.gate(read)
-        logits = head(read, gate)[0][:, 0].double().cpu().numpy()
-        total += model.weighted[name] * logits
+        logits = branch.source_logits(part, own[name])
+        if logits is None:
+            logits = _prototype_logits(branch, part, centres[name])
+        total += model.weighted[name] * logits.double().cpu().numpy()
     return total
+
+
+def _prototype_logits(
+    branch: Branch,
+    part: Float[Tensor, "image dimension"],
+    centres: Float[np.ndarray, "prototype part"],
+) -> Float[Tensor, " image"]:
+    """Logits of one class with these prototypes, under the branch's gate and temperature."""
+    assert isinstance(branch.head, PrototypeHead)
+    read = branch.class_part(part)
+    head = PrototypeHead(read.shape[1], 1, len(centres)).to(read)
+    head.prototypes.copy_(torch.from_numpy(centres)[None])
+    head.log_temperature.copy_(branch.head.log_temperature)
+    gate = torch.ones_like(read) if branch.gate is None else branch.gate(read)
+    logits: Tensor = head(read, gate)[0][:, 0]
+    return logits
 
 
 @torch.inference_mode()

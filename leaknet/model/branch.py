@@ -146,6 +146,12 @@ class Branch(nn.Module, ABC):
         """Highest log-likelihood ratio of a known source; None for a branch without sources."""
         return None
 
+    def source_logits(
+        self, embedding: Float[Tensor, "image dimension"], images: Float[Tensor, "own dimension"]
+    ) -> Float[Tensor, "image"] | None:
+        """Logits of a class enrolled from `images`; None where its prototypes decide."""
+        return None
+
     def enrol(self, embedding: Float[Tensor, "image dimension"]) -> None:
         """Add what the branch knows of sources besides the prototypes of the new class."""
 

@@ -136,11 +136,13 @@ class ScoreMap:
         weights: M of each fit, from its outputs less their mean over the classes.
         bias: of the scores.
         held_out: scores of the images, each by a map without its prompt group.
+        temperatures: under which the outputs of each fit alone are likeliest.
     """
 
     weights: dict[str, Float64[np.ndarray, "class class"]]
     bias: Float64[np.ndarray, " class"]
     held_out: Float64[np.ndarray, "image class"]
+    temperatures: dict[str, float]
 
 
 def fit_score_map(
@@ -165,7 +167,7 @@ def fit_score_map(
             held_out[own] = _apply(_regress(inputs[~own], targets[~own], start), inputs[own])
     blocks = zip(outputs, np.split(weight[:-1], len(outputs)), strict=True)
     weights = {name: block / fusion.temperatures[name] for name, block in blocks}
-    return ScoreMap(weights, weight[-1], held_out)
+    return ScoreMap(weights, weight[-1], held_out, fusion.temperatures)
 
 
 def _weighted_sum(

@@ -30,7 +30,7 @@ from leaknet.files import write_text
 
 CONFIG = "config.toml"
 CLASSES = "classes.json"
-FORMAT = 7
+FORMAT = 8
 _CURE = "restore it, or train again"
 
 

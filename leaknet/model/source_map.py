@@ -20,7 +20,17 @@ from torch import Tensor, nn
 from leaknet.model.pair_calibration import PairCalibration
 from leaknet.model.two_covariance import Directions, TwoCovariance
 
-BUFFERS = ("weight", "offset", "variances", "spread", "centres", "counts", "score_weights", "pairs")
+BUFFERS = (
+    "weight",
+    "offset",
+    "variances",
+    "spread",
+    "centres",
+    "counts",
+    "score_weights",
+    "temperature",
+    "pairs",
+)
 
 
 class SourceMap(nn.Module):
@@ -33,6 +43,7 @@ class SourceMap(nn.Module):
     centres: Tensor
     counts: Tensor
     score_weights: Tensor
+    temperature: Tensor
     pairs: Tensor
 
     def __init__(self, length: int) -> None:
@@ -42,7 +53,8 @@ class SourceMap(nn.Module):
             length: of the features.
         """
         super().__init__()
-        shapes = {"weight": (length, 0), "centres": (0, 0), "spread": (), "score_weights": (0, 0)}
+        scalars: dict[str, tuple[int, ...]] = {"spread": (), "temperature": ()}
+        shapes = {**scalars, "weight": (length, 0), "centres": (0, 0), "score_weights": (0, 0)}
         for name in BUFFERS:
             self.register_buffer(name, torch.zeros(shapes.get(name, (0,))))
 
@@ -58,6 +70,7 @@ class SourceMap(nn.Module):
         directions: Directions,
         model: TwoCovariance,
         score_weights: Float[np.ndarray, "class class"],
+        temperature: float = 1.0,
         pairs: PairCalibration | None = None,
     ) -> None:
         """Set the map from features to coordinates, the model and its calibration on pairs.
@@ -67,6 +80,7 @@ class SourceMap(nn.Module):
             directions: of the coordinates.
             model: in the coordinates.
             score_weights: from centred ratios to their part of the class scores.
+            temperature: under which held-out ratios alone are likeliest.
             pairs: calibration of `same_source`.
         """
         values = (
@@ -77,6 +91,7 @@ class SourceMap(nn.Module):
             model.centres,
             model.counts,
             torch.from_numpy(score_weights),
+            torch.tensor(temperature),
             torch.zeros(0) if pairs is None else pairs.tensor(),
         )
         for name, value in zip(BUFFERS, values, strict=True):
@@ -120,6 +135,25 @@ class SourceMap(nn.Module):
     ) -> Float64[np.ndarray, "image image"]:
         """Calibrated log10 likelihood ratio that every two images have the same source."""
         return calibration.log10(self.model.pairwise(coordinates).cpu().numpy())
+
+    def enrolled_logits(
+        self,
+        coordinates: Float[Tensor, "image coordinate"],
+        trained: Float[Tensor, "image class"],
+        model: TwoCovariance,
+    ) -> Float[Tensor, "image enrolled"]:
+        """Logits of enrolled classes: that of the likeliest trained class and a ratio's difference.
+
+        Args:
+            coordinates: of the images.
+            trained: their logits of the trained classes.
+            model: the two-covariance model with the enrolled classes.
+        """
+        count = trained.shape[1]
+        ratios = model.log_likelihood_ratios(coordinates) / self.temperature
+        best = trained.argmax(dim=1, keepdim=True)
+        found: Tensor = trained.gather(1, best) + ratios[:, count:] - ratios.gather(1, best)
+        return found.to(trained)
 
     def enrol(self, coordinates: Float[Tensor, "image coordinate"]) -> None:
         """Add one class, known by these images."""

@@ -27,6 +27,7 @@ calibration reads none that was fitted to them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -46,7 +47,7 @@ from leaknet.config import (
 )
 from leaknet.data.columns import ImageColumns
 from leaknet.data.training_data import TrainingData
-from leaknet.model.branch import HELD_OUT, Branch, Sampler
+from leaknet.model.branch import HELD_OUT, Branch, BranchOutput, Sampler
 from leaknet.model.feature_space import BLOCK
 from leaknet.model.head import PrototypeHead
 from leaknet.model.novelty import Novelty
@@ -218,6 +219,26 @@ class StatisticsBranch(Branch):
             self.coordinates(embedding), self.evidence(embedding), embedding[:, -1]
         )
         return found
+
+    def classify(
+        self, embedding: Float[Tensor, "batch dimension"], attention: Float[Tensor, "batch step"]
+    ) -> BranchOutput:
+        """As any branch; an enrolled class has the logit of its likelihood ratio."""
+        output, trained = super().classify(embedding, attention), len(self.sources.score_weights)
+        if trained in (0, output.logits.shape[1]):
+            return output
+        known, coordinates = output.logits[:, :trained], self.coordinates(embedding)
+        enrolled = self.sources.enrolled_logits(coordinates, known, self.sources.model)
+        return replace(output, logits=torch.cat([known, enrolled], dim=1))
+
+    def source_logits(
+        self, embedding: Float[Tensor, "image dimension"], images: Float[Tensor, "own dimension"]
+    ) -> Float[Tensor, "image"]:
+        """Logits of a class whose images have these embeddings, by its likelihood ratio."""
+        coordinates, trained = self.coordinates(embedding), len(self.sources.score_weights)
+        output = super().classify(embedding, embedding.new_ones(len(embedding), 1))
+        model = self.sources.model.enrol(self.coordinates(images))
+        return self.sources.enrolled_logits(coordinates, output.logits[:, :trained], model)[:, -1]
 
     def enrol(self, embedding: Float[Tensor, "image dimension"]) -> None:
         """Add a source, known by images of these embeddings, to the two-covariance model."""

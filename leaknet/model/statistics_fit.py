@@ -169,7 +169,12 @@ def _fit_originals(
     bias = scores.bias - _centred(regression.offset[None])[0] @ of_ridge
     branch.ridge.set_weights(_centred(ridge) @ of_ridge, bias)
     branch.sources.set_model(
-        weights[:, len(classes) :], directions, model, scores.weights["ratios"], pairs
+        weights[:, len(classes) :],
+        directions,
+        model,
+        scores.weights["ratios"],
+        scores.temperatures["ratios"],
+        pairs,
     )
     return torch.from_numpy(scores.held_out), held.coordinates
 
