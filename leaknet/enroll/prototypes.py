@@ -178,7 +178,7 @@ def _left_one_out(model: ProtoLeakNet, vectors: Vectors) -> Float[np.ndarray, " 
 
 @torch.inference_mode()
 def _class_logits(
-    model: ProtoLeakNet, vectors: Vectors, images: Vectors
+    model: ProtoLeakNet, vectors: Vectors, images: Float[np.ndarray, "own dimension"]
 ) -> Float[np.ndarray, " image"]:
     """Logits of a class enrolled from `images`, without an offset."""
     total, centres = np.zeros(len(vectors)), _class_centres(model, images)

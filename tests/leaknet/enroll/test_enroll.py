@@ -16,18 +16,27 @@ from click.testing import CliRunner
 
 from cli import leak
 from leakcache.errors import DataError, RunError
+from leakcache.statistics.pixel_features import LENGTH
 from leakcache.store.cache import Cache
+from leaknet.data.columns import CPU
 from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.enroll import enroll, undo
 from leaknet.enroll.enroll import fold_of_each
 from leaknet.enroll.evaluate import evaluate_enrolment, summary
-from leaknet.enroll.prototypes import class_prototypes, fit_offset, reclassified, with_class
+from leaknet.enroll.prototypes import (
+    _class_logits,
+    class_prototypes,
+    fit_offset,
+    reclassified,
+    with_class,
+)
 from leaknet.model.inference import embed
 from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.scoring.score_run import score_run
 from leaknet.training.run_folder import RunFolder
+from tests.leaknet.model.test_statistics_branch import ALONE, data, with_statistics
 from tests.leaknet.small_run import small_run
-from tests.leaknet.tiny import CLASSES, tiny_cache, tiny_config, tiny_model, tiny_split
+from tests.leaknet.tiny import CLASSES, fit_tiny, tiny_cache, tiny_config, tiny_model, tiny_split
 from tests.tiny_data import write_images
 
 
@@ -256,18 +265,36 @@ def test_images_of_one_prompt_cannot_be_parted() -> None:
 def test_leaving_one_out_measures_each_generator_and_resumes(tmp_path: Path) -> None:
     cache = tiny_cache(tmp_path / "cache")
     config = tiny_config("train.epochs=1")
-    rows = evaluate_enrolment(config, cache, tmp_path / "out", shots=(4, 8), draws=2)
+    rows = evaluate_enrolment(config, cache, tmp_path / "out", shots=(1, 8), draws=2)
     assert [(row.generator, row.shots) for row in rows] == [
-        (name, shots) for name in CLASSES for shots in (4, 8)
+        (name, shots) for name in CLASSES for shots in (1, 8)
     ]
     assert all(0 <= row.recall <= 1 and row.after <= row.before for row in rows)
     before = {name: digests(tmp_path / "out" / name) for name in CLASSES}
-    again = evaluate_enrolment(config, cache, tmp_path / "out", shots=(4, 8), draws=2)
+    again = evaluate_enrolment(config, cache, tmp_path / "out", shots=(1, 8), draws=2)
     assert again == rows
     assert {name: digests(tmp_path / "out" / name) for name in CLASSES} == before
     means = summary(rows)
-    assert [mean["shots"] for mean in means] == [4, 8]
-    assert means[0]["recall"] == pytest.approx(np.mean([r.recall for r in rows if r.shots == 4]))
+    assert [mean["shots"] for mean in means] == [1, 8]
+    assert means[0]["recall"] == pytest.approx(np.mean([r.recall for r in rows if r.shots == 1]))
     assert means[0]["loss"] == pytest.approx(means[0]["before"] - means[0]["after"])
-    with pytest.raises(DataError, match="take fewer --shots than 99"):
-        evaluate_enrolment(config, cache, tmp_path / "out", shots=(99,), draws=1)
+    assert evaluate_enrolment(config, cache, tmp_path / "out", shots=(99,), draws=1) == []
+
+
+@pytest.mark.parametrize("shots", [1, 6])
+def test_statistics_score_a_class_by_its_likelihood_ratio(tmp_path: Path, shots: int) -> None:
+    model = fit_tiny(tmp_path / "run", *ALONE, "train.epochs=1", data=data()).run.load_model(CPU)
+    test = with_statistics(tiny_split(24, "test", seed=5), 5)
+    generator = np.random.default_rng(7)
+    noise = generator.normal(size=test["pixel_statistics"].shape)
+    values = torch.from_numpy(3 + noise + generator.normal(size=LENGTH))
+    eve = test.with_column("pixel_statistics", values.half())
+    known, new = embed(model, test), embed(model, eve).vectors
+    vectors = np.concatenate([known.vectors, new[shots:]])
+    grown = with_class(model, "eve", new[:shots])
+    logits = _logits(grown, vectors)
+    np.testing.assert_array_equal(logits[:, :3], _logits(model, vectors))
+    np.testing.assert_allclose(logits[:, 3], _class_logits(model, vectors, new[:shots]), rtol=1e-4)
+    assert (logits[len(known) :].argmax(axis=1) == 3).mean() > 0.8
+    assert (logits[: len(known)].argmax(axis=1) == known.targets).mean() > 0.8
+    assert np.isfinite(fit_offset(model, new[:shots], known))
