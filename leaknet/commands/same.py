@@ -156,8 +156,8 @@ def _comparison(run: Path, options: dict[str, Any]) -> SourceComparison:
 def enroll(settings: Settings, /, **options: Any) -> None:
     """Enrol generator NAME from the images in FOLDER, as a new version of a run.
 
-    The new class is scored by its likelihood ratio under the two-covariance model of statistics, and
-    by k-means prototypes in a branch without one; class moments, detectors and calibration are
+    The new class is scored by its likelihood ratio under the two-covariance model of statistics,
+    and by k-means prototypes in a branch without one; class moments, detectors and calibration are
     refitted. The version RUN@2, RUN@3, ... beside RUN is a complete run and the
     default of later commands; RUN does not change. About 0.3 of the images are held out, by
     prompt, for calibration.
