@@ -53,8 +53,8 @@ NAV = {
 """Pages of each part; a page belongs to the first part that names it."""
 REFERENCE = {
     "leaknet": ["leaknet.api", "leaknet.classifier", "leaknet.data.columns"],
-    "answers": ["leaknet.scoring.answers", "leaknet.scoring.predict", "leaknet.scoring.stability"],
-    "explanations": ["leaknet.explain.explain", "leaknet.explain.explanation"],
+    "answers": ["leaknet.scoring.answers", "leaknet.scoring.predict"],
+    "explanations": ["leaknet.explain.explain"],
     "detectors": ["leaknet.detectors.base", "leaknet.data.embeddings"],
     "baselines": ["leaknet.baselines.base"],
     "export": ["leaknet.export.onnx_files", "leaknet.export.scorer", "leaknet.export.hub"],

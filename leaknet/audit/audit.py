@@ -23,7 +23,6 @@ from leaknet.audit.control_classifiers import (
     closed_protocol,
     group_protocol,
 )
-from leaknet.audit.duplicates import DuplicateSet, exact_duplicates, near_duplicates
 from leaknet.audit.file_facts import fact_table
 from leaknet.audit.findings import (
     Finding,
@@ -40,7 +39,14 @@ from leaknet.audit.findings import (
     thumbnail_finding,
     unreadable_findings,
 )
-from leaknet.audit.observations import Observations, observe_data, thumbnail_features
+from leaknet.audit.observations import (
+    DuplicateSet,
+    Observations,
+    exact_duplicates,
+    near_duplicates,
+    observe_data,
+    thumbnail_features,
+)
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,9 @@ import numpy as np
 
 from leakcache.dataset.index import DatasetIndex
 from leaknet.audit.control_classifiers import ClosedControl, OpenControl
-from leaknet.audit.duplicates import DuplicateSet, blank_images
 from leaknet.audit.file_facts import FACT_NAMES, SIZES
-from leaknet.audit.observations import Observations
-from leaknet.metrics.bootstrap import Interval
+from leaknet.audit.observations import DuplicateSet, Observations, blank_images
+from leaknet.evaluation.summary import Interval
 
 LEVELS = ("severe", "warning", "unsure", "note")
 """severe: a high score proves nothing until this is cured; warning: compare every score with this

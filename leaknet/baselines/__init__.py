@@ -1,25 +1,23 @@
-"""Compared methods: one file each, with the interface of `leaknet.baselines.base`."""
+"""Compared methods, with the interface of `leaknet.baselines.base`."""
 
-from leaknet.baselines.aedr import AEDR
-from leaknet.baselines.aeroblade import Aeroblade, ReconstructionMSE
 from leaknet.baselines.base import Baseline, BaselineImages, BaselineOptions
-from leaknet.baselines.cnn import (
+from leaknet.baselines.frozen_transformers import ClipNeighbours, DinoNeighbours, OccClip
+from leaknet.baselines.latte import Latte
+from leaknet.baselines.own_rows import Metadata, Ours, OursPaper, Thumbnail
+from leaknet.baselines.pixel_networks import (
+    NPR,
     EfficientNetB4,
     EfficientNetB4Scratch,
+    FreqNet,
+    NPRResized,
     ResNet50,
     ResNet50Scratch,
+    SuSy,
     Xception,
     XceptionScratch,
 )
-from leaknet.baselines.controls import Metadata, Thumbnail
-from leaknet.baselines.freqnet import FreqNet
-from leaknet.baselines.latenttracer import LatentTracer, LatentTracerQuick, LatentTracerResidual
-from leaknet.baselines.latte import Latte
-from leaknet.baselines.midlayer_knn import ClipNeighbours, DinoNeighbours
-from leaknet.baselines.npr import NPR, NPRResized
-from leaknet.baselines.occ_clip import OccClip
-from leaknet.baselines.ours import Ours, OursPaper
-from leaknet.baselines.susy import SuSy
+from leaknet.baselines.reconstruction import Aeroblade, ReconstructionMSE
+from leaknet.baselines.tracing import AEDR, LatentTracer, LatentTracerQuick, LatentTracerResidual
 
 BASELINES: tuple[type[Baseline], ...] = (
     EfficientNetB4,

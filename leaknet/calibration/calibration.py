@@ -3,7 +3,7 @@
 Made from closed validation embeddings alone, and kept in the run folder as
 calibration.safetensors. A p-value is only worth its name where the images it is taken over had no
 say in the score. So the validation fold is cut in halves by prompt group: the temperature and the
-settings of the detectors (`leaknet.scoring.fitted_detectors`) are chosen on one, p-values and
+settings of the detectors (`leaknet.scoring.run_embeddings`) are chosen on one, p-values and
 prediction sets count the images of the other; likelihood ratios, of which no guarantee is asked,
 use both.
 """
@@ -76,7 +76,7 @@ class Calibration:
 
         Args:
             closed: the run's.
-            detectors: those of `leaknet.scoring.fitted_detectors.fit_all`, which leave the
+            detectors: those of `leaknet.scoring.run_embeddings.fit_all`, which leave the
                 calibrating half alone.
 
         Raises:
@@ -251,7 +251,7 @@ def load_calibration(
 
     Args:
         run: run folder.
-        detectors: of the run, as `leaknet.scoring.fitted_detectors.load_scorers` gives them.
+        detectors: of the run, as `leaknet.scoring.run_embeddings.load_scorers` gives them.
         closed: the run's closed embeddings.
         model: sha256 of the run's weights.
 

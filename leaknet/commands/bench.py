@@ -27,9 +27,8 @@ from leaknet.commands.preflight import check_roots, check_trainable
 if TYPE_CHECKING:
     from leakcache.dataset.records import DatasetIndex
     from leakcache.store.cache import Cache
-    from leaknet.experiments.benchmark.run import BenchPlan
-    from leaknet.experiments.benchmark.tables import BenchResult
-    from leaknet.experiments.rows import RowResult
+    from leaknet.experiments.benchmark import BenchPlan, BenchResult
+    from leaknet.experiments.tables import RowResult
 
 
 @click.command(cls=LeakCommand)
@@ -105,11 +104,10 @@ def bench(settings: Settings, /, **options: Any) -> None:
 
     from leakcache.device import resolve_device
     from leakcache.store.build import ensure_columns, open_set_builds
-    from leaknet.baselines.ours import Ours
+    from leaknet.baselines.own_rows import Ours
     from leaknet.config import preset
-    from leaknet.experiments.benchmark.data import raw_data, with_steps
-    from leaknet.experiments.benchmark.run import run_bench
-    from leaknet.experiments.benchmark.tables import bench_tables, write_bench
+    from leaknet.experiments.bench_trial import raw_data, with_steps
+    from leaknet.experiments.benchmark import bench_tables, run_bench, write_bench
     from leaknet.experiments.tables import print_grids
 
     plan = _plan(options)
@@ -138,8 +136,8 @@ def bench(settings: Settings, /, **options: Any) -> None:
 def _plan(options: dict[str, Any]) -> BenchPlan:
     from leakcache.device import resolve_device
     from leaknet.baselines.base import BaselineOptions
-    from leaknet.experiments.benchmark.run import BenchPlan, methods_named
-    from leaknet.scoring.fitted_detectors import detectors_named
+    from leaknet.experiments.benchmark import BenchPlan, methods_named
+    from leaknet.scoring.run_embeddings import detectors_named
 
     return BenchPlan(
         out=Path(),
@@ -200,7 +198,7 @@ def _name(closed: Cache, options: dict[str, Any]) -> str:
 
 
 def _keep(out: Path, result: BenchResult, rows: tuple[RowResult, ...]) -> None:
-    from leaknet.experiments.benchmark.tables import write_bench
+    from leaknet.experiments.benchmark import write_bench
 
     write_bench(result, out)
     click.echo(f"{rows[0].name}: {rows[-1].reason or 'done'}", err=True)
@@ -254,7 +252,7 @@ def bench_speed(vae: str, device: str, as_json: bool) -> None:
 
 def _build(vae: str, device: str) -> dict[str, Any]:
     from leaknet.config import preset
-    from leaknet.speed.build import measure_bf16_error, measure_build
+    from leaknet.experiments.speed import measure_bf16_error, measure_build
 
     columns = preset("best").columns()
     speed, best = measure_build(vae, device), measure_build(vae, device, columns=columns, images=10)
@@ -273,8 +271,7 @@ def _kl(device: str) -> float:
     """Throughput of a build by a KL autoencoder of full size, relative to that alone."""
     import tempfile
 
-    from leaknet.speed.build import measure_build
-    from leaknet.speed.train import sd_autoencoder
+    from leaknet.experiments.speed import measure_build, sd_autoencoder
 
     with tempfile.TemporaryDirectory(prefix="leak-speed-") as folder:
         sd_autoencoder().save_pretrained(folder)
@@ -283,7 +280,7 @@ def _kl(device: str) -> float:
 
 
 def _train(device: Any) -> dict[str, Any]:
-    from leaknet.speed.train import measure_encoder, measure_epoch, sd_encoder, taesd_encoder
+    from leaknet.experiments.speed import measure_encoder, measure_epoch, sd_encoder, taesd_encoder
 
     speed = measure_epoch(device)
     return {
@@ -295,7 +292,7 @@ def _train(device: Any) -> dict[str, Any]:
 
 
 def _kde() -> dict[str, Any]:
-    from leaknet.speed.kde import measure_density
+    from leaknet.experiments.speed import measure_density
 
     speed = measure_density()
     return {

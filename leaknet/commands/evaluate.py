@@ -17,12 +17,11 @@ if TYPE_CHECKING:
     import torch
 
     from leakcache.store.cache import Cache
-    from leaknet.experiments.ablation.run import AblationPlan
-    from leaknet.experiments.ablation.spec import Row
-    from leaknet.experiments.ablation.tables import AblationResult
-    from leaknet.experiments.caches import CachePool
+    from leaknet.experiments.ablation_run import AblationPlan, CachePool
+    from leaknet.experiments.ablation_spec import Row
+    from leaknet.experiments.ablation_tables import AblationResult
     from leaknet.experiments.evaluation import EvaluationPlan
-    from leaknet.experiments.rows import RowResult
+    from leaknet.experiments.tables import RowResult
     from leaknet.experiments.transfer import Collection
 
 
@@ -151,7 +150,7 @@ def evaluate(settings: Settings, /, **options: Any) -> None:
 def _plan(options: dict[str, Any], runs: Path, cache: str, device: torch.device) -> EvaluationPlan:
     from leaknet.commands.train import configured
     from leaknet.experiments.evaluation import EvaluationPlan
-    from leaknet.scoring.fitted_detectors import detectors_named
+    from leaknet.scoring.run_embeddings import detectors_named
     from leaknet.training.run_folder import run_name
 
     config = configured(options)
@@ -185,7 +184,7 @@ def _left_out(given: str) -> int | Path:
 
 
 def _collections(options: dict[str, Any], closed: Cache, device: str) -> list[Collection]:
-    from leaknet.experiments.caches import collection_cache
+    from leaknet.experiments.protocols import collection_cache
     from leaknet.experiments.transfer import Collection, load_collections, read_same_as
 
     others = [Path(name) for item in options["transfer"] for name in item.split(",") if name]
@@ -279,8 +278,8 @@ def ablate(settings: Settings, /, **options: Any) -> None:
     folder = cache_folder(options["cache"], settings.caches)
     check_trainable(folder)
 
-    from leaknet.experiments.ablation.run import run_ablation
-    from leaknet.experiments.ablation.tables import ablation_tables, summary_line, write_results
+    from leaknet.experiments.ablation_run import run_ablation
+    from leaknet.experiments.ablation_tables import ablation_tables, summary_line, write_results
     from leaknet.experiments.tables import print_grids
 
     plan = _ablation_plan(settings, folder, options)
@@ -301,9 +300,9 @@ def ablate(settings: Settings, /, **options: Any) -> None:
 def _ablation_plan(settings: Settings, folder: Path, options: dict[str, Any]) -> AblationPlan:
     from leakcache.device import resolve_device
     from leaknet.commands.train import configured
-    from leaknet.experiments.ablation.run import AblationPlan
-    from leaknet.experiments.ablation.spec import find_ablation
-    from leaknet.experiments.ablation.tables import write_results
+    from leaknet.experiments.ablation_run import AblationPlan
+    from leaknet.experiments.ablation_spec import find_ablation
+    from leaknet.experiments.ablation_tables import write_results
 
     ablation, base = find_ablation(options["table"]), configured(options)
     out = Path(options["out"] or settings.runs / f"ablations-{folder.name}")
@@ -333,7 +332,7 @@ def _announce(row: Row, number: int) -> None:
 def _caches(folder: Path, options: dict[str, Any]) -> CachePool:
     from leakcache.device import resolve_device
     from leakcache.store.cache import Cache
-    from leaknet.experiments.caches import CachePool
+    from leaknet.experiments.ablation_run import CachePool
 
     return CachePool(
         Cache.open(folder / "closed"),

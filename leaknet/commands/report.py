@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from leaknet.audit.audit import Audit
-    from leaknet.metrics.bootstrap import Interval
+    from leaknet.evaluation.summary import Interval
 
 
 _STYLES = {"severe": "bold red", "warning": "yellow", "unsure": "cyan", "note": "dim"}
@@ -183,7 +183,8 @@ def report(settings: Settings, /, **options: Any) -> None:
     if options["png"] and len(named) > 1:
         raise click.UsageError("--png writes the figures of one run: name one RUN")
 
-    from leaknet.report.page import find_browser, write_figures, write_page
+    from leaknet.report.page import find_browser, write_figures
+    from leaknet.report.report import write_page
 
     browser = find_browser("--png") if options["png"] else None
     page = write_page([Path(run) for run in named], out)

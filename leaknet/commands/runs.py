@@ -5,18 +5,20 @@ from __future__ import annotations
 import ipaddress
 import secrets
 import socket
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from leakcache.errors import ConfigError, RunError
+from leakcache.errors import ConfigError, LeakError, RunError
+from leakcache.files import parse_json, parse_toml
+from leakcache.names import visible
+from leaknet.checksums import is_there, read_text
 from leaknet.commands import options as opt
 from leaknet.commands.base import LeakCommand, Settings, emit, latest, next_steps, remember
 from leaknet.commands.preflight import check_run, checked_run
-
-if TYPE_CHECKING:
-    from leaknet.report.run_list import RunSummary
 
 
 @click.group(invoke_without_command=True)
@@ -36,7 +38,6 @@ def runs(ctx: click.Context, as_json: bool) -> None:
     """
     if ctx.invoked_subcommand is not None:
         return
-    from leaknet.report.run_list import find_runs
 
     folder = (ctx.find_object(Settings) or Settings({})).runs
     (found, damaged), default = find_runs(folder), latest(folder)
@@ -103,8 +104,6 @@ def use(settings: Settings, name: str, as_json: bool) -> None:
     Example:
       leak runs use photos-best-seed1
     """
-    from leaknet.report.run_list import CONFIG
-
     folder = next((f for f in (settings.runs / name, Path(name)) if (f / CONFIG).is_file()), None)
     if folder is None:
         raise RunError(f"{settings.runs}: holds no run named {name}; `leak runs` lists them")
@@ -143,7 +142,7 @@ def compare(settings: Settings, /, run_a: str, run_b: str, **options: Any) -> No
 
     from leaknet.experiments.compare_runs import compare_runs, comparison_table
     from leaknet.experiments.tables import print_grids
-    from leaknet.scoring.fitted_detectors import detectors_named
+    from leaknet.scoring.run_embeddings import detectors_named
 
     name = options["detector"]
     if name == "all":
@@ -322,3 +321,69 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+CONFIG = "config.toml"
+_FIGURES = {"top1": "closed", "macro_auc": "closed", "auroc": "open"}
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One run folder in a line.
+
+    Attributes:
+        path: the folder.
+        data: name of the cache it was trained on; empty if not recorded.
+        preset, seed: its settings.
+        generators: number of known generators.
+        fold: "test" if it was scored, "val" if only trained, else empty.
+        figures: top1, macro_auc (of that fold) and auroc (of the open set), where measured.
+        trained: local time of the last change to the weights, to the minute.
+    """
+
+    path: Path
+    data: str
+    preset: str
+    seed: int
+    generators: int
+    fold: str
+    figures: dict[str, float]
+    trained: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**vars(self), "path": str(self.path)}
+
+
+def find_runs(parent: Path) -> tuple[list[RunSummary], list[str]]:
+    """Trained runs directly below a folder, the newest first, and what is wrong with the others."""
+    found, damaged = [], []
+    for config in sorted(parent.glob(f"*/{CONFIG}")):
+        if not (config.parent / "model.safetensors").exists():
+            continue  # not trained yet
+        try:
+            found.append(_summary(config.parent))
+        except (LeakError, OSError, ValueError, KeyError, TypeError) as error:
+            reason = error if isinstance(error, LeakError) else "`leak train` again"
+            damaged.append(visible(f"{config.parent} is damaged: {reason}"))
+    return sorted(found, key=lambda run: (run.trained, run.path.name), reverse=True), damaged
+
+
+def _summary(folder: Path) -> RunSummary:
+    table = parse_toml(read_text(folder / CONFIG))
+    metrics_file = folder / "metrics.json"
+    metrics = parse_json(read_text(metrics_file)) if is_there(metrics_file) else {}
+    closed = metrics.get("closed") or metrics.get("validation") or {}
+    groups = {"closed": closed, "open": metrics.get("open") or {}}
+    cache = table["record"].get("cache")
+    changed = (folder / "model.safetensors").stat().st_mtime
+    return RunSummary(
+        path=folder,
+        data=Path(cache["folder"]).parent.name if cache else "",
+        preset=table["preset"],
+        seed=table["train"]["seed"],
+        generators=len(parse_json(read_text(folder / "classes.json"))),
+        fold="test" if "closed" in metrics else "val" if closed else "",
+        figures={k: groups[g][k] for k, g in _FIGURES.items() if groups[g].get(k) is not None},
+        trained=datetime.fromtimestamp(changed).isoformat(" ", "minutes"),
+    )

@@ -120,7 +120,7 @@ def _score_run(run: Path, options: dict[str, Any], settings: Settings) -> None:
     from leakcache.store.build import ensure_columns, open_set_builds
     from leaknet.model.run_record import RunRecord
     from leaknet.report.terminal import print_scores
-    from leaknet.scoring.fitted_detectors import detectors_named
+    from leaknet.scoring.run_embeddings import detectors_named
     from leaknet.scoring.score_run import score_run
 
     closed = closed_cache(run, options["cache"], settings.caches)

@@ -211,7 +211,7 @@ def demo(settings: Settings, /, as_json: bool) -> None:
     from leakcache.store.build import build_cache
     from leaknet.config import preset
     from leaknet.detectors import GlobalKDE
-    from leaknet.report.page import write_page
+    from leaknet.report.report import write_page
     from leaknet.report.terminal import print_scores
     from leaknet.scoring.score_run import prepare_run, score_run
     from leaknet.training.train import train

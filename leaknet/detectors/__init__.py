@@ -1,19 +1,16 @@
-"""Open-set detectors, one file each: `fit`, then `score_samples`, higher = more like the known."""
+"""Open-set detectors: `fit`, then `score_samples`; a higher score is more like the known."""
 
 from leaknet.detectors.base import ClassScorer, Detector
-from leaknet.detectors.gmm import ClassMixture
-from leaknet.detectors.kde import ClassKDE, GlobalKDE
-from leaknet.detectors.kmeans import PrototypeDistance
-from leaknet.detectors.knn import NearestNeighbour
-from leaknet.detectors.logits import Energy, MaxLogit, MaxSoftmax
-from leaknet.detectors.mahalanobis import (
+from leaknet.detectors.density import ClassKDE, ClassMixture, GlobalKDE
+from leaknet.detectors.distances import (
     DiagonalMahalanobis,
     LikelihoodRatio,
+    NearestNeighbour,
+    PrototypeDistance,
     RelativeMahalanobis,
     TiedMahalanobis,
 )
-from leaknet.detectors.source_ratio import SourceRatio
-from leaknet.detectors.vim import VirtualLogit
+from leaknet.detectors.logits import Energy, MaxLogit, MaxSoftmax, SourceRatio, VirtualLogit
 
 DETECTORS: tuple[type[Detector], ...] = (
     PrototypeDistance,

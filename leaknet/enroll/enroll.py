@@ -1,127 +1,124 @@
-"""Enrols a generator: encodes and embeds its images, adds a class, refits the detectors."""
+"""Enrols a generator: adds a class, refits the detectors, and writes the run as a new version.
+
+RUN@2, RUN@3, ... are complete run folders beside RUN, which does not change. enrolment.json of a
+version records the enrolled generator, its images and the run that the version was made from.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
-from collections.abc import Sequence
+import re
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 
-from leakcache.dataset.image_files import find_images
-from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import DataError, RunError
-from leakcache.store.manifest import Encoding
+from leakcache.files import locked, parse_json
 from leaknet.calibration import calibrate
-from leaknet.checksums import read_text
+from leaknet.checksums import read_text, was_written
 from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.detectors import Detector, DiagonalMahalanobis, GlobalKDE
-from leaknet.enroll.prototypes import fit_offset, reclassified, refuse_linear, with_class
-from leaknet.enroll.versions import next_version, write_version
-from leaknet.files import read_metadata, save_tensors, write_text
+from leaknet.enroll.new_class import learn, reclassified, take_shots
+from leaknet.files import read_metadata, save_tensors, write_json, write_text
 from leaknet.metrics import closed_values
 from leaknet.metrics.closed_set import correct
 from leaknet.model.inference import embed
 from leaknet.model.protoleaknet import WEIGHTS, ProtoLeakNet
-from leaknet.scoring.encode_files import (
-    EncodedFile,
-    as_split,
-    encode_files,
-    encoding_of,
-    load_encoder,
-)
-from leaknet.scoring.fitted_detectors import fit_all, save_scorers
-from leaknet.scoring.image_facts import ImageFacts
-from leaknet.scoring.image_range import read_range, write_range
-from leaknet.scoring.relations import learn_families
+from leaknet.scoring.encode_files import EncodedFile, as_split, encoding_of, load_encoder
+from leaknet.scoring.run_embeddings import fit_all, save_scorers
+from leaknet.scoring.scores import ImageFacts
+from leaknet.scoring.validation_facts import learn_families, read_range, write_range
 from leaknet.training.run_folder import RunFolder
 
-MIN_SHOTS = 3
-"""Two images for the prototypes and one for calibration."""
-VALIDATION = 0.3
-"""Fraction of the images held out for calibration."""
+FILE = "enrolment.json"
+_NUMBERED = re.compile(r"(?P<stem>.+)@(?P<number>\d+)")
 
 
-def take_shots(
-    encoder: Encoder,
-    encoding: Encoding,
-    folder: Path,
-    shots: int | None,
-    *,
-    columns: Sequence[str],
-) -> list[EncodedFile]:
-    """Encode the images of a folder, or the first `shots` usable ones in hash order of the names.
+def next_version(run: Path) -> Path:
+    """Folder of the next version of a run; for a version, of the run it belongs to."""
+    base = _base(run)
+    return base.with_name(f"{base.name}@{max(_versions(base), default=1) + 1}")
+
+
+def write_version(folder: Path, fill: Callable[[Path], object], content: dict[str, Any]) -> None:
+    """Write a version, complete or not at all.
+
+    Args:
+        folder: from `next_version`.
+        fill: writes the run's files into an empty folder.
+        content: of enrolment.json.
+
+    Raises:
+        RunError: it cannot be written.
+        CacheError: another process writes a version.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        with locked(folder.parent):
+            if folder.exists():
+                raise RunError(f"{folder} was written by another process: run the command again")
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            fill(partial)
+            write_json(partial / FILE, content)
+            partial.rename(folder)
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written: {error.strerror or error}") from error
+
+
+def undo(run: Path) -> tuple[Path, Path]:
+    """Remove a version: `run` itself if it is one, else its newest version.
 
     Returns:
-        Usable and rejected files; the latter have a reason. A file with the content of an earlier
-        one is rejected.
+        The removed folder, and the run that the version was made from.
 
     Raises:
-        DataError: the folder has fewer usable images than `shots` or than `MIN_SHOTS`.
+        RunError: the run has no version, or the folder cannot be removed.
     """
-    candidates = find_images([str(folder)])
-    paths = sorted(
-        (p for p, reason in candidates if not reason), key=lambda path: _order(path.name)
-    )
-    files = [EncodedFile(path, reason=reason) for path, reason in candidates if reason]
-    limit = len(paths) if shots is None else shots
-    usable = 0
-    while paths and usable < limit:
-        batch, paths = paths[: limit - usable], paths[limit - usable :]
-        files += encode_files(encoder, encoding, batch, columns=columns)
-        files = without_repeats(files)
-        usable = sum(not file.reason for file in files)
-    needed = max(MIN_SHOTS, shots or 0)
-    if usable < needed:
-        reason = next((f" ({f.path.name}: {f.reason})" for f in files if f.reason), "")
-        raise DataError(
-            f"{folder} has {usable} usable image(s){reason}: enrolment needs {needed}; add images"
-        )
-    return files
+    target = run if (run / FILE).is_file() else None
+    if target is None and (numbers := _versions(run)):
+        target = run.with_name(f"{run.name}@{max(numbers)}")
+    if target is None:
+        if was_written(run / FILE):
+            raise RunError(f"{run / FILE} is missing: restore it, or delete the folder by hand")
+        raise RunError(f"{run} has no enrolled generator to undo")
+    origin = target.with_name(read_enrolment(target)["from"])
+    removed = target.with_name(f".{target.name}.removed")
+    try:
+        target.rename(removed)
+        shutil.rmtree(removed)
+    except OSError as error:
+        raise RunError(f"{target} cannot be removed: {error.strerror or error}") from error
+    return target, origin
 
 
-def without_repeats(files: Sequence[EncodedFile]) -> list[EncodedFile]:
-    """The same files; one with the content of an earlier one is rejected."""
-    first: dict[str, EncodedFile] = {}
-    for file in files:
-        first.setdefault(file.sha256, file)
-    return [_reject_repeat(file, first[file.sha256]) for file in files]
+def read_enrolment(folder: Path) -> dict[str, Any]:
+    """Content of a version's enrolment.json; raises RunError if it cannot be read."""
+    try:
+        content: dict[str, Any] = parse_json(read_text(folder / FILE))
+        folder.with_name(content["from"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{folder / FILE} cannot be read ({error!r}): delete the folder by hand"
+        ) from error
+    return content
 
 
-def fold_of_each(groups: Shaped[np.ndarray, " image"]) -> Shaped[np.ndarray, " image"]:
-    """Fold of each image by prompt group: about `VALIDATION` of them "val", the rest "train".
-
-    Raises:
-        DataError: no group can be held out, because too few images would remain.
-    """
-    sizes = Counter(groups.tolist())
-    held_out: list[str] = []
-    for group in sorted(sizes, key=_order):
-        count = sum(sizes[name] for name in held_out)
-        enough = count >= VALIDATION * len(groups)
-        if not enough and len(groups) - count - sizes[group] >= MIN_SHOTS - 1:
-            held_out.append(group)
-    if not held_out:
-        raise DataError(
-            f"the {len(groups)} images to enrol are of {len(sizes)} prompt group(s), so none "
-            "can be held out for calibration: add images of other prompts (other file names)"
-        )
-    return np.where(np.isin(groups, held_out), "val", "train")
+def _base(run: Path) -> Path:
+    match = _NUMBERED.fullmatch(run.name)
+    return run.with_name(match["stem"]) if match and (run / FILE).is_file() else run
 
 
-def _reject_repeat(file: EncodedFile, first: EncodedFile) -> EncodedFile:
-    if file is first or file.reason:
-        return file
-    return replace(file, columns={}, reason=f"has the same content as {first.path.name}")
-
-
-def _order(name: str) -> bytes:
-    return hashlib.sha256(name.encode()).digest()
+def _versions(base: Path) -> list[int]:
+    """Numbers of the versions of a run, unordered."""
+    folders = (path for path in base.parent.glob("*@*") if (path / FILE).is_file())
+    matches = (_NUMBERED.fullmatch(path.name) for path in folders)
+    return [int(m["number"]) for m in matches if m and m["stem"] == base.name]
 
 
 KINDS: tuple[type[Detector], ...] = (GlobalKDE, DiagonalMahalanobis)
@@ -237,28 +234,6 @@ def enroll(
     facts = [file.facts for file in usable]
     write_version(target, lambda target: _fill(target, run, grown, known, new, facts), content)
     return result
-
-
-def learn(
-    model: ProtoLeakNet, name: str, images: Embeddings, val: Embeddings
-) -> tuple[ProtoLeakNet, Embeddings]:
-    """A copy of the model with one more class, and the images' embeddings in folds train and val.
-
-    Args:
-        model: the model of the embeddings.
-        name: of the new class.
-        images: embeddings of that class, in the fold "open".
-        val: the old classes' validation fold under the model.
-
-    Raises:
-        DataError: too few images, or all of one prompt.
-        RunError: the model has a linear head.
-    """
-    folds = fold_of_each(images.groups)
-    refuse_linear(model)
-    vectors = images.vectors[folds == "train"]
-    grown = with_class(model, name, vectors, fit_offset(model, vectors, val))
-    return grown, replace(reclassified(grown, images), folds=folds)
 
 
 def _check_name(run: RunFolder, model: ProtoLeakNet, name: str) -> None:

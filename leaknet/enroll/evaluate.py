@@ -21,7 +21,7 @@ from leaknet.config import RunConfig
 from leaknet.data.columns import ImageColumns
 from leaknet.data.embeddings import Embeddings
 from leaknet.enroll.enroll import recall
-from leaknet.enroll.prototypes import fit_offset, reclassified, with_class
+from leaknet.enroll.new_class import fit_offset, reclassified, with_class
 from leaknet.experiments.trial import ClosedSet, rows_of
 from leaknet.metrics import closed_values
 from leaknet.model.inference import embed

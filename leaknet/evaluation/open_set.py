@@ -8,26 +8,32 @@ over the folds in which it was unknown.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int, Shaped
+from jaxtyping import Bool, Float, Float64, Int, Shaped
 
 from leakcache.errors import ScoringError
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Detector
 from leaknet.evaluation.summary import (
+    ClosedSummary,
+    Measure,
+    PairedDifference,
     Summary,
     Values,
     Weights,
     by_metric,
+    differences_over_seeds,
     layout,
     over_seeds,
     picked,
+    sign_flip_p,
+    summarise_closed,
 )
-from leaknet.metrics import open_set, open_values
+from leaknet.metrics import closed_values, open_set, open_values
 from leaknet.metrics.closed_set import correct
 
 ACCEPTED = 0.95
@@ -216,3 +222,66 @@ def _of_folds(folds: Sequence[Detection], weights: Sequence[Weights]) -> list[li
 
 def _fold(number: int) -> str:
     return f"\0fold {number}"  # no folder, hence no generator, has this name
+
+
+OPEN = "open_"
+"""Prefix of the keys of open-set metrics beside closed-set ones."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Class scores and detector scores, one entry a seed; the images are the same.
+
+    Attributes:
+        tests: the test fold.
+        scores: class scores of its images.
+        detections: known against unknown; empty without an open set.
+    """
+
+    tests: tuple[Embeddings, ...]
+    scores: tuple[Float[np.ndarray, "n class"], ...]
+    detections: tuple[Detection, ...] = ()
+
+    def closed(self) -> ClosedSummary:
+        """Closed-set metrics; raises as `summarise_closed`."""
+        return summarise_closed(self.tests, self.scores)
+
+    def open(self) -> OpenSummary | None:
+        """Open-set metrics; None without an open set."""
+        return summarise_open("", [[one] for one in self.detections]) if self.detections else None
+
+    def minus(self, other: Evaluated) -> dict[str, PairedDifference]:
+        """Differences by metric, seed by seed on the same images; open-set keys begin with `OPEN`.
+
+        Top-1 is tested by flipping the signs of whole prompt groups, the others by the bootstrap.
+        """
+        groups = self.tests[0].groups
+        found = differences_over_seeds(self._closed(), other._closed(), [groups])
+        if self.detections and other.detections:
+            sets = [self.detections[0].known_groups, self.detections[0].unknown_groups]
+            found |= differences_over_seeds(self._open(), other._open(), sets)
+        p = sign_flip_p(self._right() - other._right(), groups)
+        return found | {"top1": replace(found["top1"], p=p)}
+
+    def _right(self) -> Float64[np.ndarray, "n"]:
+        """Fraction of the seeds that attribute each test image right."""
+        pairs = zip(self.scores, self.tests, strict=True)
+        right = [correct(scores, test.targets).astype(np.float64) for scores, test in pairs]
+        mean: Float64[np.ndarray, "n"] = np.mean(right, axis=0)
+        return mean
+
+    def _closed(self) -> list[Measure[str]]:
+        def measure(scores: Float[np.ndarray, "n class"], test: Embeddings) -> Measure[str]:
+            return lambda w: closed_values(scores, test.targets, None if w is None else w[0])
+
+        return [measure(*pair) for pair in zip(self.scores, self.tests, strict=True)]
+
+    def _open(self) -> list[Measure[str]]:
+        def measure(one: Detection) -> Measure[str]:
+            def values(weights: Sequence[Weights] | None) -> dict[str, np.ndarray]:
+                found = open_values(one.known, one.unknown, one.correct, *(weights or ()))
+                return {OPEN + metric: value for metric, value in found.items()}
+
+            return values
+
+        return [measure(one) for one in self.detections]

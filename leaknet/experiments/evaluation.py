@@ -9,13 +9,10 @@ from typing import Any
 import numpy as np
 
 from leaknet.config import RunConfig, config_to_table
-from leaknet.evaluation.closed_set import ClosedSummary
 from leaknet.evaluation.open_set import OpenSummary
-from leaknet.evaluation.summary import Summary
+from leaknet.evaluation.summary import ClosedSummary, Summary
 from leaknet.experiments.answers import AnswerSummary
-from leaknet.experiments.attention_modes import ModeSummary
-from leaknet.experiments.label_shuffle import ShuffleSummary
-from leaknet.experiments.real_or_generated import RealSummary
+from leaknet.experiments.controls import ModeSummary, RealSummary, ShuffleSummary
 from leaknet.experiments.transfer import TransferSummary
 from leaknet.experiments.trial import Plan, seeded
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from leaknet.evaluation.closed_set import ClosedSummary
 from leaknet.evaluation.open_set import OpenSummary
+from leaknet.evaluation.summary import ClosedSummary
 from leaknet.experiments.answers import AnswerSummary
-from leaknet.experiments.attention_modes import MODES, PUBLISHED, REPORTED, WARNING
+from leaknet.experiments.controls import (
+    MODES,
+    PUBLISHED,
+    REPORTED,
+    WARNING,
+    RealSummary,
+    ShuffleSummary,
+)
 from leaknet.experiments.evaluation import Evaluation, LeaveOut
-from leaknet.experiments.label_shuffle import ShuffleSummary
-from leaknet.experiments.real_or_generated import RealSummary
 from leaknet.experiments.tables import (
     LEGEND,
     NO_INTERVAL,

@@ -21,21 +21,39 @@ from functools import partial
 from math import ceil, gcd
 from pathlib import Path
 
+from leakcache.dataset.index import read_index
 from leakcache.dataset.photographs import REAL
 from leakcache.errors import ScoringError
 from leakcache.files import parse_json, parse_toml
+from leakcache.store.build import build_alike, fill_columns, shared_columns
 from leakcache.store.cache import Cache
+from leakcache.store.manifest import FILE
 from leaknet.checksums import read_text
-from leaknet.evaluation.closed_set import summarise_closed
 from leaknet.evaluation.open_set import OpenSummary, summarise_open, threshold
+from leaknet.evaluation.summary import summarise_closed
 from leaknet.experiments.answers import summarise_answers
-from leaknet.experiments.attention_modes import ModeSummary, gate_of, summarise_modes
+from leaknet.experiments.controls import (
+    ModeSummary,
+    ShuffleSummary,
+    check_real,
+    gate_of,
+    summarise_modes,
+    summarise_real,
+    summarise_shuffled,
+)
 from leaknet.experiments.evaluation import Evaluation, EvaluationPlan, LeaveOut, SeedFacts
-from leaknet.experiments.label_shuffle import ShuffleSummary, summarise_shuffled
-from leaknet.experiments.on_actors import Training, train_on_actors
-from leaknet.experiments.real_or_generated import check_real, summarise_real
 from leaknet.experiments.transfer import Collection, TransferSummary, summarise_transfer
-from leaknet.experiments.trial import CPU, ClosedSet, RunTrial, Task, Trial, run_trials, trainings
+from leaknet.experiments.trial import (
+    CPU,
+    ClosedSet,
+    RunTrial,
+    Task,
+    Training,
+    Trial,
+    run_trials,
+    train_on_actors,
+    trainings,
+)
 from leaknet.files import write_json
 from leaknet.scoring.run_embeddings import CLOSED_FOLDS, open_splits
 from leaknet.scoring.score_run import settings_of
@@ -255,3 +273,26 @@ def _facts(trial: RunTrial) -> SeedFacts:
 def _images(trial: Trial) -> dict[str, int]:
     counts = {fold: len(trial.known.select(fold)) for fold in CLOSED_FOLDS}
     return counts if trial.unknown is None else counts | {"open": len(trial.unknown)}
+
+
+def collection_cache(other: Path, closed: Cache, device: str = "cpu") -> Cache:
+    """The cache of another collection, with the columns of the closed one.
+
+    Args:
+        other: folder of a cache, or a data root, whose cache is then built beside the closed one.
+        closed: decides how images are encoded.
+        device: where to encode.
+
+    Raises:
+        DataError: the root holds no images.
+        CacheStale: the autoencoder has other weights than when the closed cache was built.
+    """
+    folders = [folder for folder in (other / "closed", other) if (folder / FILE).is_file()]
+    if folders:
+        cache = Cache.open(folders[0])
+    else:
+        encoder = closed.manifest.encoding.encoder(device)
+        folder = closed.path.parent / f"transfer-{other.resolve().name}"
+        cache = build_alike(closed, read_index(other), encoder, folder, split="closed").cache
+    fill_columns(cache, shared_columns(closed), device)
+    return cache

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from leakcache.encoder.autoencoder import Encoder
-from leakcache.errors import CacheStale, ScoringError
+from leakcache.errors import ScoringError
 from leakcache.store.cache import Cache
 from leaknet.config import ACTIVATIONS, PIXELS, Z0
 from leaknet.data.columns import CPU, ImageColumns, load_fold
@@ -34,11 +34,15 @@ from leaknet.evaluation.summary import (
     picked,
 )
 from leaknet.experiments.answers import Columns, Rule, rates
-from leaknet.experiments.benchmark.data import STEPS, degraded_cache
+from leaknet.experiments.bench_trial import STEPS, degraded_cache
 from leaknet.experiments.trial import RunTrial
 from leaknet.metrics import closed_values, roc
 from leaknet.metrics.closed_set import correct
-from leaknet.scoring.run_embeddings import CLOSED_FOLDS, unknown_embeddings
+from leaknet.scoring.run_embeddings import (
+    CLOSED_FOLDS,
+    require_same_encoding,
+    unknown_embeddings,
+)
 
 OTHER, TEST = "", "test"
 _RECALL = "recall of "
@@ -79,10 +83,7 @@ class Collection:
             CacheStale: the two were encoded differently.
             ScoringError: they have no generator in common.
         """
-        if words := closed.manifest.encoding.difference(cache.manifest.encoding):
-            raise CacheStale(
-                f"{cache.path}: was encoded otherwise than {closed.path} ({words}); build it again"
-            )
+        require_same_encoding(cache, closed)
         root, own = Path(cache.manifest.data), cache.classes
         shared = {name: same_as.get(name, name) for name in own}
         shared = {name: known for name, known in shared.items() if known in closed.classes}

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +19,9 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Shaped
 
-from leakcache.processes import RayPool
+from leakcache.errors import CacheBusy, LeakError
+from leakcache.processes import RayPool, keep_freed_memory
+from leakcache.progress import track
 from leakcache.store.cache import Cache
 from leakcache.store.manifest import images_hash
 from leaknet.calibration.families import Families, read_families
@@ -26,14 +30,12 @@ from leaknet.data.columns import ImageColumns, load_fold
 from leaknet.data.embeddings import Embeddings
 from leaknet.data.training_data import TrainingData
 from leaknet.detectors import Detector, DiagonalMahalanobis, GlobalKDE
-from leaknet.evaluation.evaluated import Evaluated
-from leaknet.evaluation.open_set import Detection
-from leaknet.experiments.on_actors import Training
+from leaknet.evaluation.open_set import Detection, Evaluated
 from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.model.run_record import CacheIdentity, RunRecord
-from leaknet.scoring.relations import learn_families
 from leaknet.scoring.run_embeddings import CLOSED_FOLDS, known_embeddings, unknown_embeddings
 from leaknet.scoring.score_run import evaluate_run, fit_run
+from leaknet.scoring.validation_facts import learn_families
 from leaknet.training.run_folder import RunFolder
 from leaknet.training.train import fit
 
@@ -329,3 +331,61 @@ def _images(folds: Sequence[ImageColumns]) -> str:
     tables = [(one.hashes, one.labels, one.groups, one.folds) for one in folds]
     rows = (zip(*(column.tolist() for column in table), strict=True) for table in tables)
     return images_hash(row for of_fold in rows for row in of_fold)
+
+
+# A training ends with files in a folder of its own, which the experiment takes over instead of
+# training again. So the table is the same whoever trained.
+WAITS, WAIT = 240, 5.0
+"""How often an actor tries again while others write to the cache, and the seconds between."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One method on one task under one seed.
+
+    Attributes:
+        folder: that it fills, on a disk which all actors share.
+        run: finishes it on a device.
+    """
+
+    folder: Path
+    run: Callable[[torch.device], object]
+
+
+def train_on_actors(pool: RayPool, trainings: Sequence[Training]) -> None:
+    """Finish trainings on actors, in any order; a killed one begins again where it had stopped.
+
+    One that fails is left to the experiment, which then fails in the same way and reports it.
+
+    Raises:
+        ConfigError: Ray is not installed, or there is no cluster at the address.
+        LeakError: actors died over one training again and again.
+    """
+    distinct = {training.folder: training for training in trainings}
+    places = range(len(distinct))
+    with track("training", len(distinct), "runs") as advance:
+        for _ in pool.map(_Trainer(tuple(distinct.values())), places):
+            advance(1)
+
+
+@dataclass(frozen=True)
+class _Trainer:
+    trainings: tuple[Training, ...]
+
+    def __call__(self, device: str) -> Callable[[int], bool]:
+        keep_freed_memory()
+
+        def train(place: int) -> bool:
+            try:
+                # Another actor may be deriving the same columns.
+                for _ in range(WAITS):
+                    with suppress(CacheBusy):
+                        self.trainings[place].run(torch.device(device))
+                        return True
+                    time.sleep(WAIT)
+            # torch reports what a model or a machine cannot do as a RuntimeError.
+            except (LeakError, RuntimeError, MemoryError):
+                pass
+            return False
+
+        return train

@@ -13,11 +13,22 @@ from leakcache.errors import RunError
 from leakcache.files import write_json
 from leakcache.names import visible
 from leaknet.explain.contributions import COPIES, PARTS
-from leaknet.explain.explanation import AGREES, Explanation, LatentEvidence, StatisticsEvidence
+from leaknet.explain.explain import AGREES, Explanation, LatentEvidence, StatisticsEvidence
 from leaknet.explain.position import Position
 from leaknet.files import write_text
-from leaknet.report.page import Section, find_browser, page_text, print_pdf
-from leaknet.report.raster import SIDE, PageImage, enlarged, overlay, pattern, signed_map, thumbnail
+from leaknet.report.page import (
+    SIDE,
+    PageImage,
+    Section,
+    enlarged,
+    find_browser,
+    overlay,
+    page_text,
+    pattern,
+    print_pdf,
+    signed_map,
+    thumbnail,
+)
 from leaknet.report.svg import Axis, Frame, Html
 
 PAGE, NUMBERS, FIGURES = "index.html", "explanation.json", "figures"

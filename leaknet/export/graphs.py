@@ -161,7 +161,7 @@ class ModelGraph(nn.Module):
         return tuple(found)
 
     def _density(self, coordinates: Float[Tensor, "image coordinate"]) -> Float64[Tensor, " image"]:
-        """As `leaknet.detectors.kde.log_density`."""
+        """As `leaknet.detectors.density.log_density`."""
         centre = self.references.mean(dim=0)
         x = (coordinates.double() - self.z_mean) / self.z_scale / self.bandwidth - centre
         y = self.references - centre

@@ -49,8 +49,9 @@ from leaknet.calibration.conformal import (
 )
 from leaknet.features.evaluation_noise import evaluation_noise
 from leaknet.scoring.answers import Answer
-from leaknet.scoring.image_facts import ImageFacts, ImageRange
 from leaknet.scoring.scores import (
+    ImageFacts,
+    ImageRange,
     LikeliestFamily,
     Scores,
     answers_of,

@@ -5,7 +5,6 @@ bootstrap evaluates the code that gives the point estimate.
 """
 
 from leaknet.metrics.closed_set import closed_values, expected_calibration_error
-from leaknet.metrics.open_set import auroc, open_values
-from leaknet.metrics.roc import Roc, roc
+from leaknet.metrics.open_set import Roc, auroc, open_values, roc
 
 __all__ = ["Roc", "auroc", "closed_values", "expected_calibration_error", "open_values", "roc"]

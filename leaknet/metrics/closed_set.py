@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from scipy.special import logsumexp, softmax
 
 from leakcache.errors import ScoringError
-from leaknet.metrics.roc import roc
+from leaknet.metrics.open_set import roc
 
 Scores = Float[np.ndarray, "n class"]
 Targets = Int[np.ndarray, "n"]

@@ -25,8 +25,7 @@ from leakcache.images.decode import decode
 from leakcache.names import cell, visible
 from leaknet.files import write_text
 from leaknet.model.pair_calibration import merges
-from leaknet.report.page import Section, page_text
-from leaknet.report.raster import PageImage, beside, signed_map
+from leaknet.report.page import PageImage, Section, beside, page_text, signed_map
 from leaknet.report.svg import MAX_LEAVES, Axis, Html, dendrogram, leaf_order
 from leaknet.report.terminal import print_note, print_wide
 from leaknet.report.traces import RATE, Atlas, autocorrelation, whole_spectrum

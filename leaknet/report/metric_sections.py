@@ -15,7 +15,7 @@ from leaknet.calibration.decision import KNOWN, OUTSIDE, UNKNOWN, UNSURE
 from leaknet.calibration.families import Families, read_families
 from leaknet.data.embeddings import Embeddings
 from leaknet.metrics.closed_set import correct, log_odds
-from leaknet.metrics.roc import roc
+from leaknet.metrics.open_set import roc
 from leaknet.model.pair_calibration import merges
 from leaknet.report.metric_labels import (
     BY_KEY,
@@ -29,7 +29,7 @@ from leaknet.report.metric_labels import (
 )
 from leaknet.report.run_data import ALPHA, ScoredRun
 from leaknet.report.svg import MAX_LEAVES, Axis, Curves, Frame, Html, dendrogram, roc_curves
-from leaknet.scoring.relations import Relations, read_relations
+from leaknet.scoring.validation_facts import Relations, read_relations
 
 
 def summary(run: ScoredRun) -> dict[str, Any]:

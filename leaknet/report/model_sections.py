@@ -18,7 +18,7 @@ from leaknet.data.columns import ImageColumns, load_fold
 from leaknet.data.embeddings import Embeddings
 from leaknet.features.noise import noise_levels
 from leaknet.report.metric_labels import BY_KEY, Figure
-from leaknet.report.raster import PageImage, beside, signed_map
+from leaknet.report.page import PageImage, beside, signed_map
 from leaknet.report.run_data import LatentBranch, ScoredRun
 from leaknet.report.svg import COLOURS, Axis, Frame, Html, element
 from leaknet.report.traces import DCT_SIZE, RATE, Deviation, compared_groups, deviations

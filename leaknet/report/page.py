@@ -1,4 +1,4 @@
-"""The report page: one self-contained HTML file about one run, or several runs side by side."""
+"""HTML pages from templates, printed to PDF and PNG by Chromium or Chrome, and small PNG images."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,6 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float, Float64, UInt8
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from PIL import Image, ImageChops
 
@@ -22,15 +25,9 @@ from leakcache.names import visible
 from leaknet.files import write_text
 from leaknet.report import metric_labels as labels
 from leaknet.report.metric_labels import BY_KEY, CLOSED, OPEN, Figure, Measure
-from leaknet.report.metric_sections import closed_set, families, open_set, summary
-from leaknet.report.model_sections import branches, leak, pca_map, training
-from leaknet.report.provenance import caveats, comparison, provenance
-from leaknet.report.related import Related, find_related
-from leaknet.report.run_data import ALPHA, ScoredRun
+from leaknet.report.run_data import ALPHA
 from leaknet.report.svg import number
-from leaknet.training.run_folder import RunFolder
 
-COMPARISON = "comparison.html"
 HEAT_LEVELS = 10
 
 
@@ -51,81 +48,6 @@ class Section:
     title: str
     content: dict[str, Any]
     template: str = ""
-
-
-def write_page(runs: Sequence[Path], out: Path | None = None) -> Path:
-    """Write the report of a scored run, or of several side by side; equal runs give equal bytes.
-
-    Args:
-        runs: folders of one run or more.
-        out: the file; by default `report.html` in the run, or `comparison.html` beside the first.
-
-    Returns:
-        The file written.
-
-    Raises:
-        RunError: a run has not been scored or is damaged, or the file cannot be written.
-    """
-    first = runs[0]
-    page = out or (RunFolder(first).report if len(runs) == 1 else first.parent / COMPARISON)
-    read = [ScoredRun.read(run) for run in runs]
-    content = render(read[0]) if len(read) == 1 else render_comparison(read)
-    try:
-        page.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{page.parent} cannot be made a folder: {error.strerror}") from error
-    write_text(page, content)
-    return page
-
-
-def render(run: ScoredRun) -> str:
-    """The page of one run as text."""
-    return page_text(
-        "run.html",
-        run.name,
-        _sections(run, find_related(run)),
-        version=run.versions.get("leaknet", ""),
-        run=run,
-        summary=summary(run),
-    )
-
-
-def _sections(run: ScoredRun, related: Related) -> list[Section]:
-    sections = [
-        Section("closed", "Known", "Known generators: which one?", closed_set(run)),
-        Section("open", "Unknown", "Unknown generators: are they detected?", open_set(run)),
-        Section("reading", "Reading", "How to read these figures", caveats(run, related)),
-        Section("branches", "Evidence", "What the run reads", branches(run)),
-        Section("training", "Training", "Training", training(run)),
-        Section("map", "Map", "Map of the embeddings", pca_map(run)),
-    ]
-    if (tree := families(run)) is not None:
-        sections.insert(1, Section("families", "Families", "Families of related generators", tree))
-    if (maps := leak(run)) is not None:
-        sections.insert(-2, Section("leak", "Leak", "What the leak looks like", maps))
-    if related.tables:
-        tables = {"tables": related.tables}
-        sections.append(Section("related", "More results", "More results on this data", tables))
-    sections.append(Section("provenance", "Provenance", "Provenance", provenance(run)))
-    return sections
-
-
-def render_comparison(runs: Sequence[ScoredRun]) -> str:
-    """The page of several runs as text."""
-    content = comparison(runs)
-    sections = [
-        Section("side", "Metrics", "Metrics", content),
-        Section("generators", "Generators", "Each generator", content),
-        Section("settings", "Settings", "Settings that differ", content),
-    ]
-    return page_text(
-        "compare.html",
-        ", ".join(content["labels"]),
-        sections,
-        version=runs[0].versions.get("leaknet", ""),
-        runs=runs,
-        it=content,
-    )
 
 
 def page_text(template: str, title: str, sections: Sequence[Section], **values: Any) -> str:
@@ -277,3 +199,100 @@ def _run(browser: str, page: Path, out: Path, *options: str) -> None:
             raise LeakError(f"{browser} did not write {out}: print {page} by hand") from error
     if not out.is_file():
         raise LeakError(f"{browser} did not write {out}: print {page} by hand")
+
+
+THUMBNAIL = 128
+SIDE = 320
+"""Longest side of a map."""
+POSITIVE, NEGATIVE = (0, 114, 178), (213, 94, 0)
+"""Blue and vermilion, which most colour-blind readers tell apart (Okabe and Ito)."""
+
+
+@dataclass(frozen=True)
+class PageImage:
+    """An image of a page.
+
+    Attributes:
+        key: its name among the figures of a page.
+        alt: text alternative.
+        png: bytes of the file.
+    """
+
+    key: str
+    alt: str
+    png: bytes
+
+    @property
+    def source(self) -> str:
+        """The file as a data URI."""
+        return f"data:image/png;base64,{b64encode(self.png).decode()}"
+
+
+def png(image: Image.Image) -> bytes:
+    """A PNG file's bytes."""
+    data = io.BytesIO()
+    image.save(data, "PNG", optimize=True)
+    return data.getvalue()
+
+
+def thumbnail(image: Image.Image, side: int = THUMBNAIL) -> bytes:
+    """The image with its longer side at most `side`."""
+    small = image.convert("RGB")
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return png(small)
+
+
+def overlay(
+    pixels: UInt8[np.ndarray, "height width 3"], values: Float[np.ndarray, "row column"]
+) -> bytes:
+    """A map over the grey image: blue for positive values, vermilion for negative ones."""
+    grey = np.asarray(Image.fromarray(pixels).convert("L"), np.float64)
+    strength = np.abs(values) / max(float(np.abs(values).max()), 1e-12)
+    colours = np.where(values[..., None] >= 0, POSITIVE, NEGATIVE).astype(np.float64)
+    base = 60 + grey[..., None] * 0.7
+    mixed = base + 0.65 * strength[..., None] * (colours - base)
+    return thumbnail(Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8)), SIDE)
+
+
+def enlarged(
+    values: Float64[np.ndarray, "row column"], shape: tuple[int, int]
+) -> Float64[np.ndarray, "height width"]:
+    """A map of cells brought to the size of an image, each cell of one colour."""
+    rows = np.arange(shape[0]) * values.shape[0] // shape[0]
+    columns = np.arange(shape[1]) * values.shape[1] // shape[1]
+    found: np.ndarray = values[rows[:, None], columns]
+    return found
+
+
+def pattern(values: Float64[np.ndarray, "row column plane"], scale: int = 12) -> bytes:
+    """A pattern in grey or colour; 0 is mid-grey."""
+    level = values / max(float(np.abs(values).max()), 1e-12)
+    pixels = (127.5 + 127.5 * level).round().astype(np.uint8)
+    pixels = pixels.repeat(scale, axis=0).repeat(scale, axis=1)
+    return png(Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[..., 0]))
+
+
+def signed_map(
+    values: Float64[np.ndarray, "row column"], top: float | None = None, side: int = 264
+) -> bytes:
+    """A map on white: blue for positive values, vermilion for negative ones.
+
+    Args:
+        values: one for each cell.
+        top: the magnitude of full colour; the largest one by default.
+        side: height of the image in pixels, about.
+    """
+    most = float(np.abs(values).max()) if top is None else top
+    strength = (np.abs(values) / max(most, 1e-12)).clip(0, 1)
+    colours = np.where(values[..., None] >= 0, POSITIVE, NEGATIVE)
+    pixels = (255 + strength[..., None] * (colours - 255)).round().astype(np.uint8)
+    scale = max(1, side // len(values))
+    return png(Image.fromarray(pixels.repeat(scale, axis=0).repeat(scale, axis=1)))
+
+
+def beside(channels: Float64[np.ndarray, "channel row column"]) -> np.ndarray:
+    """Channels side by side, with a column of zeros between them."""
+    gap = np.zeros((channels.shape[1], 1))
+    parts = [part for channel in channels for part in (channel, gap)]
+    found: np.ndarray = np.concatenate(parts[:-1], axis=1)
+    return found

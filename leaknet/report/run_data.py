@@ -18,7 +18,7 @@ from leaknet.config import RunConfig
 from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.model.run_record import CONFIG, RunRecord
 from leaknet.scoring.run_embeddings import UNKNOWN
-from leaknet.scoring.score_table import ScoreTable, read_score_table
+from leaknet.scoring.score_run import ScoreTable, read_score_table
 from leaknet.training.run_folder import EpochRecord, RunFolder
 
 ALPHA = 0.05

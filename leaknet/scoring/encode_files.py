@@ -29,7 +29,7 @@ from leakcache.progress import Track, track
 from leakcache.store.manifest import Encoding
 from leaknet.data.columns import ImageColumns
 from leaknet.model.protoleaknet import ProtoLeakNet
-from leaknet.scoring.image_facts import ImageFacts
+from leaknet.scoring.scores import ImageFacts
 
 AHEAD = 8
 """Files that are decoded ahead of the encoder at most."""

@@ -21,7 +21,7 @@ from leaknet.calibration.families import FamilyCalibration, load_families
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Detector
 from leaknet.model.inference import embed
-from leaknet.scoring.answers import Answer, Answers
+from leaknet.scoring.answers import Answer, Answers, variants_of
 from leaknet.scoring.encode_files import (
     Source,
     as_split,
@@ -30,17 +30,17 @@ from leaknet.scoring.encode_files import (
     load_encoder,
     name_of,
 )
-from leaknet.scoring.fitted_detectors import detectors_named, fit_all, load_scorers
-from leaknet.scoring.image_facts import ImageFacts, ImageRange
-from leaknet.scoring.image_range import read_range
+from leaknet.scoring.run_embeddings import detectors_named, fit_all, load_scorers
 from leaknet.scoring.scores import (
+    ImageFacts,
+    ImageRange,
     LikeliestFamily,
     Scores,
     answers_of,
     likeliest_families,
     with_origin,
 )
-from leaknet.scoring.stability import variants_of
+from leaknet.scoring.validation_facts import read_range
 from leaknet.training.run_folder import RunFolder
 
 
@@ -127,7 +127,7 @@ class Predictor:
                 images; arrays. What cannot be scored gets an answer with a reason. The noise of
                 latents depends on a file's bytes, or on the pixels of what is no file.
             alpha: rate at which images of known generators may be called unknown, in (0, 1).
-            stability: also score the eight variants of `leaknet.scoring.stability`.
+            stability: also score the eight variants of `leaknet.scoring.answers`.
             names: of the images, one each; then folders are not searched.
             progress: shows progress; see `leakcache.progress`.
 

@@ -13,15 +13,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Shaped
 
 from leakcache.errors import CacheStale, RunError, ScoringError
 from leakcache.progress import track
 from leakcache.store.cache import Cache
+from leaknet.calibration.calibration import choosing_half
 from leaknet.checksums import is_there, was_written
 from leaknet.config import RunConfig
 from leaknet.data.columns import ImageColumns, load_fold
 from leaknet.data.embeddings import Embeddings, concatenate
+from leaknet.detectors import DETECTORS, Detector, GlobalKDE
+from leaknet.files import read_tensors, save_tensors
 from leaknet.model.inference import embed
 from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.training.run_folder import RunFolder, with_held_out
@@ -93,6 +97,14 @@ def unknown_embeddings(
     return _without_known(known, embeddings, force, kind)
 
 
+def require_same_encoding(cache: Cache, closed: Cache) -> None:
+    """Raise CacheStale if a cache was encoded otherwise than the closed one."""
+    if words := closed.manifest.encoding.difference(cache.manifest.encoding):
+        raise CacheStale(
+            f"{cache.path}: was encoded otherwise than {closed.path} ({words}); build it again"
+        )
+
+
 def open_splits(caches: Sequence[Cache], closed: Cache, config: RunConfig) -> list[ImageColumns]:
     """The unknown generators that were cached beside a closed cache.
 
@@ -104,10 +116,7 @@ def open_splits(caches: Sequence[Cache], closed: Cache, config: RunConfig) -> li
     """
     splits = []
     for cache in caches:
-        if words := closed.manifest.encoding.difference(cache.manifest.encoding):
-            raise CacheStale(
-                f"{cache.path}: was encoded otherwise than {closed.path} ({words}); build it again"
-            )
+        require_same_encoding(cache, closed)
         split = load_fold(cache, "open", config.columns(training=False))
         root = Path(cache.manifest.data)
         if root != Path(closed.manifest.data):
@@ -174,3 +183,83 @@ def _without_known(known: Embeddings, other: Embeddings, force: bool, kind: str)
     if shared.all():
         raise ScoringError(f"every image of the {kind} set is also a closed one: nothing is left")
     return other.take(~shared)
+
+
+SCORERS = "scorers.safetensors"
+
+
+def detectors_named(names: Sequence[str]) -> tuple[type[Detector], ...]:
+    """The detectors of these names, the reported one first: KDE, else the first named.
+
+    `all` stands for every one. Which is reported is thereby fixed before any open image is scored.
+
+    Raises:
+        ScoringError: a name is not among them.
+    """
+    known = {detector.name: detector for detector in DETECTORS}
+    if "all" in names:
+        names = tuple(known)
+    for name in names:
+        if name not in known:
+            raise ScoringError(f"--detectors {name}: take some of {', '.join(known)}, or all")
+    found = (known[name] for name in names)
+    return tuple(sorted(found, key=lambda kind: kind is not GlobalKDE))
+
+
+def fit_all(kinds: Sequence[type[Detector]], closed: Embeddings) -> list[Detector]:
+    """Fit each detector on the training fold and the choosing half of the validation fold.
+
+    The other half is left for p-values, which count images that had no say in the score.
+    """
+    train, val = closed.select("train"), choosing_half(closed.select("val"))
+    return [kind().fit(train, val) for kind in kinds]
+
+
+def save_scorers(run: Path, detectors: Sequence[Detector], model: str) -> None:
+    """Write `scorers.safetensors`; detectors of the same model that were there already stay.
+
+    Args:
+        run: run folder.
+        detectors: fitted ones.
+        model: sha256 of the weights whose embeddings they were fitted on.
+    """
+    tensors = _kept_tensors(run, model)
+    for detector in detectors:
+        for name, array in detector.state().items():
+            tensors[f"{detector.name}.{name}"] = torch.from_numpy(np.asarray(array))
+    save_tensors(run / SCORERS, tensors, {"model": model})
+
+
+def load_scorers(
+    run: Path, kinds: Sequence[type[Detector]], known: Embeddings, model: str
+) -> list[Detector]:
+    """Fitted detectors of a run; those that it does not hold are fitted now and kept.
+
+    Args:
+        run: run folder.
+        kinds: which.
+        known: the run's closed embeddings, for those that are missing.
+        model: sha256 of the weights.
+    """
+    tensors = _kept_tensors(run, model)
+    detectors = []
+    for kind in kinds:
+        prefix = f"{kind.name}."
+        state = {
+            k.removeprefix(prefix): v.numpy() for k, v in tensors.items() if k.startswith(prefix)
+        }
+        try:
+            detectors.append(kind.from_state(state) if state else fit_all([kind], known)[0])
+        except (KeyError, IndexError, TypeError, RuntimeError) as error:
+            raise RunError(f"{run / SCORERS} does not fit {kind.name}: delete it") from error
+        if not state:
+            save_scorers(run, detectors[-1:], model)
+    return detectors
+
+
+def _kept_tensors(run: Path, model: str) -> dict[str, torch.Tensor]:
+    """State of the detectors in a run folder; none for other weights."""
+    if not is_there(run / SCORERS):
+        return {}
+    tensors, metadata = read_tensors(run / SCORERS)
+    return tensors if metadata.get("model") == model else {}

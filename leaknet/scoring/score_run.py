@@ -6,35 +6,40 @@ validation images of known generators alone; test and open images are only evalu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Shaped
+from scipy.special import softmax
 
-from leakcache.errors import ScoringError
+from leakcache.errors import RunError, ScoringError
+from leakcache.names import cell, from_cell
 from leakcache.store.cache import Cache
 from leaknet.calibration import calibrate
+from leaknet.checksums import is_there, read_text
 from leaknet.data.columns import CPU, load_fold
 from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.detectors import Detector, DiagonalMahalanobis, GlobalKDE
-from leaknet.evaluation.closed_set import ClosedSummary, summarise_closed
 from leaknet.evaluation.open_set import Detection, OpenSummary, summarise_open
-from leaknet.files import write_json
+from leaknet.evaluation.summary import ClosedSummary, summarise_closed
+from leaknet.files import write_json, write_text
 from leaknet.model.protoleaknet import ProtoLeakNet
-from leaknet.scoring.fitted_detectors import fit_all, save_scorers
-from leaknet.scoring.image_range import facts_of_cache, write_range
-from leaknet.scoring.relations import learn_families
 from leaknet.scoring.run_embeddings import (
     CLOSED_FOLDS,
     closed_embeddings,
     embed_split,
+    fit_all,
     open_splits,
+    save_scorers,
     unknown_embeddings,
 )
-from leaknet.scoring.score_table import write_score_table
+from leaknet.scoring.validation_facts import facts_of_cache, learn_families, write_range
 from leaknet.training.run_folder import RunFolder, with_held_out
 
 
@@ -294,3 +299,72 @@ def _evaluate(
 def settings_of(detector: Detector) -> dict[str, Any]:
     """What was chosen on closed data: the scalars among the learned state."""
     return {name: array.item() for name, array in detector.state().items() if np.ndim(array) == 0}
+
+
+SCORES = "scores.csv"
+_FIXED = ("path", "label", "group", "fold", "predicted", "probability")
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """The columns of `scores.csv`.
+
+    Attributes:
+        paths, labels, folds, predicted: text, one per image.
+        scores: by detector, higher = more like the known.
+    """
+
+    paths: Shaped[np.ndarray, " image"]
+    labels: Shaped[np.ndarray, " image"]
+    folds: Shaped[np.ndarray, " image"]
+    predicted: Shaped[np.ndarray, " image"]
+    scores: dict[str, Float[np.ndarray, " image"]]
+
+
+def write_score_table(
+    run: Path, rows: Embeddings, scores: Mapping[str, Float[np.ndarray, " image"]]
+) -> None:
+    """Write `scores.csv` into a run: prediction and raw scores of each image."""
+    best = rows.logits.argmax(axis=1)
+    probability = softmax(rows.logits.astype(np.float64), axis=1).max(axis=1)
+    predicted = np.array(rows.classes)[best]
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\r\n")
+    writer.writerow([*_FIXED, *scores])
+    columns = (rows.paths, rows.labels, rows.groups, rows.folds, predicted)
+    for row, values in enumerate(zip(*columns, strict=True)):
+        raw = [f"{column[row]:.6g}" for column in scores.values()]
+        texts = [cell(str(value)) for value in values]
+        writer.writerow([*texts, f"{probability[row]:.6f}", *raw])
+    write_text(run / SCORES, text.getvalue())
+
+
+def read_score_table(run: Path) -> ScoreTable:
+    """Read `scores.csv` of a run.
+
+    Raises:
+        RunError: the run has not been scored, or the file was changed.
+    """
+    path = run / SCORES
+    if not is_there(path):
+        raise RunError(f"{run}: has not been scored; run `leak score --run {run}` first")
+    try:
+        heading, *rows = csv.reader(io.StringIO(read_text(path), newline=""))
+        columns = {name: np.array(values) for name, *values in zip(heading, *rows, strict=True)}
+        names = [name for name in heading if name not in _FIXED]
+        return ScoreTable(
+            _restored(columns["path"]),
+            _restored(columns["label"]),
+            _restored(columns["fold"]),
+            _restored(columns["predicted"]),
+            {name: columns[name].astype(np.float64) for name in names},
+        )
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        if isinstance(error, RunError):
+            raise
+        raise RunError(f"{path} cannot be read ({error}): run `leak score` again") from error
+
+
+def _restored(cells: Shaped[np.ndarray, " image"]) -> Shaped[np.ndarray, " image"]:
+    """Text that was written as cells."""
+    return np.array([from_cell(text) for text in cells.tolist()])

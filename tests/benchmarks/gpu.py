@@ -31,8 +31,7 @@ from leakcache.statistics.activation_features import activation_statistics
 from leakcache.statistics.pixel_features import LENGTHS, pixel_statistics
 from leakcache.store.build import Z0, build_cache
 from leaknet.config import preset
-from leaknet.speed.build import measure_build, write_images
-from leaknet.speed.train import measure_epoch, seconds
+from leaknet.experiments.speed import measure_build, measure_epoch, seconds, write_images
 
 PARTS = 5
 OPERATIONS = 8

@@ -20,7 +20,7 @@ from leakcache.encoder.autoencoder import Encoder
 from leakcache.store.build import build_cache
 from leakcache.store.cache import LatentMoments
 from leaknet.config import preset
-from leaknet.speed.build import (
+from leaknet.experiments.speed import (
     BuildSpeed,
     RecordingEncoder,
     measure_bf16_error,

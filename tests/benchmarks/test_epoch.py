@@ -13,9 +13,7 @@ import torch
 from torch import nn
 
 from leaknet.config import PAPER
-from leaknet.features.latent_features import LatentFeatures
-from leaknet.features.noise import training_generator, training_noise
-from leaknet.speed.train import (
+from leaknet.experiments.speed import (
     EpochBench,
     EpochSpeed,
     measure_encoder,
@@ -23,6 +21,8 @@ from leaknet.speed.train import (
     sd_encoder,
     taesd_encoder,
 )
+from leaknet.features.latent_features import LatentFeatures
+from leaknet.features.noise import training_generator, training_noise
 
 CPU = torch.device("cpu")
 LATENT = (4, 32, 32)

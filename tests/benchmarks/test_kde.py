@@ -16,7 +16,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 from sklearn.neighbors import KernelDensity
 
-from leaknet.detectors.kde import log_density
+from leaknet.detectors.density import log_density
 
 REFERENCES, QUERIES, DIMENSION = 5000, 1000, 128
 BANDWIDTH = 0.8

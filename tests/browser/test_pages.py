@@ -12,7 +12,8 @@ from PIL import Image
 from leaknet.explain import explain_image
 from leaknet.explain.page import PAGE, write_explanations
 from leaknet.report.comparison_pages import write_atlas, write_clusters, write_comparison
-from leaknet.report.page import MARGIN, write_figures, write_page
+from leaknet.report.page import MARGIN, write_figures
+from leaknet.report.report import write_page
 from leaknet.report.traces import make_atlas
 from leaknet.scoring.predict import Predictor
 from leaknet.scoring.same_source import Clustering, SourceComparison

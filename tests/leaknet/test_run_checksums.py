@@ -15,7 +15,7 @@ from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import GlobalKDE
 from leaknet.files import replace_file, write_text
 from leaknet.model.run_record import FORMAT
-from leaknet.scoring.fitted_detectors import load_scorers
+from leaknet.scoring.run_embeddings import load_scorers
 from leaknet.scoring.score_run import prepare_run
 from leaknet.training.run_folder import RunFolder
 from leaknet.training.train import train

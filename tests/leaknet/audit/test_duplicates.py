@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from leakcache.images.decode import decode
-from leaknet.audit.duplicates import (
+from leaknet.audit.observations import (
     MAX_DISTANCE,
     blank_images,
     exact_duplicates,

@@ -15,8 +15,15 @@ from tiny_clip import save_diffusion
 
 from leakcache.errors import WeightsError
 from leaknet.baselines.base import BaselineOptions
-from leaknet.baselines.ddim_trajectory import CUT, REPOSITORY, TIMESTEPS
-from leaknet.baselines.latte import CrossAttentionBlock, Latte, LatteNetwork, warmup_cosine
+from leaknet.baselines.latte import (
+    CUT,
+    REPOSITORY,
+    TIMESTEPS,
+    CrossAttentionBlock,
+    Latte,
+    LatteNetwork,
+    warmup_cosine,
+)
 from leaknet.baselines.weights import count
 from leaknet.features.evaluation_noise import evaluation_noise
 

@@ -14,9 +14,16 @@ from tiny_baselines import CLASSES
 from tiny_clip import save_clip
 
 from leakcache.errors import TrainingError, WeightsError
-from leaknet.baselines import occ_clip
+from leaknet.baselines import frozen_transformers
 from leaknet.baselines.base import BaselineOptions
-from leaknet.baselines.occ_clip import CONTEXT, REPOSITORY, WORDS, Bicubic, OccClip, _Shots
+from leaknet.baselines.frozen_transformers import (
+    CONTEXT,
+    REPOSITORY,
+    WORDS,
+    Bicubic,
+    OccClip,
+    _Shots,
+)
 from leaknet.baselines.weights import count, transformers
 
 COUNTS = {"train": 8, "val": 1, "test": 4}
@@ -59,7 +66,7 @@ def test_image_vectors_are_clips_own(weights, images):
     baseline = built(weights)
     found = baseline.vectors(images["test"])
     pixels = images["test"].pixels(Bicubic(32))[:][:, 0]
-    mean, deviation = np.array(occ_clip.MEAN), np.array(occ_clip.DEVIATION)
+    mean, deviation = np.array(frozen_transformers.MEAN), np.array(frozen_transformers.DEVIATION)
     x = torch.from_numpy(((pixels / 255 - mean) / deviation).transpose(0, 3, 1, 2)).float()
     with torch.no_grad():
         output = baseline.clip.network.get_image_features(pixel_values=x)
@@ -82,7 +89,7 @@ def test_one_step_makes_others_look_more_like_the_generator(weights, images):
 
 
 def test_only_the_words_are_learned_and_they_learn(weights, images, monkeypatch):
-    monkeypatch.setattr(occ_clip, "RATE", 0.05)
+    monkeypatch.setattr(frozen_transformers, "RATE", 0.05)
     before = [p.clone() for p in built(weights).clip.network.parameters()]
     none, some = built(weights, epochs=0), built(weights, epochs=8)
     baselines = [baseline.fit(images["train"], images["val"]) for baseline in (none, some)]

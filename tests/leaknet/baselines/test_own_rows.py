@@ -15,8 +15,7 @@ from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import RunError
 from leakcache.store.build import build_cache
 from leaknet.baselines.base import BaselineImages, BaselineOptions
-from leaknet.baselines.controls import Metadata, Thumbnail
-from leaknet.baselines.ours import Ours, OursPaper, moments
+from leaknet.baselines.own_rows import Metadata, Ours, OursPaper, Thumbnail, moments
 from leaknet.config import RunConfig, preset
 from leaknet.metrics import closed_values
 from leaknet.model.run_record import CacheIdentity

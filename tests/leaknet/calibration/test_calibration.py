@@ -14,7 +14,7 @@ from leaknet.calibration.calibration import FILE, cut_in_halves, ratio_costs
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Energy, GlobalKDE
 from leaknet.files import read_tensors, save_tensors
-from leaknet.scoring.fitted_detectors import fit_all
+from leaknet.scoring.run_embeddings import fit_all
 from tests.leaknet.calibration.exchangeable import closed
 
 KINDS = (GlobalKDE, Energy)

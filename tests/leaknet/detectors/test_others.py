@@ -25,10 +25,9 @@ from leaknet.detectors import (
     VirtualLogit,
 )
 from leaknet.detectors.base import Standardiser
-from leaknet.detectors.gmm import GRID as COMPONENTS
-from leaknet.detectors.knn import GRID as NEIGHBOURS
-from leaknet.detectors.knn import choose_k
-from leaknet.detectors.mahalanobis import whitener
+from leaknet.detectors.density import COMPONENTS
+from leaknet.detectors.distances import GRID as NEIGHBOURS
+from leaknet.detectors.distances import choose_k, whitener
 
 
 def test_logit_detectors(train: Embeddings, val: Embeddings, test: Embeddings) -> None:

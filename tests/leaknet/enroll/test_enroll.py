@@ -21,12 +21,12 @@ from leakcache.store.cache import Cache
 from leaknet.data.columns import CPU
 from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.enroll import enroll, undo
-from leaknet.enroll.enroll import fold_of_each
 from leaknet.enroll.evaluate import evaluate_enrolment, summary
-from leaknet.enroll.prototypes import (
+from leaknet.enroll.new_class import (
     _class_logits,
     class_prototypes,
     fit_offset,
+    fold_of_each,
     reclassified,
     with_class,
 )

@@ -23,14 +23,13 @@ import ray
 
 from leakcache.processes import RayPool
 from leaknet.experiments import trial
-from leaknet.experiments.ablation.run import run_ablation
-from leaknet.experiments.benchmark.data import raw_data
-from leaknet.experiments.benchmark.run import BenchPlan, run_bench
-from leaknet.experiments.caches import CachePool
+from leaknet.experiments.ablation_run import CachePool, run_ablation
+from leaknet.experiments.bench_trial import raw_data
+from leaknet.experiments.benchmark import BenchPlan, run_bench
 from leaknet.experiments.evaluation import EvaluationPlan
 from leaknet.experiments.protocols import evaluate
-from tests.leaknet.experiments.ablation.tables import HEADS, plan, written
-from tests.leaknet.experiments.benchmark.small_bench import Colours, Weightless, small_caches
+from tests.leaknet.experiments.ablation_tables import HEADS, plan, written
+from tests.leaknet.experiments.small_bench import Colours, Weightless, small_caches
 from tests.leaknet.experiments.synthetic import closed_cache, open_cache
 from tests.leaknet.tiny import tiny_config
 

@@ -11,9 +11,9 @@ from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheError
 from leakcache.store.build import build_cache
 from leaknet.config import preset
-from leaknet.experiments.ablation.spec import CacheRequirement
-from leaknet.experiments.caches import CachePool
-from tests.leaknet.experiments.ablation.tables import cache_of
+from leaknet.experiments.ablation_run import CachePool
+from leaknet.experiments.ablation_spec import CacheRequirement
+from tests.leaknet.experiments.ablation_tables import cache_of
 from tests.leaknet.experiments.synthetic import closed_cache
 from tests.tiny_data import SMALL, save, tiny_model, write_images
 

@@ -14,7 +14,7 @@ from leakcache.errors import ScoringError
 from leaknet.calibration import Calibration
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import GlobalKDE
-from leaknet.scoring.fitted_detectors import fit_all
+from leaknet.scoring.run_embeddings import fit_all
 from tests.leaknet.experiments.synthetic import closed_cache
 from tests.leaknet.tiny import CLASSES
 

@@ -27,8 +27,8 @@ from leaknet.experiments.evaluation_tables import evaluation_tables, write_evalu
 from leaknet.experiments.protocols import evaluate
 from leaknet.experiments.transfer import Collection, load_collections, read_same_as
 from leaknet.metrics import closed_values
-from leaknet.scoring.fitted_detectors import fit_all
-from tests.leaknet.experiments.benchmark.small_bench import small_caches
+from leaknet.scoring.run_embeddings import fit_all
+from tests.leaknet.experiments.small_bench import small_caches
 from tests.leaknet.experiments.synthetic import ENCODING, closed_cache, write_cache
 from tests.leaknet.tiny import random_latents, tiny_config
 

@@ -14,15 +14,19 @@ from leakcache.statistics.activation_features import LENGTHS as SEEN
 from leakcache.statistics.activation_features import activation_statistics
 from leakcache.statistics.pixel_features import LENGTHS, family_slice, pixel_statistics
 from leakcache.statistics.residual_families import HALF
-from leaknet.explain.contributions import COPIES, PARTS, group_of, native_families, weigh
-from leaknet.explain.patterns import patterns
-from leaknet.explain.tiles import (
+from leaknet.explain.contributions import (
+    COPIES,
+    PARTS,
     TileStatistics,
+    group_of,
+    native_families,
     shuffled_agreement,
     tile_boxes,
     tile_margins,
     tile_statistics,
+    weigh,
 )
+from leaknet.explain.patterns import patterns
 from leaknet.model.statistics_branch import StatisticsBranch
 from tests.leaknet.model.test_statistics_branch import (
     data,

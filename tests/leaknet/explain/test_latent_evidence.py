@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from leaknet.data.columns import ImageColumns
-from leaknet.explain.latent_map import (
+from leaknet.explain.patterns import (
     LatentMap,
     LatentMargin,
     deletion,
     integrated_gradients,
     shuffled_agreement,
 )
-from leaknet.explain.prototypes import prototypes_of
+from leaknet.explain.position import prototypes_of
 from leaknet.model.head import PrototypeHead
 from leaknet.model.latent_branch import LatentBranch
 from leaknet.model.protoleaknet import ProtoLeakNet

@@ -347,7 +347,7 @@ def test_a_model_needs_a_branch():
 
 
 def test_a_class_can_be_added(tmp_path: Path):
-    from leaknet.enroll.prototypes import with_class
+    from leaknet.enroll.new_class import with_class
 
     result = fit_tiny(tmp_path / "run", *ALONE, "train.epochs=1", data=data())
     model = result.run.load_model(torch.device("cpu"))

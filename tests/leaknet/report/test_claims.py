@@ -14,10 +14,10 @@ from leakcache.errors import RunError
 from leakcache.files import write_checked
 from leaknet.calibration import conformal_p_values
 from leaknet.files import write_json
-from leaknet.report.page import render, write_page
 from leaknet.report.related import audit_file
+from leaknet.report.report import render, write_page
 from leaknet.report.run_data import ALPHA, ScoredRun
-from leaknet.scoring.score_table import ScoreTable
+from leaknet.scoring.score_run import ScoreTable
 from tests.leaknet.report.parsed import Node, parse
 from tests.leaknet.report.runs import CACHE, Recipe, write_run
 

@@ -15,7 +15,7 @@ from leaknet.commands.base import Settings
 from leaknet.commands.report import report
 from leaknet.data.embeddings import Embeddings
 from leaknet.files import write_json, write_text
-from leaknet.report.page import write_page
+from leaknet.report.report import write_page
 from leaknet.scoring.run_embeddings import UNKNOWN
 from tests.leaknet.report.parsed import Node, parse
 from tests.leaknet.report.runs import Recipe, score_again, write_run

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from leaknet.report.model_sections import CLEAN, leak, step_deviations
-from leaknet.report.page import write_page
+from leaknet.report.report import write_page
 from leaknet.report.run_data import LatentBranch, ScoredRun
 from tests.leaknet.report.parsed import parse
 from tests.leaknet.report.runs import Recipe, write_run

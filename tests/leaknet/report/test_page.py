@@ -20,7 +20,7 @@ from leaknet.calibration.conformal import FAR
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import GlobalKDE, MaxLogit
 from leaknet.files import write_json
-from leaknet.report.page import write_page
+from leaknet.report.report import write_page
 from leaknet.report.terminal import print_images
 from leaknet.scoring.answers import Answer, Answers, write_csv
 from leaknet.scoring.run_embeddings import UNKNOWN

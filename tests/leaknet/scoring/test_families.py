@@ -12,10 +12,10 @@ import torch
 from leakcache.store.cache import Cache
 from leaknet.calibration.families import FILE, read_families
 from leaknet.data.embeddings import Embeddings
-from leaknet.report.page import write_page
+from leaknet.report.report import write_page
 from leaknet.scoring.predict import Predictor
-from leaknet.scoring.relations import families_of, read_relations, relations
 from leaknet.scoring.score_run import score_run
+from leaknet.scoring.validation_facts import families_of, read_relations, relations
 from leaknet.training.run_folder import RunFolder
 from tests.leaknet.scoring.conftest import GENERATORS
 

@@ -17,9 +17,8 @@ from cli import leak
 from leakcache.dataset.image_files import find_images
 from leakcache.errors import DataError, RunError, ScoringError, WeightsError
 from leaknet.data.embeddings import Embeddings
-from leaknet.scoring.answers import Answer
+from leaknet.scoring.answers import VARIANTS, Answer, variants_of
 from leaknet.scoring.predict import Predictor
-from leaknet.scoring.stability import VARIANTS, variants_of
 from leaknet.training.run_folder import RunFolder
 from tests.leaknet.small_run import LABELS, small_run
 from tests.tiny_data import save, tiny_image, tiny_model

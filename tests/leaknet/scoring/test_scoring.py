@@ -14,12 +14,10 @@ from leakcache.errors import CacheStale, RunError, ScoringError
 from leakcache.store.cache import Cache
 from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.detectors import Energy, GlobalKDE, MaxSoftmax
-from leaknet.evaluation.closed_set import summarise_closed
+from leaknet.evaluation.summary import summarise_closed
 from leaknet.metrics import closed_values
-from leaknet.scoring.fitted_detectors import FILE as SCORERS
-from leaknet.scoring.fitted_detectors import detectors_named, fit_all, load_scorers
-from leaknet.scoring.score_run import prepare_run, score_run
-from leaknet.scoring.score_table import read_score_table
+from leaknet.scoring.run_embeddings import SCORERS, detectors_named, fit_all, load_scorers
+from leaknet.scoring.score_run import prepare_run, read_score_table, score_run
 from leaknet.training.run_folder import RunFolder
 from leaknet.training.train import train
 from tests.leaknet.tiny import silent, tiny_cache, tiny_config

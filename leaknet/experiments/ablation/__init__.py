@@ -1,1 +1,0 @@
-"""Tables of runs that differ in named settings, all over one cache."""

@@ -1,1 +1,0 @@
-"""Compared methods on the same folds: the paper's Table 1."""
