@@ -13,7 +13,7 @@ from leakcache.dataset.index import DatasetIndex
 from leaknet.audit.control_classifiers import ClosedControl, OpenControl
 from leaknet.audit.file_facts import FACT_NAMES, SIZES
 from leaknet.audit.observations import DuplicateSet, Observations, blank_images
-from leaknet.evaluation.summary import Interval
+from leaknet.metrics.summary import Interval
 
 LEVELS = ("severe", "warning", "unsure", "note")
 """severe: a high score proves nothing until this is cured; warning: compare every score with this

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from leaknet.audit.audit import Audit
-    from leaknet.evaluation.summary import Interval
+    from leaknet.metrics.summary import Interval
 
 
 _STYLES = {"severe": "bold red", "warning": "yellow", "unsure": "cyan", "note": "dim"}

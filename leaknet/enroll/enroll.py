@@ -30,9 +30,9 @@ from leaknet.metrics.closed_set import correct
 from leaknet.model.inference import embed
 from leaknet.model.protoleaknet import WEIGHTS, ProtoLeakNet
 from leaknet.scoring.encode_files import EncodedFile, as_split, encoding_of, load_encoder
-from leaknet.scoring.run_embeddings import fit_all, save_scorers
+from leaknet.scoring.families import learn_families
+from leaknet.scoring.run_embeddings import fit_all, read_range, save_scorers, write_range
 from leaknet.scoring.scores import ImageFacts
-from leaknet.scoring.validation_facts import learn_families, read_range, write_range
 from leaknet.training.run_folder import RunFolder
 
 FILE = "enrolment.json"

@@ -16,8 +16,6 @@ from leakcache.errors import CacheError, LeakError, WeightsError
 from leakcache.store.build import ensure_columns, open_set_builds
 from leakcache.store.cache import Cache
 from leaknet.config import RunConfig, differences
-from leaknet.evaluation.open_set import OPEN
-from leaknet.evaluation.summary import Summary
 from leaknet.experiments.ablation_spec import CLOSED, Ablation, CacheRequirement, Row
 from leaknet.experiments.ablation_tables import AblationResult
 from leaknet.experiments.controls import REPORTED, gate_of, summarise_modes
@@ -37,6 +35,8 @@ from leaknet.experiments.trial import (
     trainings,
     unfinished,
 )
+from leaknet.metrics.detection import OPEN
+from leaknet.metrics.summary import Summary
 from leaknet.model.backbone import build_backbone
 from leaknet.model.backbone import describe_patches as patches
 from leaknet.model.latent_branch import LatentBranch

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from leaknet.config import RunConfig, config_to_table
-from leaknet.evaluation.summary import picked
 from leaknet.experiments.ablation_spec import COMPARED, KEPT_APART, MEASURES, Ablation
 from leaknet.experiments.controls import WARNING
 from leaknet.experiments.tables import ABSENT, LEGEND, Grid, RowResult, cell, write_table
+from leaknet.metrics.summary import picked
 from leaknet.report.svg import Axis, Frame, Html, element
 
 

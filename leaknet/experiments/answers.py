@@ -17,10 +17,10 @@ from leaknet.calibration import Calibration
 from leaknet.calibration.calibration import ratio_costs, top_label_error
 from leaknet.calibration.conformal import FAR, set_levels
 from leaknet.calibration.decision import FAMILY, KNOWN, OUTSIDE, UNKNOWN, UNSURE
-from leaknet.calibration.families import FamilyCalibration
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Detector
-from leaknet.evaluation.summary import (
+from leaknet.experiments.trial import Trial
+from leaknet.metrics.summary import (
     Key,
     Measure,
     Summary,
@@ -31,7 +31,7 @@ from leaknet.evaluation.summary import (
     over_seeds,
     picked,
 )
-from leaknet.experiments.trial import Trial
+from leaknet.scoring.families import FamilyCalibration
 
 Columns = dict[str, Float64[np.ndarray, "_"]]
 PHOTOGRAPHS = "photographs"

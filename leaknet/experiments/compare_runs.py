@@ -16,9 +16,9 @@ from leakcache.errors import RunError, ScoringError
 from leaknet.checksums import is_there
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Detector
-from leaknet.evaluation.open_set import OPEN, Detection, Evaluated
-from leaknet.evaluation.summary import PairedDifference
 from leaknet.experiments.tables import Grid
+from leaknet.metrics.detection import OPEN, Detection, Evaluated
+from leaknet.metrics.summary import PairedDifference
 from leaknet.scoring.run_embeddings import UNKNOWN, load_scorers
 from leaknet.training.run_folder import RunFolder
 

@@ -16,8 +16,11 @@ from torch import Tensor
 from leakcache.errors import ScoringError
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import GlobalKDE
-from leaknet.evaluation.open_set import Detection, Metrics, summarise_open
-from leaknet.evaluation.summary import (
+from leaknet.features.noise import epoch_seed
+from leaknet.metrics import roc
+from leaknet.metrics.closed_set import log_odds
+from leaknet.metrics.detection import Detection, Metrics, summarise_open
+from leaknet.metrics.summary import (
     Measure,
     Summary,
     Weights,
@@ -26,9 +29,6 @@ from leaknet.evaluation.summary import (
     picked,
     summarise_closed,
 )
-from leaknet.features.noise import epoch_seed
-from leaknet.metrics import roc
-from leaknet.metrics.closed_set import log_odds
 from leaknet.model.head import Gate
 from leaknet.model.protoleaknet import ProtoLeakNet
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from leaknet.config import RunConfig, config_to_table
-from leaknet.evaluation.open_set import OpenSummary
-from leaknet.evaluation.summary import ClosedSummary, Summary
 from leaknet.experiments.answers import AnswerSummary
 from leaknet.experiments.controls import ModeSummary, RealSummary, ShuffleSummary
 from leaknet.experiments.transfer import TransferSummary
 from leaknet.experiments.trial import Plan, seeded
+from leaknet.metrics.detection import OpenSummary
+from leaknet.metrics.summary import ClosedSummary, Summary
 
 
 @dataclass(frozen=True, kw_only=True)

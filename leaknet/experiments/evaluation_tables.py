@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from leaknet.evaluation.open_set import OpenSummary
-from leaknet.evaluation.summary import ClosedSummary
 from leaknet.experiments.answers import AnswerSummary
 from leaknet.experiments.controls import (
     MODES,
@@ -26,6 +24,8 @@ from leaknet.experiments.tables import (
     write_table,
 )
 from leaknet.experiments.transfer import VERDICT_NAMES, TransferSummary
+from leaknet.metrics.detection import OpenSummary
+from leaknet.metrics.summary import ClosedSummary
 
 CLOSED = {
     "top1": "top-1",

@@ -29,8 +29,6 @@ from leakcache.store.build import build_alike, fill_columns, shared_columns
 from leakcache.store.cache import Cache
 from leakcache.store.manifest import FILE
 from leaknet.checksums import read_text
-from leaknet.evaluation.open_set import OpenSummary, summarise_open, threshold
-from leaknet.evaluation.summary import summarise_closed
 from leaknet.experiments.answers import summarise_answers
 from leaknet.experiments.controls import (
     ModeSummary,
@@ -55,6 +53,8 @@ from leaknet.experiments.trial import (
     trainings,
 )
 from leaknet.files import write_json
+from leaknet.metrics.detection import OpenSummary, summarise_open, threshold
+from leaknet.metrics.summary import summarise_closed
 from leaknet.scoring.run_embeddings import CLOSED_FOLDS, open_splits
 from leaknet.scoring.score_run import settings_of
 

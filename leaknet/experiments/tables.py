@@ -15,9 +15,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from leakcache.errors import LeakError
-from leaknet.evaluation.open_set import Evaluated
-from leaknet.evaluation.summary import PairedDifference, Summary, picked
 from leaknet.files import replace_file, write_json, write_text
+from leaknet.metrics.detection import Evaluated
+from leaknet.metrics.summary import PairedDifference, Summary, picked
 
 
 @dataclass(frozen=True)

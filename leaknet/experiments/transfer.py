@@ -22,7 +22,12 @@ from leakcache.store.cache import Cache
 from leaknet.config import ACTIVATIONS, PIXELS, Z0
 from leaknet.data.columns import CPU, ImageColumns, load_fold
 from leaknet.data.embeddings import Embeddings
-from leaknet.evaluation.summary import (
+from leaknet.experiments.answers import Columns, Rule, rates
+from leaknet.experiments.bench_trial import STEPS, degraded_cache
+from leaknet.experiments.trial import RunTrial
+from leaknet.metrics import closed_values, roc
+from leaknet.metrics.closed_set import correct
+from leaknet.metrics.summary import (
     Key,
     Measure,
     Summary,
@@ -33,11 +38,6 @@ from leaknet.evaluation.summary import (
     over_seeds,
     picked,
 )
-from leaknet.experiments.answers import Columns, Rule, rates
-from leaknet.experiments.bench_trial import STEPS, degraded_cache
-from leaknet.experiments.trial import RunTrial
-from leaknet.metrics import closed_values, roc
-from leaknet.metrics.closed_set import correct
 from leaknet.scoring.run_embeddings import (
     CLOSED_FOLDS,
     require_same_encoding,

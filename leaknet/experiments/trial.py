@@ -24,18 +24,17 @@ from leakcache.processes import RayPool, keep_freed_memory
 from leakcache.progress import track
 from leakcache.store.cache import Cache
 from leakcache.store.manifest import images_hash
-from leaknet.calibration.families import Families, read_families
 from leaknet.config import RunConfig, config_to_table
 from leaknet.data.columns import ImageColumns, load_fold
 from leaknet.data.embeddings import Embeddings
 from leaknet.data.training_data import TrainingData
 from leaknet.detectors import Detector, DiagonalMahalanobis, GlobalKDE
-from leaknet.evaluation.open_set import Detection, Evaluated
+from leaknet.metrics.detection import Detection, Evaluated
 from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.model.run_record import CacheIdentity, RunRecord
+from leaknet.scoring.families import Families, learn_families, read_families
 from leaknet.scoring.run_embeddings import CLOSED_FOLDS, known_embeddings, unknown_embeddings
 from leaknet.scoring.score_run import evaluate_run, fit_run
-from leaknet.scoring.validation_facts import learn_families
 from leaknet.training.run_folder import RunFolder
 from leaknet.training.train import fit
 

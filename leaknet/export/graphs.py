@@ -22,7 +22,6 @@ from leakcache.statistics.patch_covariance import without_mean
 from leakcache.statistics.planes import Planes, residuals
 from leakcache.statistics.residual_families import residual_spectrum
 from leaknet.calibration import Calibration
-from leaknet.calibration.families import Families
 from leaknet.config import ACTIVATIONS, PIXELS, Z0
 from leaknet.data.columns import ImageColumns
 from leaknet.detectors import GlobalKDE
@@ -30,6 +29,7 @@ from leaknet.model.branch import Branch
 from leaknet.model.latent_branch import LatentBranch
 from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.model.statistics_branch import StatisticsBranch
+from leaknet.scoring.families import Families
 
 NOISE = "noise"
 Matrices = Float64[Tensor, "batch value value"]

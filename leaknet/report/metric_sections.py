@@ -12,7 +12,6 @@ from scipy.special import softmax
 from leaknet.calibration import Calibration, decide
 from leaknet.calibration.conformal import FAR, depths
 from leaknet.calibration.decision import KNOWN, OUTSIDE, UNKNOWN, UNSURE
-from leaknet.calibration.families import Families, read_families
 from leaknet.data.embeddings import Embeddings
 from leaknet.metrics.closed_set import correct, log_odds
 from leaknet.metrics.open_set import roc
@@ -29,7 +28,7 @@ from leaknet.report.metric_labels import (
 )
 from leaknet.report.run_data import ALPHA, ScoredRun
 from leaknet.report.svg import MAX_LEAVES, Axis, Curves, Frame, Html, dendrogram, roc_curves
-from leaknet.scoring.validation_facts import Relations, read_relations
+from leaknet.scoring.families import Families, Relations, read_families, read_relations
 
 
 def summary(run: ScoredRun) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from leakcache.names import visible
 from leaknet.calibration.decision import FAMILY, KNOWN, OUTSIDE, UNKNOWN, p_words
-from leaknet.evaluation.open_set import OpenSummary
-from leaknet.evaluation.summary import Summary
+from leaknet.metrics.detection import OpenSummary
+from leaknet.metrics.summary import Summary
 from leaknet.scoring.answers import Answer, Answers
 from leaknet.scoring.score_run import RunScores
 

@@ -17,7 +17,6 @@ from leakcache.progress import Track, track
 from leakcache.store.manifest import Encoding
 from leaknet.calibration import Calibration, load_calibration
 from leaknet.calibration.conformal import outside_limit
-from leaknet.calibration.families import FamilyCalibration, load_families
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Detector
 from leaknet.model.inference import embed
@@ -30,7 +29,8 @@ from leaknet.scoring.encode_files import (
     load_encoder,
     name_of,
 )
-from leaknet.scoring.run_embeddings import detectors_named, fit_all, load_scorers
+from leaknet.scoring.families import FamilyCalibration, load_families
+from leaknet.scoring.run_embeddings import detectors_named, fit_all, load_scorers, read_range
 from leaknet.scoring.scores import (
     ImageFacts,
     ImageRange,
@@ -40,7 +40,6 @@ from leaknet.scoring.scores import (
     likeliest_families,
     with_origin,
 )
-from leaknet.scoring.validation_facts import read_range
 from leaknet.training.run_folder import RunFolder
 
 

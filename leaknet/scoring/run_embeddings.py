@@ -16,18 +16,21 @@ import numpy as np
 import torch
 from jaxtyping import Shaped
 
-from leakcache.errors import CacheStale, RunError, ScoringError
+from leakcache.errors import CacheStale, ImageError, RunError, ScoringError
+from leakcache.files import parse_json
+from leakcache.images.archive import read_image
 from leakcache.progress import track
 from leakcache.store.cache import Cache
 from leaknet.calibration.calibration import choosing_half
-from leaknet.checksums import is_there, was_written
+from leaknet.checksums import is_there, read_text, was_written
 from leaknet.config import RunConfig
 from leaknet.data.columns import ImageColumns, load_fold
 from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.detectors import DETECTORS, Detector, GlobalKDE
-from leaknet.files import read_tensors, save_tensors
+from leaknet.files import read_tensors, save_tensors, write_json
 from leaknet.model.inference import embed
 from leaknet.model.protoleaknet import ProtoLeakNet
+from leaknet.scoring.scores import ImageFacts, ImageRange, header
 from leaknet.training.run_folder import RunFolder, with_held_out
 
 CLOSED_FOLDS = ("train", "val", "test")
@@ -263,3 +266,55 @@ def _kept_tensors(run: Path, model: str) -> dict[str, torch.Tensor]:
         return {}
     tensors, metadata = read_tensors(run / SCORERS)
     return tensors if metadata.get("model") == model else {}
+
+
+RANGE = "range.json"
+MOST_READ = 500
+"""Validation images whose headers are read at most, evenly spaced."""
+
+
+def write_range(run: Path, images: Sequence[ImageFacts], former: ImageRange | None = None) -> None:
+    """Write the range of a run, `former` included; nothing without images.
+
+    range.json of a run holds those of its validation images. An answer *outside the calibrated
+    range* says with it what is unlike them.
+    """
+    if (found := ImageRange.of(images)) is not None:
+        write_json(run / RANGE, vars(found.joined(former)))
+
+
+def read_range(run: Path) -> ImageRange | None:
+    """The range of a run; None for a run that has none.
+
+    Raises:
+        RunError: the file is damaged, or gone.
+    """
+    path = run / RANGE
+    if not is_there(path):
+        if was_written(path):
+            raise RunError(f"{path} is missing: restore it, or train again")
+        return None
+    try:
+        content = {key: tuple(value) for key, value in parse_json(read_text(path)).items()}
+        formats = tuple(map(str, content.pop("formats")))
+        ends = {key: (int(low), int(high)) for key, (low, high) in content.items()}
+        return ImageRange(formats=formats, **ends)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, RunError):
+            raise
+        raise RunError(f"{path} is damaged ({error}): restore it, or train again") from error
+
+
+def facts_of_cache(cache: Cache, fold: str = "val") -> list[ImageFacts]:
+    """Facts of the image files of a fold, from their headers; those that are gone are left out."""
+    rows, root = cache.rows(fold), Path(cache.manifest.data)
+    if len(rows) > MOST_READ:
+        rows = rows[np.linspace(0, len(rows) - 1, MOST_READ).astype(np.int64)]
+    found = []
+    for path in cache.paths[rows].tolist():
+        try:
+            sides, form, level = header(read_image(root / path))
+        except (OSError, ImageError):
+            continue
+        found.append(ImageFacts(sides=sides, format=form, quality=level))
+    return found

@@ -26,20 +26,22 @@ from leaknet.checksums import is_there, read_text
 from leaknet.data.columns import CPU, load_fold
 from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.detectors import Detector, DiagonalMahalanobis, GlobalKDE
-from leaknet.evaluation.open_set import Detection, OpenSummary, summarise_open
-from leaknet.evaluation.summary import ClosedSummary, summarise_closed
 from leaknet.files import write_json, write_text
+from leaknet.metrics.detection import Detection, OpenSummary, summarise_open
+from leaknet.metrics.summary import ClosedSummary, summarise_closed
 from leaknet.model.protoleaknet import ProtoLeakNet
+from leaknet.scoring.families import learn_families
 from leaknet.scoring.run_embeddings import (
     CLOSED_FOLDS,
     closed_embeddings,
     embed_split,
+    facts_of_cache,
     fit_all,
     open_splits,
     save_scorers,
     unknown_embeddings,
+    write_range,
 )
-from leaknet.scoring.validation_facts import facts_of_cache, learn_families, write_range
 from leaknet.training.run_folder import RunFolder, with_held_out
 
 

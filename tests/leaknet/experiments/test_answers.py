@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from leaknet.calibration import Calibration
-from leaknet.calibration.families import Families, FamilyCalibration
 from leaknet.detectors import Energy
 from leaknet.experiments.answers import Rule, rates
+from leaknet.scoring.families import Families, FamilyCalibration
 from leaknet.scoring.run_embeddings import fit_all
 from tests.leaknet.calibration.exchangeable import CLASSES, closed
 

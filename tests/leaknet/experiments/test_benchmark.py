@@ -13,8 +13,6 @@ from leaknet.baselines import BASELINES
 from leaknet.baselines.base import BaselineOptions
 from leaknet.data.embeddings import concatenate
 from leaknet.detectors import GlobalKDE, MaxLogit
-from leaknet.evaluation.open_set import Detection, summarise_open
-from leaknet.evaluation.summary import summarise_closed
 from leaknet.experiments.bench_trial import StepImages, raw_data
 from leaknet.experiments.benchmark import (
     PUBLISHED,
@@ -26,6 +24,8 @@ from leaknet.experiments.benchmark import (
     write_bench,
 )
 from leaknet.experiments.tables import markdown
+from leaknet.metrics.detection import Detection, summarise_open
+from leaknet.metrics.summary import summarise_closed
 from leaknet.scoring.run_embeddings import fit_all
 from tests.leaknet.experiments.small_bench import Colours, Kept, Weightless
 

@@ -14,8 +14,8 @@ from leakcache.errors import CacheStale, RunError, ScoringError
 from leakcache.store.cache import Cache
 from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.detectors import Energy, GlobalKDE, MaxSoftmax
-from leaknet.evaluation.summary import summarise_closed
 from leaknet.metrics import closed_values
+from leaknet.metrics.summary import summarise_closed
 from leaknet.scoring.run_embeddings import SCORERS, detectors_named, fit_all, load_scorers
 from leaknet.scoring.score_run import prepare_run, read_score_table, score_run
 from leaknet.training.run_folder import RunFolder

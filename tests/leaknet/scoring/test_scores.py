@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from leakcache.errors import RunError
+from leaknet.scoring.run_embeddings import read_range, write_range
 from leaknet.scoring.scores import CONTENT, ImageFacts, ImageRange
-from leaknet.scoring.validation_facts import read_range, write_range
 
 
 def saved(size: tuple[int, int], form: str, **options: int) -> bytes:

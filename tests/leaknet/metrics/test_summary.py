@@ -12,9 +12,11 @@ from scipy.stats import bootstrap, norm, permutation_test
 from leakcache.errors import ScoringError
 from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.detectors import GlobalKDE
-from leaknet.evaluation import summary as module
-from leaknet.evaluation.open_set import ACCEPTED, Detection, summarise_open, threshold
-from leaknet.evaluation.summary import (
+from leaknet.metrics import closed_values, open_values, roc
+from leaknet.metrics import summary as module
+from leaknet.metrics.closed_set import confusion, per_class_auc
+from leaknet.metrics.detection import ACCEPTED, Detection, summarise_open, threshold
+from leaknet.metrics.summary import (
     Interval,
     Summary,
     bootstrap_p,
@@ -23,8 +25,6 @@ from leaknet.evaluation.summary import (
     sign_flip_p,
     summarise_closed,
 )
-from leaknet.metrics import closed_values, open_values, roc
-from leaknet.metrics.closed_set import confusion, per_class_auc
 from tests.leaknet.experiments.synthetic import embeddings
 
 

@@ -18,7 +18,9 @@ from jaxtyping import Bool, Float, Float64, Int, Shaped
 from leakcache.errors import ScoringError
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Detector
-from leaknet.evaluation.summary import (
+from leaknet.metrics import closed_values, open_set, open_values
+from leaknet.metrics.closed_set import correct
+from leaknet.metrics.summary import (
     ClosedSummary,
     Measure,
     PairedDifference,
@@ -33,8 +35,6 @@ from leaknet.evaluation.summary import (
     sign_flip_p,
     summarise_closed,
 )
-from leaknet.metrics import closed_values, open_set, open_values
-from leaknet.metrics.closed_set import correct
 
 ACCEPTED = 0.95
 """Fraction of the closed validation images that the operating threshold accepts."""

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from leaknet.data.embeddings import Embeddings
-from leaknet.evaluation.open_set import OPEN, Detection, Evaluated
 from leaknet.metrics import auroc, closed_values
+from leaknet.metrics.detection import OPEN, Detection, Evaluated
 from tests.leaknet.experiments.synthetic import embeddings
 
 

@@ -1,1 +1,0 @@
-"""Summaries of closed-set and open-set figures."""
