@@ -9,7 +9,7 @@ from jaxtyping import Float32, Float64, Int
 
 from leakcache.errors import ScoringError
 from leaknet.data.embeddings import Embeddings
-from leaknet.detectors.base import ClassScorer, ZScored
+from leaknet.detectors.base import ClassScorer, Standardiser, ZScored
 from leaknet.metrics import auroc
 
 # `DiagonalMahalanobis` is the paper's closed-set score (Eq. 13) with the shrinkage and the floor
@@ -78,7 +78,7 @@ class TiedMahalanobis(ZScored, ClassScorer):
         return np.stack(columns, axis=1)
 
 
-class RelativeMahalanobis(ZScored, ClassScorer):
+class RelativeMahalanobis(TiedMahalanobis):
     """Tied Mahalanobis, less what all known images have in common.
 
     The distance to the Gaussian of all training images, classes ignored, is subtracted, so
@@ -86,26 +86,19 @@ class RelativeMahalanobis(ZScored, ClassScorer):
     """
 
     name: ClassVar[str] = "mahalanobis_relative"
-    centres_: Float64[np.ndarray, "class dimension"]
-    whitener_: Float64[np.ndarray, "dimension dimension"]
     background_: Float64[np.ndarray, "dimension dimension"]
 
     def fit(self, train: Embeddings, val: Embeddings) -> RelativeMahalanobis:
         """Class means, pooled and total covariance of `train`; `val` chooses nothing here."""
-        vectors, targets = self.fit_z_score(train, val)[0], train.targets
-        self.centres_ = class_means(vectors, targets, len(train.classes))
-        self.whitener_ = whitener(vectors - self.centres_[targets])
+        super().fit(train, val)
+        # Not by `z`, which requires the whitener that is fitted here.
+        vectors = Standardiser(self.mean_, self.scale_)(train.coordinates)
         self.background_ = whitener(vectors)
         return self
 
     def class_scores(self, e: Embeddings) -> Float64[np.ndarray, "n class"]:
         """Background distance minus class distance, squared, for each class."""
-        x = self.z(e)
-        common = squared_norms(x @ self.background_)
-        columns = [
-            common - squared_norms((x - centre) @ self.whitener_) for centre in self.centres_
-        ]
-        return np.stack(columns, axis=1)
+        return squared_norms(self.z(e) @ self.background_)[:, None] + super().class_scores(e)
 
 
 def class_means(

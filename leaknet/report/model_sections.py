@@ -13,13 +13,13 @@ from leakcache.dct import dct_low
 from leakcache.errors import CacheError
 from leakcache.names import visible
 from leakcache.store.cache import Cache
-from leaknet.config import Z0
+from leaknet.config import Z0, LatentConfig
 from leaknet.data.columns import ImageColumns, load_fold
 from leaknet.data.embeddings import Embeddings
 from leaknet.features.noise import noise_levels
 from leaknet.report.metric_labels import BY_KEY, Figure
 from leaknet.report.page import PageImage, beside, signed_map
-from leaknet.report.run_data import LatentBranch, ScoredRun
+from leaknet.report.run_data import ScoredRun
 from leaknet.report.svg import COLOURS, Axis, Frame, Html, element
 from leaknet.report.traces import DCT_SIZE, RATE, Deviation, compared_groups, deviations
 from leaknet.training.run_folder import EpochRecord
@@ -58,7 +58,7 @@ def _alone(run: ScoredRun, found: dict[str, Any]) -> list[tuple[str, float | Non
 def _attention(run: ScoredRun) -> dict[str, Any] | None:
     """Mean weight and middle 80 % of the images, by set of images and step."""
     branch, embeddings = run.latents, run.embeddings
-    if branch is None or not branch.attention or len(branch.steps) < 2 or embeddings is None:
+    if branch is None or not branch.attention or len(branch.timesteps) < 2 or embeddings is None:
         return None
     test, unknown = embeddings.select("test"), embeddings.select("open")
     sets = [("All test images", test.attention)]
@@ -68,12 +68,12 @@ def _attention(run: ScoredRun) -> dict[str, Any] | None:
         for name in np.unique(unknown.labels).tolist()
     ]
     mean = test.attention.mean(axis=0)
-    uneven = float(np.abs(mean - 1 / len(branch.steps)).max()) >= SLIGHT
+    uneven = float(np.abs(mean - 1 / len(branch.timesteps)).max()) >= SLIGHT
     return {
         "rows": [(name, _weights(values)) for name, values in sets if len(values)],
-        "headings": [f"t = {step}" for step in branch.steps],
-        "even": 1 / len(branch.steps),
-        "heaviest": branch.steps[int(mean.argmax())] if uneven else None,
+        "headings": [f"t = {step}" for step in branch.timesteps],
+        "even": 1 / len(branch.timesteps),
+        "heaviest": branch.timesteps[int(mean.argmax())] if uneven else None,
         "weight": float(mean.max()),
         "varies": float(test.attention.std(axis=0).max()) >= SLIGHT,
     }
@@ -181,7 +181,7 @@ def leak(run: ScoredRun) -> dict[str, Any] | None:
     return {
         "rows": rows,
         "headings": list(found),
-        "ratios": list(zip(run.latents.steps, _ratios(run.latents), strict=True)),
+        "ratios": list(zip(run.latents.timesteps, _ratios(run.latents), strict=True)),
         "size": found[CLEAN][0].mean.shape[1],
         "channels": images.z0.shape[2],
         "images": len(images),
@@ -189,7 +189,7 @@ def leak(run: ScoredRun) -> dict[str, Any] | None:
     }
 
 
-def step_deviations(branch: LatentBranch, images: ImageColumns) -> dict[str, tuple[Deviation, ...]]:
+def step_deviations(branch: LatentConfig, images: ImageColumns) -> dict[str, tuple[Deviation, ...]]:
     """Of the low DCT coefficients of z_t / σ_t, by generator, for no noise and each t.
 
     Coefficients are in units of their standard deviation. The DCT is orthonormal, so their noise
@@ -204,15 +204,15 @@ def step_deviations(branch: LatentBranch, images: ImageColumns) -> dict[str, tup
     if not branch.noise:
         return found
     rng, variance = np.random.default_rng(0), 1 / images.views
-    for step, ratio in zip(branch.steps, _ratios(branch), strict=True):
+    for step, ratio in zip(branch.timesteps, _ratios(branch), strict=True):
         noise = rng.standard_normal(clean.shape) * np.sqrt(variance)
         spread = np.sqrt(np.square(ratio * scale) + variance)
         found[f"t = {step}"] = deviations((ratio * clean + noise) / spread, targets, groups)
     return found
 
 
-def _ratios(branch: LatentBranch) -> list[float]:
-    ratios: list[float] = noise_levels(branch.schedule, branch.steps).ratio.tolist()
+def _ratios(branch: LatentConfig) -> list[float]:
+    ratios: list[float] = noise_levels(branch.schedule, branch.timesteps).ratio.tolist()
     return ratios
 
 

@@ -14,7 +14,7 @@ from leakcache.files import parse_json, parse_toml
 from leaknet.calibration import Calibration, conformal_p_values, score_threshold
 from leaknet.calibration.calibration import cut_in_halves
 from leaknet.checksums import is_there, read_text
-from leaknet.config import RunConfig
+from leaknet.config import LatentConfig, StatisticsConfig
 from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.model.run_record import CONFIG, RunRecord
 from leaknet.scoring.run_embeddings import UNKNOWN
@@ -25,62 +25,6 @@ ALPHA = 0.05
 """False-alarm rate of the answers that a report counts: the default of `leak score`."""
 _SUMMARIES = ("mean", "worst", "sd", "interval")
 _NEEDED = ("run", "model", "preset", "seed", "images", "validation", "facts")
-
-
-@dataclass(frozen=True)
-class LatentBranch:
-    """What the branch of noisy latents reads.
-
-    Attributes:
-        steps: noise steps t.
-        schedule: of the noise.
-        noise, standardise, attention: whether each is on.
-        dct_size: side of the block of low DCT frequencies; 0 where no DCT map is read.
-        backbone: of the network.
-    """
-
-    steps: tuple[int, ...]
-    schedule: str
-    noise: bool
-    standardise: bool
-    attention: bool
-    dct_size: int
-    backbone: str
-
-    @classmethod
-    def of(cls, config: RunConfig) -> LatentBranch | None:
-        """Of a configuration; None where it has no such branch."""
-        read = config.latents
-        if not read.enabled:
-            return None
-        return cls(
-            read.timesteps,
-            read.schedule,
-            read.noise,
-            read.standardise,
-            read.attention,
-            0 if read.dct_placement == "none" else read.dct_size,
-            read.backbone,
-        )
-
-
-@dataclass(frozen=True)
-class StatisticsBranch:
-    """What the branch of image statistics reads, besides statistics of the native pixels.
-
-    Attributes:
-        activations: whether it reads statistics of the encoder's activations.
-        degraded: whether it was also fitted to degraded copies of the training images.
-    """
-
-    activations: bool
-    degraded: bool
-
-    @classmethod
-    def of(cls, config: RunConfig) -> StatisticsBranch | None:
-        """Of a configuration; None where it has no such branch."""
-        read = config.statistics
-        return cls(read.activations, read.degraded) if read.enabled else None
 
 
 @dataclass(frozen=True)
@@ -131,14 +75,16 @@ class ScoredRun:
         return self.record.classes
 
     @property
-    def latents(self) -> LatentBranch | None:
-        """The branch of noisy latents; None for a run without it."""
-        return LatentBranch.of(self.record.config)
+    def latents(self) -> LatentConfig | None:
+        """Settings of the branch of noisy latents; None for a run without it."""
+        found = self.record.config.latents
+        return found if found.enabled else None
 
     @property
-    def statistics(self) -> StatisticsBranch | None:
-        """The branch of image statistics; None for a run without it."""
-        return StatisticsBranch.of(self.record.config)
+    def statistics(self) -> StatisticsConfig | None:
+        """Settings of the branch of image statistics; None for a run without it."""
+        found = self.record.config.statistics
+        return found if found.enabled else None
 
     @property
     def closed(self) -> dict[str, dict[str, Any]]:

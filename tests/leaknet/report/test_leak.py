@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from leaknet.config import LatentConfig
 from leaknet.report.model_sections import CLEAN, leak, step_deviations
 from leaknet.report.report import write_page
-from leaknet.report.run_data import LatentBranch, ScoredRun
+from leaknet.report.run_data import ScoredRun
 from tests.leaknet.report.parsed import parse
 from tests.leaknet.report.runs import Recipe, write_run
 from tests.leaknet.report.test_atlas import NAMES, images
 from tests.leaknet.tiny import tiny_cache
 
-BRANCH = LatentBranch((0, 10, 999), "cosine", True, True, True, 8, "resnet18")
+BRANCH = LatentConfig(timesteps=(0, 10, 999))
 
 
 def test_noise_hides_a_planted_leak_only_where_it_is_strong() -> None:
@@ -31,7 +32,7 @@ def test_noise_hides_a_planted_leak_only_where_it_is_strong() -> None:
 
 
 def test_without_noise_there_is_one_step() -> None:
-    assert list(step_deviations(replace(BRANCH, noise=False), images())) == [CLEAN]
+    assert list(step_deviations(replace(BRANCH, noise=False, timesteps=(0,)), images())) == [CLEAN]
 
 
 def test_the_report_draws_every_generator_and_step(tmp_path: Path) -> None:
@@ -43,4 +44,4 @@ def test_the_report_draws_every_generator_and_step(tmp_path: Path) -> None:
     own = replace(read.record.cache, folder=str(cache.path))
     replace(read.record, cache=own).write(run)
     table = parse(write_page([run]).read_text("utf-8")).one("div", id="figure-leak")
-    assert len(list(table.all("img"))) == len(cache.classes) * (1 + len(read.latents.steps))
+    assert len(list(table.all("img"))) == len(cache.classes) * (1 + len(read.latents.timesteps))
