@@ -15,6 +15,7 @@ from leaknet.files import write_text
 from leaknet.report.metric_labels import CLOSED, OPEN, Figure, measured_in
 from leaknet.report.metric_sections import closed_set, families, open_set, summary
 from leaknet.report.model_sections import branches, leak, pca_map, training
+from leaknet.report.page import Section, page_text
 from leaknet.report.related import Related, find_related
 from leaknet.report.run_data import ALPHA, ScoredRun
 from leaknet.training.run_folder import RunFolder
