@@ -16,7 +16,7 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from leakcache.device import torch_threads
-from leakcache.statistics import block_dct, patch_covariance, residual_families
+from leakcache.statistics import patch_covariance, pixel_families
 from leakcache.statistics.part_grid import LEAST
 from leakcache.statistics.planes import Planes
 
@@ -24,13 +24,13 @@ Family = Callable[[Planes], Float32[Tensor, "batch part length"]]
 
 FAMILIES: Mapping[str, tuple[Family, int]] = MappingProxyType(
     {
-        "dct_histogram": (block_dct.dct_histogram, block_dct.DCT_HISTOGRAM_LENGTH),
-        "dct_correlation": (block_dct.dct_correlation, block_dct.DCT_CORRELATION_LENGTH),
+        "dct_histogram": (pixel_families.dct_histogram, pixel_families.DCT_HISTOGRAM_LENGTH),
+        "dct_correlation": (pixel_families.dct_correlation, pixel_families.DCT_CORRELATION_LENGTH),
         "residual_spectrum": (
-            residual_families.residual_spectrum,
-            residual_families.RESIDUAL_SPECTRUM_LENGTH,
+            pixel_families.residual_spectrum,
+            pixel_families.RESIDUAL_SPECTRUM_LENGTH,
         ),
-        "cooccurrence": (residual_families.cooccurrence, residual_families.COOCCURRENCE_LENGTH),
+        "cooccurrence": (pixel_families.cooccurrence, pixel_families.COOCCURRENCE_LENGTH),
         "colour_covariance": (
             patch_covariance.colour_covariance,
             patch_covariance.COLOUR_COVARIANCE_LENGTH,

@@ -13,8 +13,8 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from leakcache.statistics import patch_covariance
+from leakcache.statistics.pixel_families import HALF, TILE
 from leakcache.statistics.pixel_features import family_slice
-from leakcache.statistics.residual_families import HALF, TILE
 from leaknet.data.columns import ImageColumns
 from leaknet.explain.contributions import MarginWeights
 from leaknet.model.head import PrototypeHead

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from leakcache.encoder.autoencoder import AutoencoderIdentity, halvings
-from leakcache.statistics import activation_features, block_dct, patch_covariance, residual_families
+from leakcache.statistics import activation_features, patch_covariance, pixel_families
 from leakcache.statistics.patch_covariance import without_mean
+from leakcache.statistics.pixel_families import residual_spectrum
 from leakcache.statistics.planes import Planes, residuals
-from leakcache.statistics.residual_families import residual_spectrum
 from leaknet.calibration import Calibration
 from leaknet.config import ACTIVATIONS, PIXELS, Z0
 from leaknet.data.columns import ImageColumns
@@ -224,7 +224,7 @@ def _floors(
 def _dct_histogram(
     found: Float32[Tensor, "part row column value"],
 ) -> Float32[Tensor, "part entry"]:
-    edges = torch.tensor(block_dct.EDGES).expm1()
+    edges = torch.tensor(pixel_families.EDGES).expm1()
     above = (found[..., None] >= edges).float().sum((1, 2))
     every = torch.ones_like(found).sum((1, 2))[..., None]
     counts = torch.cat([every, above], dim=2) - torch.cat([above, torch.zeros_like(every)], dim=2)
@@ -234,27 +234,25 @@ def _dct_histogram(
 def _dct_correlation(
     found: Float32[Tensor, "part row column value"],
 ) -> Float32[Tensor, "part entry"]:
-    luma = _covariance(found[..., : block_dct.FREQUENCIES].log1p())
-    return block_dct.correlations_of(luma[:, None])[:, 0]
+    luma = _covariance(found[..., : pixel_families.FREQUENCIES].log1p())
+    return pixel_families.correlations_of(luma[:, None])[:, 0]
 
 
 def _cooccurrence(values: Float32[Tensor, "part 3 height width"]) -> Float32[Tensor, "part entry"]:
-    counts = (
-        torch.zeros_like(values[:, :, :1, :1]).flatten(2).repeat(1, 1, residual_families.TRIPLES)
-    )
+    counts = torch.zeros_like(values[:, :, :1, :1]).flatten(2).repeat(1, 1, pixel_families.TRIPLES)
     for axis in (2, 3):
         numbers = _triples(values, axis).flatten(2).long()
         counts = counts.scatter_add(2, numbers, torch.ones_like(numbers, dtype=torch.float32))
-    return (counts / counts.sum(2, keepdim=True) + residual_families.RARE).log().flatten(1)
+    return (counts / counts.sum(2, keepdim=True) + pixel_families.RARE).log().flatten(1)
 
 
 def _triples(values: Tensor, axis: int) -> Tensor:
-    """As in `residual_families`, in floats: ONNX Runtime adds no short integers."""
-    length, most = values.shape[axis], residual_families.MAX_STEP
+    """As in `pixel_families`, in floats: ONNX Runtime adds no short integers."""
+    length, most = values.shape[axis], pixel_families.MAX_STEP
     steps = values.narrow(axis, 1, length - 1) - values.narrow(axis, 0, length - 1)
-    levels = (steps / residual_families.STEP).round().clamp(-most, most) + most
+    levels = (steps / pixel_families.STEP).round().clamp(-most, most) + most
     first, second, third = (levels.narrow(axis, start, length - 3) for start in range(3))
-    return (first * residual_families.LEVELS + second) * residual_families.LEVELS + third
+    return (first * pixel_families.LEVELS + second) * pixel_families.LEVELS + third
 
 
 def _patch_covariances(planes: Planes) -> list[Matrices]:

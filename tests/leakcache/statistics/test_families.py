@@ -11,12 +11,6 @@ from scipy.fft import dctn
 from scipy.linalg import logm
 from scipy.signal import correlate2d
 
-from leakcache.statistics.block_dct import (
-    BINS,
-    EDGES,
-    dct_correlation,
-    dct_histogram,
-)
 from leakcache.statistics.part_grid import Parts
 from leakcache.statistics.patch_covariance import (
     FLOOR,
@@ -28,6 +22,15 @@ from leakcache.statistics.patch_covariance import (
     odd_luma,
 )
 from leakcache.statistics.patch_covariance import log_covariance as patch_covariances
+from leakcache.statistics.pixel_families import (
+    BINS,
+    EDGES,
+    HALF,
+    cooccurrence,
+    dct_correlation,
+    dct_histogram,
+    residual_spectrum,
+)
 from leakcache.statistics.pixel_features import (
     FAMILIES,
     LENGTH,
@@ -39,7 +42,6 @@ from leakcache.statistics.planes import Planes
 from leakcache.statistics.planes import amplitudes as block_amplitudes
 from leakcache.statistics.planes import luma_chroma as luma_chroma_planes
 from leakcache.statistics.planes import residuals as high_pass
-from leakcache.statistics.residual_families import HALF, cooccurrence, residual_spectrum
 
 
 def of(family: Family, view: np.ndarray) -> np.ndarray:

@@ -13,8 +13,8 @@ import torch
 
 import cli
 from leakcache.errors import ScoringError
+from leakcache.statistics.pixel_families import HALF
 from leakcache.statistics.pixel_features import LENGTH, family_slice
-from leakcache.statistics.residual_families import HALF
 from leaknet.data.columns import ImageColumns
 from leaknet.report.comparison_pages import causes_of, render
 from leaknet.report.traces import autocorrelation, class_distances, make_atlas, whole_spectrum
