@@ -22,6 +22,9 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 def keep_freed_memory() -> bool:
     """Let the allocator of this process serve large blocks from memory that it keeps.
 
+    glibc else maps and unmaps tens of megabytes a convolution, and the kernel zeroes their pages
+    each time: on a CPU up to half of an encoder's time (docs/PERFORMANCE.md).
+
     Returns:
         Whether the allocator is glibc's and took the setting; elsewhere nothing happens.
     """
