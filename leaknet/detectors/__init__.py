@@ -1,6 +1,14 @@
 """Open-set detectors: `fit`, then `score_samples`; a higher score is more like the known."""
 
-from leaknet.detectors.base import ClassScorer, Detector
+from leaknet.detectors.base import (
+    ClassScorer,
+    Detector,
+    Energy,
+    MaxLogit,
+    MaxSoftmax,
+    SourceRatio,
+    VirtualLogit,
+)
 from leaknet.detectors.density import ClassKDE, ClassMixture, GlobalKDE
 from leaknet.detectors.distances import (
     DiagonalMahalanobis,
@@ -10,7 +18,6 @@ from leaknet.detectors.distances import (
     RelativeMahalanobis,
     TiedMahalanobis,
 )
-from leaknet.detectors.logits import Energy, MaxLogit, MaxSoftmax, SourceRatio, VirtualLogit
 
 DETECTORS: tuple[type[Detector], ...] = (
     PrototypeDistance,

@@ -98,7 +98,9 @@ class RelativeMahalanobis(TiedMahalanobis):
 
     def class_scores(self, e: Embeddings) -> Float64[np.ndarray, "n class"]:
         """Background distance minus class distance, squared, for each class."""
-        return squared_norms(self.z(e) @ self.background_)[:, None] + super().class_scores(e)
+        common = squared_norms(self.z(e) @ self.background_)
+        scores: Float64[np.ndarray, "n class"] = common[:, None] + super().class_scores(e)
+        return scores
 
 
 def class_means(
@@ -239,7 +241,7 @@ class PrototypeDistance(ZScored, ClassScorer):
     """Minus the squared distance, in z-scored units, to the nearest centre.
 
     These are k-means centres, not the prototypes that the network learned: those speak through the
-    logits (see `leaknet.detectors.logits`). Centres need no training, so that a generator enrolled
+    logits (see `leaknet.detectors.base`). Centres need no training, so that a generator enrolled
     later is scored like the others.
 
     Every class has 4 centres (the paper's M), or as many as it has different training
