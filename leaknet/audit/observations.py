@@ -164,8 +164,6 @@ def _table(
     )
 
 
-# A duplicate across folds lets a model memorise instead of generalise. Under two labels it has no
-# correct class; in the closed and the open set it is known and unknown at once.
 Texts = Shaped[np.ndarray, "image"]
 
 MAX_DISTANCE = 4
@@ -188,6 +186,9 @@ def perceptual_hash(image: Image.Image) -> int:
 @dataclass(frozen=True)
 class DuplicateSet:
     """Rows of images that are duplicates of each other.
+
+    A duplicate across folds lets a model memorise instead of generalise. Under two labels it has no
+    correct class; in the closed and the open set it is known and unknown at once.
 
     Attributes:
         rows: of the images, ascending.

@@ -12,17 +12,15 @@ from leaknet.data.embeddings import Embeddings
 from leaknet.detectors.base import ClassScorer, Standardiser, ZScored
 from leaknet.metrics import auroc
 
-# `DiagonalMahalanobis` is the paper's closed-set score (Eq. 13) with the shrinkage and the floor
-# of the authors' code; its maximum over classes is the open-set score. `TiedMahalanobis` shares
-# one full covariance (Lee et al. 2018), `RelativeMahalanobis` subtracts the distance to the
-# Gaussian of all known images together (Ren et al. 2021). All see embeddings after a global
-# z-score, and all scores are negative squared distances.
 FLOOR = 1e-3
 SHRINKAGE = 0.05
 
 
 class DiagonalMahalanobis(ZScored, ClassScorer):
     """Nearest class under its own diagonal covariance.
+
+    It is the paper's closed-set score (Eq. 13) with the shrinkage and the floor of the authors'
+    code; its maximum over classes is the open-set score.
 
     `shrinkage` moves each variance of a class towards the median of that class's variances;
     `floor` is the least variance allowed, in z-scored units.
@@ -58,7 +56,7 @@ class DiagonalMahalanobis(ZScored, ClassScorer):
 
 
 class TiedMahalanobis(ZScored, ClassScorer):
-    """Nearest class under one covariance: that within the classes, pooled (`whiten`)."""
+    """Nearest class under one covariance within the classes, pooled (Lee et al. 2018)."""
 
     name: ClassVar[str] = "mahalanobis_tied"
     centres_: Float64[np.ndarray, "class dimension"]
@@ -79,7 +77,7 @@ class TiedMahalanobis(ZScored, ClassScorer):
 
 
 class RelativeMahalanobis(TiedMahalanobis):
-    """Tied Mahalanobis, less what all known images have in common.
+    """Tied Mahalanobis, less what all known images have in common (Ren et al. 2021).
 
     The distance to the Gaussian of all training images, classes ignored, is subtracted, so
     that directions which tell no class from another count for nothing.

@@ -32,17 +32,18 @@ from leaknet.metrics.summary import (
 from leaknet.model.head import Gate
 from leaknet.model.protoleaknet import ProtoLeakNet
 
-# Labels are permuted within the training and the validation fold; the test fold keeps its own.
-# A run on such labels may not attribute test images better than chance. Chance is not exactly
-# .5 for one run: a network maps all images of one generator to much the same place, and whether
-# that place is right by luck is decided once per generator, not once per image. So the figure is
-# set against its own null distribution, in which the *names* of the classes are permuted.
 DRAWS = 10_000
 
 
 @dataclass(frozen=True)
 class ShuffleSummary:
     """Runs on shuffled labels, evaluated on the test fold.
+
+    Labels are permuted within the training and the validation fold; the test fold keeps its own. A
+    run on such labels may not attribute test images better than chance. Chance is not exactly .5
+    for one run: a network maps all images of one generator to much the same place, and whether that
+    place is right by luck is decided once per generator, not once per image. So the figure is set
+    against its own null distribution, in which the *names* of the classes are permuted.
 
     Attributes:
         macro_auc: over seeds, with its interval over images.
@@ -107,17 +108,6 @@ def _area(odds: Float64[np.ndarray, "n"], own: np.ndarray) -> float:
     return float(roc(odds[own], odds[~own]).auroc()[0])
 
 
-# The attention modes of the paper (its Table 2):
-#
-#     both_off   h̄ for every image
-#     both_on    w ⊙ h̄ for every image, w = σ(A h̄ + b) being the gate
-#     dual       w ⊙ h̄ for closed images, h̄ for open ones
-#
-# The first two treat all images alike. `dual` does not: whoever embeds an image must know
-# beforehand whether it is open, and the gate, whose weights lie in (0, 1), shrinks the one kind
-# and not the other. So it tells the two *treatments* apart, not the images. The control shows it:
-# held-out closed images take the part of the open ones. An honest mode then scores .5, `dual`
-# about 1, and with a gate that was never trained no less.
 GateWeights = Callable[[Tensor], Tensor]
 """From embeddings to the weights w, as `ProtoLeakNet.gate` gives them."""
 
@@ -140,7 +130,17 @@ WARNING = (
 
 @dataclass(frozen=True)
 class ModeSummary:
-    """One mode, evaluated by KDE.
+    """One attention mode of the paper (its Table 2), evaluated by KDE.
+
+        both_off   h̄ for every image
+        both_on    w ⊙ h̄ for every image, w = σ(A h̄ + b) being the gate
+        dual       w ⊙ h̄ for closed images, h̄ for open ones
+
+    The first two treat all images alike. `dual` does not: whoever embeds an image must know
+    beforehand whether it is open, and the gate, whose weights lie in (0, 1), shrinks the one kind
+    and not the other. So it tells the two *treatments* apart, not the images. The control shows it:
+    held-out closed images take the part of the open ones. An honest mode then scores .5, `dual`
+    about 1, and with a gate that was never trained no less.
 
     Attributes:
         unknown: against the unknown generators; None without an open set.
@@ -259,11 +259,12 @@ def _plain(metrics: Metrics) -> dict[str, Any]:
     return layout(partial(picked, metrics))
 
 
-# An image is as real as the odds of the real classes say, by the prototype logits. Nothing is
-# trained for the question, and a real class is never left out as an unknown generator.
 @dataclass(frozen=True)
 class RealSummary:
     """Real against generated.
+
+    An image is as real as the odds of the real classes say, by the prototype logits. Nothing is
+    trained for the question, and a real class is never left out as an unknown generator.
 
     Attributes:
         classes: those marked as real.

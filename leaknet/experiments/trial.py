@@ -332,8 +332,6 @@ def _images(folds: Sequence[ImageColumns]) -> str:
     return images_hash(row for of_fold in rows for row in of_fold)
 
 
-# A training ends with files in a folder of its own, which the experiment takes over instead of
-# training again. So the table is the same whoever trained.
 WAITS, WAIT = 240, 5.0
 """How often an actor tries again while others write to the cache, and the seconds between."""
 
@@ -341,6 +339,9 @@ WAITS, WAIT = 240, 5.0
 @dataclass(frozen=True)
 class Training:
     """One method on one task under one seed.
+
+    A training ends with files in a folder of its own, which the experiment takes over instead of
+    training again. So the table is the same whoever trained.
 
     Attributes:
         folder: that it fills, on a disk which all actors share.

@@ -197,14 +197,16 @@ def _export(
     program.save(file)
 
 
-# Imports of jaxtyping, which serve type checks alone, are left out of the copies.
 ROOT = Path(__file__).parents[2]
 MAIN = "leaknet.export.scorer"
 OWN = ("leakcache", "leaknet")
 
 
 def copy_scorer(folder: Path) -> None:
-    """Write scorer.py and what it imports into the folder."""
+    """Write scorer.py and what it imports into the folder.
+
+    Imports of jaxtyping, which serve type checks alone, are left out of the copies.
+    """
     done: set[str] = set()
     waiting = [MAIN]
     while waiting:

@@ -155,10 +155,6 @@ def bootstrap_p(resampled: Float64[np.ndarray, "resample"]) -> float:
     return min(1.0, 2 * (1 + tail) / (1 + len(resampled)))
 
 
-# The spread is the sample standard deviation over seeds on the same images. The interval is that of
-# the mean over seeds with respect to the images: prompt groups are drawn with replacement, every
-# seed is evaluated on the same draw. Neither contains the other, so both are reported. A single run
-# is the case of one seed.
 __all__ = ["Key", "Measure", "PairedDifference", "Summary", "Values", "Weights", "over_seeds"]
 
 Key = tuple[str, str]
@@ -170,6 +166,11 @@ G = TypeVar("G")
 @dataclass(frozen=True)
 class Summary:
     """One metric over seeds.
+
+    The spread is the sample standard deviation over seeds on the same images. The interval is that
+    of the mean over seeds with respect to the images: prompt groups are drawn with replacement,
+    every seed is evaluated on the same draw. Neither contains the other, so both are reported. A
+    single run is the case of one seed.
 
     Attributes:
         seeds: its value under each seed.

@@ -193,9 +193,6 @@ def _safe(row: Mapping[str, Any]) -> dict[str, Any]:
     return {cell(k): cell(v) if isinstance(v, str) else v for k, v in row.items()}
 
 
-# Eight variants, each a pure function of the pixels: re-encoding as JPEG at quality 95, 85 and 75
-# and as WebP at 90, rescaling by 0.9 and 1.1, a mirror image, and a border of 8 pixels cut off,
-# which keeps the JPEG and latent grids in place. An answer that one of them alters is no evidence.
 Variant = Callable[[Image.Image], Image.Image]
 
 BORDER = 8
@@ -204,6 +201,11 @@ BORDER = 8
 @dataclass(frozen=True)
 class Stability:
     """Answers to the variants of one image.
+
+    Eight variants, each a pure function of the pixels: re-encoding as JPEG at quality 95, 85 and 75
+    and as WebP at 90, rescaling by 0.9 and 1.1, a mirror image, and a border of 8 pixels cut off,
+    which keeps the JPEG and latent grids in place. An answer that one of them alters is no
+    evidence.
 
     Attributes:
         answer: to the image as it is.

@@ -160,9 +160,6 @@ def load_families(
     return FamilyCalibration.fit(families, calibration, closed)
 
 
-# The relation of two generators is the mean calibrated log10 ratio that a validation image of each
-# have one source, over pairs of different prompts. Average linkage of these relations is a tree;
-# cut where clustering of images is (`leaknet.model.pair_calibration`), it gives the families.
 Relations = tuple[Float64[np.ndarray, "class class"], float]
 """Mean log10 ratio of every two generators, and the cut of their tree."""
 RELATIONS = "relations.safetensors"
@@ -205,6 +202,11 @@ def read_relations(run: Path, model: str) -> Relations | None:
 @torch.inference_mode()
 def relations(model: ProtoLeakNet, val: Embeddings) -> Relations | None:
     """Relation of every two generators, and the cut; None for a model without calibrated pairs.
+
+    The relation of two generators is the mean calibrated log10 ratio that a validation image of
+    each have one source, over pairs of different prompts. Average linkage of these relations is a
+    tree; cut where clustering of images is (`leaknet.model.pair_calibration`), it gives the
+    families.
 
     Generators without a pair of images are as unlike as the calibration allows.
     """
