@@ -13,8 +13,6 @@ from jaxtyping import Float, Float64, UInt8
 from PIL import Image
 
 from leakcache.columns.column import CHAINS, Column, DecodedImage, View, ViewValues, on_track
-from leakcache.columns.quantise import dequantise, quantise, stored_length
-from leakcache.dct import dct_low
 from leakcache.errors import ConfigError
 from leakcache.images.preprocess import (
     ENLARGED,
@@ -28,6 +26,8 @@ from leakcache.images.preprocess import (
     preprocess,
 )
 from leakcache.statistics import activation_features, pixel_features
+from leakcache.statistics.planes import dct_low
+from leakcache.statistics.rows import dequantise, quantise, stored_length
 from leakcache.store.manifest import Encoding
 from leakcache.store.zarr_column import ColumnSpec
 
@@ -223,7 +223,7 @@ class Statistics(Column):
         return on_track(spec, encoding.canonical_size)
 
     def stored(self, values: np.ndarray, spec: ColumnSpec) -> np.ndarray:
-        """Codes and scales; see `leakcache.columns.quantise`."""
+        """Codes and scales; see `leakcache.statistics.rows`."""
         return quantise(values, self.lengths)
 
     def read(self, stored: np.ndarray) -> np.ndarray:

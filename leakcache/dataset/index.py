@@ -21,7 +21,6 @@ from leakcache.dataset.index_file import (
     refuse_some_folds,
 )
 from leakcache.dataset.layout import EXPECTED, find_layout
-from leakcache.dataset.photographs import with_photographs
 from leakcache.dataset.placed import (
     BY_FOLDER,
     CHOICES,
@@ -45,7 +44,7 @@ from leakcache.dataset.records import (
     scan,
     step_of,
 )
-from leakcache.dataset.split_file import assign, cut_folds, find_split
+from leakcache.dataset.split_file import assign, cut_folds, find_split, with_photographs
 from leakcache.dataset.table_file import SUFFIXES
 from leakcache.errors import DataError
 from leakcache.names import visible
@@ -87,7 +86,7 @@ def read_index(
         label: the column of a table that holds labels.
         image: the column of images, of Parquet files that have several.
         photographs: folder of photographs, which are added as class `real`; see
-            `leakcache.dataset.photographs`.
+            `leakcache.dataset.split_file`.
 
     Raises:
         DataError: nothing can be read as classes of images, or it can be read in two ways.

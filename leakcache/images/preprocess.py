@@ -13,7 +13,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from leakcache.errors import ConfigError, ImageError
-from leakcache.statistics.part_grid import LEAST
+from leakcache.statistics.rows import LEAST
 
 _BAND = 2**22
 """Pixels that are copied at a time."""

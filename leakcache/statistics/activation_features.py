@@ -19,8 +19,8 @@ from torch import Tensor
 
 from leakcache.device import torch_threads
 from leakcache.encoder.autoencoder import Activations
-from leakcache.statistics.part_grid import Parts, Span, activation_parts
 from leakcache.statistics.parts import log_triangle, part_covariances, triangle_length
+from leakcache.statistics.rows import Parts, Span, activation_parts
 
 SCALES = (2, 4, 8)
 """How many times smaller than the view the activations are."""

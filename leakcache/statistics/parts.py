@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float32, Float64, Int64, Integer
 from torch import Tensor
 
-from leakcache.statistics.part_grid import Parts, Span
+from leakcache.statistics.rows import Parts, Span
 
 CHUNK_BYTES = {"cpu": 2**20, "cuda": 2**28}
 """Vectors of one matrix product: on a CPU they stay in the cache of a core."""

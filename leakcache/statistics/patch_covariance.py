@@ -17,9 +17,9 @@ from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from leakcache.statistics.part_grid import Parts, Span
 from leakcache.statistics.parts import log_triangle, part_covariances, triangle_length
 from leakcache.statistics.planes import Planes, residuals
+from leakcache.statistics.rows import Parts, Span
 
 STRIDE = 2
 """Every other row and column of patches: a quarter of the work, and hardly less information."""

@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Float32, Float64, Int16
 from torch import Tensor
 
-from leakcache.statistics.part_grid import GRID, Span
 from leakcache.statistics.parts import part_counts, part_covariances, triangle_length
 from leakcache.statistics.planes import Planes, residuals
+from leakcache.statistics.rows import GRID, Span
 
 FREQUENCIES = GRID * GRID
 EDGES = (0.2, 0.5, 0.8, 1.1, 1.5, 2.0, 2.5, 3.0)

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from leakcache.device import torch_threads
 from leakcache.statistics import patch_covariance, pixel_families
-from leakcache.statistics.part_grid import LEAST
 from leakcache.statistics.planes import Planes
+from leakcache.statistics.rows import LEAST
 
 Family = Callable[[Planes], Float32[Tensor, "batch part length"]]
 

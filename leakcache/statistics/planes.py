@@ -1,16 +1,60 @@
-"""What the families of pixel statistics start from: luma and chroma, DCT blocks, residuals."""
+"""Planes of views, from which pixel statistics start, and the orthonormal DCT-II.
+
+Orthonormal, so white noise stays white and energy is kept (Parseval): what is known of
+the moments of clean coefficients carries over to noisy ones in closed form.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
-from leakcache.dct import dct_basis
-from leakcache.statistics.part_grid import GRID, Parts, pixel_parts
+from leakcache.statistics.rows import GRID, Parts, pixel_parts
+
+
+@lru_cache(maxsize=32)
+def _cosines(length: int) -> Float[Tensor, "frequency position"]:
+    frequency = torch.arange(length, dtype=torch.float64)[:, None]
+    position = torch.arange(length, dtype=torch.float64)[None, :]
+    angle = torch.pi * (position + 0.5) * frequency / length
+    basis: Tensor = torch.cos(angle) * (2 / length) ** 0.5
+    basis[0] /= 2**0.5
+    return basis
+
+
+def dct_basis(length: int, like: Tensor) -> Float[Tensor, "frequency position"]:
+    """The orthonormal DCT-II matrix for signals of `length`, in the type and place of `like`."""
+    return _cosines(length).to(device=like.device, dtype=like.dtype)
+
+
+def dct_low(
+    z: Float[Tensor, "*batch height width"], size: int
+) -> Float[Tensor, "*batch size size"]:
+    """First `size` × `size` coefficients of the orthonormal 2-D DCT-II of each channel.
+
+    Raises:
+        ValueError: `size` exceeds the height or the width.
+    """
+    height, width = z.shape[-2:]
+    if not 1 <= size <= min(height, width):
+        raise ValueError(
+            f"dct size {size} does not fit {height}×{width}: take 1 to {min(height, width)}"
+        )
+    return dct_basis(height, z)[:size] @ z @ dct_basis(width, z)[:size].mT
+
+
+def idct_low(
+    coefficients: Float[Tensor, "*batch size size"], height: int, width: int
+) -> Float[Tensor, "*batch {height} {width}"]:
+    """The low-pass image whose low coefficients are given and whose others are zero."""
+    size = coefficients.shape[-1]
+    rows, columns = dct_basis(height, coefficients), dct_basis(width, coefficients)
+    return rows[:size].mT @ coefficients @ columns[:size]
+
 
 # JFIF (ITU-R BT.601, full range) without the offset of chroma, which no family reads.
 _YCBCR = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import isnan
 
-from leakcache.dataset.photographs import REAL
+from leakcache.dataset.split_file import REAL
 from leaknet.calibration.conformal import FAR, LEAST_RANK
 
 KNOWN, FAMILY, UNKNOWN, UNSURE = "known", "family", "unknown", "unsure"

@@ -22,7 +22,7 @@ from math import ceil, gcd
 from pathlib import Path
 
 from leakcache.dataset.index import read_index
-from leakcache.dataset.photographs import REAL
+from leakcache.dataset.split_file import REAL
 from leakcache.errors import ScoringError
 from leakcache.files import parse_json, parse_toml
 from leakcache.store.build import build_alike, fill_columns, shared_columns

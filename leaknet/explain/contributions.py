@@ -21,12 +21,11 @@ from jaxtyping import Float, Float64, UInt8
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from leakcache.columns.quantise import dequantise, quantise
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.statistics.activation_features import LENGTHS as ACTIVATION_LENGTHS
 from leakcache.statistics.activation_features import SCALES, activation_statistics
-from leakcache.statistics.part_grid import GRID, LEAST
 from leakcache.statistics.pixel_features import LENGTHS, pixel_statistics
+from leakcache.statistics.rows import GRID, LEAST, dequantise, quantise
 from leaknet.model.ridge import RidgeMap
 from leaknet.model.statistics_branch import StatisticsBranch
 

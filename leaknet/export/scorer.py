@@ -25,7 +25,6 @@ import onnxruntime
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from leakcache.columns.quantise import dequantise, quantise
 from leakcache.errors import ImageError
 from leakcache.images.decode import Preprocessing, decoded, preprocess
 from leakcache.images.file_parts import declared_origin
@@ -38,7 +37,7 @@ from leakcache.images.preprocess import (
     reduced_view,
     refuse_tiny,
 )
-from leakcache.statistics.part_grid import activation_parts, pixel_parts
+from leakcache.statistics.rows import activation_parts, dequantise, pixel_parts, quantise
 from leaknet.calibration.conformal import (
     conformal_p_values,
     depths,

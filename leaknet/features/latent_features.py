@@ -20,8 +20,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leakcache.dct import dct_basis
 from leakcache.errors import ConfigError
+from leakcache.statistics.planes import dct_basis
 from leakcache.store.cache import Moments
 from leaknet.config import LatentConfig
 from leaknet.features.noise import noise_levels

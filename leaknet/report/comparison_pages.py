@@ -17,12 +17,12 @@ from PIL import Image
 from rich.table import Table
 from rich.text import Text
 
-from leakcache.dct import idct_low
 from leakcache.errors import DataError, ImageError
 from leakcache.files import parse_json, read_text
 from leakcache.images.archive import read_image
 from leakcache.images.decode import decode
 from leakcache.names import cell, visible
+from leakcache.statistics.planes import idct_low
 from leaknet.files import write_text
 from leaknet.model.pair_calibration import merges
 from leaknet.report.page import PageImage, Section, beside, page_text, signed_map

@@ -9,9 +9,9 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from leakcache.dct import dct_low
 from leakcache.errors import CacheError
 from leakcache.names import visible
+from leakcache.statistics.planes import dct_low
 from leakcache.store.cache import Cache
 from leaknet.config import Z0, LatentConfig
 from leaknet.data.columns import ImageColumns, load_fold

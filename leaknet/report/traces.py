@@ -21,10 +21,10 @@ from scipy.spatial.distance import squareform
 from scipy.stats import false_discovery_control
 from scipy.stats import t as student
 
-from leakcache.dct import dct_low
 from leakcache.errors import ScoringError
 from leakcache.statistics.pixel_families import HALF, TILE
 from leakcache.statistics.pixel_features import LENGTHS, family_slice
+from leakcache.statistics.planes import dct_low
 from leaknet.config import PIXELS, Z0
 from leaknet.data.columns import ImageColumns
 from leaknet.model.ridge import family_weights

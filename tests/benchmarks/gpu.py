@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from leakcache.columns.quantise import quantise
 from leakcache.dataset.index import DatasetIndex
 from leakcache.device import quick_precision, resolve_device, to_device
 from leakcache.encoder.autoencoder import Encoder
@@ -29,6 +28,7 @@ from leakcache.images.decode import decode
 from leakcache.images.preprocess import Preprocessing, preprocess
 from leakcache.statistics.activation_features import activation_statistics
 from leakcache.statistics.pixel_features import LENGTHS, pixel_statistics
+from leakcache.statistics.rows import quantise
 from leakcache.store.build import Z0, build_cache
 from leaknet.config import preset
 from leaknet.experiments.speed import measure_build, measure_epoch, seconds, write_images

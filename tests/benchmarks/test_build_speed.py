@@ -15,8 +15,8 @@ from tiny_data import array_bytes, save, tiny_model
 
 from leakcache.columns.column import BATCH
 from leakcache.dataset.index import DatasetIndex
-from leakcache.dct import dct_low
 from leakcache.encoder.autoencoder import Encoder
+from leakcache.statistics.planes import dct_low
 from leakcache.store.build import build_cache
 from leakcache.store.cache import LatentMoments
 from leaknet.config import preset

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from leakcache.columns.table import COLUMNS
-from leakcache.dct import dct_low
 from leakcache.encoder.autoencoder import AutoencoderIdentity
 from leakcache.images.decode import Preprocessing
+from leakcache.statistics.planes import dct_low
 from leakcache.store.cache import Cache, LatentMoments, Moments
 from leakcache.store.column_store import ColumnStore
 from leakcache.store.manifest import CacheManifest, Encoding

@@ -11,7 +11,6 @@ from scipy.fft import dctn
 from scipy.linalg import logm
 from scipy.signal import correlate2d
 
-from leakcache.statistics.part_grid import Parts
 from leakcache.statistics.patch_covariance import (
     FLOOR,
     NORMALISED_FLOOR,
@@ -42,6 +41,7 @@ from leakcache.statistics.planes import Planes
 from leakcache.statistics.planes import amplitudes as block_amplitudes
 from leakcache.statistics.planes import luma_chroma as luma_chroma_planes
 from leakcache.statistics.planes import residuals as high_pass
+from leakcache.statistics.rows import Parts
 
 
 def of(family: Family, view: np.ndarray) -> np.ndarray:

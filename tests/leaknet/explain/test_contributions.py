@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from leakcache.columns.quantise import dequantise, quantise
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.statistics.activation_features import LENGTHS as SEEN
 from leakcache.statistics.activation_features import activation_statistics
 from leakcache.statistics.pixel_families import HALF
 from leakcache.statistics.pixel_features import LENGTHS, family_slice, pixel_statistics
+from leakcache.statistics.rows import dequantise, quantise
 from leaknet.explain.contributions import (
     COPIES,
     PARTS,

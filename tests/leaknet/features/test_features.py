@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy.fft import dctn, idctn
 
-from leakcache.dct import dct_low
 from leakcache.errors import ConfigError
+from leakcache.statistics.planes import dct_low
 from leakcache.store.cache import Moments
 from leaknet.config import PLACEMENTS, SCHEDULES, LatentConfig
 from leaknet.features.latent_features import LatentFeatures

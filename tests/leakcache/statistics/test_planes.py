@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leakcache.dct import dct_low, idct_low
+from leakcache.statistics.planes import dct_low, idct_low
 
 
 def maps(height: int, width: int, *batch: int) -> torch.Tensor:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leakcache.columns.quantise import LEVELS, dequantise, quantise, stored_length
+from leakcache.statistics.rows import LEVELS, dequantise, quantise, stored_length
 
 LENGTHS = {"wide": 40, "narrow": 7, "constant": 3, "single": 1}
 
