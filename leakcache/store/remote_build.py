@@ -37,7 +37,7 @@ FOLDER_KEY = f"{STORE}/{FOLDER}"
 KEY = f"{FOLDER_KEY}/{FILE}"
 _KINDS: dict[str, Callable[[Any], Any]] = {"identity": str, "name": str, "first": int}
 PULL = 5.0
-"""Seconds between two looks at what others have uploaded."""
+"""Seconds between two listings of what others have uploaded."""
 PENDING = 4
 """Units that are uploaded at once, while the next one is computed."""
 

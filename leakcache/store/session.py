@@ -35,7 +35,7 @@ from leakcache.store.remote import address
 JOIN_WAIT = 60.0
 """Seconds that one of several processes waits for the lock before it starts."""
 POLL = 0.5
-"""Seconds between two looks at units of other processes."""
+"""Seconds between two checks of the units of other processes."""
 
 
 @dataclass(frozen=True)

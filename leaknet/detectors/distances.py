@@ -113,7 +113,7 @@ def whitener(
 ) -> Float64[np.ndarray, "dimension dimension"]:
     """W such that |rW|² = rᵀ Σ⁻¹ r, for the covariance Σ of residuals that have mean 0.
 
-    Σ is shrunk towards a multiple of the identity by Ledoit and Wolf's rule, which looks at the
+    Σ is shrunk towards a multiple of the identity by Ledoit and Wolf's rule, which reads the
     residuals alone, and its eigenvalues are kept above `FLOOR`, so that it can be inverted
     with fewer images than dimensions.
     """
