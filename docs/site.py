@@ -58,7 +58,7 @@ REFERENCE = {
     "detectors": ["leaknet.detectors.base", "leaknet.data.embeddings"],
     "baselines": ["leaknet.baselines.base"],
     "export": ["leaknet.export.onnx_files", "leaknet.export.scorer", "leaknet.export.hub"],
-    "columns": ["leakcache.columns.column", "leakcache.encoder.autoencoder"],
+    "columns": ["leakcache.store.column", "leakcache.encoder.autoencoder"],
     "errors": ["leakcache.errors"],
 }
 """Modules of each page of the Python reference."""

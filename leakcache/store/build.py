@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from leakcache.columns.table import COLUMNS, Cut, columns_named
 from leakcache.dataset.index import DatasetIndex, Finding, ImageRecord, Split, read_index
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheCorrupt, CacheStale, ConfigError, DataError, ImageError
@@ -23,6 +22,7 @@ from leakcache.progress import Advance, track
 from leakcache.store.build_plan import close_other_plan
 from leakcache.store.cache import Cache, Changes, find_changes
 from leakcache.store.column_store import STORE, ColumnStore, read_commit
+from leakcache.store.columns import COLUMNS, Cut, columns_named
 from leakcache.store.manifest import FILE, CacheManifest, Encoding
 from leakcache.store.one_pass import ImageFile, OnePass
 from leakcache.store.remote import Mirror
@@ -94,7 +94,7 @@ def build_cache(
         split: `closed`, `open` or `all`.
         preprocessing: of the views that latents are encoded from; `resize` to 256 by default.
         stored: type of stored latents, `float16` or `float32`.
-        columns: names in `leakcache.columns.table`.
+        columns: names in `leakcache.store.columns`.
         fresh: throw away all columns there and what an older version wrote.
         repair: read what is stored through its checksums and compute again what is lost.
         worker: number of this process and how many there are; None where it is alone and refuses
@@ -178,7 +178,7 @@ def ensure_columns(
 
     Args:
         caches: opened caches.
-        columns: names in `leakcache.columns.table`.
+        columns: names in `leakcache.store.columns`.
         device: where the encoder runs.
         fill: compute what is missing, instead of refusing it.
     """
@@ -195,7 +195,7 @@ def fill_columns(cache: Cache, columns: Iterable[str], device: str = "cpu") -> N
 
     Args:
         cache: whose images, and whose autoencoder and precision.
-        columns: names in `leakcache.columns.table`.
+        columns: names in `leakcache.store.columns`.
         device: where the encoder runs.
 
     Raises:

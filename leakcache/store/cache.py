@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from leakcache.columns.column import Column
-from leakcache.columns.table import COLUMNS, coefficients_of, dct_side
 from leakcache.errors import CacheIncomplete, CacheStale
 from leakcache.images.archive import hash_file, image_stat
+from leakcache.store.column import Column
 from leakcache.store.column_store import ColumnStore
+from leakcache.store.columns import COLUMNS, coefficients_of, dct_side
 from leakcache.store.manifest import FILE, CacheManifest
 from leakcache.store.remote import address
 from leakcache.store.zarr_column import ColumnSpec
@@ -163,7 +163,7 @@ class Cache:
         """Values of one column for these rows, in their order.
 
         Args:
-            name: in `leakcache.columns.table`, or dct_low, which follows from z0.
+            name: in `leakcache.store.columns`, or dct_low, which follows from z0.
             rows: positions among the images of this cache.
 
         Raises:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from leakcache.columns.column import IMAGES, Column, ColumnComputer, DecodedImage, View
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import ImageError
 from leakcache.images.archive import in_order, read_image
@@ -20,6 +19,7 @@ from leakcache.images.decode import VERSION, Preprocessing, decoded, pixels_hash
 from leakcache.images.preprocess import refuse_tiny
 from leakcache.processes import release_freed_memory
 from leakcache.progress import Advance
+from leakcache.store.column import IMAGES, Column, ColumnComputer, DecodedImage, View
 from leakcache.store.column_store import ColumnStore
 from leakcache.store.manifest import Encoding
 from leakcache.store.zarr_column import ROWS, ColumnSpec, decoder_versions, json_hash

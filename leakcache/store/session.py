@@ -15,8 +15,6 @@ from typing import Any
 
 import torch
 
-from leakcache.columns.column import Column
-from leakcache.columns.table import columns_named
 from leakcache.dataset.findings import join_equal_pixels, refuse_vanished
 from leakcache.dataset.index import DatasetIndex, Finding, ImageRecord, Split
 from leakcache.dataset.records import canonical
@@ -27,7 +25,9 @@ from leakcache.names import visible
 from leakcache.processes import RayPool, keep_freed_memory
 from leakcache.progress import Advance
 from leakcache.store.build_plan import BuildPlan, Worker
+from leakcache.store.column import Column
 from leakcache.store.column_store import ColumnStore
+from leakcache.store.columns import columns_named
 from leakcache.store.manifest import CacheManifest, Encoding, refuse_other_format
 from leakcache.store.one_pass import ImageFile, OnePass, ReadFile, StoredUnit, WorkUnit, work_units
 from leakcache.store.remote import address

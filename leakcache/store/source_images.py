@@ -12,15 +12,15 @@ import numpy as np
 from jaxtyping import Int, Shaped, UInt8
 from PIL import Image
 
-from leakcache.columns.column import on_track
-from leakcache.columns.table import Cut
 from leakcache.errors import CacheStale
 from leakcache.images.archive import in_order, read_image
 from leakcache.images.decode import decode, decoded
 from leakcache.images.preprocess import canonical_bytes
 from leakcache.progress import track
 from leakcache.store.cache import Cache
+from leakcache.store.column import on_track
 from leakcache.store.column_store import ColumnStore, Compute
+from leakcache.store.columns import Cut
 from leakcache.store.zarr_column import ColumnSpec
 
 AHEAD = 16

@@ -12,8 +12,6 @@ from typing import Any
 import h5py
 import numpy as np
 
-from leakcache.columns.column import ColumnComputer, DecodedImage
-from leakcache.columns.table import COLUMNS
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheStale
 from leakcache.files import replace_file
@@ -21,7 +19,9 @@ from leakcache.images.archive import read_image
 from leakcache.images.decode import decode
 from leakcache.progress import track
 from leakcache.store.cache import DERIVED, Cache
+from leakcache.store.column import ColumnComputer, DecodedImage
 from leakcache.store.column_store import ColumnStore
+from leakcache.store.columns import COLUMNS
 from leakcache.store.manifest import FILE
 from leakcache.store.zarr_column import in_words
 

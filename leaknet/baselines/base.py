@@ -28,10 +28,10 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
-from leakcache.columns.table import Cut
 from leakcache.errors import RunError
 from leakcache.store.cache import Cache
 from leakcache.store.column_store import Compute
+from leakcache.store.columns import Cut
 from leakcache.store.source_images import Rows, SourceImages
 from leakcache.store.zarr_column import ColumnSpec
 from leaknet.data.columns import ImageColumns, load_columns

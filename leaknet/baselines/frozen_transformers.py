@@ -17,10 +17,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leakcache.columns.table import RESIZED, Cut
 from leakcache.errors import TrainingError
 from leakcache.images.preprocess import central, fitted
 from leakcache.progress import track
+from leakcache.store.columns import RESIZED, Cut
 from leakcache.store.source_images import Rows
 from leakcache.store.zarr_column import ColumnSpec
 from leaknet.baselines.base import Baseline, BaselineImages, BaselineOptions

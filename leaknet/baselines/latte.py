@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float, Float32, Int, Shaped, UInt8
 from torch import Tensor, nn
 
-from leakcache.columns.table import Views
 from leakcache.encoder.weights import PRESETS
 from leakcache.images.preprocess import Preprocessing
+from leakcache.store.columns import Views
 from leakcache.store.source_images import Rows
 from leakcache.store.zarr_column import ColumnSpec
 from leaknet.baselines.base import BaselineImages, BaselineOptions, ConcatenatedRows

@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import Float, Float32
 from sklearn.ensemble import ExtraTreesClassifier
 
-from leakcache.columns.table import dct_side
 from leakcache.errors import TrainingError
 from leakcache.images.decode import decode
 from leakcache.statistics.planes import dct_low
 from leakcache.store.cache import LatentMoments
+from leakcache.store.columns import dct_side
 from leaknet.audit.control_classifiers import fit_trees
 from leaknet.audit.file_facts import FactEncoder, FileFacts, read_facts
 from leaknet.audit.observations import thumbnail, thumbnail_features

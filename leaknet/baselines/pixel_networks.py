@@ -14,8 +14,8 @@ from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leakcache.columns.table import CROPS, RESIZED, ContrastTiles, Views
 from leakcache.images.preprocess import Preprocessing
+from leakcache.store.columns import CROPS, RESIZED, ContrastTiles, Views
 from leaknet.baselines.trained_network import (
     PixelNetwork,
     Recipe,

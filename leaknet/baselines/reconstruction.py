@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from leakcache.columns.table import CROPS
 from leakcache.errors import TrainingError, WeightsError
+from leakcache.store.columns import CROPS
 from leakcache.store.source_images import Rows
 from leakcache.store.zarr_column import ColumnSpec
 from leaknet.baselines.base import Baseline, BaselineImages, BaselineOptions

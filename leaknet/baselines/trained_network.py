@@ -20,9 +20,9 @@ from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leakcache.columns.table import RESIZED, Cut
 from leakcache.errors import TrainingError
 from leakcache.progress import Advance, track
+from leakcache.store.columns import RESIZED, Cut
 from leakcache.store.source_images import Rows
 from leaknet.baselines.base import Baseline, BaselineImages, BaselineOptions
 from leaknet.data.embeddings import Embeddings

@@ -194,7 +194,7 @@ class LatentDataset(Dataset[tuple[Tensor, int]]):
         Args:
             cache: its folder, or URL.
             fold: train, val, test, or open for unknown generators.
-            column: in `leakcache.columns.table`. z0 is view × channel × height × width.
+            column: in `leakcache.store.columns`. z0 is view × channel × height × width.
 
         Raises:
             CacheError: the cache is not finished or lacks the column.

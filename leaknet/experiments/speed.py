@@ -16,13 +16,13 @@ from PIL import Image
 from sklearn.neighbors import KernelDensity
 from torch import Tensor, nn
 
-from leakcache.columns.column import BATCH
 from leakcache.dataset.index import DatasetIndex, ImageRecord
 from leakcache.device import torch_threads
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.images.decode import Preprocessing, decode, preprocess
 from leakcache.store.build import build_cache
 from leakcache.store.cache import Moments
+from leakcache.store.column import BATCH
 from leaknet.config import PAPER, Z0, RunConfig
 from leaknet.data.columns import ImageColumns
 from leaknet.detectors.density import log_density

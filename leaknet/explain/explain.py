@@ -12,10 +12,10 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image, ImageFilter
 
-from leakcache.columns.column import ColumnComputer, DecodedImage
-from leakcache.columns.table import columns_named
 from leakcache.errors import ImageError
 from leakcache.images.preprocess import refuse_tiny
+from leakcache.store.column import ColumnComputer, DecodedImage
+from leakcache.store.columns import columns_named
 from leaknet.data.columns import ImageColumns
 from leaknet.explain.contributions import (
     Box,

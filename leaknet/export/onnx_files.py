@@ -24,12 +24,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from leakcache.columns.table import COLUMNS
 from leakcache.encoder.autoencoder import TORCH
 from leakcache.encoder.onnx_network import EXPORTER, missing_packages
 from leakcache.errors import ConfigError
 from leakcache.files import write_json
 from leakcache.statistics import activation_features, pixel_features
+from leakcache.store.columns import COLUMNS
 from leaknet.config import ACTIVATIONS, PIXELS, Z0
 from leaknet.detectors import GlobalKDE
 from leaknet.export.graphs import NOISE, ActivationGraph, EncoderGraph, ModelGraph, PixelGraph

@@ -17,8 +17,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from leakcache.columns.column import Column, ColumnComputer, DecodedImage, Prepared
-from leakcache.columns.table import COLUMNS, columns_named
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import ImageError, RunError, WeightsError
 from leakcache.images.archive import in_order, read_image
@@ -26,6 +24,8 @@ from leakcache.images.decode import Preprocessing, as_rgb, decoded
 from leakcache.images.file_parts import DeclaredOrigin, declared_origin
 from leakcache.images.preprocess import refuse_tiny
 from leakcache.progress import Track, track
+from leakcache.store.column import Column, ColumnComputer, DecodedImage, Prepared
+from leakcache.store.columns import COLUMNS, columns_named
 from leakcache.store.manifest import Encoding
 from leaknet.data.columns import ImageColumns
 from leaknet.model.protoleaknet import ProtoLeakNet

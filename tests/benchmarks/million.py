@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from leakcache.columns.table import COLUMNS
 from leakcache.encoder.autoencoder import AutoencoderIdentity
 from leakcache.files import json_text, with_checksum
 from leakcache.images.preprocess import Preprocessing
 from leakcache.store.column_store import ColumnStore
+from leakcache.store.columns import COLUMNS
 from leakcache.store.manifest import FILE, FORMAT, CacheManifest, Encoding
 from leakcache.store.zarr_column import key_of
 from leaknet.data.columns import LatentDataset

@@ -13,12 +13,12 @@ import pytest
 import torch
 from tiny_data import array_bytes, save, tiny_model
 
-from leakcache.columns.column import BATCH
 from leakcache.dataset.index import DatasetIndex
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.statistics.planes import dct_low
 from leakcache.store.build import build_cache
 from leakcache.store.cache import LatentMoments
+from leakcache.store.column import BATCH
 from leaknet.config import preset
 from leaknet.experiments.speed import (
     BuildSpeed,

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from leakcache.columns.table import COLUMNS
 from leakcache.encoder.autoencoder import AutoencoderIdentity
 from leakcache.images.decode import Preprocessing
 from leakcache.statistics.planes import dct_low
 from leakcache.store.cache import Cache, LatentMoments, Moments
 from leakcache.store.column_store import ColumnStore
+from leakcache.store.columns import COLUMNS
 from leakcache.store.manifest import CacheManifest, Encoding
 from leaknet.config import RunConfig
 from leaknet.data.columns import ImageColumns

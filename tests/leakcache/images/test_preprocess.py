@@ -17,7 +17,6 @@ from PIL.JpegImagePlugin import get_sampling
 from torchvision.transforms import v2
 from torchvision.transforms.functional import normalize, to_tensor
 
-from leakcache.columns.column import DecodedImage
 from leakcache.encoder.autoencoder import AutoencoderIdentity
 from leakcache.errors import ConfigError, ImageError
 from leakcache.images import preprocess as resize
@@ -35,6 +34,7 @@ from leakcache.images.preprocess import (
     reduced_view,
     texture,
 )
+from leakcache.store.column import DecodedImage
 from leakcache.store.manifest import Encoding
 from tests.tiny_data import SMALL, tiny_image
 

@@ -26,12 +26,12 @@ torch.set_num_threads(1)
 
 from tiny_data import SMALL, array_bytes  # noqa: E402
 
-from leakcache.columns.table import COLUMNS  # noqa: E402
 from leakcache.dataset.index import DatasetIndex, read_index  # noqa: E402
 from leakcache.encoder.autoencoder import Encoder  # noqa: E402
 from leakcache.store.build import build_cache  # noqa: E402
 from leakcache.store.cache import Cache  # noqa: E402
 from leakcache.store.column_store import ColumnStore  # noqa: E402
+from leakcache.store.columns import COLUMNS  # noqa: E402
 from leakcache.store.zarr_column import ColumnSpec  # noqa: E402
 
 KILLS = 16

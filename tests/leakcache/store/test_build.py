@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from tiny_data import SIDE, SMALL, array_bytes, save, tiny_image, tiny_model, write_images
 
-from leakcache.columns.column import BATCH, View, ViewValues, _batches, _Request
 from leakcache.dataset.index import FOLDS, DatasetIndex, read_index
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheCorrupt, CacheError, CacheStale, DataError
@@ -22,6 +21,7 @@ from leakcache.files import locked
 from leakcache.images.decode import Preprocessing, decode, preprocess, to_unit_range
 from leakcache.store.build import BuildReport, build_cache
 from leakcache.store.cache import Cache
+from leakcache.store.column import BATCH, View, ViewValues, _batches, _Request
 from leakcache.store.one_pass import images_ahead
 from leakcache.store.zarr_column import ColumnSpec
 

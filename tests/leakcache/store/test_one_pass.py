@@ -14,8 +14,6 @@ import torch
 from PIL import Image
 from tiny_data import SMALL, array_bytes, tiny_image, write_images
 
-from leakcache.columns.column import Column, ColumnComputer, DecodedImage
-from leakcache.columns.table import COLUMNS
 from leakcache.dataset.index import read_index
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheIncomplete, CacheStale
@@ -24,6 +22,8 @@ from leakcache.images.decode import decoded as decoding
 from leakcache.store import one_pass
 from leakcache.store.build import BuildReport, build_cache, ensure_columns, fill_columns
 from leakcache.store.cache import Cache
+from leakcache.store.column import Column, ColumnComputer, DecodedImage
+from leakcache.store.columns import COLUMNS
 from leakcache.store.zarr_column import ColumnSpec
 from leaknet.config import preset
 
@@ -180,7 +180,7 @@ def test_an_image_has_all_columns_of_a_build_or_none(
     images: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = {**COLUMNS, "stopping": Stopping()}
-    monkeypatch.setattr("leakcache.columns.table.COLUMNS", table)
+    monkeypatch.setattr("leakcache.store.columns.COLUMNS", table)
     monkeypatch.setattr(ColumnSpec, "per_shard", 2)
     monkeypatch.setattr(one_pass, "IMAGES", 2)
     names = ["z0", "pixel_statistics", "stopping"]

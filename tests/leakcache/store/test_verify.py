@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from tiny_data import SMALL, save, tiny_image, tiny_model
 
-from leakcache.columns.table import COLUMNS
 from leakcache.dataset.index import read_index
 from leakcache.encoder.autoencoder import Encoder
 from leakcache.errors import CacheStale
 from leakcache.store.build import build_cache
 from leakcache.store.cache import Cache
+from leakcache.store.columns import COLUMNS
 from leakcache.store.verify import verify
 from leakcache.store.zarr_column import ColumnSpec, key_of
 

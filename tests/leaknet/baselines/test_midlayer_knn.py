@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from sklearn.neighbors import NearestNeighbors
 from tiny_baselines import CLASSES
 
-from leakcache.columns.table import RESIZED
 from leakcache.errors import TrainingError, WeightsError
+from leakcache.store.columns import RESIZED
 from leaknet.baselines.base import BaselineOptions
 from leaknet.baselines.frozen_transformers import ClipNeighbours, DinoNeighbours, MidLayerNeighbours
 from leaknet.baselines.trained_network import cropped, standardised

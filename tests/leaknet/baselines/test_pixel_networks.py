@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tiny_baselines import CLASSES
 from torch.nn import functional as F
 
-from leakcache.columns.table import ContrastTiles
+from leakcache.store.columns import ContrastTiles
 from leaknet.baselines import BASELINES
 from leaknet.baselines.base import BaselineOptions
 from leaknet.baselines.pixel_networks import (

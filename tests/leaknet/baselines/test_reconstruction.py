@@ -11,8 +11,8 @@ from tiny_baselines import CLASSES, baseline_images
 from tiny_data import save, tiny_model
 from torch.nn import functional as F
 
-from leakcache.columns.table import CROPS
 from leakcache.errors import TrainingError, WeightsError
+from leakcache.store.columns import CROPS
 from leaknet.baselines.base import BaselineOptions
 from leaknet.baselines.reconstruction import (
     FILE,

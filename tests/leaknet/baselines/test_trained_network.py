@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tiny_baselines import CLASSES
 from torch import nn
 
-from leakcache.columns.table import ContrastTiles
 from leakcache.errors import TrainingError
+from leakcache.store.columns import ContrastTiles
 from leakcache.store.source_images import SourceImages
 from leaknet.baselines.base import BaselineOptions
 from leaknet.baselines.pixel_networks import FreqNetwork

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from leakcache.columns.table import COPY_COUNT as COPIES
 from leakcache.errors import CacheIncomplete, ConfigError
 from leakcache.images.preprocess import PARTS
 from leakcache.statistics.activation_features import LENGTH as SEEN
 from leakcache.statistics.pixel_features import LENGTH, LENGTHS
+from leakcache.store.columns import COPY_COUNT as COPIES
 from leaknet.config import HeadConfig, StatisticsConfig
 from leaknet.data.columns import ImageColumns
 from leaknet.data.training_data import TrainingData

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float, Float64, UInt8
 from PIL import Image
 
-from leakcache.columns.column import CHAINS, Column, DecodedImage, View, ViewValues, on_track
 from leakcache.errors import ConfigError
 from leakcache.images.preprocess import (
     ENLARGED,
@@ -28,6 +27,7 @@ from leakcache.images.preprocess import (
 from leakcache.statistics import activation_features, pixel_features
 from leakcache.statistics.planes import dct_low
 from leakcache.statistics.rows import dequantise, quantise, stored_length
+from leakcache.store.column import CHAINS, Column, DecodedImage, View, ViewValues, on_track
 from leakcache.store.manifest import Encoding
 from leakcache.store.zarr_column import ColumnSpec
 

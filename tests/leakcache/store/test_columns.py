@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from leakcache.columns.column import CHAINS, MAX_DEGRADED_SIDE, DecodedImage
-from leakcache.columns.table import COLUMNS, COPY_COUNT, ContrastTiles, contrast
 from leakcache.images.preprocess import Preprocessing
+from leakcache.store.column import CHAINS, MAX_DEGRADED_SIDE, DecodedImage
+from leakcache.store.columns import COLUMNS, COPY_COUNT, ContrastTiles, contrast
 from tests.tiny_data import SMALL, tiny_image
 
 DEGRADED = [column for name, column in COLUMNS.items() if name.startswith("degraded")]
