@@ -164,7 +164,7 @@ def load_columns(
 
     They are read at once where they take at most a quarter of `memory_limit`, and otherwise batch
     by batch. In memory z0 takes 8 KiB an image for 4×32×32, statistics of pixels
-    198 KiB, those of activations 366 KiB and those of two degraded copies 278 KiB; on disk
+    182 KiB, those of activations 366 KiB and those of two degraded copies 268 KiB; on disk
     statistics take half.
 
     Raises:
