@@ -22,9 +22,8 @@ from sklearn.ensemble import ExtraTreesClassifier
 from leakcache.errors import ScoringError
 from leaknet.audit.file_facts import FactTable
 from leaknet.audit.observations import Observations
-from leaknet.metrics.closed_set import closed_values, per_class_auc
-from leaknet.metrics.open_set import auroc, roc
 from leaknet.metrics.summary import Interval, Measure, Weights, intervals
+from leaknet.metrics.values import auroc, closed_values, per_class_auc, roc
 
 Texts = Shaped[np.ndarray, "image"]
 Features = Float[np.ndarray, "image column"]

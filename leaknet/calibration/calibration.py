@@ -42,7 +42,7 @@ from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Detector
 from leaknet.files import read_tensors, save_tensors
 from leaknet.metrics import expected_calibration_error
-from leaknet.metrics.closed_set import correct
+from leaknet.metrics.values import correct
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from scipy.special import expit
 
 from leakcache.errors import ScoringError
-from leaknet.metrics.closed_set import log_odds
+from leaknet.metrics.values import log_odds
 
 _GRID = np.arange(0.0, 8.0, 0.01)  # log10 of prior odds
 _LN10 = float(np.log(10))

@@ -26,7 +26,7 @@ from leaknet.detectors import Detector, DiagonalMahalanobis, GlobalKDE
 from leaknet.enroll.new_class import learn, reclassified, take_shots
 from leaknet.files import read_metadata, save_tensors, write_json, write_text
 from leaknet.metrics import closed_values
-from leaknet.metrics.closed_set import correct
+from leaknet.metrics.values import correct
 from leaknet.model.inference import embed
 from leaknet.model.protoleaknet import WEIGHTS, ProtoLeakNet
 from leaknet.scoring.encode_files import EncodedFile, as_split, encoding_of, load_encoder

@@ -18,7 +18,6 @@ from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import GlobalKDE
 from leaknet.features.noise import epoch_seed
 from leaknet.metrics import roc
-from leaknet.metrics.closed_set import log_odds
 from leaknet.metrics.detection import Detection, Metrics, summarise_open
 from leaknet.metrics.summary import (
     Measure,
@@ -29,6 +28,7 @@ from leaknet.metrics.summary import (
     picked,
     summarise_closed,
 )
+from leaknet.metrics.values import log_odds
 from leaknet.model.head import Gate
 from leaknet.model.protoleaknet import ProtoLeakNet
 

@@ -26,7 +26,6 @@ from leaknet.experiments.answers import Columns, Rule, rates
 from leaknet.experiments.bench_trial import STEPS, degraded_cache
 from leaknet.experiments.trial import RunTrial
 from leaknet.metrics import closed_values, roc
-from leaknet.metrics.closed_set import correct
 from leaknet.metrics.summary import (
     Key,
     Measure,
@@ -38,6 +37,7 @@ from leaknet.metrics.summary import (
     over_seeds,
     picked,
 )
+from leaknet.metrics.values import correct
 from leaknet.scoring.run_embeddings import (
     CLOSED_FOLDS,
     require_same_encoding,

@@ -18,8 +18,7 @@ from jaxtyping import Bool, Float, Float64, Int, Shaped
 from leakcache.errors import ScoringError
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Detector
-from leaknet.metrics import closed_values, open_set, open_values
-from leaknet.metrics.closed_set import correct
+from leaknet.metrics import closed_values, open_values
 from leaknet.metrics.summary import (
     ClosedSummary,
     Measure,
@@ -35,11 +34,13 @@ from leaknet.metrics.summary import (
     sign_flip_p,
     summarise_closed,
 )
+from leaknet.metrics.values import LOWER_IS_BETTER as LOWER
+from leaknet.metrics.values import correct
 
 ACCEPTED = 0.95
 """Fraction of the closed validation images that the operating threshold accepts."""
 
-LOWER_IS_BETTER = open_set.LOWER_IS_BETTER | {"unknown_accepted"}
+LOWER_IS_BETTER = LOWER | {"unknown_accepted"}
 POOLED = ""
 """All unknown generators together, among the names of generators."""
 

@@ -20,7 +20,7 @@ from jaxtyping import Float, Float64, Int, Shaped
 
 from leakcache.errors import ScoringError
 from leaknet.data.embeddings import Embeddings
-from leaknet.metrics.closed_set import closed_table, confusion
+from leaknet.metrics.values import closed_table, confusion
 
 GroupSets = Sequence[Shaped[np.ndarray, "_"]]
 

@@ -13,8 +13,7 @@ from leaknet.calibration import Calibration, decide
 from leaknet.calibration.conformal import FAR, depths
 from leaknet.calibration.decision import KNOWN, OUTSIDE, UNKNOWN, UNSURE
 from leaknet.data.embeddings import Embeddings
-from leaknet.metrics.closed_set import correct, log_odds
-from leaknet.metrics.open_set import roc
+from leaknet.metrics.values import correct, log_odds, roc
 from leaknet.model.pair_calibration import merges
 from leaknet.report.metric_labels import (
     BY_KEY,

@@ -15,7 +15,7 @@ from jaxtyping import Float, Float64
 from markupsafe import Markup, escape
 
 from leakcache.names import visible
-from leaknet.metrics.open_set import Roc
+from leaknet.metrics.values import Roc
 
 Html = Markup
 Child = str | Iterable[str] | None

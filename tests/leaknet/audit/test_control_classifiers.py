@@ -18,7 +18,7 @@ from leaknet.audit.control_classifiers import (
     log_probabilities,
     shuffle_labels,
 )
-from leaknet.metrics.closed_set import closed_values
+from leaknet.metrics.values import closed_values
 
 
 def groups_of(prompts: int, images: int) -> np.ndarray:

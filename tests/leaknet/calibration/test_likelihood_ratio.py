@@ -19,7 +19,7 @@ from leaknet.calibration.likelihood_ratio import (
     pav_log10_ratios,
     supported_range,
 )
-from leaknet.metrics.closed_set import log_odds
+from leaknet.metrics.values import log_odds
 from tests.leaknet.calibration.exchangeable import closed
 
 

@@ -14,7 +14,7 @@ from leaknet.calibration.temperature import (
     negative_log_likelihood,
 )
 from leaknet.metrics import expected_calibration_error
-from leaknet.metrics.closed_set import correct
+from leaknet.metrics.values import correct
 from tests.leaknet.calibration.exchangeable import closed
 
 

@@ -28,7 +28,7 @@ from leaknet.experiments.controls import (
     summarise_shuffled,
     untrained_gate,
 )
-from leaknet.metrics.closed_set import per_class_auc
+from leaknet.metrics.values import per_class_auc
 from tests.leaknet.experiments.synthetic import embeddings
 from tests.leaknet.tiny import CLASSES, tiny_model
 

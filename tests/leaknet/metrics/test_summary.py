@@ -14,7 +14,6 @@ from leaknet.data.embeddings import Embeddings, concatenate
 from leaknet.detectors import GlobalKDE
 from leaknet.metrics import closed_values, open_values, roc
 from leaknet.metrics import summary as module
-from leaknet.metrics.closed_set import confusion, per_class_auc
 from leaknet.metrics.detection import ACCEPTED, Detection, summarise_open, threshold
 from leaknet.metrics.summary import (
     Interval,
@@ -25,6 +24,7 @@ from leaknet.metrics.summary import (
     sign_flip_p,
     summarise_closed,
 )
+from leaknet.metrics.values import confusion, per_class_auc
 from tests.leaknet.experiments.synthetic import embeddings
 
 

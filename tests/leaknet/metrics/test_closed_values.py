@@ -15,7 +15,7 @@ from sklearn.metrics import (
 
 from leakcache.errors import ScoringError
 from leaknet.metrics import closed_values, expected_calibration_error
-from leaknet.metrics.closed_set import confusion, per_class_auc, true_rank
+from leaknet.metrics.values import confusion, per_class_auc, true_rank
 
 
 def plain(logits: np.ndarray, targets: np.ndarray) -> dict[str, float]:
