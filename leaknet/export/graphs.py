@@ -7,7 +7,7 @@ graphs return the covariances, and `leaknet.export.scorer` takes the logarithms.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch.nn import functional
 from leakcache.encoder.autoencoder import AutoencoderIdentity, halvings
 from leakcache.statistics import activation_features, patch_covariance, pixel_families
 from leakcache.statistics.patch_covariance import without_mean
-from leakcache.statistics.pixel_families import residual_spectrum
+from leakcache.statistics.pixel_features import FAMILIES
 from leakcache.statistics.planes import Planes, residuals
 from leaknet.calibration import Calibration
 from leaknet.config import ACTIVATIONS, PIXELS, Z0
@@ -59,15 +59,12 @@ class PixelGraph(nn.Module):
     """Statistics of the pixels of a part of a view."""
 
     def forward(self, views: UInt8[Tensor, "part height width 3"]) -> tuple[Tensor, ...]:
-        """Values of the families without logarithms, then a covariance of each other family."""
-        planes = Planes(views)
-        values = [
-            _dct_histogram(planes.amplitudes),
-            _dct_correlation(planes.amplitudes),
-            residual_spectrum(planes)[:, 0],
-            _cooccurrence(planes.luma_chroma),
-        ]
-        return torch.cat(values, dim=1), *_patch_covariances(planes)
+        """Values of each family, or the matrix of which they are the logarithm."""
+        planes, found = Planes(views), []
+        for name, (family, _) in FAMILIES.items():
+            own = EXPORTED.get(name)
+            found.append(family(planes)[:, 0] if own is None else own(planes))
+        return tuple(found)
 
 
 class ActivationGraph(nn.Module):
@@ -221,9 +218,8 @@ def _floors(
     return (activation_features.FLOOR / unit * traces / activation_features.CHANNELS + 1) * unit
 
 
-def _dct_histogram(
-    found: Float32[Tensor, "part row column value"],
-) -> Float32[Tensor, "part entry"]:
+def _dct_histogram(planes: Planes) -> Float32[Tensor, "part entry"]:
+    found = planes.amplitudes
     edges = torch.tensor(pixel_families.EDGES).expm1()
     above = (found[..., None] >= edges).float().sum((1, 2))
     every = torch.ones_like(found).sum((1, 2))[..., None]
@@ -231,14 +227,13 @@ def _dct_histogram(
     return (counts / every).sqrt().flatten(1)
 
 
-def _dct_correlation(
-    found: Float32[Tensor, "part row column value"],
-) -> Float32[Tensor, "part entry"]:
-    luma = _covariance(found[..., : pixel_families.FREQUENCIES].log1p())
+def _dct_correlation(planes: Planes) -> Float32[Tensor, "part entry"]:
+    luma = _covariance(planes.amplitudes[..., : pixel_families.FREQUENCIES].log1p())
     return pixel_families.correlations_of(luma[:, None])[:, 0]
 
 
-def _cooccurrence(values: Float32[Tensor, "part 3 height width"]) -> Float32[Tensor, "part entry"]:
+def _cooccurrence(planes: Planes) -> Float32[Tensor, "part entry"]:
+    values = planes.luma_chroma
     counts = torch.zeros_like(values[:, :, :1, :1]).flatten(2).repeat(1, 1, pixel_families.TRIPLES)
     for axis in (2, 3):
         numbers = _triples(values, axis).flatten(2).long()
@@ -255,20 +250,6 @@ def _triples(values: Tensor, axis: int) -> Tensor:
     return (first * pixel_families.LEVELS + second) * pixel_families.LEVELS + third
 
 
-def _patch_covariances(planes: Planes) -> list[Matrices]:
-    """Of the families of `leakcache.statistics.patch_covariance`, in their order."""
-    luma, own = planes.luma_chroma[:, :1], patch_covariance
-    colours = planes.views.permute(0, 3, 1, 2).float()
-    high = residuals(luma, own.RESIDUAL_LIMIT)
-    return [
-        _patch_covariance(colours, own.COLOUR_SIDE),
-        _patch_covariance(luma, own.LUMA_SIDE),
-        _patch_covariance(luma, own.NORMALISED_SIDE, own.NORMALISED_CONTRAST),
-        _patch_covariance(high, own.LUMA_SIDE, own.RESIDUAL_CONTRAST),
-        _patch_covariance(luma[:, :, 1:, 1:], own.LUMA_SIDE, own.ODD_CONTRAST),
-    ]
-
-
 def _patch_covariance(planes: Tensor, side: int, contrast: float | None = None) -> Matrices:
     """Covariance of patches, with the floor of its logarithm added."""
     count = planes.shape[1] * side**2
@@ -280,3 +261,34 @@ def _patch_covariance(planes: Tensor, side: int, contrast: float | None = None) 
     matrices: Tensor = without_mean(_covariance(patches.permute(0, 2, 3, 1)))
     floor = patch_covariance.FLOOR if contrast is None else patch_covariance.NORMALISED_FLOOR
     return matrices + floor * torch.eye(count, dtype=torch.float64)
+
+
+def _colours(planes: Planes) -> Float32[Tensor, "part 3 height width"]:
+    return planes.views.permute(0, 3, 1, 2).float()
+
+
+def _luma(planes: Planes, start: int = 0) -> Float32[Tensor, "part 1 height width"]:
+    return planes.luma_chroma[:, :1, start:, start:]
+
+
+def _residual(planes: Planes) -> Float32[Tensor, "part 1 height width"]:
+    return residuals(_luma(planes), patch_covariance.RESIDUAL_LIMIT)
+
+
+_own = patch_covariance
+EXPORTED: Mapping[str, Callable[[Planes], Tensor]] = {
+    "dct_histogram": _dct_histogram,
+    "dct_correlation": _dct_correlation,
+    "cooccurrence": _cooccurrence,
+    "colour_covariance": lambda p: _patch_covariance(_colours(p), _own.COLOUR_SIDE),
+    "luma_covariance": lambda p: _patch_covariance(_luma(p), _own.LUMA_SIDE),
+    "normalised_luma": lambda p: _patch_covariance(
+        _luma(p), _own.NORMALISED_SIDE, _own.NORMALISED_CONTRAST
+    ),
+    "normalised_residual": lambda p: _patch_covariance(
+        _residual(p), _own.LUMA_SIDE, _own.RESIDUAL_CONTRAST
+    ),
+    "odd_luma": lambda p: _patch_covariance(_luma(p, 1), _own.LUMA_SIDE, _own.ODD_CONTRAST),
+}
+"""Families that are computed otherwise: in one piece where their code works in chunks, and without
+the matrix logarithm. Any other family is exported as it is."""

@@ -39,7 +39,7 @@ from leaknet.scoring.predict import Predictor
 
 VIEW = {0: "view", 1: "height", 2: "width"}
 LATENTS = ["latents", "half", "quarter", "eighth"]
-PIXEL_OUTPUTS = ["values", "colour", "luma", "normalised_luma", "normalised_residual", "odd_luma"]
+PIXEL_OUTPUTS = list(pixel_features.LENGTHS)
 
 
 def export_onnx(run: Path, folder: Path, vae: str | None = None) -> dict[str, Any]:

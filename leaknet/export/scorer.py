@@ -58,7 +58,7 @@ from leaknet.scoring.scores import (
     with_origin,
 )
 
-FORMAT = "leak-onnx-1"
+FORMAT = "leak-onnx-2"
 ALPHA = 0.05
 LEAST = 1e-12
 """Least eigenvalue, below any that the graphs give."""
@@ -146,8 +146,10 @@ class Scorer:
         found = []
         for rows, columns in pixel_parts(view.shape[:2], parts):
             part = np.ascontiguousarray(view[slice(*rows), slice(*columns)])[None]
-            values, *matrices = self._run("pixels", {"pixels": part})
-            found.append(np.concatenate([values[0], *(log_triangle(m)[0] for m in matrices)]))
+            families = self._run("pixels", {"pixels": part})
+            found.append(
+                np.concatenate([(f if f.ndim == 2 else log_triangle(f))[0] for f in families])
+            )
         return found
 
     def _activation_rows(self, view: UInt8[np.ndarray, "height width 3"]) -> list[np.ndarray]:
