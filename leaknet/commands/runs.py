@@ -140,7 +140,7 @@ def compare(settings: Settings, /, run_a: str, run_b: str, **options: Any) -> No
     check_run(Path(run_a))
     check_run(Path(run_b))
 
-    from leaknet.experiments.compare_runs import compare_runs, comparison_table
+    from leaknet.experiments.evaluation import compare_runs, comparison_table
     from leaknet.experiments.tables import print_grids
     from leaknet.scoring.run_embeddings import detectors_named
 

@@ -17,8 +17,12 @@ from leaknet.calibration import Calibration
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import DETECTORS, GlobalKDE, MaxSoftmax
 from leaknet.experiments.answers import Rule
-from leaknet.experiments.compare_runs import compare_runs, comparison_table
-from leaknet.experiments.evaluation import Evaluation, EvaluationPlan
+from leaknet.experiments.evaluation import (
+    Evaluation,
+    EvaluationPlan,
+    compare_runs,
+    comparison_table,
+)
 from leaknet.experiments.evaluation_tables import evaluation_tables, write_evaluation
 from leaknet.experiments.protocols import evaluate, groups_of, left_out
 from leaknet.experiments.tables import markdown
