@@ -21,9 +21,8 @@ from leaknet.audit.file_facts import FactEncoder, FileFacts, read_facts
 from leaknet.audit.observations import thumbnail, thumbnail_features
 from leaknet.baselines.base import Baseline, BaselineImages
 from leaknet.config import RunConfig, preset
-from leaknet.data.columns import ImageColumns
+from leaknet.data.columns import ImageColumns, TrainingData
 from leaknet.data.embeddings import Embeddings
-from leaknet.data.training_data import TrainingData
 from leaknet.model.inference import embed
 from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.model.run_record import RunRecord

@@ -26,8 +26,7 @@ from leakcache.store.manifest import Encoding
 from leaknet.calibration.calibration import cut_in_halves
 from leaknet.calibration.temperature import fit_temperature
 from leaknet.data.embeddings import Embeddings
-from leaknet.model.branch import Branch
-from leaknet.model.head import PrototypeHead
+from leaknet.model.branch import Branch, PrototypeHead
 from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.scoring.encode_files import EncodedFile, encode_files
 

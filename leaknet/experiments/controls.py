@@ -29,7 +29,7 @@ from leaknet.metrics.summary import (
     summarise_closed,
 )
 from leaknet.metrics.values import log_odds
-from leaknet.model.head import Gate
+from leaknet.model.branch import Gate
 from leaknet.model.protoleaknet import ProtoLeakNet
 
 DRAWS = 10_000

@@ -25,9 +25,8 @@ from leakcache.progress import track
 from leakcache.store.cache import Cache
 from leakcache.store.manifest import images_hash
 from leaknet.config import RunConfig, config_to_table
-from leaknet.data.columns import ImageColumns, load_fold
+from leaknet.data.columns import ImageColumns, TrainingData, load_fold
 from leaknet.data.embeddings import Embeddings
-from leaknet.data.training_data import TrainingData
 from leaknet.detectors import Detector, DiagonalMahalanobis, GlobalKDE
 from leaknet.metrics.detection import Detection, Evaluated
 from leaknet.model.protoleaknet import ProtoLeakNet

@@ -17,7 +17,7 @@ from leakcache.statistics.pixel_families import HALF, TILE
 from leakcache.statistics.pixel_features import family_slice
 from leaknet.data.columns import ImageColumns
 from leaknet.explain.contributions import MarginWeights
-from leaknet.model.head import PrototypeHead
+from leaknet.model.branch import PrototypeHead
 from leaknet.model.latent_branch import LatentBranch
 from leaknet.model.ridge import family_weights
 

@@ -20,8 +20,7 @@ from leakcache.store.manifest import CacheManifest
 from leaknet.calibration import Calibration, score_threshold
 from leaknet.data.embeddings import Embeddings
 from leaknet.detectors import Detector
-from leaknet.model.branch import Branch
-from leaknet.model.head import PrototypeHead
+from leaknet.model.branch import Branch, PrototypeHead
 from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.report.page import thumbnail
 

@@ -15,14 +15,18 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from leaknet.config import Z0, HeadConfig, LatentConfig
-from leaknet.data.columns import ImageColumns, ShuffledWindows, StoredColumn, window_size
-from leaknet.data.training_data import TrainingData
+from leaknet.data.columns import (
+    ImageColumns,
+    ShuffledWindows,
+    StoredColumn,
+    TrainingData,
+    window_size,
+)
 from leaknet.features.evaluation_noise import evaluation_noise
 from leaknet.features.latent_features import LatentFeatures
 from leaknet.features.noise import training_noise
 from leaknet.model.backbone import build_backbone
-from leaknet.model.branch import Branch, Sampler
-from leaknet.model.head import TemporalAttention
+from leaknet.model.branch import Branch, Sampler, TemporalAttention
 
 
 class LatentBranch(Branch):

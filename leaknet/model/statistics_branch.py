@@ -45,11 +45,9 @@ from leaknet.config import (
     HeadConfig,
     StatisticsConfig,
 )
-from leaknet.data.columns import ImageColumns
-from leaknet.data.training_data import TrainingData
-from leaknet.model.branch import HELD_OUT, Branch, BranchOutput, Sampler
+from leaknet.data.columns import ImageColumns, TrainingData
+from leaknet.model.branch import HELD_OUT, Branch, BranchOutput, PrototypeHead, Sampler
 from leaknet.model.feature_space import BLOCK
-from leaknet.model.head import PrototypeHead
 from leaknet.model.novelty import Novelty
 from leaknet.model.ridge import RidgeMap
 from leaknet.model.source_map import SourceDensity, SourceMap, evidence

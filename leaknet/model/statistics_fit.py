@@ -23,8 +23,7 @@ from leakcache.errors import ConfigError
 from leakcache.images.preprocess import PARTS
 from leakcache.statistics.pixel_features import LENGTH
 from leaknet.config import DEGRADED_PIXELS
-from leaknet.data.columns import ImageColumns, StoredColumn
-from leaknet.data.training_data import TrainingData
+from leaknet.data.columns import ImageColumns, StoredColumn, TrainingData
 from leaknet.model.feature_space import Views, fit_space
 from leaknet.model.fusion import fit_score_map
 from leaknet.model.novelty import MAX_IMAGES

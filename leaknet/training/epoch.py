@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leaknet.config import TrainConfig
-from leaknet.data.columns import ImageColumns
-from leaknet.data.training_data import TrainingData
+from leaknet.data.columns import ImageColumns, TrainingData
 from leaknet.features.noise import epoch_seed, seeded_globally, training_generator
 from leaknet.files import read_metadata, read_tensors, save_tensors
 from leaknet.metrics import closed_values

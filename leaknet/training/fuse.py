@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 
 from leakcache.progress import Track
-from leaknet.data.training_data import TrainingData
+from leaknet.data.columns import TrainingData
 from leaknet.features.noise import training_generator
 from leaknet.files import read_metadata, read_tensors, save_tensors
 from leaknet.model.branch import Branch

@@ -24,10 +24,8 @@ from leakcache.progress import Advance, Track
 from leakcache.progress import track as show_progress
 from leakcache.store.cache import Cache
 from leaknet.config import RunConfig
-from leaknet.data.columns import ImageColumns
-from leaknet.data.training_data import TrainingData, check_trainable
-from leaknet.model.branch import Branch
-from leaknet.model.head import PrototypeHead
+from leaknet.data.columns import ImageColumns, TrainingData, check_trainable
+from leaknet.model.branch import Branch, PrototypeHead
 from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.model.run_record import CacheIdentity, RunRecord
 from leaknet.training.epoch import Stepper, TrainingImages, keep_if_best, train_epoch, validate

@@ -13,8 +13,7 @@ from pathlib import Path
 from leakcache.processes import set_memory_limit
 from leakcache.store.cache import Cache
 from leaknet.config import PAPER, RunConfig
-from leaknet.data.columns import CPU
-from leaknet.data.training_data import TrainingData
+from leaknet.data.columns import CPU, TrainingData
 from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.training.epoch import Stepper, TrainingImages, train_epoch
 

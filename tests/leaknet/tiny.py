@@ -19,8 +19,7 @@ from leakcache.store.column_store import ColumnStore
 from leakcache.store.columns import COLUMNS
 from leakcache.store.manifest import CacheManifest, Encoding
 from leaknet.config import RunConfig
-from leaknet.data.columns import ImageColumns
-from leaknet.data.training_data import TrainingData
+from leaknet.data.columns import ImageColumns, TrainingData
 from leaknet.model.latent_branch import LatentBranch
 from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.model.run_record import RunRecord

@@ -12,8 +12,7 @@ from click.testing import CliRunner
 from cli import leak
 from leakcache.processes import memory_limit, set_memory_limit
 from leakcache.store.cache import Cache
-from leaknet.data.columns import CPU, ShuffledWindows, StoredColumn, load_fold
-from leaknet.data.training_data import TrainingData
+from leaknet.data.columns import CPU, ShuffledWindows, StoredColumn, TrainingData, load_fold
 from leaknet.model.inference import run_split
 from leaknet.training.epoch import Stepper, TrainingImages, train_epoch
 from tests.leaknet.tiny import CLASSES, fit_tiny, tiny_cache, tiny_config, tiny_latents, tiny_model

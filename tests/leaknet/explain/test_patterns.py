@@ -17,7 +17,7 @@ from leaknet.explain.patterns import (
     shuffled_agreement,
 )
 from leaknet.explain.position import prototypes_of
-from leaknet.model.head import PrototypeHead
+from leaknet.model.branch import PrototypeHead
 from leaknet.model.latent_branch import LatentBranch
 from leaknet.model.protoleaknet import ProtoLeakNet
 from tests.leaknet.tiny import SHAPE, tiny_model, tiny_split

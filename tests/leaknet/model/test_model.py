@@ -16,8 +16,7 @@ from safetensors.torch import load_file, save_file
 from leakcache.errors import ConfigError, RunError, WeightsError
 from leaknet.config import HeadConfig, LatentConfig
 from leaknet.model.backbone import build_backbone, describe_patches
-from leaknet.model.branch import BranchOutput
-from leaknet.model.head import PrototypeHead, TemporalAttention
+from leaknet.model.branch import BranchOutput, PrototypeHead, TemporalAttention
 from leaknet.model.latent_branch import LatentBranch
 from leaknet.model.protoleaknet import ProtoLeakNet
 from tests.leaknet.tiny import (

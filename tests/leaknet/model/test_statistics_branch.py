@@ -15,8 +15,7 @@ from leakcache.statistics.activation_features import LENGTH as SEEN
 from leakcache.statistics.pixel_features import LENGTH, LENGTHS
 from leakcache.store.columns import COPY_COUNT as COPIES
 from leaknet.config import HeadConfig, StatisticsConfig
-from leaknet.data.columns import ImageColumns
-from leaknet.data.training_data import TrainingData
+from leaknet.data.columns import ImageColumns, TrainingData
 from leaknet.model.inference import embed, run_split
 from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.model.ridge import CLIP, family_weights

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from leaknet.data.training_data import TrainingData
+from leaknet.data.columns import TrainingData
 from leaknet.files import read_tensors
 from leaknet.model.inference import embed
 from leaknet.training.fuse import held_out_groups

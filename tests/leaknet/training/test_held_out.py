@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from leakcache.errors import RunError
-from leaknet.data.columns import ImageColumns
-from leaknet.data.training_data import TrainingData
+from leaknet.data.columns import ImageColumns, TrainingData
 from leaknet.model.branch import HELD_OUT
 from leaknet.model.statistics_branch import StatisticsBranch
 from leaknet.model.statistics_fit import fit_embedding

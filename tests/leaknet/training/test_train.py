@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scipy.stats import entropy
 
 from leakcache.errors import RunError, TrainingError
-from leaknet.data.training_data import TrainingData
+from leaknet.data.columns import TrainingData
 from leaknet.model.inference import run_split
 from leaknet.model.protoleaknet import ProtoLeakNet
 from leaknet.training.epoch import Stepper, TrainingImages, batch_sizes, train_epoch
