@@ -268,18 +268,20 @@ def layout(nested: Callable[[Callable[[Summary], Any]], dict[str, Any]]) -> dict
 def _both(
     measures: Sequence[Measure[K]], groups: Sequence[Shaped[np.ndarray, "_"]], resamples: int
 ) -> dict[K, tuple[tuple[float, ...], np.ndarray | None]]:
-    """Values under each seed, and means over seeds under the resamples, where there are any."""
+    """Values under each seed, and means over seeds under the resamples, where there are any.
+
+    A metric that some seed lacks, as one of families where its run has none, is left out.
+    """
+    plain = [measure(None) for measure in measures]
+    keys = [key for key in plain[0] if all(key in table for table in plain)]
 
     def mean(weights: Sequence[Weights] | None) -> dict[K, np.ndarray]:
         tables = [measure(weights) for measure in measures]
-        return {key: np.mean([table[key] for table in tables], axis=0) for key in tables[0]}
+        return {key: np.mean([table[key] for table in tables], axis=0) for key in keys}
 
-    plain = [measure(None) for measure in measures]
     several = all(len(set(column.tolist())) > 1 for column in groups)
     drawn = resample(mean, groups, resamples=resamples) if several else {}
-    return {
-        key: (tuple(float(table[key][0]) for table in plain), drawn.get(key)) for key in plain[0]
-    }
+    return {key: (tuple(float(table[key][0]) for table in plain), drawn.get(key)) for key in keys}
 
 
 _CLASS = "class"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
@@ -17,10 +18,13 @@ from leaknet.metrics import summary as module
 from leaknet.metrics.detection import ACCEPTED, Detection, summarise_open, threshold
 from leaknet.metrics.summary import (
     Interval,
+    Measure,
     Summary,
+    Weights,
     bootstrap_p,
     cluster_weights,
     intervals,
+    over_seeds,
     sign_flip_p,
     summarise_closed,
 )
@@ -95,6 +99,22 @@ def test_equal_seeds_do_not_narrow_the_interval(test: Embeddings) -> None:
     three = summarise_closed([test] * 3, [test.logits] * 3).metrics["top1"]
     assert three.interval == pytest.approx(one.interval)
     assert three.sd == 0
+
+
+def test_a_metric_that_a_seed_lacks_is_left_out() -> None:
+    groups = np.array(["a", "b", "c"])
+
+    def measure(names: tuple[str, ...]) -> Measure[str]:
+        def measured(weights: Sequence[Weights] | None) -> dict[str, np.ndarray]:
+            own = np.ones((1, 3)) if weights is None else weights[0]
+            return {name: own @ np.arange(3.0) / own.sum(axis=1) for name in names}
+
+        return measured
+
+    found = over_seeds([measure(("one", "two")), measure(("one",))], [groups])
+    assert set(found) == {"one"}
+    assert found["one"].seeds == (1.0, 1.0)
+    assert found["one"].interval is not None
 
 
 def test_a_single_prompt_group_has_no_interval(test: Embeddings) -> None:
