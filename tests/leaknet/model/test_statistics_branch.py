@@ -220,9 +220,10 @@ def test_more_classes_than_there_is_room_for_are_refused():
         fit_embedding(branch, training_alone(split), CLASSES)
 
 
-def test_parts_help_where_they_differ_in_what_means_nothing():
+@pytest.mark.parametrize("seed", [1, 4])
+def test_parts_help_where_they_differ_in_what_means_nothing(seed: int):
     """A nuisance that varies within images is unlearnt from their parts."""
-    generator = torch.Generator().manual_seed(3)
+    generator = torch.Generator().manual_seed(seed)
     nuisance = torch.randn(LENGTH, generator=generator)
 
     def shaken(split: ImageColumns) -> ImageColumns:
