@@ -81,7 +81,7 @@ def index(ctx: click.Context, /, data: str | None, out: str | None, **options: A
             if written
             else f"{file} was edited and is kept: give --out to write another index"
         )
-        chosen = any(options[name] for name in ("layout", "group", "label"))
+        chosen = any(options[name] for name in ("layout", "group", "label", "photographs"))
         source = str(file if chosen else root)
         next_steps(["audit", source], ["cache", "build", "--data", source])
     if any(finding.level == "error" for finding in inspect(found)):

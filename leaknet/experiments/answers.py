@@ -32,6 +32,7 @@ from leaknet.metrics.summary import (
     picked,
 )
 from leaknet.scoring.families import FamilyCalibration
+from leaknet.scoring.scores import likeliest_families
 
 Columns = dict[str, Float64[np.ndarray, "_"]]
 PHOTOGRAPHS = "photographs"
@@ -119,13 +120,10 @@ class Rule:
         """Whether the likeliest family has several generators and is probable enough."""
         if self.families is None:
             return np.zeros(len(e), dtype=bool)
-        families = self.families.families
+        families, threshold = self.families.families, self.families.naming_threshold(self.alpha)
         logs = families.log_probabilities(self.calibration.log_probabilities(e))
-        several: np.ndarray = np.bincount(families.index)[logs.argmax(axis=1)] > 1
-        found: np.ndarray = several & (
-            logs.max(axis=1) > self.families.naming_threshold(self.alpha)
-        )
-        return found
+        likeliest = likeliest_families(families.names, np.bincount(families.index), logs, threshold)
+        return np.array([one.enough for one in likeliest], dtype=bool)
 
     def _family_columns(self, e: Embeddings, named: Float64[np.ndarray, " image"]) -> Columns:
         if self.families is None:

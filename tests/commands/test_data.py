@@ -75,6 +75,17 @@ def test_without_a_name_the_index_lies_beside_the_caches(root, tmp_path):
     assert read_index(file).counts() == read_index(root).counts()
 
 
+def test_the_index_of_photographs_too_is_what_the_next_command_reads(root, tmp_path):
+    write_images(tmp_path / "cameras", ("canon", "nikon", "sony"), 2)
+    out = tmp_path / "index.csv"
+    result = run(root, "--photographs", tmp_path / "cameras", "--out", out)
+    assert result.stdout.splitlines()[-1].endswith(f"leak cache build --data {out}")
+    index = read_index(out)
+    assert sum(index.counts()["real"].values()) == 6
+    groups = {record.group for record in index.records if record.label == "real"}
+    assert groups == {"cameras/canon", "cameras/nikon", "cameras/sony"}
+
+
 def test_an_edited_index_is_kept_and_one_as_written_is_renewed(root, tmp_path):
     out = tmp_path / "index.csv"
     run(root, "--out", out)
